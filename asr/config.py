@@ -1,0 +1,323 @@
+"""Every option of the package, its default, its meaning and its bounds.
+
+``load()`` merges defaults < base yaml < yaml < command line into frozen dataclasses. Past it there is
+no dict and no OmegaConf object: each component takes its own sub-config.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from asr.errors import InputError
+
+
+def option(
+    default: Any,
+    meaning: str,
+    *,
+    choices: Sequence[str] | None = None,
+    low: float | None = None,
+    high: float | None = None,
+) -> Any:
+    """A dataclass field with the documentation and bounds that ``load`` checks (both inclusive)."""
+    metadata = {"help": meaning, "choices": choices, "low": low, "high": high}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    train: list[str] = option([], "manifests (Lhotse cuts) to train on")
+    dev: list[str] = option([], "manifests that validation reads")
+    min_duration_s: float = option(0.1, "shorter utterances are left out of training", low=0.0)
+    max_duration_s: float = option(30.0, "longer utterances are left out of training", low=0.1)
+    max_utterances: int = option(0, "train on the first N utterances only; 0 is all", low=0)
+    num_workers: int = option(0, "processes that read audio; 0 reads in the training process", low=0)
+    shuffle_labels: bool = option(
+        False, "give every training utterance another one's text: the control that must fail"
+    )
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """Log-mel filterbank with Kaldi's definitions (dither 0, Povey window, pre-emphasis 0.97)."""
+
+    sample_rate: int = option(16000, "samples per second that everything is resampled to", low=1000)
+    num_mels: int = option(80, "mel bins", low=8, high=512)
+    frame_ms: float = option(25.0, "window length", low=1.0)
+    hop_ms: float = option(10.0, "frame shift", low=1.0)
+    low_hz: float = option(20.0, "lower edge of the mel bank", low=0.0)
+    high_hz: float = option(0.0, "upper edge; 0 or negative counts from the Nyquist frequency")
+    snip_edges: bool = option(True, "only whole windows; false centres frames and reflects edges")
+    scale: float = option(32768.0, "factor on samples in [-1, 1]; Kaldi reads 16-bit integers", low=1e-6)
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    speed_factors: list[float] = option([1.0], "speeds, one drawn per utterance and epoch", low=0.5, high=2.0)
+    num_freq_masks: int = option(2, "SpecAugment: frequency masks per utterance", low=0)
+    max_freq_mask: int = option(27, "SpecAugment: widest frequency mask, mel bins", low=0)
+    num_time_masks: int = option(10, "SpecAugment: most time masks per utterance", low=0)
+    time_mask_fraction: float = option(
+        0.05, "SpecAugment: widest time mask as a share of the utterance", low=0.0, high=1.0
+    )
+    time_masks_per_s: float = option(
+        1.0, "SpecAugment: time masks per second of speech, up to num_time_masks", low=0.0
+    )
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    kind: str = option("bpe", "text units", choices=("char", "bpe", "unigram"))
+    vocab_size: int = option(500, "pieces of bpe and unigram (char: ignored)", low=8, high=65536)
+    normaliser: str = option(
+        "lowercase-apostrophe",
+        "what happens to a text before it is tokenized and scored",
+        choices=("none", "lowercase-apostrophe"),
+    )
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    weighting: str = option("sigmoid", "how scores become weights", choices=("softmax", "sigmoid"))
+    position: str = option(
+        "alibi", "how position enters the scores", choices=("none", "rope", "alibi", "relative")
+    )
+    num_heads: int = option(4, "attention heads", low=1)
+    backend: str = option(
+        "auto", "what computes it", choices=("auto", "reference", "sdpa", "blockwise", "triton")
+    )
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    kind: str = option("conformer", "encoder layers", choices=("conformer", "transformer"))
+    num_layers: int = option(12, "layers", low=1)
+    dim: int = option(256, "width", low=8)
+    ff_dim: int = option(1024, "width inside the feed-forward modules", low=8)
+    conv_kernel: int = option(31, "frames of the depthwise convolution (odd)", low=1)
+    conv_norm: str = option(
+        "layernorm", "norm inside the convolution module", choices=("layernorm", "rmsnorm")
+    )
+    subsampling_channels: int = option(64, "channels of the subsampling convolutions", low=1)
+    dropout: float = option(0.1, "dropout everywhere", low=0.0, high=0.9)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    lr: float = option(1e-3, "peak learning rate", low=1e-9, high=10.0)
+    betas: list[float] = option([0.9, 0.98], "AdamW's two decay rates", low=0.0, high=0.99999)
+    eps: float = option(1e-8, "AdamW's epsilon", low=1e-20)
+    weight_decay: float = option(0.01, "on matrices only, not on norms and biases", low=0.0, high=10.0)
+    warmup_fraction: float = option(0.1, "share of the steps that warm up linearly", low=0.0, high=1.0)
+    schedule: str = option("cosine", "decay after the warm-up", choices=("cosine", "linear", "constant"))
+    final_lr_fraction: float = option(0.01, "last learning rate over the peak's", low=0.0, high=1.0)
+    clip_norm: float = option(5.0, "largest gradient norm; larger ones are scaled down", low=1e-6)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    seed: int = option(1, "of weights, order and augmentation", low=0)
+    device: str = option("auto", "where to train: auto, cpu, cuda or cuda:N")
+    precision: str = option("auto", "auto is bf16 on CUDA, fp32 elsewhere", choices=("auto", "fp32", "bf16"))
+    num_threads: int = option(0, "CPU threads; 0 is PyTorch's own choice", low=0)
+    epochs: int = option(30, "passes over the data", low=1)
+    global_batch_s: float = option(
+        600.0, "seconds of audio per optimiser step, the same on any machine", low=0.1
+    )
+    max_batch_s: float = option(
+        300.0, "padded seconds computed at once; more is accumulated", low=0.1
+    )
+    validate_epochs: int = option(1, "epochs between validations", low=1)
+    max_validate_utterances: int = option(0, "validate on the first N utterances; 0 is all", low=0)
+    average_checkpoints: int = option(5, "weights of the final model: mean of N checkpoints", low=1)
+    average_what: str = option("best", "which checkpoints: best by dev WER, or last", choices=("best", "last"))
+    log_steps: int = option(10, "optimiser steps between log lines", low=1)
+    tensorboard: bool = option(True, "write TensorBoard series beside log.jsonl")
+
+
+@dataclass(frozen=True)
+class Config:
+    data: DataConfig = field(default_factory=DataConfig)
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def load(files: Sequence[str | Path] = (), overrides: Sequence[str] = ()) -> Config:
+    """Defaults < each yaml in order < ``section.key=value`` overrides.
+
+    A yaml may name a ``base:`` (another yaml, relative to it, or one of the package's own by name).
+
+    Raises:
+        InputError: no such file, not yaml, an unknown key (the nearest known one is named), a value
+            of the wrong type, out of range or not among the choices, or a ``${...}`` interpolation
+            (refused: a stranger's configuration must not read the environment).
+    """
+    merged = OmegaConf.structured(Config)
+    layers: list[tuple[str, dict[str, Any]]] = []
+    for file in files:
+        layers += _read_yaml_chain(Path(file), seen=())
+    layers += [(f"override {text!r}", _parse_override(text)) for text in overrides]
+    for origin, layer in layers:
+        _check_keys(layer, Config, origin)
+        try:
+            merged = OmegaConf.merge(merged, OmegaConf.create(layer))
+        except OmegaConfBaseException as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{origin}: {error.full_key or '?'}: {reason}") from None
+    config = OmegaConf.to_object(merged)
+    assert isinstance(config, Config)
+    _check_values(config)
+    return config
+
+
+def dump(config: Config) -> str:
+    """The whole configuration as yaml, every key present."""
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
+
+
+def walk(config: Config) -> Iterator[tuple[str, Any, dataclasses.Field[Any]]]:
+    """(dotted key, value, field) of every option."""
+    for section in dataclasses.fields(config):
+        part = getattr(config, section.name)
+        for item in dataclasses.fields(part):
+            yield f"{section.name}.{item.name}", getattr(part, item.name), item
+
+
+def base_files() -> dict[str, Path]:
+    """The package's own yamls by name."""
+    folder = Path(str(resources.files("asr.conf")))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def _read_yaml_chain(path: Path, seen: tuple[Path, ...]) -> list[tuple[str, dict[str, Any]]]:
+    path = path.resolve()
+    if path in seen:
+        raise InputError(f"{path}: `base:` names itself in a circle")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot read configuration: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid yaml: {' '.join(str(error).split())}") from None
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: a configuration is `section: {{key: value}}`, not a {type(content).__name__}")
+    _refuse_interpolation(content, str(path))
+    base = content.pop("base", None)
+    below = [] if base is None else _read_yaml_chain(_find_base(base, path), (*seen, path))
+    return [*below, (str(path), content)]
+
+
+def _find_base(name: Any, path: Path) -> Path:
+    known = base_files()
+    if isinstance(name, str) and name in known:
+        return known[name]
+    if isinstance(name, str) and (path.parent / name).is_file():
+        return path.parent / name
+    raise InputError(f"{path}: base: {name!r} is neither a file beside it nor one of {', '.join(known)}")
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, separator, value = text.partition("=")
+    parts = key.split(".")
+    if not separator or len(parts) != 2 or not all(parts):
+        raise InputError(f"override {text!r}: write it as section.key=value, for example train.epochs=3")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise InputError(f"override {text!r}: {value!r} is not a yaml value") from None
+    layer = {parts[0]: {parts[1]: parsed}}
+    _refuse_interpolation(layer, f"override {text!r}")
+    return layer
+
+
+def _refuse_interpolation(node: Any, origin: str) -> None:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            _refuse_interpolation(key, origin)
+            _refuse_interpolation(value, origin)
+    elif isinstance(node, list):
+        for value in node:
+            _refuse_interpolation(value, origin)
+    elif isinstance(node, str) and "${" in node:
+        raise InputError(f"{origin}: {node!r}: interpolation is not allowed in a configuration")
+
+
+def _check_keys(layer: dict[Any, Any], kind: Any, origin: str) -> None:
+    sections = {item.name: item for item in dataclasses.fields(kind)}
+    known = {item: set() for item in sections}
+    defaults = Config()
+    for name in sections:
+        known[name] = {item.name for item in dataclasses.fields(getattr(defaults, name))}
+    every = [f"{section}.{key}" for section in known for key in known[section]]
+    for section, values in layer.items():
+        if section not in known:
+            raise InputError(f"{origin}: unknown section {section!r}{_nearest(str(section), [*known])}")
+        if values is None:
+            continue
+        if not isinstance(values, dict):
+            raise InputError(f"{origin}: {section}: expected keys and values, got {values!r}")
+        for key in values:
+            if key not in known[section]:
+                raise InputError(
+                    f"{origin}: unknown key {section}.{key}{_nearest(f'{section}.{key}', every)}"
+                )
+
+
+def _nearest(word: str, words: Sequence[str]) -> str:
+    found = difflib.get_close_matches(word, words, n=1, cutoff=0.4)
+    return f"; did you mean {found[0]}?" if found else f"; known: {', '.join(words)}"
+
+
+def _check_values(config: Config) -> None:
+    for key, value, item in walk(config):
+        values = value if isinstance(value, list) else [value]
+        choices, low, high = (item.metadata[name] for name in ("choices", "low", "high"))
+        for one in values:
+            if choices is not None and one not in choices:
+                raise InputError(f"{key} = {one!r}: choose one of {', '.join(choices)}")
+            if isinstance(one, float) and one != one:
+                raise InputError(f"{key} = {one!r}: must be a number")
+            if low is not None and one < low:
+                raise InputError(f"{key} = {one!r}: must be at least {low:g}")
+            if high is not None and one > high:
+                raise InputError(f"{key} = {one!r}: must be at most {high:g}")
+    attention, encoder = config.attention, config.encoder
+    if encoder.dim % attention.num_heads:
+        raise InputError(
+            f"encoder.dim = {encoder.dim} must be a multiple of attention.num_heads = {attention.num_heads}"
+        )
+    if attention.position == "rope" and (encoder.dim // attention.num_heads) % 2:
+        raise InputError(
+            f"attention.position = rope needs an even width per head, "
+            f"not {encoder.dim} / {attention.num_heads}"
+        )
+    if encoder.conv_kernel % 2 == 0:
+        raise InputError(f"encoder.conv_kernel = {encoder.conv_kernel}: must be odd")
+    if not config.augment.speed_factors:
+        raise InputError("augment.speed_factors = []: give at least one speed, 1.0 for none")
+    if len(config.optimizer.betas) != 2:
+        raise InputError(f"optimizer.betas = {config.optimizer.betas}: give two numbers")
+    if config.data.min_duration_s > config.data.max_duration_s:
+        raise InputError(
+            f"data.min_duration_s = {config.data.min_duration_s} is above "
+            f"data.max_duration_s = {config.data.max_duration_s}"
+        )

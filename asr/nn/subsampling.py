@@ -1,0 +1,40 @@
+"""Fewer frames: two strided convolutions before the encoder."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from asr.nn.attention import frame_mask
+
+
+class Subsampling4(nn.Module):
+    """Two 3x3 convolutions of stride 2 over time and mel bins, then a projection to the width.
+
+    Frames past an utterance's length are zeroed before each convolution, so an utterance gives the
+    same frames alone and padded.
+    """
+
+    def __init__(self, num_mels: int, channels: int, dim: int):
+        super().__init__()
+        self.first = nn.Conv2d(1, channels, 3, stride=2, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.project = nn.Linear(channels * _halve(_halve(num_mels)), dim)
+
+    def forward(self, feats_btf: Tensor, lens_b: Tensor) -> tuple[Tensor, Tensor]:
+        """(b, t, f), (b) -> (b, ceil(t / 4), dim), ceil(lens / 4)."""
+        x_bctf = feats_btf.unsqueeze(1)
+        for convolution in (self.first, self.second):
+            x_bctf = torch.where(frame_mask(lens_b, x_bctf.shape[2])[:, None, :, None], x_bctf, 0.0)
+            x_bctf = nn.functional.silu(convolution(x_bctf))
+            lens_b = _halve(lens_b)
+        return self.project(x_bctf.transpose(1, 2).flatten(2)), lens_b
+
+
+def subsampled_lens(lens_b: Tensor) -> Tensor:
+    """How many frames ``Subsampling4`` makes of this many."""
+    return _halve(_halve(lens_b))
+
+
+def _halve(n):  # type: ignore[no-untyped-def]  # ints and tensors alike
+    return (n + 1) // 2
