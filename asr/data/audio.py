@@ -1,0 +1,233 @@
+"""Audio files to mono float samples, with every way a file can be bad told in one line.
+
+soundfile reads WAV, FLAC, Ogg, Opus and MP3. What it cannot read (M4A, WebM, video) goes through
+PyAV where the extra ``media`` is installed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import soundfile
+import soxr
+
+from asr.errors import InputError
+
+# Files that only PyAV can open: the hint to install it is given for these.
+MEDIA_EXTENSIONS = frozenset(
+    (".m4a", ".m4b", ".mp4", ".m4v", ".aac", ".webm", ".mkv", ".mka", ".mov", ".avi", ".wma")
+    + (".wmv", ".flv", ".3gp", ".amr", ".ac3")
+)
+
+# The length in an MP3 header counts encoder delay and padding, at most some four frames of 1152.
+_MP3_TOLERANCE_SAMPLES = 4 * 1152
+# Writers to a pipe cannot know the length and leave 0 or a huge number in a WAV header.
+_WAV_UNKNOWN_BYTES = 0x7FFF0000
+_WAV_TOLERANCE_BYTES = 64
+# An Ogg page is at most 27 + 255 + 255 * 255 bytes long.
+_OGG_MAX_PAGE_BYTES = 65307
+
+
+class AudioError(InputError):
+    """A file that cannot be used as audio; ``reason`` is the short category reports count by."""
+
+    def __init__(self, message: str, reason: str = "unreadable audio") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    num_samples: int
+    sample_rate: int
+    num_channels: int
+
+
+def read_audio(path: str | os.PathLike[str], sample_rate: int = 16000) -> np.ndarray:
+    """The whole file as float32 (n,): channels averaged, resampled to ``sample_rate``.
+
+    Raises:
+        AudioError: missing, unreadable, truncated, without samples, with NaN or infinite ones.
+    """
+    samples_nc, source_rate = decode(path)
+    return to_mono(samples_nc.T, source_rate, sample_rate)
+
+
+def probe(path: str | os.PathLike[str]) -> tuple[int, int, int]:
+    """(num_samples, sample_rate, num_channels) from the header, without decoding.
+
+    Raises:
+        AudioError: as ``read_audio``, as far as the header tells.
+    """
+    path = Path(path)
+    _check_container(path)
+    try:
+        info = soundfile.info(str(path))
+    except soundfile.LibsndfileError as error:
+        if _use_pyav(path, error):
+            samples_nc, rate = _decode_with_pyav(path)
+            return samples_nc.shape[0], rate, samples_nc.shape[1]
+        raise  # not reached: _use_pyav raises where PyAV cannot serve
+    if info.frames == 0:
+        raise AudioError(f"{path}: no audio: zero samples", "empty audio")
+    return info.frames, info.samplerate, info.channels
+
+
+def check_audio(path: str | os.PathLike[str]) -> AudioInfo:
+    """Decode everything and throw the samples away: what a header cannot tell.
+
+    Raises:
+        AudioError: as ``read_audio``.
+    """
+    samples_nc, rate = decode(path)
+    return AudioInfo(samples_nc.shape[0], rate, samples_nc.shape[1])
+
+
+def decode(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
+    """float32 (num_samples, num_channels) in [-1, 1] and the file's own sample rate.
+
+    Raises:
+        AudioError: as ``read_audio``.
+    """
+    path = Path(path)
+    _check_container(path)
+    try:
+        with soundfile.SoundFile(str(path)) as file:
+            promised, rate = file.frames, file.samplerate
+            tolerance = _MP3_TOLERANCE_SAMPLES if file.format == "MP3" else 0
+            samples_nc = _read_frames(file, path)
+    except soundfile.LibsndfileError as error:
+        if _use_pyav(path, error):
+            promised, tolerance = 0, 0
+            samples_nc, rate = _decode_with_pyav(path)
+    if samples_nc.shape[0] < promised - tolerance:
+        raise AudioError(
+            f"{path}: truncated: the header promises {promised} samples, "
+            f"{samples_nc.shape[0]} can be decoded",
+            "truncated audio",
+        )
+    if samples_nc.size == 0:
+        raise AudioError(f"{path}: no audio: zero samples", "empty audio")
+    check_finite(samples_nc, path)
+    return samples_nc, rate
+
+
+def check_finite(samples: np.ndarray, where: object) -> None:
+    """Raise AudioError where ``samples`` holds NaN or infinity."""
+    # The sum is NaN or infinite if any sample is, and costs a fraction of isfinite().
+    if not np.isfinite(np.sum(samples, dtype=np.float64)):
+        raise AudioError(f"{where}: NaN or infinite samples", "NaN or infinite samples")
+
+
+def to_mono(samples_cn: np.ndarray, source_rate: int, sample_rate: int) -> np.ndarray:
+    """float (channels, n) at ``source_rate`` to contiguous float32 (m,) at ``sample_rate``."""
+    mono = samples_cn[0] if samples_cn.shape[0] == 1 else samples_cn.mean(axis=0)
+    mono = np.ascontiguousarray(mono, dtype=np.float32)
+    if source_rate == sample_rate:
+        return mono
+    return np.asarray(soxr.resample(mono, source_rate, sample_rate), dtype=np.float32)
+
+
+def _read_frames(file: Any, path: Path) -> np.ndarray:
+    try:
+        return file.read(dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        # The header was fine, so this is an audio file whose data end early or are damaged.
+        raise AudioError(
+            f"{path}: truncated or damaged: the header promises {file.frames} samples, "
+            f"decoding fails ({_reason(error)})",
+            "truncated audio",
+        ) from None
+
+
+def _check_container(path: Path) -> None:
+    """What soundfile says unclearly or not at all: no such file, no bytes, a missing tail."""
+    try:
+        if path.is_dir():
+            raise AudioError(f"{path}: a folder, not an audio file")
+        with open(path, "rb") as file:
+            head = file.read(12)
+            if not head:
+                raise AudioError(f"{path}: the file is empty (0 bytes)", "empty audio")
+            if head[:4] == b"RIFF" and head[8:] == b"WAVE":
+                _check_wav_tail(file, path)
+            elif head[:4] == b"OggS":
+                _check_ogg_tail(file, path)
+    except FileNotFoundError:
+        raise AudioError(f"{path}: no such file", "missing audio") from None
+    except OSError as error:
+        raise AudioError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _check_wav_tail(file: BinaryIO, path: Path) -> None:
+    """libsndfile silently shortens a WAV whose data chunk is cut off."""
+    num_bytes = file.seek(0, os.SEEK_END)
+    position = 12
+    while position + 8 <= num_bytes:
+        file.seek(position)
+        name, size = struct.unpack("<4sI", file.read(8))
+        position += 8
+        if name == b"data":
+            missing = position + size - num_bytes
+            if size < _WAV_UNKNOWN_BYTES and missing > _WAV_TOLERANCE_BYTES:
+                raise AudioError(
+                    f"{path}: truncated: the header promises {size} bytes of audio, "
+                    f"{missing} are missing",
+                    "truncated audio",
+                )
+            return
+        position += size + size % 2
+
+
+def _check_ogg_tail(file: BinaryIO, path: Path) -> None:
+    """A finished Ogg stream (Vorbis, Opus) marks its last page; without it the tail is missing."""
+    num_bytes = file.seek(0, os.SEEK_END)
+    file.seek(max(0, num_bytes - _OGG_MAX_PAGE_BYTES))
+    tail = file.read()
+    start = tail.rfind(b"OggS")
+    if start < 0 or len(tail) < start + 27 or not tail[start + 5] & 0x04:
+        raise AudioError(f"{path}: truncated: the Ogg stream has no last page", "truncated audio")
+
+
+def _use_pyav(path: Path, error: soundfile.LibsndfileError) -> bool:
+    """True if PyAV may try; AudioError if it may not."""
+    if importlib.util.find_spec("av") is not None:
+        return True
+    if path.suffix.lower() in MEDIA_EXTENSIONS:
+        raise AudioError(
+            f"{path}: reading {path.suffix} needs PyAV: pip install sigmoid-asr[media]"
+        ) from None
+    raise AudioError(f"{path}: not an audio file that can be read ({_reason(error)})") from None
+
+
+def _decode_with_pyav(path: Path) -> tuple[np.ndarray, int]:
+    import av
+
+    blocks_cn: list[np.ndarray] = []
+    rate = 0
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.audio:
+                raise AudioError(f"{path}: has no audio track", "empty audio")
+            stream = container.streams.audio[0]
+            rate = int(stream.rate)
+            resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
+            for frame in container.decode(stream):
+                blocks_cn += [block.to_ndarray() for block in resampler.resample(frame)]
+            blocks_cn += [block.to_ndarray() for block in resampler.resample(None)]
+    except (av.FFmpegError, EOFError) as error:
+        raise AudioError(f"{path}: not an audio file that can be read ({_reason(error)})") from None
+    if not blocks_cn:
+        raise AudioError(f"{path}: no audio: zero samples", "empty audio")
+    return np.concatenate(blocks_cn, axis=1).T.astype(np.float32, copy=False), rate
+
+
+def _reason(error: Exception) -> str:
+    text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
+    return " ".join(str(text).split()).rstrip(".")
