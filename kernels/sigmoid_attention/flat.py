@@ -1,0 +1,157 @@
+"""The flat form of a call: tensors and numbers only, what kernels and torch.library see.
+
+Every mask of `Mask` leaves a row one run of visible keys, [lo, hi); so a kernel knows two integers
+per row and no mask by name. The same runs give the counts that n may mean.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .spec import Mask, PositionBias, Weighting, compute_dtype, default_scale
+
+
+class Flat(NamedTuple):
+    """One call. B' is 1 where all utterances agree, else B; runs and rows may be missing.
+
+    lo_bt, hi_bt: (B', T) int32, row t sees keys lo <= s < hi; none visible as lo = hi = 0.
+    row_shift_bt: (B', T) added to scores; row_factor_bt: (B', T) times the weights.
+    prefix: rows without keys aside, lo is 0 and hi does not depend on t.
+    delta: offset of key 0 and query 0.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    lo_bt: Tensor | None
+    hi_bt: Tensor | None
+    row_shift_bt: Tensor | None
+    row_factor_bt: Tensor | None
+    bias_h: Tensor | None
+    slopes_h: Tensor | None
+    table_hp: Tensor | None
+    u_hd: Tensor | None
+    vb_hd: Tensor | None
+    r_hpd: Tensor | None
+    map: str
+    power: int
+    precision: str
+    scale: float
+    shift: float
+    delta: int
+    zero: int
+    prefix: bool
+
+
+def flatten(
+    q_bhtd: Tensor,
+    k_bhsd: Tensor,
+    v_bhsd: Tensor,
+    weighting: Weighting,
+    position: PositionBias | None,
+    mask: Mask,
+    scale: float | None,
+) -> Flat:
+    """The flat form of one checked call."""
+    runs = visible_runs(mask, q_bhtd, k_bhsd)
+    dtype = compute_dtype(q_bhtd.dtype)
+    shift, row_shift_bt, row_factor_bt = 0.0, None, None
+    if weighting.shift is not None and not isinstance(weighting.shift, str):
+        shift = float(weighting.shift)
+    if weighting.counts:
+        n_bt = row_counts(weighting, mask, runs, q_bhtd, k_bhsd).to(dtype)
+        if weighting.shift == "-log n":
+            row_shift_bt = -n_bt.log()
+        else:
+            row_factor_bt = 1.0 / n_bt if weighting.row_scale == "1/n" else n_bt.rsqrt()
+    p = position
+    return Flat(
+        q_bhtd,
+        k_bhsd,
+        v_bhsd,
+        runs[0] if runs else None,
+        runs[1] if runs else None,
+        row_shift_bt,
+        row_factor_bt,
+        weighting.bias_h,
+        p.slopes_h if p else None,
+        p.table_hp if p else None,
+        p.u_hd if p else None,
+        p.v_hd if p else None,
+        p.r_hpd if p else None,
+        weighting.map,
+        weighting.power,
+        weighting.precision,
+        float(default_scale(q_bhtd, scale)),
+        shift,
+        mask.k_start - mask.q_start,
+        p.zero if p else 0,
+        not mask.banded,
+    )
+
+
+def visible_runs(mask: Mask, q_bhtd: Tensor, k_bhsd: Tensor) -> tuple[Tensor, Tensor] | None:
+    """(lo_bt, hi_bt) int32 of shape (B', T), or None where every row sees every key."""
+    if not mask.kind:
+        return None
+    num_queries, num_keys, device = q_bhtd.shape[2], k_bhsd.shape[2], q_bhtd.device
+    i_t = torch.arange(num_queries, device=device)
+    query_t = i_t + mask.q_start
+    first_t: Tensor | int = mask.k_start
+    last_t: Tensor | int = mask.k_start + num_keys
+    base_t: Tensor | int = mask.k_start
+    if mask.cu_seqlens is not None:
+        ends = mask.cu_seqlens.long()
+        segment_t = torch.searchsorted(ends[1:].contiguous(), i_t, right=True)
+        base_t = -ends[segment_t]
+        query_t, first_t, last_t = i_t + base_t, 0, ends[segment_t + 1] + base_t
+    lo_t = torch.zeros_like(i_t) + first_t
+    hi_t = torch.zeros_like(i_t) + last_t
+    left, right = mask.window_sides
+    if mask.causal:
+        right = 0 if right is None else min(right, 0)
+    if left is not None:
+        lo_t = torch.maximum(lo_t, query_t - left)
+    if right is not None:
+        hi_t = torch.minimum(hi_t, query_t + right + 1)
+    size, left_chunks = mask.chunk_size_left
+    if size is not None:
+        chunk_t = query_t // size
+        hi_t = torch.minimum(hi_t, (chunk_t + 1) * size)
+        if left_chunks is not None:
+            lo_t = torch.maximum(lo_t, (chunk_t - left_chunks) * size)
+    lo_bt, hi_bt = (lo_t - base_t)[None], (hi_t - base_t)[None]
+    if mask.key_lens is not None:
+        hi_bt = torch.minimum(hi_bt, mask.key_lens.long()[:, None])
+    empty_bt = hi_bt <= lo_bt
+    if mask.query_lens is not None:
+        empty_bt = empty_bt | (i_t >= mask.query_lens[:, None])
+    lo_bt, hi_bt = torch.broadcast_tensors(lo_bt, hi_bt.expand(empty_bt.shape))
+    return lo_bt.masked_fill(empty_bt, 0).int(), hi_bt.masked_fill(empty_bt, 0).int()
+
+
+def row_counts(
+    weighting: Weighting,
+    mask: Mask,
+    runs: tuple[Tensor, Tensor] | None,
+    q_bhtd: Tensor,
+    k_bhsd: Tensor,
+) -> Tensor:
+    """n of each row, at least 1, as (B', T)."""
+    num_queries, num_keys = q_bhtd.shape[2], k_bhsd.shape[2]
+    if isinstance(weighting.n, Tensor):
+        n_bt = weighting.n if weighting.n.dim() == 2 else weighting.n[:, None]
+    elif weighting.n == "visible" and runs is not None:
+        n_bt = runs[1] - runs[0]
+    elif weighting.n == "sequence" and mask.cu_seqlens is not None:
+        lens_n = mask.cu_seqlens.long().diff()
+        n_bt = lens_n.repeat_interleave(lens_n, output_size=num_queries)[None]
+    elif weighting.n == "sequence" and mask.key_lens is not None:
+        n_bt = mask.key_lens[:, None]
+    else:
+        n = num_keys if isinstance(weighting.n, str) else weighting.n
+        n_bt = torch.full((1, 1), n, device=q_bhtd.device)
+    return n_bt.clamp(min=1).expand(-1, num_queries)

@@ -1,0 +1,276 @@
+"""What attention is, in three frozen objects, one per axis: weights, positions, visibility.
+
+A variant of one axis knows nothing of the others. The objects hold tensors by reference, so
+trainable parameters inside them receive gradients.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+MAPS = ("softmax", "sigmoid", "relu", "polynomial")
+COUNTS = ("visible", "sequence")
+ROW_SCALES = (None, "1/n", "1/sqrt n")
+PRECISIONS = ("exact", "fast")
+POSITIONS = ("alibi", "table", "relative")
+
+
+@dataclass(frozen=True, eq=False)
+class Weighting:
+    """How scores become weights.
+
+    `softmax`: p = exp(s) / sum exp(s) over the visible keys.
+    `sigmoid`: p = 1 / (1 + exp(-(s + shift + bias_h))) (Ramapuram et al. 2024, eq. 3).
+    `relu`: p = max(s, 0) / n. `polynomial`: p = s^power / sqrt(n) (Saratchandran et al. 2024).
+
+    `n` says what is counted: "visible" (the keys this row may see), "sequence" (the utterance's
+    valid keys, the same for each of its rows), an int, or a tensor of shape (B,) or (B, T) (for
+    shards of the keys, which must be given the global count). n is at least 1.
+    """
+
+    map: str
+    shift: float | str | None = None
+    row_scale: str | None = None
+    power: int = 1
+    n: str | int | Tensor = "visible"
+    bias_h: Tensor | None = None
+    precision: str = "exact"
+
+    def __post_init__(self) -> None:
+        _check_choice("Weighting.map", self.map, MAPS)
+        _check_choice("Weighting.row_scale", self.row_scale, ROW_SCALES)
+        _check_choice("Weighting.precision", self.precision, PRECISIONS)
+        if isinstance(self.shift, str):
+            _check_choice("Weighting.shift", self.shift, ("-log n",), "None, a finite float, ")
+        elif self.shift is not None and not math.isfinite(self.shift):
+            raise ValueError(
+                f"Weighting.shift: got {self.shift}, allowed: None, a finite float, '-log n'"
+            )
+        if isinstance(self.n, str):
+            _check_choice(
+                "Weighting.n", self.n, COUNTS, "a positive int, a tensor (B,) or (B, T), "
+            )
+        elif isinstance(self.n, int) and self.n < 1:
+            raise ValueError(f"Weighting.n: got {self.n}, allowed: an int of at least 1")
+        if self.power < 1:
+            raise ValueError(f"Weighting.power: got {self.power}, allowed: an int of at least 1")
+        if self.bias_h is not None and self.bias_h.dim() != 1:
+            raise ValueError(
+                f"Weighting.bias_h: got shape {tuple(self.bias_h.shape)}, "
+                "allowed: one value per head (H,)"
+            )
+        if self.map != "sigmoid" and (self.shift is not None or self.bias_h is not None):
+            raise ValueError(
+                f"Weighting.shift: got a shift or bias_h with map={self.map!r}, "
+                "allowed: only with 'sigmoid'"
+            )
+
+    @staticmethod
+    def softmax() -> Weighting:
+        """Weights of each row sum to one."""
+        return Weighting("softmax")
+
+    @staticmethod
+    def sigmoid(
+        shift: float | str | None = "-log n",
+        n: str | int | Tensor = "visible",
+        bias_h: Tensor | None = None,
+        precision: str = "exact",
+    ) -> Weighting:
+        """Each weight alone: p = sigmoid(s + shift + bias_h); `bias_h` (H,) may be trainable.
+
+        `precision="fast"` allows a kernel to trade accuracy in the left tail for speed; backends
+        without such a mode compute the exact form.
+        """
+        return Weighting("sigmoid", shift=shift, n=n, bias_h=bias_h, precision=precision)
+
+    @staticmethod
+    def relu(n: str | int | Tensor = "visible") -> Weighting:
+        """p = max(s, 0) / n."""
+        return Weighting("relu", row_scale="1/n", n=n)
+
+    @staticmethod
+    def polynomial(power: int = 3, n: str | int | Tensor = "visible") -> Weighting:
+        """p = s^power / sqrt(n) (Saratchandran et al. 2024, sec. 4)."""
+        return Weighting("polynomial", row_scale="1/sqrt n", power=power, n=n)
+
+    @property
+    def counts(self) -> bool:
+        """Whether `n` enters the weights at all."""
+        return self.shift == "-log n" or self.row_scale is not None
+
+
+@dataclass(frozen=True, eq=False)
+class PositionBias:
+    """What position adds to the scores, before the weighting; offset = key minus query.
+
+    alibi: -slope_h * |offset| (Press et al. 2022; symmetric for encoders), not scaled.
+    table: table_hp[h, clamp(offset + zero, 0, P - 1)], not scaled.
+    relative: the scores become ((q + u) . k + (q + v) . r[offset + zero]) * scale
+    (Dai et al. 2019, eq. of section 3.3; both terms scaled).
+    """
+
+    kind: str
+    slopes_h: Tensor | None = None
+    symmetric: bool = True
+    table_hp: Tensor | None = None
+    u_hd: Tensor | None = None
+    v_hd: Tensor | None = None
+    r_hpd: Tensor | None = None
+    zero: int = 0
+
+    def __post_init__(self) -> None:
+        _check_choice("PositionBias.kind", self.kind, POSITIONS)
+
+    @staticmethod
+    def alibi(slopes_h: Tensor, symmetric: bool = True) -> PositionBias:
+        """-slope * |key - query|; slopes_h (H,). symmetric=False demands that no key is ahead."""
+        if slopes_h.dim() != 1:
+            raise ValueError(
+                f"PositionBias.slopes_h: got shape {tuple(slopes_h.shape)}, "
+                "allowed: one slope per head (H,)"
+            )
+        return PositionBias("alibi", slopes_h=slopes_h, symmetric=symmetric)
+
+    @staticmethod
+    def table(table_hp: Tensor, zero: int) -> PositionBias:
+        """A learned bias per head and clipped offset; table_hp (H, P), column `zero` for 0."""
+        if table_hp.dim() != 2:
+            raise ValueError(
+                f"PositionBias.table_hp: got shape {tuple(table_hp.shape)}, allowed: (H, P)"
+            )
+        _check_zero(zero, table_hp.shape[1])
+        return PositionBias("table", table_hp=table_hp, zero=zero)
+
+    @staticmethod
+    def relative(u_hd: Tensor, v_hd: Tensor, r_hpd: Tensor, zero: int) -> PositionBias:
+        """Transformer-XL: u_hd, v_hd (H, D); r_hpd (H, P, D), row `zero` is offset 0.
+
+        Every offset between a query and a key must have its row in r; the call checks it.
+        """
+        if u_hd.dim() != 2 or v_hd.shape != u_hd.shape:
+            raise ValueError(
+                f"PositionBias.u_hd, v_hd: got shapes {tuple(u_hd.shape)}, {tuple(v_hd.shape)}, "
+                "allowed: both (H, D)"
+            )
+        if r_hpd.dim() != 3 or (r_hpd.shape[0], r_hpd.shape[2]) != tuple(u_hd.shape):
+            raise ValueError(
+                f"PositionBias.r_hpd: got shape {tuple(r_hpd.shape)}, allowed: (H, P, D) with "
+                f"(H, D) = {tuple(u_hd.shape)}"
+            )
+        _check_zero(zero, r_hpd.shape[1])
+        return PositionBias("relative", u_hd=u_hd, v_hd=v_hd, r_hpd=r_hpd, zero=zero)
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """Which keys a row may see, by name.
+
+    key_lens, query_lens: (B,) valid frames of each utterance, counted in the given tensors.
+    cu_seqlens: (N + 1,) boundaries of sequences packed along time, batch 1; [0, ..., T].
+    causal: key position <= query position. window: (left, right) frames, None for no limit;
+    one int for both. chunk: (size, left_chunks) frames and chunks, left None for all of the past.
+    q_start, k_start: positions of the first query and key (caches and shards).
+    The position of query i is q_start + i, of key j is k_start + j; within a packed sequence both
+    count from its beginning. All named limits hold at once.
+    """
+
+    key_lens: Tensor | None = None
+    query_lens: Tensor | None = None
+    cu_seqlens: Tensor | None = None
+    causal: bool = False
+    window: int | tuple[int | None, int | None] | None = None
+    chunk: int | tuple[int, int | None] | None = None
+    q_start: int = 0
+    k_start: int = 0
+
+    def __post_init__(self) -> None:
+        for side in self.window_sides:
+            if side is not None and side < 0:
+                raise ValueError(
+                    f"Mask.window: got {self.window}, allowed: None or frames of at least 0"
+                )
+        size, left = self.chunk_size_left
+        if size is not None and (size < 1 or (left is not None and left < 0)):
+            raise ValueError(
+                f"Mask.chunk: got {self.chunk}, "
+                "allowed: a size of at least 1 and left chunks of at least 0"
+            )
+        for name in ("q_start", "k_start"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"Mask.{name}: got {getattr(self, name)}, allowed: at least 0")
+        if self.cu_seqlens is not None and (
+            self.key_lens is not None or self.query_lens is not None or self.q_start or self.k_start
+        ):
+            raise ValueError(
+                "Mask.cu_seqlens: got it beside key_lens, query_lens, q_start or k_start, "
+                "allowed: packed sequences carry their lengths and start at position 0"
+            )
+
+    @property
+    def window_sides(self) -> tuple[int | None, int | None]:
+        """(left, right) in frames, None for no limit."""
+        if self.window is None or isinstance(self.window, tuple):
+            return self.window or (None, None)
+        return (self.window, self.window)
+
+    @property
+    def chunk_size_left(self) -> tuple[int | None, int | None]:
+        """(size in frames, left chunks); size None for no chunks, left None for the whole past."""
+        if self.chunk is None or isinstance(self.chunk, tuple):
+            return self.chunk or (None, None)
+        return (self.chunk, None)
+
+    @property
+    def banded(self) -> bool:
+        """Whether the visible keys depend on more than the utterance's lengths."""
+        return (
+            self.cu_seqlens is not None
+            or self.causal
+            or self.window_sides != (None, None)
+            or self.chunk is not None
+        )
+
+    @property
+    def kind(self) -> str:
+        """The names in use joined by "+", e.g. "key_lens+causal"; "" for nothing masked."""
+        names = ("key_lens", "query_lens", "cu_seqlens", "window", "chunk")
+        used = [name for name in names if getattr(self, name) is not None]
+        return "+".join(used + (["causal"] if self.causal else []))
+
+
+NO_MASK = Mask()
+MASK_NAMES = ("key_lens", "query_lens", "cu_seqlens", "window", "chunk", "causal")
+
+
+def check_mask_kind(kind: str) -> str:
+    """The same string, once each of its "+"-joined names is one of MASK_NAMES."""
+    for name in filter(None, kind.split("+")):
+        _check_choice("mask_kind", name, MASK_NAMES)
+    return kind
+
+
+def _check_choice(field: str, value: object, allowed: tuple, also: str = "") -> None:
+    if value not in allowed:
+        raise ValueError(f"{field}: got {value!r}, allowed: {also}{', '.join(map(repr, allowed))}")
+
+
+def _check_zero(zero: int, num_offsets: int) -> None:
+    if not 0 <= zero < num_offsets:
+        raise ValueError(
+            f"PositionBias.zero: got {zero}, allowed: 0 to {num_offsets - 1}, a column of the table"
+        )
+
+
+def default_scale(q_bhtd: Tensor, scale: float | None) -> float:
+    """1 / sqrt(d_qk) unless given."""
+    return scale if scale is not None else 1.0 / math.sqrt(q_bhtd.shape[-1])
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The precision scores and weights are formed in: float64 stays, all else is float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
