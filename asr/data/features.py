@@ -1,0 +1,213 @@
+"""Log-mel filterbank with Kaldi's definitions, in batches on the waveform's device, and its norm.
+
+Shapes: b utterance, n sample, t frame, w sample within a window, k frequency bin, f mel bin.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import overload
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from asr.config import FeatureConfig
+from asr.errors import InputError
+
+PREEMPHASIS = 0.97
+# Kaldi floors mel energies at the float32 epsilon before the logarithm.
+LOG_FLOOR = torch.finfo(torch.float32).eps
+# A mel bin that never changes (silence only) is centred and left unscaled below this deviation.
+MIN_STD = 1e-3
+
+
+class Fbank(nn.Module):
+    """Kaldi's ``compute-fbank-feats`` with dither 0, no energy, on a padded batch.
+
+    The features of an utterance do not depend on its padding nor on its batch; frames past its end
+    are 0. Nothing is learnt and nothing is saved: all follows from the configuration.
+    """
+
+    window_w: Tensor
+    mel_kf: Tensor
+
+    def __init__(self, config: FeatureConfig) -> None:
+        super().__init__()
+        # Kaldi truncates to whole samples.
+        self.window_size = int(config.sample_rate * config.frame_ms * 0.001)
+        self.hop = int(config.sample_rate * config.hop_ms * 0.001)
+        self.snip_edges = config.snip_edges
+        self.scale = config.scale
+        self.num_mels = config.num_mels
+        if self.window_size < 2 or self.hop < 1:
+            raise InputError(
+                f"features.frame_ms = {config.frame_ms:g}, features.hop_ms = {config.hop_ms:g}: "
+                f"too short for {config.sample_rate} samples per second"
+            )
+        self.fft_size = 1 << (self.window_size - 1).bit_length()
+        # Zeros after the window spare the FFT a padding pass over all frames.
+        window_w = F.pad(povey_window(self.window_size), (0, self.fft_size - self.window_size))
+        self.register_buffer("window_w", window_w, persistent=False)
+        self.register_buffer("mel_kf", mel_bank(config, self.fft_size), persistent=False)
+
+    @overload
+    def num_frames(self, num_samples: int) -> int: ...
+
+    @overload
+    def num_frames(self, num_samples: Tensor) -> Tensor: ...
+
+    def num_frames(self, num_samples: int | Tensor) -> int | Tensor:
+        """Frames of an utterance (or of each of a tensor of lengths), exactly Kaldi's count."""
+        if self.snip_edges:
+            frames = (num_samples - self.window_size) // self.hop + 1
+        else:
+            frames = (num_samples + self.hop // 2) // self.hop
+        return frames.clamp(min=0) if isinstance(frames, Tensor) else max(frames, 0)
+
+    def forward(self, wave_bn: Tensor, lens_b: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        Args:
+            wave_bn: samples in [-1, 1], any floating type; what lies past an utterance's length is
+                never looked at.
+            lens_b: samples of each utterance, at most n.
+
+        Returns:
+            (feats_btf float32, feat_lens_b int64); t is what n samples give.
+        """
+        # bfloat16 keeps 8 bits: far too few for an FFT and a logarithm.
+        with torch.autocast(wave_bn.device.type, enabled=False):
+            return self._forward(wave_bn.float(), lens_b.to(wave_bn.device))
+
+    def _forward(self, wave_bn: Tensor, lens_b: Tensor) -> tuple[Tensor, Tensor]:
+        feat_lens_b = self.num_frames(lens_b)
+        max_frames = self.num_frames(wave_bn.shape[1])
+        if max_frames == 0:
+            return wave_bn.new_zeros(wave_bn.shape[0], 0, self.num_mels), feat_lens_b
+        span = (max_frames - 1) * self.hop + self.fft_size
+        wave_bn = self._place(wave_bn, lens_b, max_frames, span)
+        # Kaldi works on each frame: subtract its mean m, then pre-emphasis. Pre-emphasis commutes
+        # with cutting frames except at a frame's first sample, where the window is 0; and what it
+        # leaves of a constant m is m * (1 - 0.97). So it is done once per sample, not per frame.
+        emphasised_bn = wave_bn.clone()
+        emphasised_bn[:, 1:].sub_(wave_bn[:, :-1], alpha=PREEMPHASIS)
+        mean_bt = wave_bn.unfold(1, self.fft_size, self.hop)[..., : self.window_size].mean(-1)
+        frames_btw = emphasised_bn.unfold(1, self.fft_size, self.hop)
+        frames_btw = (frames_btw - mean_bt.unsqueeze(-1) * (1 - PREEMPHASIS)).mul_(self.window_w)
+        spectrum_btk = torch.fft.rfft(frames_btw)
+        power_btk = spectrum_btk.real.square().addcmul_(spectrum_btk.imag, spectrum_btk.imag)
+        feats_btf = torch.matmul(power_btk, self.mel_kf).clamp_(min=LOG_FLOOR).log_()
+        return feats_btf.masked_fill_(padding_mask(feat_lens_b, max_frames), 0.0), feat_lens_b
+
+    def _place(self, wave_bn: Tensor, lens_b: Tensor, max_frames: int, span: int) -> Tensor:
+        """``span`` samples, scaled, with what the first and the last frame need around them."""
+        if self.snip_edges:
+            kept = min(span, wave_bn.shape[1])
+            position_n = torch.arange(kept, device=wave_bn.device)
+            # A window's zeros do not silence a NaN in the padding; 0 samples do.
+            scaled_bn = torch.where(
+                position_n < lens_b.unsqueeze(1), wave_bn[:, :kept] * self.scale, 0.0
+            )
+            return F.pad(scaled_bn, (0, span - kept))
+        # Frames are centred on the middle of their hop; samples beyond an edge are mirrored, the
+        # edge sample included, again and again if the utterance is shorter than a window.
+        start = self.hop // 2 - self.window_size // 2
+        position_n = torch.arange(start, start + span, device=wave_bn.device)
+        lens_b1 = lens_b.clamp(min=1).unsqueeze(1)
+        index_bn = position_n.unsqueeze(0) % (2 * lens_b1)
+        index_bn = torch.where(index_bn < lens_b1, index_bn, 2 * lens_b1 - 1 - index_bn)
+        return wave_bn.gather(1, index_bn) * self.scale
+
+
+class GlobalNorm(nn.Module):
+    """Subtracts one mean and divides by one deviation per mel bin, both estimated on training data.
+
+    Fixed numbers, not the utterance's own: a stream has no whole utterance. Saved with the weights.
+    """
+
+    mean_f: Tensor
+    inv_std_f: Tensor
+
+    def __init__(self, num_mels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean_f", torch.zeros(num_mels))
+        self.register_buffer("inv_std_f", torch.ones(num_mels))
+
+    def set_statistics(self, mean_f: Tensor, std_f: Tensor) -> None:
+        """Take over what ``estimate_norm`` returned."""
+        self.mean_f.copy_(mean_f)
+        self.inv_std_f.copy_(std_f.clamp(min=MIN_STD).reciprocal())
+
+    def forward(self, feats_btf: Tensor, lens_b: Tensor) -> Tensor:
+        """Normalised features, 0 (which is now the mean) past each utterance's length."""
+        feats_btf = (feats_btf - self.mean_f) * self.inv_std_f
+        return feats_btf.masked_fill(padding_mask(lens_b, feats_btf.shape[1]), 0.0)
+
+
+def estimate_norm(batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation per mel bin over the valid frames of (feats_btf, lens_b) batches.
+
+    Sums are float64 on the batches' device and added in the order given: the same batches give the
+    same bits.
+
+    Returns:
+        (mean_f, std_f), float32 on the CPU.
+
+    Raises:
+        InputError: not a single frame.
+    """
+    count, sum_f, square_f = 0, torch.zeros(()), torch.zeros(())
+    for feats_btf, lens_b in batches:
+        feats_btf = feats_btf.double()
+        feats_btf = feats_btf.masked_fill(padding_mask(lens_b, feats_btf.shape[1]), 0.0)
+        count += int(lens_b.sum())
+        sum_f = sum_f + feats_btf.sum((0, 1)).cpu()
+        square_f = square_f + feats_btf.square().sum((0, 1)).cpu()
+    if count == 0:
+        raise InputError("features: there is no audio to estimate mean and variance from")
+    mean_f = sum_f / count
+    variance_f = (square_f / count - mean_f.square()).clamp(min=0.0)
+    return mean_f.float(), variance_f.sqrt().float()
+
+
+def padding_mask(lens_b: Tensor, max_frames: int) -> Tensor:
+    """True (shape b, t, 1) where a frame lies past its utterance's length."""
+    frames_t = torch.arange(max_frames, device=lens_b.device)
+    return (frames_t >= lens_b.unsqueeze(1)).unsqueeze(-1)
+
+
+def povey_window(size: int) -> Tensor:
+    """Kaldi's default window: a Hann window (zero at both ends) to the power 0.85, float32."""
+    phase_w = torch.arange(size, dtype=torch.float64) * (2 * math.pi / (size - 1))
+    return (0.5 - 0.5 * torch.cos(phase_w)).pow(0.85).float()
+
+
+def mel_bank(config: FeatureConfig, fft_size: int) -> Tensor:
+    """Kaldi's triangles, linear in mel = 1127 ln(1 + hz / 700), as (fft_size / 2 + 1, num_mels).
+
+    Raises:
+        InputError: edges out of order, or bins so narrow that one of them sees no frequency.
+    """
+    nyquist_hz = config.sample_rate / 2
+    high_hz = config.high_hz if config.high_hz > 0 else nyquist_hz + config.high_hz
+    if not 0 <= config.low_hz < high_hz <= nyquist_hz:
+        raise InputError(
+            f"features.low_hz = {config.low_hz:g}, features.high_hz = {config.high_hz:g}: need "
+            f"0 <= low < high <= {nyquist_hz:g} (high counts from there when it is not positive)"
+        )
+    hz_k = torch.arange(fft_size // 2 + 1, dtype=torch.float64) * (config.sample_rate / fft_size)
+    mel_k1 = (1127.0 * torch.log1p(hz_k / 700.0)).unsqueeze(1)
+    low, high = (1127.0 * math.log1p(hz / 700.0) for hz in (config.low_hz, high_hz))
+    edges = torch.linspace(low, high, config.num_mels + 2, dtype=torch.float64)
+    rising_kf = (mel_k1 - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling_kf = (edges[2:] - mel_k1) / (edges[2:] - edges[1:-1])
+    mel_kf = torch.minimum(rising_kf, falling_kf).clamp(min=0.0)
+    # The Nyquist bin never counts in Kaldi.
+    mel_kf[-1] = 0.0
+    if bool((mel_kf.sum(0) == 0).any()):
+        raise InputError(
+            f"features.num_mels = {config.num_mels}: too many for frames of "
+            f"{config.frame_ms:g} ms; some mel bin covers no frequency"
+        )
+    return mel_kf.float()
