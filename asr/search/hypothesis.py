@@ -1,0 +1,52 @@
+"""What every search returns, and the checks that every search makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One candidate transcript of one utterance.
+
+    Attributes:
+        tokens: token ids, without blanks.
+        score: natural-log probability; of what, the search says.
+        frames: for each token the first frame that emits it, in the most likely alignment.
+    """
+
+    tokens: tuple[int, ...]
+    score: float
+    frames: tuple[int, ...]
+
+
+def check_log_probs(log_probs_btv: Tensor, lens_b: Tensor, blank: int) -> None:
+    """Refuse what would decode to nonsense without a sound.
+
+    Raises:
+        ValueError: wrong shapes, a length outside [0, T], a blank outside [0, V), or a NaN within
+            an utterance (beyond its length anything may stand).
+    """
+    if log_probs_btv.dim() != 3 or lens_b.shape != log_probs_btv.shape[:1]:
+        raise ValueError(
+            f"log_probs_btv {tuple(log_probs_btv.shape)} and lens_b {tuple(lens_b.shape)}: "
+            f"expected (batch, frames, tokens) and (batch,)"
+        )
+    _, num_frames, num_tokens = log_probs_btv.shape
+    if not 0 <= blank < num_tokens:
+        raise ValueError(f"blank = {blank}: must be a token, from 0 to {num_tokens - 1}")
+    if ((lens_b < 0) | (lens_b > num_frames)).any():
+        raise ValueError(f"lens_b {lens_b.tolist()}: every length must be from 0 to {num_frames}")
+    nan_b = (log_probs_btv.isnan().any(dim=2) & valid_frames(log_probs_btv, lens_b)).any(dim=1)
+    if nan_b.any():
+        rows = ", ".join(str(row) for row in nan_b.nonzero().flatten().tolist())
+        raise ValueError(f"log_probs_btv holds NaN in row {rows}")
+
+
+def valid_frames(log_probs_btv: Tensor, lens_b: Tensor) -> Tensor:
+    """Boolean (batch, frames): True within each utterance's length."""
+    frame_t = torch.arange(log_probs_btv.shape[1], device=log_probs_btv.device)
+    return frame_t[None, :] < lens_b.to(log_probs_btv.device)[:, None]
