@@ -43,7 +43,10 @@ class DataConfig:
     min_duration_s: float = option(0.1, "shorter utterances are left out of training", low=0.0)
     max_duration_s: float = option(30.0, "longer utterances are left out of training", low=0.1)
     max_utterances: int = option(0, "train on the first N utterances only; 0 is all", low=0)
-    num_workers: int = option(0, "processes that read audio; 0 reads in the training process", low=0)
+    num_workers: int = option(
+        0, "processes that read audio; 0 reads in the training process", low=0
+    )
+    cache_mb: int = option(0, "keep up to this much decoded audio in memory", low=0)
     shuffle_labels: bool = option(
         False, "give every training utterance another one's text: the control that must fail"
     )
@@ -60,12 +63,16 @@ class FeatureConfig:
     low_hz: float = option(20.0, "lower edge of the mel bank", low=0.0)
     high_hz: float = option(0.0, "upper edge; 0 or negative counts from the Nyquist frequency")
     snip_edges: bool = option(True, "only whole windows; false centres frames and reflects edges")
-    scale: float = option(32768.0, "factor on samples in [-1, 1]; Kaldi reads 16-bit integers", low=1e-6)
+    scale: float = option(
+        32768.0, "factor on samples in [-1, 1]; Kaldi reads 16-bit integers", low=1e-6
+    )
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    speed_factors: list[float] = option([1.0], "speeds, one drawn per utterance and epoch", low=0.5, high=2.0)
+    speed_factors: list[float] = option(
+        [1.0], "speeds, one drawn per utterance and epoch", low=0.5, high=2.0
+    )
     num_freq_masks: int = option(2, "SpecAugment: frequency masks per utterance", low=0)
     max_freq_mask: int = option(27, "SpecAugment: widest frequency mask, mel bins", low=0)
     num_time_masks: int = option(10, "SpecAugment: most time masks per utterance", low=0)
@@ -119,9 +126,15 @@ class OptimizerConfig:
     lr: float = option(1e-3, "peak learning rate", low=1e-9, high=10.0)
     betas: list[float] = option([0.9, 0.98], "AdamW's two decay rates", low=0.0, high=0.99999)
     eps: float = option(1e-8, "AdamW's epsilon", low=1e-20)
-    weight_decay: float = option(0.01, "on matrices only, not on norms and biases", low=0.0, high=10.0)
-    warmup_fraction: float = option(0.1, "share of the steps that warm up linearly", low=0.0, high=1.0)
-    schedule: str = option("cosine", "decay after the warm-up", choices=("cosine", "linear", "constant"))
+    weight_decay: float = option(
+        0.01, "on matrices only, not on norms and biases", low=0.0, high=10.0
+    )
+    warmup_fraction: float = option(
+        0.1, "share of the steps that warm up linearly", low=0.0, high=1.0
+    )
+    schedule: str = option(
+        "cosine", "decay after the warm-up", choices=("cosine", "linear", "constant")
+    )
     final_lr_fraction: float = option(0.01, "last learning rate over the peak's", low=0.0, high=1.0)
     clip_norm: float = option(5.0, "largest gradient norm; larger ones are scaled down", low=1e-6)
 
@@ -130,7 +143,9 @@ class OptimizerConfig:
 class TrainConfig:
     seed: int = option(1, "of weights, order and augmentation", low=0)
     device: str = option("auto", "where to train: auto, cpu, cuda or cuda:N")
-    precision: str = option("auto", "auto is bf16 on CUDA, fp32 elsewhere", choices=("auto", "fp32", "bf16"))
+    precision: str = option(
+        "auto", "auto is bf16 on CUDA, fp32 elsewhere", choices=("auto", "fp32", "bf16")
+    )
     num_threads: int = option(0, "CPU threads; 0 is PyTorch's own choice", low=0)
     epochs: int = option(30, "passes over the data", low=1)
     global_batch_s: float = option(
@@ -142,7 +157,9 @@ class TrainConfig:
     validate_epochs: int = option(1, "epochs between validations", low=1)
     max_validate_utterances: int = option(0, "validate on the first N utterances; 0 is all", low=0)
     average_checkpoints: int = option(5, "weights of the final model: mean of N checkpoints", low=1)
-    average_what: str = option("best", "which checkpoints: best by dev WER, or last", choices=("best", "last"))
+    average_what: str = option(
+        "best", "which checkpoints: best by dev WER, or last", choices=("best", "last")
+    )
     log_steps: int = option(10, "optimiser steps between log lines", low=1)
     tensorboard: bool = option(True, "write TensorBoard series beside log.jsonl")
 
@@ -200,6 +217,19 @@ def walk(config: Config) -> Iterator[tuple[str, Any, dataclasses.Field[Any]]]:
             yield f"{section.name}.{item.name}", getattr(part, item.name), item
 
 
+def explain(item: dataclasses.Field[Any]) -> str:
+    """An option's meaning and allowed values."""
+    text = str(item.metadata["help"])
+    if item.metadata["choices"]:
+        text += f"; one of {', '.join(item.metadata['choices'])}"
+    bounds = [
+        f"{word} {item.metadata[name]:g}"
+        for name, word in (("low", "at least"), ("high", "at most"))
+        if item.metadata[name] is not None
+    ]
+    return "; ".join([text, *bounds])
+
+
 def base_files() -> dict[str, Path]:
     """The package's own yamls by name."""
     folder = Path(str(resources.files("asr.conf")))
@@ -219,7 +249,9 @@ def _read_yaml_chain(path: Path, seen: tuple[Path, ...]) -> list[tuple[str, dict
     if content is None:
         content = {}
     if not isinstance(content, dict):
-        raise InputError(f"{path}: a configuration is `section: {{key: value}}`, not a {type(content).__name__}")
+        raise InputError(
+            f"{path}: a configuration is `section: {{key: value}}`, not a {type(content).__name__}"
+        )
     _refuse_interpolation(content, str(path))
     base = content.pop("base", None)
     below = [] if base is None else _read_yaml_chain(_find_base(base, path), (*seen, path))
@@ -232,14 +264,18 @@ def _find_base(name: Any, path: Path) -> Path:
         return known[name]
     if isinstance(name, str) and (path.parent / name).is_file():
         return path.parent / name
-    raise InputError(f"{path}: base: {name!r} is neither a file beside it nor one of {', '.join(known)}")
+    raise InputError(
+        f"{path}: base: {name!r} is neither a file beside it nor one of {', '.join(known)}"
+    )
 
 
 def _parse_override(text: str) -> dict[str, Any]:
     key, separator, value = text.partition("=")
     parts = key.split(".")
     if not separator or len(parts) != 2 or not all(parts):
-        raise InputError(f"override {text!r}: write it as section.key=value, for example train.epochs=3")
+        raise InputError(
+            f"override {text!r}: write it as section.key=value, for example train.epochs=3"
+        )
     try:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError:
@@ -270,7 +306,9 @@ def _check_keys(layer: dict[Any, Any], kind: Any, origin: str) -> None:
     every = [f"{section}.{key}" for section in known for key in known[section]]
     for section, values in layer.items():
         if section not in known:
-            raise InputError(f"{origin}: unknown section {section!r}{_nearest(str(section), [*known])}")
+            raise InputError(
+                f"{origin}: unknown section {section!r}{_nearest(str(section), [*known])}"
+            )
         if values is None:
             continue
         if not isinstance(values, dict):

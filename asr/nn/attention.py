@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
+from sigmoid_attention import Mask, Resolved, Weighting, attend, resolve
 from torch import Tensor, nn
 
 from asr.config import AttentionConfig
 from asr.nn.position import Alibi, NoPosition, Position, Relative, Rope
-from sigmoid_attention import Mask, Weighting, attend
 
 
 class MultiHeadAttention(nn.Module):
@@ -46,6 +46,12 @@ class MultiHeadAttention(nn.Module):
             backend=self.backend,
         )
         return self.project_out(o_bhtd.transpose(1, 2).flatten(2))
+
+    def resolve(self, device: torch.device, dtype: torch.dtype) -> Resolved:
+        """The backend that utterances of different lengths get, chosen or refused."""
+        return resolve(
+            self.weighting, self.position.kind, "key_lens+query_lens", device, dtype, self.backend
+        )
 
 
 WEIGHTINGS = {

@@ -4,10 +4,11 @@ frame so that neither padding nor the rest of the batch can change an utterance'
 from __future__ import annotations
 
 import torch
+from sigmoid_attention import Mask
 from torch import Tensor, nn
 
 from asr.nn.attention import MultiHeadAttention
-from sigmoid_attention import Mask
+from asr.nn.dropout import Dropout
 
 NORMS = {"layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}
 
@@ -20,9 +21,9 @@ class FeedForward(nn.Sequential):
             nn.LayerNorm(dim),
             nn.Linear(dim, ff_dim),
             nn.SiLU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(ff_dim, dim),
-            nn.Dropout(dropout),
+            Dropout(dropout),
         )
 
 
@@ -33,15 +34,16 @@ class Convolution(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(dim)
         self.widen = nn.Linear(dim, 2 * dim)
-        self.depthwise = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim)
+        # two-dimensional with a height of 1: PyTorch's CPU kernel is three times as fast that way
+        self.depthwise = nn.Conv2d(dim, dim, (1, kernel), padding=(0, kernel // 2), groups=dim)
         self.depthwise_norm = NORMS[norm](dim)
         self.narrow = nn.Linear(dim, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x_btd: Tensor, frames_bt: Tensor) -> Tensor:
         x_btd = nn.functional.glu(self.widen(self.norm(x_btd)), dim=-1)
         x_btd = torch.where(frames_bt[..., None], x_btd, 0.0)
-        x_btd = self.depthwise(x_btd.transpose(1, 2)).transpose(1, 2)
+        x_btd = self.depthwise(x_btd.transpose(1, 2).unsqueeze(2)).squeeze(2).transpose(1, 2)
         x_btd = nn.functional.silu(self.depthwise_norm(x_btd))
         return self.dropout(self.narrow(x_btd))
 
@@ -62,7 +64,7 @@ class ConformerLayer(nn.Module):
         self.ff_before = FeedForward(dim, ff_dim, dropout)
         self.attention_norm = nn.LayerNorm(dim)
         self.attention = attention
-        self.attention_dropout = nn.Dropout(dropout)
+        self.attention_dropout = Dropout(dropout)
         self.convolution = Convolution(dim, conv_kernel, conv_norm, dropout)
         self.ff_after = FeedForward(dim, ff_dim, dropout)
         self.norm = nn.LayerNorm(dim)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import torch
+from sigmoid_attention import Mask
 from torch import Tensor, nn
 
 from asr.config import AttentionConfig, EncoderConfig
 from asr.nn.attention import build_attention, frame_mask
 from asr.nn.conformer import ConformerLayer
+from asr.nn.dropout import Dropout
 from asr.nn.subsampling import Subsampling4
 from asr.nn.transformer import TransformerLayer
-from sigmoid_attention import Mask
 
 
 def _conformer_layer(config: EncoderConfig, attention: AttentionConfig) -> nn.Module:
@@ -38,7 +40,7 @@ class Encoder(nn.Module):
     def __init__(self, config: EncoderConfig, attention: AttentionConfig, num_mels: int):
         super().__init__()
         self.subsampling = Subsampling4(num_mels, config.subsampling_channels, config.dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(
             LAYERS[config.kind](config, attention) for _ in range(config.num_layers)
         )
@@ -53,3 +55,7 @@ class Encoder(nn.Module):
         for layer in self.layers:
             x_btd = layer(x_btd, mask, frames_bt)
         return self.norm(x_btd), lens_b
+
+    def attention_backend(self, device: torch.device, dtype: torch.dtype) -> str:
+        """Which backend serves the layers' attention on this device."""
+        return self.layers[0].attention.resolve(device, dtype).name

@@ -11,21 +11,26 @@ import math
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
-
 from sigmoid_attention import PositionBias
+from torch import Tensor, nn
 
 Positioned = tuple[Tensor, Tensor, PositionBias | None]
 
 
 class Position(Protocol):
-    """What a position module is to attention."""
+    """What a position module is to attention; ``kind`` is its PositionBias's, None without one."""
 
-    def __call__(self, q_bhtd: Tensor, k_bhsd: Tensor, q_start: int, k_start: int) -> Positioned: ...
+    kind: str | None
+
+    def __call__(
+        self, q_bhtd: Tensor, k_bhsd: Tensor, q_start: int, k_start: int
+    ) -> Positioned: ...
 
 
 class NoPosition(nn.Module):
     """Attention that sees its keys as a set; in a Conformer the convolutions still know the order."""
+
+    kind = None
 
     def forward(self, q_bhtd: Tensor, k_bhsd: Tensor, q_start: int, k_start: int) -> Positioned:
         return q_bhtd, k_bhsd, None
@@ -37,6 +42,8 @@ class Rope(nn.Module):
     Channel i of the first half of a head is paired with channel i of the second half; the pair turns
     by ``position / base ** (2 i / d)`` radians, so a score depends on key minus query only.
     """
+
+    kind = None
 
     def __init__(self, head_dim: int, base: float = 10000.0):
         super().__init__()
@@ -65,6 +72,8 @@ class Alibi(nn.Module):
     """Attention with linear biases (Press et al. 2022, arXiv 2108.12409), symmetric for encoders:
     ``slope_h * |key - query|`` is subtracted from the score of head h. Slopes are not trained."""
 
+    kind = "alibi"
+
     def __init__(self, num_heads: int):
         super().__init__()
         slopes_h = torch.tensor(alibi_slopes(num_heads))
@@ -89,6 +98,8 @@ class Relative(nn.Module):
 
     score = ((q + u) . k + (q + v) . W r[key - query]) * scale, with r sinusoidal and u, v, W trained.
     """
+
+    kind = "relative"
 
     def __init__(self, dim: int, num_heads: int):
         super().__init__()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 
 from asr.nn.attention import frame_mask
 
+Count = TypeVar("Count", int, Tensor)
+
 
 class Subsampling4(nn.Module):
-    """Two 3x3 convolutions of stride 2 over time and mel bins, then a projection to the width.
+    """Two 3x3 convolutions of stride 2 over time and mel bins, the second depthwise-separable as in
+    FastConformer (Rekesh et al. 2023, arXiv 2305.05084), then a projection to the width.
 
     Frames past an utterance's length are zeroed before each convolution, so an utterance gives the
     same frames alone and padded.
@@ -18,23 +23,29 @@ class Subsampling4(nn.Module):
     def __init__(self, num_mels: int, channels: int, dim: int):
         super().__init__()
         self.first = nn.Conv2d(1, channels, 3, stride=2, padding=1)
-        self.second = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.second = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, stride=2, padding=1, groups=channels),
+            nn.Conv2d(channels, channels, 1),
+        )
+        # channels last: twice as fast on a CPU, no slower on a GPU
+        self.first.to(memory_format=torch.channels_last)
+        self.second.to(memory_format=torch.channels_last)
         self.project = nn.Linear(channels * _halve(_halve(num_mels)), dim)
 
     def forward(self, feats_btf: Tensor, lens_b: Tensor) -> tuple[Tensor, Tensor]:
         """(b, t, f), (b) -> (b, ceil(t / 4), dim), ceil(lens / 4)."""
-        x_bctf = feats_btf.unsqueeze(1)
+        x_bctf = feats_btf.unsqueeze(1).contiguous(memory_format=torch.channels_last)
         for convolution in (self.first, self.second):
             x_bctf = torch.where(frame_mask(lens_b, x_bctf.shape[2])[:, None, :, None], x_bctf, 0.0)
-            x_bctf = nn.functional.silu(convolution(x_bctf))
+            x_bctf = nn.functional.relu(convolution(x_bctf))
             lens_b = _halve(lens_b)
-        return self.project(x_bctf.transpose(1, 2).flatten(2)), lens_b
+        return self.project(x_bctf.permute(0, 2, 3, 1).flatten(2)), lens_b
 
 
-def subsampled_lens(lens_b: Tensor) -> Tensor:
+def subsampled(num_frames: int) -> int:
     """How many frames ``Subsampling4`` makes of this many."""
-    return _halve(_halve(lens_b))
+    return _halve(_halve(num_frames))
 
 
-def _halve(n):  # type: ignore[no-untyped-def]  # ints and tensors alike
+def _halve(n: Count) -> Count:
     return (n + 1) // 2

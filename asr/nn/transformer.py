@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from sigmoid_attention import Mask
 from torch import Tensor, nn
 
 from asr.nn.attention import MultiHeadAttention
 from asr.nn.conformer import FeedForward
-from sigmoid_attention import Mask
+from asr.nn.dropout import Dropout
 
 
 class TransformerLayer(nn.Module):
@@ -16,7 +17,7 @@ class TransformerLayer(nn.Module):
         super().__init__()
         self.attention_norm = nn.LayerNorm(dim)
         self.attention = attention
-        self.attention_dropout = nn.Dropout(dropout)
+        self.attention_dropout = Dropout(dropout)
         self.ff = FeedForward(dim, ff_dim, dropout)
 
     def forward(self, x_btd: Tensor, mask: Mask, frames_bt: Tensor) -> Tensor:

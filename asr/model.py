@@ -1,0 +1,72 @@
+"""The recogniser: waveforms in, CTC log-probabilities out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from asr.config import Config
+from asr.data.features import Fbank, GlobalNorm
+from asr.nn.encoder import Encoder
+from asr.nn.subsampling import subsampled
+
+BLANK = 0
+
+Augment = Callable[[Tensor, Tensor], Tensor]
+"""(features_btf, lens_b) -> features_btf: what training does to normalised features."""
+
+
+class Recogniser(nn.Module):
+    """Filterbank, global normalisation, encoder, CTC head.
+
+    ``forward``: waveforms (b, n) in [-1, 1] padded with zeros and their lengths (b) in samples ->
+    log-probabilities (b, t, v), blank at 0, and their lengths (b) in frames. Nothing in it depends on
+    the padding or on the other utterances of the batch.
+    """
+
+    def __init__(self, config: Config, vocab_size: int):
+        super().__init__()
+        self.features = Fbank(config.features)
+        self.norm = GlobalNorm(config.features.num_mels)
+        self.encoder = Encoder(config.encoder, config.attention, config.features.num_mels)
+        self.head = nn.Linear(config.encoder.dim, vocab_size)
+
+    def forward(
+        self, wave_bn: Tensor, wave_lens_b: Tensor, augment: Augment | None = None
+    ) -> tuple[Tensor, Tensor]:
+        # features stay in float32 whatever autocast does: a log of small energies needs the range
+        with torch.autocast(wave_bn.device.type, enabled=False), torch.no_grad():
+            feats_btf, feat_lens_b = self.features(wave_bn, wave_lens_b)
+            feats_btf = self.norm(feats_btf, feat_lens_b)
+            if augment is not None:
+                feats_btf = augment(feats_btf, feat_lens_b)
+        encoded_btd, lens_b = self.encoder(feats_btf, feat_lens_b)
+        return self.head(encoded_btd).float().log_softmax(-1), lens_b
+
+    def num_output_frames(self, num_samples: int) -> int:
+        """Frames that the loss and the search get from so many samples."""
+        return subsampled(self.features.num_frames(num_samples))
+
+    def attention_backend(self) -> str:
+        """Which backend computes attention here, for the log."""
+        parameter = self.head.weight
+        return self.encoder.attention_backend(parameter.device, parameter.dtype)
+
+
+def ctc_loss(
+    log_probs_btv: Tensor, lens_b: Tensor, tokens_bu: Tensor, token_lens_b: Tensor
+) -> Tensor:
+    """Minus the log-probability of the transcripts, summed over the batch (Graves et al. 2006).
+
+    Infinite where a transcript does not fit into its frames; such utterances are left out beforehand.
+    """
+    return nn.functional.ctc_loss(
+        log_probs_btv.transpose(0, 1), tokens_bu, lens_b, token_lens_b, blank=BLANK, reduction="sum"
+    )
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Trained numbers in the model."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -1,0 +1,98 @@
+"""The model folder: ``model.safetensors``, ``config.yaml`` and the tokenizer; enough to decode anywhere.
+
+There is no pickle in it and its configuration cannot interpolate, so a stranger's folder can neither
+run code nor read the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from asr import config as configuration
+from asr.config import Config
+from asr.errors import InputError
+from asr.model import Recogniser
+from asr.text.tokenizer import Tokenizer, load_tokenizer
+
+WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
+
+
+@dataclass(frozen=True)
+class Model:
+    """What decoding needs."""
+
+    net: Recogniser
+    tokenizer: Tokenizer
+    config: Config
+    folder: Path
+
+
+def save_model(
+    folder: Path, weights: dict[str, Tensor], config: Config, tokenizer: Tokenizer
+) -> None:
+    """Writes the folder whole or not at all; an older one is replaced."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        contiguous = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+        save_file(contiguous, temporary / WEIGHTS)
+        (temporary / CONFIG).write_text(configuration.dump(config), encoding="utf-8")
+        tokenizer.save(temporary)
+        temporary.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def find_model(path: Path) -> Path:
+    """The model folder that ``path`` is, or that the experiment ``path`` holds.
+
+    Raises:
+        InputError: there is none, or a file is missing from it.
+    """
+    if not path.is_dir():
+        raise InputError(f"{path}: no such model folder")
+    folder = path / "model" if (path / "model" / CONFIG).is_file() else path
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            hint = "; training writes it at its end" if (path / "checkpoints").is_dir() else ""
+            raise InputError(f"{folder}: not a model folder: {name} is missing{hint}")
+    return folder
+
+
+def load_model(path: Path, device: str | torch.device = "cpu", backend: str | None = None) -> Model:
+    """Reads a model folder, or an experiment folder that has one, ready to decode.
+
+    ``backend`` overrides the attention backend the model was trained with; by default each machine
+    chooses its own ("auto").
+
+    Raises:
+        InputError: a file is missing or damaged, or the weights are not those of the configuration.
+    """
+    folder = find_model(path)
+    config = configuration.load([folder / CONFIG], [f"attention.backend={backend or 'auto'}"])
+    tokenizer = load_tokenizer(folder)
+    net = Recogniser(config, tokenizer.vocab_size)
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{folder / WEIGHTS}: damaged: {error}") from None
+    try:
+        net.load_state_dict(weights)
+    except RuntimeError as error:
+        first = " ".join(str(error).splitlines()[1:2]).strip() or str(error).splitlines()[0]
+        raise InputError(
+            f"{folder / WEIGHTS}: not the weights of {folder / CONFIG}: {first}"
+        ) from None
+    return Model(net.to(device).eval(), tokenizer, config, folder)

@@ -1,0 +1,237 @@
+"""What a run is made of: data, tokenizer, model, and the folder it writes to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lhotse import CutSet
+from torch import Tensor
+from tqdm import tqdm
+
+from asr import config as configuration
+from asr.config import Config
+from asr.data.batches import DurationBatches, sorted_batches
+from asr.data.dataset import Utterances, iterate
+from asr.data.features import estimate_norm
+from asr.data.manifest import read_cuts
+from asr.errors import InputError
+from asr.model import Recogniser, count_parameters
+from asr.provenance import commit, versions
+from asr.text.normalise import get_normaliser
+from asr.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+
+NORM_UTTERANCES = 500
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The files of one run."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def run(self) -> Path:
+        return self.root / "run.json"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.root / "tokenizer"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.root / "model"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything a run needs before its first step."""
+
+    net: Recogniser
+    tokenizer: Tokenizer
+    train: Utterances
+    dev: Utterances
+    plain: Utterances
+    """Evenly spaced training utterances without augmentation: what mean and variance come from."""
+    batches: DurationBatches
+
+
+def claim_folder(exp: Experiment, config: Config, resume: bool) -> None:
+    """Makes EXP this run's own.
+
+    Raises:
+        InputError: it holds another run and ``resume`` is not asked for, or it holds one with
+            another configuration.
+    """
+    if exp.config.is_file():
+        if not resume:
+            raise InputError(
+                f"{exp.root}: holds a run already; add --resume to go on with it, "
+                "or name another folder with --exp"
+            )
+        changed = _changed_keys(configuration.load([exp.config]), config)
+        if changed:
+            raise InputError(f"{exp.root}: cannot resume with another configuration: {changed}")
+    try:
+        exp.root.mkdir(parents=True, exist_ok=True)
+        temporary = exp.config.with_suffix(".tmp")
+        temporary.write_text(configuration.dump(config), encoding="utf-8")
+        temporary.replace(exp.config)
+    except OSError as error:
+        raise InputError(f"{exp.root}: cannot write: {error.strerror}") from None
+
+
+def _changed_keys(old: Config, new: Config) -> str:
+    before = {key: value for key, value, _ in configuration.walk(old)}
+    changes = [
+        f"{key} was {before[key]!r}, now {value!r}"
+        for key, value, _ in configuration.walk(new)
+        if before[key] != value
+    ]
+    return "; ".join(changes)
+
+
+def prepare(config: Config, exp: Experiment, device: torch.device) -> Setup:
+    """Reads the manifests, trains or reads the tokenizer, builds the model on its device.
+
+    Raises:
+        InputError: a manifest is missing, or nothing in it can be trained on.
+    """
+    train_cuts = _read_all(config.data.train, "data.train")
+    dev_cuts = _read_all(config.data.dev, "data.dev")
+    if config.train.max_validate_utterances:
+        dev_cuts = dev_cuts.subset(first=config.train.max_validate_utterances)
+    normalise = get_normaliser(config.tokenizer.normaliser)
+    if exp.tokenizer.is_dir():
+        tokenizer = load_tokenizer(exp.tokenizer)
+    else:
+        texts = [normalise(s.text or "") for cut in train_cuts for s in cut.supervisions]
+        tokenizer = train_tokenizer(texts, config.tokenizer)
+        exp.tokenizer.mkdir(exist_ok=True)
+        tokenizer.save(exp.tokenizer)
+    torch.manual_seed(config.train.seed)
+    net = Recogniser(config, tokenizer.vocab_size)
+    net.to(device)
+
+    def utterances(cuts: CutSet, train: bool) -> Utterances:
+        return Utterances(
+            cuts,
+            tokenizer=tokenizer,
+            normaliser=normalise,
+            sample_rate=config.features.sample_rate,
+            data=config.data,
+            seed=config.train.seed,
+            train=train,
+            augment=config.augment,
+            encoder_frames=net.num_output_frames,
+            cache_bytes=config.data.cache_mb << 20,
+        )
+
+    train, dev = utterances(train_cuts, train=True), utterances(dev_cuts, train=False)
+    stride = max(len(train_cuts) // NORM_UTTERANCES, 1)
+    plain = utterances(CutSet.from_cuts(list(train_cuts)[::stride]), train=False)
+    batches = DurationBatches(
+        train.durations_s,
+        config.train.max_batch_s,
+        config.train.seed,
+        config.train.global_batch_s,
+        train.ids,
+    )
+    return Setup(net, tokenizer, train, dev, plain, batches)
+
+
+def _read_all(paths: list[str], key: str) -> CutSet:
+    if not paths:
+        raise InputError(f"{key} = []: name at least one manifest, {key}=[FILE.cuts.jsonl.gz]")
+    cuts: list[Any] = []
+    for path in paths:
+        cuts += list(read_cuts(path))
+    return CutSet.from_cuts(cuts)
+
+
+def set_norm(setup: Setup, config: Config, device: torch.device) -> None:
+    """Estimates the global mean and variance of the features."""
+    plan = sorted_batches(setup.plain.durations_s, config.train.max_batch_s)
+
+    def features() -> Iterator[tuple[Tensor, Tensor]]:
+        loaded = iterate(setup.plain, plan, config.data.num_workers)
+        for batch in tqdm(
+            loaded, total=len(plan), desc="mean and variance", leave=False, disable=None
+        ):
+            yield setup.net.features(batch.wave_bn.to(device), batch.wave_lens_b.to(device))
+
+    setup.net.norm.set_statistics(*estimate_norm(features()))
+
+
+def _summary(utterances: Utterances) -> str:
+    hours = float(utterances.durations_s.sum()) / 3600
+    return (
+        f"{len(utterances)} utterances, {hours:.2f} h, {len(set(utterances.speakers))} speakers, "
+        f"{utterances.describe_left_out()}"
+    )
+
+
+def describe(setup: Setup, config: Config, device: torch.device, bf16: bool) -> list[str]:
+    """What is effective, for the reader of the log."""
+    attention, augment, train = config.attention, config.augment, config.train
+    masks = (
+        f"SpecAugment {augment.num_freq_masks} x {augment.max_freq_mask} mel bins, up to "
+        f"{augment.num_time_masks} x {augment.time_mask_fraction:g} of the length"
+    )
+    return [
+        f"model       {config.encoder.kind}, {count_parameters(setup.net):,} parameters",
+        f"attention   {attention.weighting} + {attention.position}, "
+        f"backend {setup.net.attention_backend()}",
+        f"device      {device}, {'bf16 autocast' if bf16 else 'fp32'}, "
+        f"{torch.get_num_threads()} threads",
+        f"text        {setup.tokenizer.kind}, {setup.tokenizer.vocab_size} units, "
+        f"normaliser {config.tokenizer.normaliser}",
+        f"train       {_summary(setup.train)}",
+        f"dev         {_summary(setup.dev)}",
+        f"batches     {setup.batches.num_steps} steps an epoch of about {train.global_batch_s:g} s, "
+        f"computed in {train.max_batch_s:g} s at most, {100 * setup.batches.waste:.1f} % padding",
+        f"augment     speeds {augment.speed_factors}; {masks}",
+        f"optimiser   AdamW, peak lr {config.optimizer.lr:g}, {config.optimizer.schedule}, "
+        f"{train.epochs} epochs = {train.epochs * setup.batches.num_steps} steps, seed {train.seed}",
+    ]
+
+
+def write_run(exp: Experiment, values: dict[str, Any]) -> None:
+    """``run.json``: what `asr compare` and a reader want to know of a run."""
+    temporary = exp.run.with_suffix(".tmp")
+    temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(exp.run)
+
+
+def run_record(setup: Setup, config: Config, exp: Experiment, command: str) -> dict[str, Any]:
+    """The part of ``run.json`` that is known before training."""
+    revision, dirty = commit()
+    return {
+        "name": exp.root.name,
+        "weighting": config.attention.weighting,
+        "position": config.attention.position,
+        "encoder": config.encoder.kind,
+        "num_params": count_parameters(setup.net),
+        "attention_backend": setup.net.attention_backend(),
+        "normaliser": config.tokenizer.normaliser,
+        "commit": revision,
+        "dirty": dirty,
+        "seed": config.train.seed,
+        "epochs": config.train.epochs,
+        "train_hours": round(float(setup.train.durations_s.sum()) / 3600, 3),
+        "num_threads": torch.get_num_threads(),
+        "command": command,
+        "versions": versions(),
+    }
