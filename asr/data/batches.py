@@ -48,44 +48,62 @@ class DurationBatches:
         self.durations_s = check_durations(durations_s, max_batch_s, ids)
         self.max_batch_s = max_batch_s
         self.seed = seed
+        self._ids = ids
         total_s = float(self.durations_s.sum())
         # By default leave room for padding, so that a step is mostly one batch.
         wanted = round(total_s / (0.95 * max_batch_s if global_batch_s is None else global_batch_s))
-        self.num_steps = min(max(1, wanted), len(self.durations_s))
+        self.num_steps = min(max(1, wanted), len(self.durations_s))  # of every epoch
 
-    def steps(self, epoch: int) -> list[list[np.ndarray]]:
-        """The steps of an epoch in order; each is a list of batches, each batch holds indices."""
+    def steps(self, epoch: int, durations_s: np.ndarray | None = None) -> list[list[np.ndarray]]:
+        """The steps of an epoch in order; each is a list of batches, each batch holds indices.
+
+        Args:
+            durations_s: seconds as this epoch plays the utterances, where speeds change; the number
+                of steps stays.
+
+        Raises:
+            InputError: such a duration is above ``max_batch_s``.
+        """
+        if durations_s is None:
+            durations_s = self.durations_s
+        else:
+            durations_s = check_durations(durations_s, self.max_batch_s, self._ids)
+            assert durations_s.shape == self.durations_s.shape
         rng = np.random.default_rng([self.seed, epoch])
-        jitter = rng.uniform(1 - LENGTH_JITTER, 1 + LENGTH_JITTER, len(self.durations_s))
-        order = np.argsort(self.durations_s * jitter, kind="stable")
-        steps = np.split(order, self._cut_points(order))
+        jitter = rng.uniform(1 - LENGTH_JITTER, 1 + LENGTH_JITTER, len(durations_s))
+        order = np.argsort(durations_s * jitter, kind="stable")
+        steps = np.split(order, _cut_points(durations_s[order], self.num_steps))
         chosen = rng.permutation(self.num_steps)
-        return [self._cut_batches(steps[step], rng) for step in chosen]
+        return [_cut_batches(steps[step], durations_s, self.max_batch_s, rng) for step in chosen]
 
-    def epoch(self, epoch: int) -> list[np.ndarray]:
-        """All batches of an epoch in the order of their steps."""
-        return [batch for step in self.steps(epoch) for batch in step]
+    def epoch(self, epoch: int, durations_s: np.ndarray | None = None) -> list[np.ndarray]:
+        """All batches of an epoch in the order of their steps; see ``steps``."""
+        return [batch for step in self.steps(epoch, durations_s) for batch in step]
 
     @property
     def waste(self) -> float:
         """Share of the padded seconds that is padding, epoch 0."""
         return padding_waste(self.epoch(0), self.durations_s)
 
-    def _cut_points(self, order: np.ndarray) -> np.ndarray:
-        """Where to cut ``order`` into num_steps non-empty parts of equal audio."""
-        ends_s = np.cumsum(self.durations_s[order])
-        targets_s = ends_s[-1] * np.arange(1, self.num_steps) / self.num_steps
-        cuts = np.searchsorted(ends_s - self.durations_s[order] / 2, targets_s)
-        # Long utterances can swallow a target; each part still gets one utterance at least.
-        rank = np.arange(1, self.num_steps)
-        cuts = np.maximum.accumulate(np.maximum(cuts, rank) - rank) + rank
-        return np.minimum(cuts, len(order) - self.num_steps + rank)
 
-    def _cut_batches(self, step: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-        falling = step[np.argsort(-self.durations_s[step], kind="stable")]
-        ends = even_cuts(self.durations_s[falling], self.max_batch_s)
-        batches = [rng.permutation(batch) for batch in np.split(falling, ends)]
-        return [batches[index] for index in rng.permutation(len(batches))]
+def _cut_points(ordered_s: np.ndarray, num_steps: int) -> np.ndarray:
+    """Where to cut ``ordered_s`` into num_steps non-empty parts of equal audio."""
+    ends_s = np.cumsum(ordered_s)
+    targets_s = ends_s[-1] * np.arange(1, num_steps) / num_steps
+    cuts = np.searchsorted(ends_s - ordered_s / 2, targets_s)
+    # Long utterances can swallow a target; each part still gets one utterance at least.
+    rank = np.arange(1, num_steps)
+    cuts = np.maximum.accumulate(np.maximum(cuts, rank) - rank) + rank
+    return np.minimum(cuts, len(ordered_s) - num_steps + rank)
+
+
+def _cut_batches(
+    step: np.ndarray, durations_s: np.ndarray, max_batch_s: float, rng: np.random.Generator
+) -> list[np.ndarray]:
+    falling = step[np.argsort(-durations_s[step], kind="stable")]
+    ends = even_cuts(durations_s[falling], max_batch_s)
+    batches = [rng.permutation(batch) for batch in np.split(falling, ends)]
+    return [batches[index] for index in rng.permutation(len(batches))]
 
 
 def check_durations(

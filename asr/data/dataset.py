@@ -185,7 +185,7 @@ class Utterances(Dataset[Example]):
         return draw_speed(rng, self._speeds)
 
     def epoch_durations_s(self, epoch: int) -> np.ndarray:
-        """Seconds of every utterance as that epoch plays them: what batches should be made by."""
+        """Seconds of every utterance as that epoch plays them: for ``DurationBatches.steps``."""
         speeds = [self.speed(epoch, index) for index in range(len(self))]
         return self.durations_s / np.array(speeds, dtype=np.float64)
 

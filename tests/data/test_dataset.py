@@ -1,0 +1,352 @@
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from lhotse.cut import Cut
+
+from asr.config import AugmentConfig, DataConfig, TokenizerConfig
+from asr.data.audio import AudioInfo
+from asr.data.batches import DurationBatches
+from asr.data.dataset import Batch, Loader, Utterances, collate, iterate, shuffle_texts
+from asr.data.manifest import Utterance, make_cut, min_ctc_frames
+from asr.errors import InputError
+from asr.text.normalise import get_normaliser
+from asr.text.tokenizer import load_tokenizer, train_tokenizer
+
+RATE = 8000
+NORMALISER = get_normaliser("lowercase-apostrophe")
+TOKENIZER = train_tokenizer(["abcdefghijklmnopqrstuvwxyz '"], TokenizerConfig(kind="char"))
+SPEEDS = AugmentConfig(speed_factors=[0.9, 1.0, 1.1])
+
+
+def write_cut(folder: Path, name: str, text: str, num_samples: int, speaker: str = "s1") -> Cut:
+    path = folder / f"{name}.flac"
+    rng = np.random.default_rng(num_samples)
+    soundfile.write(path, rng.uniform(-0.5, 0.5, num_samples), RATE, subtype="PCM_16")
+    return make_cut(Utterance(name, path, text, speaker), AudioInfo(num_samples, RATE, 1))
+
+
+@pytest.fixture(scope="module")
+def cuts(tmp_path_factory: pytest.TempPathFactory) -> list[Cut]:
+    folder = tmp_path_factory.mktemp("audio")
+    words = ["one", "two", "three", "four", "five", "six", "seven"]
+    return [
+        write_cut(folder, f"u{i}", f"{words[i % 7].upper()}, it's {words[i % 5]}!", 3000 + 517 * i)
+        for i in range(12)
+    ]
+
+
+Build = Callable[..., Utterances]
+
+
+@pytest.fixture(scope="module")
+def build(cuts: list[Cut]) -> Build:
+    def build_one(
+        chosen: list[Cut] | None = None,
+        *,
+        data: DataConfig | None = None,
+        train: bool = True,
+        augment: AugmentConfig | None = None,
+        frames: Callable[[int], int] | None = None,
+        seed: int = 1,
+        cache_bytes: int = 0,
+    ) -> Utterances:
+        return Utterances(
+            cuts if chosen is None else chosen,
+            tokenizer=TOKENIZER,
+            normaliser=NORMALISER,
+            sample_rate=RATE,
+            data=data or DataConfig(),
+            seed=seed,
+            train=train,
+            augment=augment,
+            encoder_frames=frames,
+            cache_bytes=cache_bytes,
+        )
+
+    return build_one
+
+
+def assert_same(batches: list[Batch], others: list[Batch]) -> None:
+    assert len(batches) == len(others)
+    for batch, other in zip(batches, others, strict=True):
+        assert batch.ids == other.ids
+        assert batch.texts == other.texts
+        assert torch.equal(batch.wave_bn, other.wave_bn)
+        assert torch.equal(batch.tokens_bu, other.tokens_bu)
+
+
+def test_items_are_the_files_samples_and_the_normalised_texts_tokens(
+    build: Build, cuts: list[Cut]
+) -> None:
+    dataset = build()
+    assert len(dataset) == len(cuts)
+    assert dataset.left_out == ()
+    assert dataset.describe_left_out() == "no utterance left out"
+    for index, cut in enumerate(cuts):
+        example = dataset[0, index]
+        wave_n, _ = soundfile.read(cut.recording.sources[0].source, dtype="float32")
+        assert np.array_equal(example.wave_n, wave_n)
+        assert example.id == cut.id
+        assert example.speaker == "s1"
+        assert example.text == NORMALISER(cut.supervisions[0].text)
+        assert TOKENIZER.decode(example.tokens_u.tolist()) == example.text
+        assert dataset.tokens(index) == example.tokens_u.tolist()
+
+
+def test_collate_pads_with_zeros(build: Build) -> None:
+    dataset = build()
+    examples = [dataset[0, index] for index in (3, 11, 0)]
+    batch = collate(examples, RATE)
+    assert batch.ids == ("u3", "u11", "u0")
+    assert batch.wave_bn.dtype == torch.float32
+    for tensor in (batch.wave_lens_b, batch.tokens_bu, batch.token_lens_b):
+        assert tensor.dtype == torch.int64
+    assert batch.wave_bn.shape == (3, 3000 + 517 * 11)
+    assert batch.tokens_bu.shape == (3, max(len(example.tokens_u) for example in examples))
+    for row, example in enumerate(examples):
+        wave_len, token_len = int(batch.wave_lens_b[row]), int(batch.token_lens_b[row])
+        assert np.array_equal(batch.wave_bn[row, :wave_len].numpy(), example.wave_n)
+        assert (batch.wave_bn[row, wave_len:] == 0).all()
+        assert batch.tokens_bu[row, :token_len].tolist() == example.tokens_u.tolist()
+        assert (batch.tokens_bu[row, token_len:] == 0).all()
+    assert batch.audio_s == pytest.approx(sum(len(e.wave_n) for e in examples) / RATE)
+    moved = batch.to("cpu")
+    assert_same([batch], [moved])
+    assert len(moved) == 3
+
+
+def test_speed_is_keyed_by_epoch_and_utterance_alone(build: Build, cuts: list[Cut]) -> None:
+    dataset = build(augment=SPEEDS)
+    backwards = build(cuts[::-1], augment=SPEEDS)
+    for index in range(12):
+        example = dataset[5, index]
+        assert np.array_equal(example.wave_n, backwards[5, 11 - index].wave_n)
+        expected = dataset.epoch_durations_s(5)[index] * RATE
+        assert abs(len(example.wave_n) - expected) <= 1
+    speeds = {dataset.speed(epoch, index) for epoch in range(3) for index in range(12)}
+    assert speeds == {0.9, 1.0, 1.1}
+    assert not np.array_equal(dataset.epoch_durations_s(0), dataset.epoch_durations_s(1))
+    assert np.array_equal(dataset.durations_s, build().durations_s)
+
+
+def test_no_speed_change_outside_training(build: Build) -> None:
+    dataset = build(augment=SPEEDS, train=False)
+    assert np.array_equal(dataset.epoch_durations_s(0), dataset.durations_s)
+    assert np.array_equal(dataset[4, 2].wave_n, build()[0, 2].wave_n)
+
+
+def test_left_out_by_duration_and_text(build: Build, tmp_path: Path) -> None:
+    chosen = [
+        write_cut(tmp_path, "short", "hi", 100),
+        write_cut(tmp_path, "good", "hi", 8000),
+        write_cut(tmp_path, "long", "hi", 20000),
+        write_cut(tmp_path, "mute", "?!", 8000),
+    ]
+    data = DataConfig(min_duration_s=0.1, max_duration_s=2.0)
+    dataset = build(chosen, data=data)
+    assert dataset.ids == ["good"]
+    assert [item.id for item in dataset.left_out] == ["short", "long", "mute"]
+    assert dataset.left_out_counts() == {
+        "shorter than data.min_duration_s = 0.1": 1,
+        "longer than data.max_duration_s = 2": 1,
+        "no text after normalisation": 1,
+    }
+    assert "1 left out, longer than data.max_duration_s = 2 (first: long, 2.50 s)" in (
+        dataset.describe_left_out()
+    )
+    assert build(chosen, data=data, train=False).ids == ["short", "good", "long", "mute"]
+    with pytest.raises(InputError, match="nothing to train on: 1 left out, shorter"):
+        build(chosen[:1], data=data)
+
+
+def test_left_out_where_ctc_has_too_few_frames(build: Build, tmp_path: Path) -> None:
+    # "aab": three tokens and a blank between the equal ones.
+    chosen = [write_cut(tmp_path, f"n{n}", "aab", n) for n in (3000, 3990, 4010, 5000)]
+
+    def frames(num_samples: int) -> int:
+        return num_samples // 1000
+
+    dataset = build(chosen, frames=frames)
+    assert dataset.ids == ["n4010", "n5000"]
+    assert dataset.left_out_counts() == {"too many tokens for CTC to align": 2}
+    assert "4 frames needed, 2 there" in dataset.describe_left_out()
+    # At the fastest speed an utterance has the fewest frames.
+    dataset = build(chosen, frames=frames, augment=SPEEDS)
+    assert dataset.ids == ["n5000"]
+    assert "4 frames needed, 3 there at speed 1.1" in dataset.left_out[-1].detail
+    for epoch in range(6):
+        example = dataset[epoch, 0]
+        assert frames(len(example.wave_n)) >= min_ctc_frames(example.tokens_u.tolist())
+
+
+def test_max_utterances_counts_those_kept(build: Build, cuts: list[Cut]) -> None:
+    data = DataConfig(min_duration_s=3200 / RATE, max_utterances=3)
+    assert build(data=data).ids == ["u1", "u2", "u3"]
+    assert len(build(data=data, train=False)) == len(cuts)
+
+
+def test_shuffled_texts_are_a_fixed_derangement_among_like_lengths() -> None:
+    rng = np.random.default_rng(0)
+    durations_s = rng.uniform(1, 20, 500)
+    texts = [f"text {i}" for i in range(500)]
+    shuffled = shuffle_texts(texts, list(durations_s), seed=1)
+    assert sorted(shuffled) == sorted(texts)
+    assert all(text != own for text, own in zip(shuffled, texts, strict=True))
+    assert shuffled == shuffle_texts(texts, list(durations_s), seed=1)
+    assert shuffled != shuffle_texts(texts, list(durations_s), seed=2)
+    givers = np.array([int(text.split()[1]) for text in shuffled])
+    assert abs(durations_s[givers] - durations_s).max() < 5
+    assert shuffle_texts(["a", "b"], [1.0, 2.0], seed=3) == ["b", "a"]
+    with pytest.raises(InputError, match="at least two"):
+        shuffle_texts(["a"], [1.0], seed=1)
+
+
+def test_shuffle_labels_moves_tokens_with_texts_and_only_in_training(
+    build: Build, tmp_path: Path
+) -> None:
+    names = "abcdefghij"
+    chosen = [write_cut(tmp_path, f"v{name}", name, 4000) for name in names]
+    data = DataConfig(shuffle_labels=True)
+    dataset = build(chosen, data=data)
+    assert all(text != own for text, own in zip(dataset.texts, names, strict=True))
+    assert sorted(dataset.texts) == list(names)
+    assert all(dataset.tokens(i) == TOKENIZER.encode(dataset.texts[i]) for i in range(10))
+    assert dataset[0, 3].text == dataset[7, 3].text == dataset.texts[3]
+    assert build(chosen, data=data, train=False).texts == list(names)
+
+
+def test_cache_never_changes_a_sample(build: Build, cuts: list[Cut]) -> None:
+    plain = build(augment=SPEEDS)
+    reads: list[str] = []
+
+    def counting_load(cut: Cut, sample_rate: int) -> np.ndarray:
+        reads.append(cut.id)
+        wave_n, _ = soundfile.read(cut.recording.sources[0].source, dtype="float32")
+        # No multiple of 1/32768, as after resampling: such audio must not be kept as int16.
+        return wave_n * np.float32(0.3) if cut.id == "u4" else wave_n
+
+    cached = Utterances(
+        cuts,
+        tokenizer=TOKENIZER,
+        normaliser=NORMALISER,
+        sample_rate=RATE,
+        data=DataConfig(),
+        seed=1,
+        train=True,
+        augment=SPEEDS,
+        load=counting_load,
+        cache_bytes=2 * (3000 + 3517 + 4034),
+    )
+    for epoch in range(3):
+        for index in (0, 1, 4, 2, 3):
+            expected = plain[epoch, index].wave_n
+            got = cached[epoch, index].wave_n
+            assert index == 4 or np.array_equal(got, expected)
+        assert np.array_equal(cached[0, 4].wave_n, cached[0, 4].wave_n)
+    # u0, u1, u2 fill the budget; u3 finds it spent; u4 is read every time.
+    assert [reads.count(f"u{i}") for i in range(4)] == [1, 1, 1, 3]
+    assert reads.count("u4") == 9
+
+
+def test_a_pickled_dataset_gives_the_same_items_without_its_cache(build: Build) -> None:
+    dataset = build(augment=SPEEDS, cache_bytes=1 << 20)
+    before = dataset[1, 3]
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert np.array_equal(copy[1, 3].wave_n, before.wave_n)
+    assert copy._cache._waves == {}
+
+
+def test_workers_change_nothing_and_live_through_epochs(build: Build) -> None:
+    dataset = build(augment=SPEEDS)
+    plan = DurationBatches(dataset.durations_s, 4.0, 1)
+    loader = Loader(dataset, num_workers=2)
+    for epoch in range(2):
+        batches = plan.epoch(epoch, dataset.epoch_durations_s(epoch))
+        here = list(iterate(dataset, batches, num_workers=0, epoch=epoch))
+        assert_same(here, list(loader.epoch(epoch, batches)))
+        assert [len(batch) for batch in here] == [len(batch) for batch in batches]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_unreadable_audio_is_one_line_wherever_it_is_read(
+    build: Build, tmp_path: Path, num_workers: int
+) -> None:
+    chosen = [write_cut(tmp_path, name, "text", 4000) for name in ("fine", "gone")]
+    dataset = build(chosen)
+    (tmp_path / "gone.flac").unlink()
+    batches = [np.array([0]), np.array([1])]
+    loader = iterate(dataset, batches, num_workers=num_workers)
+    assert next(loader).ids == ("fine",)
+    with pytest.raises(InputError, match="gone") as caught:
+        next(loader)
+    assert "\n" not in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_real_speech_end_to_end() -> None:
+    root = os.environ.get("SIGMOID_ASR_DATA")
+    if not root:
+        pytest.skip("SIGMOID_ASR_DATA is not set: no real speech here")
+    from asr.data.features import Fbank, GlobalNorm, estimate_norm
+
+    folder = Path(root) / "librispeech-mini" / "LibriSpeech" / "dev-clean-mini"
+    lines = []
+    for path in sorted(folder.glob("*/*/*.trans.txt"))[:3]:
+        for line in path.read_text().splitlines():
+            name, text = line.split(" ", 1)
+            lines.append((path.parent / f"{name}.flac", name, text))
+    assert lines
+    cuts = []
+    for path, name, text in lines:
+        info = soundfile.info(path)
+        utterance = Utterance(name, path, text, name.split("-")[0])
+        cuts.append(make_cut(utterance, AudioInfo(info.frames, info.samplerate, 1)))
+    texts = [NORMALISER(text) for _, _, text in lines]
+    tokenizer = train_tokenizer(texts, TokenizerConfig(kind="bpe", vocab_size=100))
+    from asr.config import FeatureConfig
+
+    fbank, norm = Fbank(FeatureConfig()), GlobalNorm(80)
+    dataset = Utterances(
+        cuts,
+        tokenizer=tokenizer,
+        normaliser=NORMALISER,
+        sample_rate=16000,
+        data=DataConfig(),
+        seed=1,
+        train=True,
+        encoder_frames=lambda num_samples: fbank.num_frames(num_samples) // 4,
+    )
+    assert len(dataset) == len(cuts)
+    plan = DurationBatches(dataset.durations_s, 60, 1, 120, dataset.ids)
+    feats = [fbank(b.wave_bn, b.wave_lens_b) for b in iterate(dataset, plan.epoch(0))]
+    mean_f, std_f = estimate_norm(feats)
+    assert ((mean_f > 5) & (mean_f < 20)).all(), "log-mel energies of 16-bit speech"
+    assert ((std_f > 1) & (std_f < 6)).all()
+    norm.set_statistics(mean_f, std_f)
+    normed = [norm(feats_btf, lens_b) for feats_btf, lens_b in feats]
+    total = sum(int(lens_b.sum()) for _, lens_b in feats)
+    mean_f = sum(feats_btf.sum((0, 1)) for feats_btf in normed) / total
+    torch.testing.assert_close(mean_f, torch.zeros(80), rtol=0, atol=1e-3)
+
+
+def test_a_saved_tokenizer_gives_the_dataset_the_same_tokens(
+    cuts: list[Cut], tmp_path: Path, build: Build
+) -> None:
+    TOKENIZER.save(tmp_path)
+    again = Utterances(
+        cuts,
+        tokenizer=load_tokenizer(tmp_path),
+        normaliser=NORMALISER,
+        sample_rate=RATE,
+        data=DataConfig(),
+        seed=1,
+        train=False,
+    )
+    dataset = build()
+    assert all(again.tokens(i) == dataset.tokens(i) for i in range(len(dataset)))
