@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from asr.data.synthetic.espeak import Espeak
+from asr.data.synthetic.espeak import Espeak, Speech
 from asr.data.synthetic.grammar import draw_sentence
 from asr.data.synthetic.voices import VOICES, Voice
 
@@ -32,6 +32,10 @@ EDGE_S = (0.03, 0.12)  # silence before and after speech
 SNR_DB = (20.0, 40.0)
 LEVEL_DBFS = (-30.0, -18.0)  # root mean square
 _MAX_PEAK = 0.9
+# Some accents hurry: faster than this is said again slower. It is as fast as people read aloud, and
+# CTC can still align letters at 25 frames per second.
+MAX_CHARACTERS_PER_S = 20.0
+_SLOWEST_WPM = 100
 
 # Below espeak's default, so that no variant runs into its limiter.
 _VOLUME = 50
@@ -121,17 +125,7 @@ def synthesise(
     text: str, voice: Voice, rng: np.random.Generator
 ) -> tuple[np.ndarray, tuple[float | None, ...]]:
     """int16 (n,) at SAMPLE_RATE with mild noise, and the time at which each word starts."""
-    speech = _espeak().speak(
-        text,
-        voice.accent,
-        voice.variant,
-        rate_wpm=int(rng.integers(*RATE_WPM, endpoint=True)),
-        pitch=int(rng.integers(*PITCH, endpoint=True)),
-        pitch_range=int(rng.integers(*PITCH_RANGE, endpoint=True)),
-        volume=_VOLUME,
-        seed=int(rng.integers(1, 1 << 31)),
-    )
-    start, stop = _speech_span(speech.samples, speech.sample_rate)
+    speech, start, stop = _speak(text, voice, rng)
     spoken = speech.samples[start:stop].astype(np.float32) / 32768
     clean = np.asarray(soxr.resample(spoken, speech.sample_rate, SAMPLE_RATE), dtype=np.float32)
     before, after = (int(SAMPLE_RATE * edge_s) for edge_s in rng.uniform(*EDGE_S, size=2))
@@ -147,6 +141,31 @@ def synthesise(
         for at_s in speech.word_starts_s
     )
     return np.rint(samples * (gain * 32767)).astype(np.int16), starts_s
+
+
+def _speak(text: str, voice: Voice, rng: np.random.Generator) -> tuple[Speech, int, int]:
+    """What espeak says and where, in its samples, the speech starts and stops."""
+    rate_wpm = int(rng.integers(*RATE_WPM, endpoint=True))
+    pitch = int(rng.integers(*PITCH, endpoint=True))
+    pitch_range = int(rng.integers(*PITCH_RANGE, endpoint=True))
+    seed = int(rng.integers(1, 1 << 31))
+    while True:
+        speech = _espeak().speak(
+            text,
+            voice.accent,
+            voice.variant,
+            rate_wpm=rate_wpm,
+            pitch=pitch,
+            pitch_range=pitch_range,
+            volume=_VOLUME,
+            seed=seed,
+        )
+        start, stop = _speech_span(speech.samples, speech.sample_rate)
+        characters_per_s = len(text) * speech.sample_rate / (stop - start)
+        if characters_per_s <= MAX_CHARACTERS_PER_S or rate_wpm <= _SLOWEST_WPM:
+            return speech, start, stop
+        slower = int(rate_wpm * MAX_CHARACTERS_PER_S / characters_per_s)
+        rate_wpm = max(_SLOWEST_WPM, min(rate_wpm - 5, slower))
 
 
 def _speech_span(samples: np.ndarray, sample_rate: int) -> tuple[int, int]:
