@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from . import blockwise, reference, sdpa
+from . import cpp_engine as cpp
+from . import ops, reference, sdpa
 from .checks import DTYPES, check_call
-from .flat import Flat, flatten
+from .flat import flatten
 from .spec import NO_MASK, POSITIONS, Mask, PositionBias, Weighting, check_mask_kind
 
 BACKENDS = ("auto", "reference", "sdpa", "blockwise")
 
-_FLAT_BACKENDS: dict[str, Callable[[Flat], Tensor]] = {
-    "sdpa": sdpa.attend,
-    "blockwise": blockwise.attend,
-}
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class Resolved:
-    """Attention with its backend chosen; `name` says which.
+    """Attention with its backend chosen: `name` says which, `engine` what runs it.
+
+    engine: "torch" for reference, sdpa and pure torch blockwise; "c++" for compiled blockwise.
 
     Call it with q_bhtd, k_bhsd, v_bhsd and the position and mask of this batch; both must be of
     the kinds it was resolved for. `bias_h` (H,) replaces the weighting's own, for a module that
@@ -31,6 +31,7 @@ class Resolved:
     """
 
     name: str
+    engine: str
     weighting: Weighting
     position_kind: str | None
     mask_kind: str
@@ -62,7 +63,7 @@ class Resolved:
                 scale=scale,
             )
         flat = flatten(q_bhtd, k_bhsd, v_bhsd, weighting, position, mask, scale)
-        return _FLAT_BACKENDS[self.name](flat)
+        return sdpa.attend(flat) if self.name == "sdpa" else ops.call(flat, self.engine)
 
     def _check_kinds(self, position: PositionBias | None, mask: Mask) -> None:
         kind = position.kind if position else None
@@ -90,9 +91,10 @@ def resolve(
 
     position: an instance or its kind ("alibi", "table", "relative") or None.
     mask_kind: an instance, or names joined by "+" ("key_lens+query_lens"), or None: the fields
-    that calls may set. backend "auto" takes sdpa for softmax without positions and blockwise for
-    all else (which keeps one block where a problem is small). Any other backend is taken as said,
-    or refused with a ValueError that gives the reason.
+    that calls may set. Any backend but "auto" is taken as said, or refused with a ValueError that
+    gives the reason. "auto" takes, in this order: sdpa for softmax that no mask or position
+    touches; blockwise for all maps but softmax, and for softmax where its C++ engine serves
+    (float32 on the CPU) or a position bias is added; sdpa for the rest.
     """
     kind = position.kind if isinstance(position, PositionBias) else position
     if kind is not None and kind not in POSITIONS:
@@ -102,16 +104,46 @@ def resolve(
         raise ValueError(f"dtype: got {dtype}, allowed: {', '.join(map(str, DTYPES))}")
     if backend not in BACKENDS:
         raise ValueError(f"backend: got {backend!r}, allowed: {', '.join(BACKENDS)}")
-    if backend == "auto":
-        return Resolved(_choose(weighting, kind), weighting, kind, masks)
-    reason = refusal(backend, weighting)
+    device = torch.device(device)
+    name = _choose(weighting, kind, masks, device, dtype) if backend == "auto" else backend
+    reason = refusal(name, weighting)
     if reason:
         raise ValueError(f"backend: got {backend!r}, which cannot serve: {reason}")
-    return Resolved(backend, weighting, kind, masks)
+    chosen = Resolved(name, _engine(name, weighting.map, device, dtype), weighting, kind, masks)
+    _log(chosen)
+    return chosen
 
 
-def _choose(weighting: Weighting, position_kind: str | None) -> str:
-    return "sdpa" if weighting.map == "softmax" and position_kind is None else "blockwise"
+@torch.compiler.assume_constant_result
+def _engine(name: str, weighting_map: str, device: torch.device, dtype: torch.dtype) -> str:
+    """What runs a backend; compiles the C++ engine where it would serve."""
+    if (
+        name == "blockwise"
+        and cpp.refusal(weighting_map, device, dtype) is None
+        and cpp.available()
+    ):
+        return "c++"
+    return "torch"
+
+
+@torch.compiler.assume_constant_result
+def _log(chosen: Resolved) -> None:
+    logger.debug("attention %s by %s (%s)", chosen.weighting.map, chosen.name, chosen.engine)
+
+
+def _choose(
+    weighting: Weighting,
+    position_kind: str | None,
+    mask_kind: str,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> str:
+    if weighting.map != "softmax":
+        return "blockwise"
+    bare = position_kind is None and not mask_kind
+    if bare or _engine("blockwise", "softmax", device, dtype) != "c++":
+        return "sdpa" if position_kind is None else "blockwise"
+    return "blockwise"
 
 
 def refusal(backend: str, weighting: Weighting) -> str | None:

@@ -1,110 +1,192 @@
-"""Every CPU backend against the reference in float64: outputs and all gradients."""
+"""Every CPU backend and engine against the reference in float64: outputs and all gradients."""
+
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
-from sigmoid_attention import Mask, PositionBias, Weighting, attend, blockwise
+from sigmoid_attention import Mask, PositionBias, Weighting, attend, blockwise, cpp_engine, dispatch
+from torch import nn
 
-BATCH, HEADS, KV_HEADS, QUERIES, KEYS, D, DV = 3, 4, 2, 13, 17, 8, 6
-WEIGHTINGS = ("softmax", "sigmoid", "sequence", "number", "relu", "polynomial")
-POSITIONS = ("none", "alibi", "table", "relative")
-KEY_LENS, QUERY_LENS = torch.tensor([17, 0, 5]), torch.tensor([13, 4, 6])
-MASKS = {
-    "none": None,
-    "lens": Mask(key_lens=KEY_LENS, query_lens=QUERY_LENS),
-    "causal": Mask(causal=True, q_start=4),
-    "window": Mask(window=(3, 2), key_lens=KEY_LENS),
-    "future_window": Mask(window=(None, 1), query_lens=QUERY_LENS),
-    "chunk": Mask(chunk=(4, 1), k_start=2),
-    "chunk_causal": Mask(chunk=4, causal=True, key_lens=KEY_LENS),
-}
+from .cases import MASKS, POSITIONS, WEIGHTINGS, Sizes, assert_same, make
+
+LENGTHS = (1, 7, 63, 111, 257)
+needs_cpp = pytest.mark.skipif(not cpp_engine.available(), reason="no C++ compiler here")
 
 
-def run(backend, weighting, position, mask):
-    """The output and the gradients of every leaf; unseen frames are NaN."""
-    g = torch.Generator().manual_seed(1)
-
-    def leaf(*shape):
-        return torch.randn(*shape, generator=g, dtype=torch.float64).requires_grad_()
-
-    q, k, v = (
-        leaf(BATCH, HEADS, QUERIES, D),
-        leaf(BATCH, KV_HEADS, KEYS, D),
-        leaf(BATCH, KV_HEADS, KEYS, DV),
-    )
-    leaves = [q, k, v]
-    bias = None
-    if position == "alibi":
-        leaves += [leaf(HEADS)]
-        bias = PositionBias.alibi(leaves[-1])
-    elif position == "table":
-        leaves += [leaf(HEADS, 9)]
-        bias = PositionBias.table(leaves[-1], zero=4)
-    elif position == "relative":
-        leaves += [leaf(HEADS, D), leaf(HEADS, D), leaf(HEADS, 60, D)]
-        bias = PositionBias.relative(*leaves[-3:], zero=30)
-    how = {
-        "softmax": Weighting.softmax,
-        "sequence": lambda: Weighting.sigmoid(n="sequence"),
-        "number": lambda: Weighting.sigmoid(n=5),
-        "relu": Weighting.relu,
-        "polynomial": lambda: Weighting.polynomial(2),
-    }
-    if weighting == "sigmoid":
-        leaves += [leaf(HEADS)]
-        chosen = Weighting.sigmoid(bias_h=leaves[-1])
-    else:
-        chosen = how[weighting]()
-    if mask is not None:
-        poison(q, mask.query_lens)
-        poison(k, mask.key_lens)
-        poison(v, mask.key_lens)
-    o = attend(q, k, v, weighting=chosen, position=bias, mask=mask, backend=backend)
-    o.backward(torch.randn(o.shape, generator=g, dtype=torch.float64))
-    return [o.detach(), *(x.grad for x in leaves)]
+@pytest.fixture
+def pure_torch(monkeypatch):
+    monkeypatch.setattr(dispatch, "_engine", lambda *_: "torch")
 
 
-def poison(x, lens_b):
-    """NaN in every frame beyond its utterance."""
-    if lens_b is not None:
-        with torch.no_grad():
-            for b, length in enumerate(lens_b.tolist()):
-                x[b, :, length:] = float("nan")
-
-
-def assert_same(got, expected):
-    for a, b in zip(got, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+@pytest.fixture(params=["one", "many"])
+def blocks(request, monkeypatch):
+    if request.param == "many":
+        monkeypatch.setattr(blockwise, "ONE_BLOCK", 0)
+        monkeypatch.setattr(blockwise, "MIN_ROWS", 4)
+        monkeypatch.setattr(blockwise, "BLOCK", 64)
+        monkeypatch.setattr(blockwise, "KEY_BLOCK", 5)
 
 
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-@pytest.mark.parametrize("blocks", ["one", "many"])
-def test_blockwise(weighting, position, mask, blocks, monkeypatch):
-    if blocks == "many":
-        monkeypatch.setattr(blockwise, "ONE_BLOCK", 0)
-        monkeypatch.setattr(blockwise, "MIN_ROWS", 4)
-        monkeypatch.setattr(blockwise, "BLOCK", 64)
-        monkeypatch.setattr(blockwise, "KEY_BLOCK", 5)
-    expected = run("reference", weighting, position, MASKS[mask])
-    assert_same(run("blockwise", weighting, position, MASKS[mask]), expected)
+def test_blockwise_torch(weighting, position, mask, blocks, pure_torch):
+    case = make(weighting, position, mask)
+    assert_same(case.run("blockwise"), case.run("reference"), 1e-11, 1e-12)
+
+
+@needs_cpp
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("weighting", ["softmax", "no_shift", "constant", "per_head", "sequence"])
+def test_blockwise_cpp(weighting, position, mask):
+    case = make(weighting, position, mask, Sizes(dtype=torch.float32, queries=61, keys=150, d=20))
+    chosen = dispatch.resolve(case.weighting, case.position, case.mask, backend="blockwise")
+    assert chosen.engine == "c++"
+    expected = make(weighting, position, mask, Sizes(queries=61, keys=150, d=20)).run("reference")
+    got = [x.double() for x in case.run("blockwise")]
+    assert_same(got, expected, 2e-5, 1e-6)
+
+
+@needs_cpp
+@pytest.mark.parametrize("keys", LENGTHS)
+@pytest.mark.parametrize("queries", LENGTHS)
+def test_blockwise_cpp_lengths(queries, keys):
+    sizes = {"queries": queries, "keys": keys, "d": 36, "dv": 64, "batch": 1}
+    for position in POSITIONS:
+        expected = make("visible", position, "none", Sizes(**sizes)).run("reference")
+        got = make("visible", position, "none", Sizes(**sizes, dtype=torch.float32)).run(
+            "blockwise"
+        )
+        assert_same([x.double() for x in got], expected, 2e-5, 1e-6)
+
+
+@needs_cpp
+@pytest.mark.parametrize("position", POSITIONS)
+def test_blockwise_cpp_splits_heads_between_threads(position):
+    sizes = {"queries": 800, "keys": 700, "d": 16, "dv": 16, "batch": 1, "heads": 1, "kv_heads": 1}
+    torch.set_num_threads(2)
+    got = make("per_head", position, "causal", Sizes(**sizes, dtype=torch.float32)).run("blockwise")
+    torch.set_num_threads(1)
+    expected = make("per_head", position, "causal", Sizes(**sizes)).run("reference")
+    assert_same([x.double() for x in got], expected, 3e-5, 1e-6)
 
 
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("position", POSITIONS)
 def test_sdpa(position, mask):
-    expected = run("reference", "softmax", position, MASKS[mask])
-    assert_same(run("sdpa", "softmax", position, MASKS[mask]), expected)
+    case = make("softmax", position, mask)
+    assert_same(case.run("sdpa"), case.run("reference"), 1e-11, 1e-12)
 
 
-def test_reference_rows_without_keys_are_zero():
-    o, *grads = run("reference", "sigmoid", "alibi", MASKS["lens"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("weighting", ["softmax", "visible"])
+@pytest.mark.parametrize("position", POSITIONS)
+def test_half_precision_is_rounded_once(position, weighting, dtype):
+    case = make(weighting, position, "lens", Sizes(dtype=dtype))
+    got, expected = case.run("blockwise"), case.run("reference")
+    assert_same(got[:1], expected[:1], torch.finfo(dtype).eps, 0.0)
+    assert_same(got[1:], expected[1:], 4 * torch.finfo(dtype).eps, 0.0)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("weighting", ["softmax", "per_head", "relu", "polynomial"])
+@pytest.mark.parametrize("backend", ["reference", "blockwise"])
+def test_gradcheck(weighting, position, backend):
+    sizes = Sizes(batch=2, heads=2, kv_heads=1, queries=3, keys=4, d=3, dv=2)
+    case = make(weighting, position, "causal", sizes)
+
+    def run(*leaves):
+        q, k, v, *rest = leaves
+        how = case.weighting
+        if weighting == "per_head":
+            how, rest = Weighting.sigmoid(bias_h=rest[0]), rest[1:]
+        position_bias = case.position
+        if position == "alibi":
+            position_bias = PositionBias.alibi(rest[0])
+        elif position == "table":
+            position_bias = PositionBias.table(rest[0], case.position.zero)
+        elif position == "relative":
+            position_bias = PositionBias.relative(*rest, case.position.zero)
+        return attend(
+            q, k, v, weighting=how, position=position_bias, mask=case.mask, backend=backend
+        )
+
+    assert torch.autograd.gradcheck(run, case.leaves)
+
+
+@pytest.mark.parametrize("backend", ["reference", "blockwise", "sdpa"])
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("weighting", ["softmax", "visible", "sequence"])
+def test_padding_changes_nothing(weighting, position, backend):
+    if backend == "sdpa" and weighting != "softmax":
+        pytest.skip("sdpa has softmax only")
+    sizes = Sizes(queries=40, keys=40, dtype=torch.float32, d=16, kv_heads=4)
+    batch = make(weighting, position, "lens", sizes)
+    length = int(batch.mask.key_lens[2])
+    alone = {
+        name: getattr(batch, name).detach()[2:3, :, :length].clone() for name in ("q", "k", "v")
+    }
+    how = {"weighting": batch.weighting, "position": batch.position, "backend": backend}
+    expected = attend(
+        **{f"{n}_{'bhtd' if n == 'q' else 'bhsd'}": x for n, x in alone.items()}, **how
+    )
+    got = attend(batch.q, batch.k, batch.v, mask=batch.mask, **how)[2:3, :, :length]
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["reference", "blockwise"])
+def test_rows_without_keys_are_exactly_zero(backend):
+    o, dq, dk, dv, _ = make("visible", "alibi", "lens").run(backend)
     assert o[1].eq(0).all()
-    assert o[2, :, 6:].eq(0).all()
+    assert o[2, :, 5:].eq(0).all()
     assert o[0].ne(0).all()
-    assert all(g.isfinite().all() for g in grads)
-    dq, dk, dv = grads[:3]
     assert dq[1].eq(0).all()
-    assert dq[2, :, 6:].eq(0).all()
-    assert dk[2, :, 5:].eq(0).all()
-    assert dv[2, :, 5:].eq(0).all()
+    assert dq[2, :, 5:].eq(0).all()
+    assert dk[2, :, 6:].eq(0).all()
+    assert dv[2, :, 6:].eq(0).all()
+
+
+@pytest.mark.parametrize("backend", ["reference", "blockwise"])
+@pytest.mark.parametrize("position", POSITIONS)
+def test_disjoint_shards_of_the_keys_add_up(position, backend):
+    case = make("visible", position, "none")
+    whole = case.run(backend)[0]
+    count = torch.full((case.q.shape[0],), case.k.shape[2])
+    parts = [
+        attend(
+            case.q,
+            case.k[:, :, a:b],
+            case.v[:, :, a:b],
+            weighting=Weighting.sigmoid(n=count),
+            position=case.position,
+            mask=Mask(k_start=a),
+            backend=backend,
+        )
+        for a, b in ((0, 5), (5, 6), (6, 17))
+    ]
+    torch.testing.assert_close(sum(parts), whole)
+
+
+def test_usable_without_asr_and_without_triton():
+    program = (
+        "import sys; sys.modules['asr'] = None; sys.modules['triton'] = None\n"
+        "import torch\n"
+        "from sigmoid_attention import Weighting, attend\n"
+        "x = torch.randn(1, 1, 5, 4)\n"
+        "assert attend(x, x, x, weighting=Weighting.sigmoid()).shape == x.shape\n"
+    )
+    path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH", ""), *sys.path]))
+    env = {**os.environ, "PYTHONPATH": path, "SIGMOID_ATTENTION_CPP": "0"}
+    subprocess.run([sys.executable, "-c", program], check=True, env=env, timeout=100)
+
+
+def test_parameters_train_through_a_resolved_call():
+    bias = nn.Parameter(torch.zeros(2))
+    chosen = dispatch.resolve(Weighting.sigmoid(), None, "key_lens")
+    x = torch.randn(1, 2, 5, 4)
+    chosen(x, x, x, mask=Mask(key_lens=torch.tensor([3])), bias_h=bias).sum().backward()
+    assert bias.grad is not None
+    assert bias.grad.ne(0).all()

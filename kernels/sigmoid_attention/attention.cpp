@@ -1,0 +1,480 @@
+// Sigmoid and softmax attention for CPUs, float32, in blocks that stay in a core's caches.
+//
+// Plain C interface, no torch headers: it compiles in seconds. Every product is one small routine,
+// C (+)= A B with A read one scalar at a time (any strides) and B, C in rows of whole vectors; so a
+// transpose is only a choice of strides. Shapes as in sigmoid_attention/tiles.py.
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <vector>
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int VL = 16, NV = 4, MR = 6;  // 24 of 32 registers accumulate
+#elif defined(__AVX__)
+constexpr int VL = 8, NV = 2, MR = 6;  // 12 of 16
+#else
+constexpr int VL = 4, NV = 2, MR = 4;
+#endif
+constexpr int64_t QUERIES = 48, KEYS = 128;  // one block of scores: 24 KB
+constexpr int64_t MIN_SPLIT = 8 * QUERIES;   // rows below which a head's backward stays on one core
+
+typedef float vec __attribute__((vector_size(VL * 4)));
+typedef float vec_u __attribute__((vector_size(VL * 4), aligned(4)));
+typedef int32_t ivec __attribute__((vector_size(VL * 4)));
+
+inline vec load(const float* p) { return *reinterpret_cast<const vec_u*>(p); }
+inline void store(float* p, vec x) { *reinterpret_cast<vec_u*>(p) = x; }
+inline vec splat(float x) { return x - vec{}; }
+inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+struct Free { void operator()(float* p) const { ::operator delete[](p, std::align_val_t(64)); } };
+using Buffer = std::unique_ptr<float[], Free>;
+Buffer buffer(int64_t n) {
+  return Buffer(static_cast<float*>(::operator new[](std::max<int64_t>(n, 1) * 4, std::align_val_t(64))));
+}
+Buffer zeros(int64_t n) {
+  Buffer b = buffer(n);
+  std::memset(b.get(), 0, n * 4);
+  return b;
+}
+
+// exp in float32, relative error below 2e-7: 2^n times a polynomial on [-ln2/2, ln2/2].
+inline vec exp_(vec x) {
+  const vec low = splat(-87.3f), high = splat(88.0f), magic = splat(12582912.0f);
+  x = x < low ? low : x;
+  x = x > high ? high : x;
+  vec n = (x * 1.44269504f + magic) - magic;
+  vec r = x - n * 0.693359375f;
+  r = r - n * -2.12194440e-4f;
+  vec y = splat(1.9875691e-4f);
+  y = y * r + 1.3981999e-3f;
+  y = y * r + 8.3334519e-3f;
+  y = y * r + 4.1665795e-2f;
+  y = y * r + 1.6666665e-1f;
+  y = y * r + 5.0000001e-1f;
+  y = y * r * r + r + 1.0f;
+  ivec bits = (__builtin_convertvector(n, ivec) + 127) << 23;
+  return y * (vec)bits;
+}
+
+// C[M, 16 * NVEC] (+)= A[M, K] B[K, .], A's element (i, j) at a[i * ra + j * ca].
+template <int M, int N>
+void micro(int64_t K, const float* a, int64_t ra, int64_t ca, const float* b, int64_t ldb, float* c,
+           int64_t ldc, bool add) {
+  vec acc[M][N];
+  for (int i = 0; i < M; i++)
+    for (int j = 0; j < N; j++) acc[i][j] = add ? load(c + i * ldc + j * VL) : vec{};
+  for (int64_t k = 0; k < K; k++) {
+    vec bv[N];
+    for (int j = 0; j < N; j++) bv[j] = load(b + k * ldb + j * VL);
+    for (int i = 0; i < M; i++) {
+      vec av = splat(a[i * ra + k * ca]);
+      for (int j = 0; j < N; j++) acc[i][j] += av * bv[j];
+    }
+  }
+  for (int i = 0; i < M; i++)
+    for (int j = 0; j < N; j++) store(c + i * ldc + j * VL, acc[i][j]);
+}
+
+template <int N>
+void micro_rows(int64_t rows, int64_t K, const float* a, int64_t ra, int64_t ca, const float* b,
+                int64_t ldb, float* c, int64_t ldc, bool add) {
+  int64_t i = 0;
+  for (; i + MR <= rows; i += MR) micro<MR, N>(K, a + i * ra, ra, ca, b, ldb, c + i * ldc, ldc, add);
+  for (; i + 2 <= rows; i += 2) micro<2, N>(K, a + i * ra, ra, ca, b, ldb, c + i * ldc, ldc, add);
+  if (i < rows) micro<1, N>(K, a + i * ra, ra, ca, b, ldb, c + i * ldc, ldc, add);
+}
+
+// The same for any number of rows; `width` is a multiple of VL.
+void gemm(int64_t rows, int64_t width, int64_t K, const float* a, int64_t ra, int64_t ca,
+          const float* b, int64_t ldb, float* c, int64_t ldc, bool add) {
+  int64_t j = 0;
+  for (; j + NV * VL <= width; j += NV * VL)
+    micro_rows<NV>(rows, K, a, ra, ca, b + j, ldb, c + j, ldc, add);
+  for (; NV > 2 && j + 2 * VL <= width; j += 2 * VL)
+    micro_rows<2>(rows, K, a, ra, ca, b + j, ldb, c + j, ldc, add);
+  for (; j < width; j += VL) micro_rows<1>(rows, K, a, ra, ca, b + j, ldb, c + j, ldc, add);
+}
+
+}  // namespace
+
+extern "C" {
+
+// Strides are in elements, of (batch, head, time); channels are adjacent. Missing inputs are null.
+struct Strided { const float* data; int64_t b, h, t; };
+
+struct Call {
+  int64_t batch, heads, kv_heads, queries, keys, d, dv, softmax, threads, splits;
+  Strided q, k, v, do_;
+  const int32_t *lo, *hi;      // runs (B', T)
+  int64_t run_stride;          // 0 where B' is 1
+  const float* row;            // (B'', H', T) added to scores
+  int64_t row_b, row_h, row_t;
+  const float* bias;           // (H, VL + T + S - 1 + VL), lowest offset first, added to scores
+  const float *u, *vb, *r;     // (H, D), (H, D), (H, T + S - 1, Dp), Dp = D up to whole vectors
+  double scale;
+  float* o;                    // (B, H, T, Dv)
+  float *dq, *dk, *dv_out, *dqv;  // (B, H, T, D), (B, Hk, S, D), (B, Hk, S, Dv), as dq
+  float* drow;                 // (B, H, T)
+  float *dbias, *dr;           // (splits, B, H, T + S - 1[, Dp]), zeroed by the caller
+};
+
+}  // extern "C"
+
+namespace {
+
+// The sizes that follow from a call.
+struct Shape {
+  int64_t dp, dvp, blocks, offsets, group, q_blocks;
+  explicit Shape(const Call& c)
+      : dp(round_up(c.d, VL)), dvp(round_up(c.dv, VL)), blocks((c.keys + KEYS - 1) / KEYS),
+        offsets(c.queries + c.keys - 1), group(c.heads / c.kv_heads),
+        q_blocks((c.queries + QUERIES - 1) / QUERIES) {}
+};
+
+// One key head's k and v: natural rows padded with zeros, and in blocks of KEYS transposed.
+struct Packed {
+  Buffer k, v, kt, vt;
+};
+
+void seen_keys(const Call& c, int64_t b, int64_t* first, int64_t* last) {
+  *first = 0, *last = c.keys;
+  if (!c.hi) return;
+  *first = c.keys, *last = 0;
+  for (int64_t t = 0; t < c.queries; t++) {
+    int64_t at = b * c.run_stride + t;
+    if (c.hi[at] <= c.lo[at]) continue;
+    *first = std::min<int64_t>(*first, c.lo[at]);
+    *last = std::max<int64_t>(*last, c.hi[at]);
+  }
+}
+
+void pack_one(const Call& c, const Strided& x, int64_t b, int64_t hk, int64_t width, int64_t padded,
+              Buffer* rows, Buffer* blocks) {
+  int64_t first, last, num_blocks = (c.keys + KEYS - 1) / KEYS;
+  seen_keys(c, b, &first, &last);
+  if (rows) *rows = zeros(num_blocks * KEYS * padded);
+  if (blocks) *blocks = zeros(num_blocks * KEYS * width);
+  for (int64_t s = first; s < last; s++) {
+    const float* from = x.data + b * x.b + hk * x.h + s * x.t;
+    if (rows) std::memcpy(rows->get() + s * padded, from, width * 4);
+    if (!blocks) continue;
+    float* to = blocks->get() + (s / KEYS) * KEYS * width + s % KEYS;
+    for (int64_t d = 0; d < width; d++) to[d * KEYS] = from[d];
+  }
+}
+
+// The work of one thread on a block of queries: its rows and a strip of scores.
+struct Rows {
+  const Call& c;
+  const Shape z;
+  int64_t b, h, t0, t1, first, last, strip;
+  Buffer q, qv, s, dp, g, band, d_o, dq, dqv;
+
+  Rows(const Call& call, int64_t strip_width, bool backward)
+      : c(call), z(call), b(0), h(0), t0(0), t1(0), first(0), last(0), strip(strip_width) {
+    q = zeros(QUERIES * z.dp);
+    s = buffer(QUERIES * strip);
+    if (c.r) {
+      qv = zeros(QUERIES * z.dp);
+      g = buffer(QUERIES * band_width());
+      band = buffer(c.d * band_width());
+    }
+    d_o = zeros(QUERIES * z.dvp);
+    if (!backward) return;
+    dp = buffer(QUERIES * strip);
+    dq = buffer(QUERIES * z.dp);
+    dqv = buffer(QUERIES * z.dp);
+  }
+
+  static constexpr int64_t band_width() { return QUERIES + KEYS; }  // one more than it needs
+
+  // Load a block of queries; false where none of its rows sees a key.
+  bool begin(int64_t b_, int64_t h_, int64_t q_block) {
+    b = b_, h = h_, t0 = q_block * QUERIES, t1 = std::min(t0 + QUERIES, c.queries);
+    first = 0, last = c.keys;
+    if (c.hi) {
+      first = c.keys, last = 0;
+      for (int64_t t = t0; t < t1; t++) {
+        if (hi(t) <= lo(t)) continue;
+        first = std::min(first, lo(t)), last = std::max(last, hi(t));
+      }
+    }
+    if (last <= first) return false;
+    for (int64_t t = t0; t < t1; t++) {
+      const float* from = c.q.data + b * c.q.b + h * c.q.h + t * c.q.t;
+      bool sees = hi(t) > lo(t);
+      for (int64_t d = 0; d < c.d; d++) {
+        float x = sees ? from[d] : 0.0f;
+        q[(t - t0) * z.dp + d] = (x + (c.u ? c.u[h * c.d + d] : 0.0f)) * float(c.scale);
+        if (c.r) qv[(t - t0) * z.dp + d] = (x + c.vb[h * c.d + d]) * float(c.scale);
+      }
+    }
+    return true;
+  }
+
+  int64_t lo(int64_t t) const { return c.lo ? c.lo[b * c.run_stride + t] : 0; }
+  int64_t hi(int64_t t) const { return c.hi ? c.hi[b * c.run_stride + t] : c.keys; }
+  int64_t num() const { return t1 - t0; }
+  // Column of offset (s - t) in a table of all offsets.
+  int64_t column(int64_t s, int64_t t) const { return s - t + c.queries - 1; }
+
+  // First and last strips: whole blocks of keys, the strip's columns counted from s0.
+  int64_t strip_begin() const { return first / KEYS * KEYS; }
+  int64_t strip_end(int64_t s0) const { return std::min(s0 + strip, round_up(last, KEYS)); }
+  static int64_t block_width(const Call& c, int64_t s0) {
+    return round_up(std::min(KEYS, c.keys - s0), VL);
+  }
+
+  // Scores of one strip, then weights in their place.
+  void weights(const Packed& kv, int64_t s0, int64_t s1) {
+    for (int64_t s_at = s0; s_at < s1; s_at += KEYS) {
+      int64_t width = block_width(c, s_at);
+      float* out = s.get() + (s_at - s0);
+      gemm(num(), width, c.d, q.get(), z.dp, 1, kv.kt.get() + s_at * c.d, KEYS, out, strip, false);
+      if (c.r) add_relative(out, s_at, width);
+    }
+    for (int64_t t = t0; t < t1; t++) row_weights(t, s0, std::min(s1, c.keys));
+  }
+
+  // g = qv R^T over the block's offsets, then each row of it starts one column earlier.
+  void add_relative(float* out, int64_t s_at, int64_t width) {
+    int64_t low = column(s_at, t1 - 1), wide = round_up(width + num() - 1, VL);
+    load_band(low, wide);
+    gemm(num(), wide, c.d, qv.get(), z.dp, 1, band.get(), band_width(), g.get(), band_width(), false);
+    for (int64_t i = 0; i < num(); i++) {
+      const float* from = g.get() + i * band_width() + (num() - 1 - i);
+      float* to = out + i * strip;
+      for (int64_t j = 0; j < width; j += VL) store(to + j, load(to + j) + load(from + j));
+    }
+  }
+
+  void load_band(int64_t low, int64_t wide) {
+    for (int64_t p = 0; p < wide; p++) {
+      bool inside = low + p < z.offsets;
+      const float* from = c.r + (h * z.offsets + low + p) * z.dp;
+      for (int64_t d = 0; d < c.d; d++) band[d * band_width() + p] = inside ? from[d] : 0.0f;
+    }
+  }
+
+  void row_weights(int64_t t, int64_t s0, int64_t s1) {
+    float* x = s.get() + (t - t0) * strip;
+    int64_t wide = round_up(s1 - s0, VL);
+    float row = c.row ? c.row[b * c.row_b + h * c.row_h + t * c.row_t] : 0.0f;
+    const float* bias = c.bias ? c.bias + h * (z.offsets + 2 * VL) + VL + column(s0, t) : nullptr;
+    int64_t from = std::clamp(lo(t) - s0, int64_t(0), s1 - s0);
+    int64_t to = std::clamp(hi(t) - s0, from, s1 - s0);
+    if (bias)
+      for (int64_t j = from / VL * VL; j < to; j += VL) store(x + j, load(x + j) + load(bias + j));
+    if (c.softmax) {
+      soft(x, from, to);
+    } else {
+      for (int64_t j = from / VL * VL; j < to; j += VL)
+        store(x + j, 1.0f / (1.0f + exp_(-(load(x + j) + row))));
+    }
+    std::fill(x, x + from, 0.0f);
+    std::fill(x + to, x + wide, 0.0f);
+  }
+
+  static void soft(float* x, int64_t from, int64_t to) {
+    if (to <= from) return;
+    float most = *std::max_element(x + from, x + to);
+    vec total = vec{};
+    for (int64_t j = from / VL * VL; j < to; j += VL) {
+      vec e = exp_(load(x + j) - most);
+      store(x + j, e);
+    }
+    for (int64_t j = from / VL * VL; j < from; j++) x[j] = 0.0f;
+    for (int64_t j = to; j < round_up(to, VL); j++) x[j] = 0.0f;
+    for (int64_t j = from / VL * VL; j < to; j += VL) total += load(x + j);
+    float sum = 0.0f;
+    for (int i = 0; i < VL; i++) sum += total[i];
+    for (int64_t j = from / VL * VL; j < to; j += VL) store(x + j, load(x + j) / sum);
+  }
+
+  // ds in place of dp, from p in s.
+  void score_gradients(int64_t s0, int64_t s1) {
+    int64_t wide = round_up(std::min(s1, c.keys) - s0, VL);
+    for (int64_t t = t0; t < t1; t++) {
+      float *p = s.get() + (t - t0) * strip, *d = dp.get() + (t - t0) * strip;
+      float delta = 0.0f;
+      if (c.softmax) {
+        vec dot = vec{};
+        for (int64_t j = 0; j < wide; j += VL) dot += load(p + j) * load(d + j);
+        for (int i = 0; i < VL; i++) delta += dot[i];
+      }
+      vec sum = vec{};
+      for (int64_t j = 0; j < wide; j += VL) {
+        vec pj = load(p + j), ds = load(d + j);
+        ds = c.softmax ? pj * (ds - delta) : pj * (1.0f - pj) * ds;
+        store(d + j, ds);
+        sum += ds;
+      }
+      if (c.drow)
+        for (int i = 0; i < VL; i++) c.drow[(b * c.heads + h) * c.queries + t] += sum[i];
+    }
+  }
+
+  // Load the block's output gradient; rows without keys are zero.
+  void load_do() {
+    for (int64_t t = t0; t < t1; t++) {
+      float* to = d_o.get() + (t - t0) * z.dvp;
+      if (hi(t) > lo(t))
+        std::memcpy(to, c.do_.data + b * c.do_.b + h * c.do_.h + t * c.do_.t, c.dv * 4);
+      else
+        std::memset(to, 0, c.dv * 4);
+    }
+  }
+
+  // Everything one strip gives back; dk and dv are this task's sums over all keys.
+  void backward_strip(const Packed& kv, int64_t s0, int64_t s1, int64_t split, float* dk, float* dv) {
+    weights(kv, s0, s1);
+    for (int64_t s_at = s0; s_at < s1; s_at += KEYS)
+      gemm(num(), block_width(c, s_at), c.dv, d_o.get(), z.dvp, 1, kv.vt.get() + s_at * c.dv, KEYS,
+           dp.get() + (s_at - s0), strip, false);
+    score_gradients(s0, s1);
+    for (int64_t s_at = s0; s_at < s1; s_at += KEYS) {
+      int64_t count = std::min(KEYS, c.keys - s_at);
+      const float *p = s.get() + (s_at - s0), *ds = dp.get() + (s_at - s0);
+      gemm(num(), z.dp, count, ds, strip, 1, kv.k.get() + s_at * z.dp, z.dp, dq.get(), z.dp, true);
+      gemm(count, z.dvp, num(), p, 1, strip, d_o.get(), z.dvp, dv + s_at * z.dvp, z.dvp, true);
+      gemm(count, z.dp, num(), ds, 1, strip, q.get(), z.dp, dk + s_at * z.dp, z.dp, true);
+      if (c.r) backward_relative(ds, s_at, count, split);
+      if (c.dbias) backward_bias(ds, s_at, count, split);
+    }
+  }
+
+  void backward_bias(const float* ds, int64_t s_at, int64_t count, int64_t split) {
+    float* sums = c.dbias + ((split * c.batch + b) * c.heads + h) * z.offsets;
+    for (int64_t i = 0; i < num(); i++) {
+      float* to = sums + column(s_at, t0 + i);
+      int64_t j = 0;
+      for (; j + VL <= count; j += VL) store(to + j, load(to + j) + load(ds + i * strip + j));
+      for (; j < count; j++) to[j] += ds[i * strip + j];
+    }
+  }
+
+  void backward_relative(const float* ds, int64_t s_at, int64_t count, int64_t split) {
+    int64_t low = column(s_at, t1 - 1), wide = count + num() - 1, ldg = band_width();
+    std::memset(g.get(), 0, num() * ldg * 4);
+    for (int64_t i = 0; i < num(); i++)
+      std::memcpy(g.get() + i * ldg + (num() - 1 - i), ds + i * strip, count * 4);
+    float* dr = c.dr + (((split * c.batch + b) * c.heads + h) * z.offsets + low) * z.dp;
+    const float* r = c.r + (h * z.offsets + low) * z.dp;
+    gemm(num(), z.dp, wide, g.get(), ldg, 1, r, z.dp, dqv.get(), z.dp, true);
+    gemm(wide, z.dp, num(), g.get(), 1, ldg, qv.get(), z.dp, dr, z.dp, true);
+  }
+
+  // Copy this block's rows out of a padded buffer into (B, H, T, width).
+  void write(const float* from, int64_t padded, float* to, int64_t width) const {
+    for (int64_t t = t0; t < t1; t++)
+      std::memcpy(to + ((b * c.heads + h) * c.queries + t) * width, from + (t - t0) * padded, width * 4);
+  }
+};
+
+int64_t strip_width(const Call& c) { return c.softmax ? round_up(c.keys, KEYS) : KEYS; }
+
+std::vector<Packed> pack(const Call& c, const Shape& z, bool backward) {
+  int64_t items = c.batch * c.kv_heads;
+  std::vector<Packed> packed(items);
+#pragma omp parallel for schedule(dynamic) num_threads(c.threads)
+  for (int64_t i = 0; i < items; i++) {
+    int64_t b = i / c.kv_heads, hk = i % c.kv_heads;
+    Packed& p = packed[i];
+    pack_one(c, c.k, b, hk, c.d, z.dp, backward ? &p.k : nullptr, &p.kt);
+    pack_one(c, c.v, b, hk, c.dv, z.dvp, backward ? nullptr : &p.v, backward ? &p.vt : nullptr);
+  }
+  return packed;
+}
+
+// Backward of one key head over a share of the blocks of queries; sums into dk (S, Dp), dv (S, Dvp).
+void backward_task(const Call& c, Rows& rows, const Packed& kv, int64_t b, int64_t hk, int64_t split,
+                   float* dk, float* dv) {
+  const Shape& z = rows.z;
+  for (int64_t h = hk * z.group; h < (hk + 1) * z.group; h++)
+    for (int64_t qb = split; qb < z.q_blocks; qb += c.splits) {
+      bool some = rows.begin(b, h, qb);
+      std::memset(rows.dq.get(), 0, QUERIES * z.dp * 4);
+      std::memset(rows.dqv.get(), 0, QUERIES * z.dp * 4);
+      if (some) {
+        rows.load_do();
+        for (int64_t s0 = rows.strip_begin(); s0 < rows.last; s0 += rows.strip)
+          rows.backward_strip(kv, s0, rows.strip_end(s0), split, dk, dv);
+      }
+      rows.write(rows.dq.get(), z.dp, c.dq, c.d);
+      if (c.r) rows.write(rows.dqv.get(), z.dp, c.dqv, c.d);
+    }
+}
+
+// out (S, width) = the sum over splits of sums[split] (S, padded).
+void reduce(const Buffer* sums, int64_t splits, int64_t num, int64_t padded, float* out, int64_t width) {
+  for (int64_t s = 0; s < num; s++)
+    for (int64_t d = 0; d < width; d++) {
+      float x = 0.0f;
+      for (int64_t i = 0; i < splits; i++) x += sums[i][s * padded + d];
+      out[s * width + d] = x;
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+int64_t sigmoid_attention_vector_length() { return VL; }
+
+void sigmoid_attention_forward(const Call* call) {
+  const Call& c = *call;
+  const Shape z(c);
+  std::vector<Packed> packed = pack(c, z, false);
+  int64_t items = c.batch * c.heads * z.q_blocks;
+#pragma omp parallel num_threads(c.threads)
+  {
+    Rows rows(c, strip_width(c), false);
+    Buffer o = buffer(QUERIES * z.dvp);
+#pragma omp for schedule(dynamic)
+    for (int64_t i = 0; i < items; i++) {
+      int64_t b = i / (c.heads * z.q_blocks), h = i / z.q_blocks % c.heads;
+      bool some = rows.begin(b, h, i % z.q_blocks);
+      std::memset(o.get(), 0, QUERIES * z.dvp * 4);
+      const Packed& kv = packed[b * c.kv_heads + h / z.group];
+      for (int64_t s0 = rows.strip_begin(); some && s0 < rows.last; s0 += rows.strip) {
+        int64_t s1 = rows.strip_end(s0), count = std::min(s1, c.keys) - s0;
+        rows.weights(kv, s0, s1);
+        gemm(rows.num(), z.dvp, count, rows.s.get(), rows.strip, 1, kv.v.get() + s0 * z.dvp, z.dvp,
+             o.get(), z.dvp, true);
+      }
+      rows.write(o.get(), z.dvp, c.o, c.dv);
+    }
+  }
+}
+
+void sigmoid_attention_backward(const Call* call) {
+  const Call& c = *call;
+  const Shape z(c);
+  std::vector<Packed> packed = pack(c, z, true);
+  int64_t items = c.batch * c.kv_heads, tasks = items * c.splits;
+  std::vector<Buffer> dk(tasks), dv(tasks);
+#pragma omp parallel num_threads(c.threads)
+  {
+    Rows rows(c, strip_width(c), true);
+#pragma omp for schedule(dynamic)
+    for (int64_t i = 0; i < tasks; i++) {
+      int64_t item = i / c.splits;
+      dk[i] = zeros(c.keys * z.dp), dv[i] = zeros(c.keys * z.dvp);
+      backward_task(c, rows, packed[item], item / c.kv_heads, item % c.kv_heads, i % c.splits,
+                    dk[i].get(), dv[i].get());
+    }
+#pragma omp for schedule(dynamic)
+    for (int64_t i = 0; i < items; i++) {
+      reduce(&dk[i * c.splits], c.splits, c.keys, z.dp, c.dk + i * c.keys * c.d, c.d);
+      reduce(&dv[i * c.splits], c.splits, c.keys, z.dvp, c.dv_out + i * c.keys * c.dv, c.dv);
+    }
+  }
+}
+
+}  // extern "C"

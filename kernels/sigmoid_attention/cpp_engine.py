@@ -1,0 +1,200 @@
+"""A flat call handed to the C++ engine: float32 on the CPU, sigmoid or softmax."""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .cpp_build import library
+from .flat import Flat
+from .tiles import Sums
+
+MAPS = ("sigmoid", "softmax")
+# Rows of queries below which splitting one head between threads does not pay.
+SPLIT_ROWS = 384
+
+
+class _Strided(ctypes.Structure):
+    _fields_ = [("data", ctypes.c_void_p), *((x, ctypes.c_int64) for x in ("b", "h", "t"))]
+
+
+_POINTERS = ctypes.c_void_p
+_SIZES = "batch heads kv_heads queries keys d dv softmax threads splits"
+
+
+class _Call(ctypes.Structure):
+    """Field for field the struct Call of attention.cpp."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in _SIZES.split()),
+        *((name, _Strided) for name in ("q", "k", "v", "do")),
+        *((name, _POINTERS) for name in ("lo", "hi")),
+        ("run_stride", ctypes.c_int64),
+        ("row", _POINTERS),
+        *((name, ctypes.c_int64) for name in ("row_b", "row_h", "row_t")),
+        *((name, _POINTERS) for name in ("bias", "u", "vb", "r")),
+        ("scale", ctypes.c_double),
+        *((name, _POINTERS) for name in ("o", "dq", "dk", "dv_out", "dqv", "drow", "dbias", "dr")),
+    ]
+
+
+def available() -> bool:
+    """Whether the engine is built or can be; compiles it on first use."""
+    return library() is not None
+
+
+def refusal(weighting_map: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why the engine cannot serve, or None; does not compile anything."""
+    if weighting_map not in MAPS:
+        return f"it has {' and '.join(MAPS)}, not {weighting_map}"
+    if device.type != "cpu" or dtype != torch.float32:
+        return f"it has float32 on the cpu, not {dtype} on {device.type}"
+    return None
+
+
+class _Inputs:
+    """A call's struct and the tensors it points into, which must outlive it."""
+
+    def __init__(self, flat: Flat, splits: int) -> None:
+        self.held: list[Tensor] = []
+        batch, heads, num_queries, channels = flat.q.shape
+        kv_heads, num_keys = flat.k.shape[1:3]
+        self.call = call = _Call()
+        call.batch, call.heads, call.kv_heads = batch, heads, kv_heads
+        call.queries, call.keys, call.d, call.dv = num_queries, num_keys, channels, flat.v.shape[3]
+        call.softmax, call.threads, call.splits = (
+            flat.map == "softmax",
+            torch.get_num_threads(),
+            splits,
+        )
+        call.q, call.k, call.v = (self.strided(x) for x in (flat.q, flat.k, flat.v))
+        if flat.lo_bt is not None and flat.hi_bt is not None:
+            call.lo, call.hi = self.pointer(flat.lo_bt), self.pointer(flat.hi_bt)
+            call.run_stride = num_queries if flat.hi_bt.shape[0] > 1 else 0
+        row = row_term(flat)
+        if row is not None:
+            call.row = self.pointer(row)
+            call.row_b, call.row_h, call.row_t = (
+                row.stride(i) if row.shape[i] > 1 else 0 for i in range(3)
+            )
+        bias = offset_bias(flat)
+        if bias is not None:
+            length: int = _library().sigmoid_attention_vector_length()
+            call.bias = self.pointer(F.pad(bias, (length, length)))
+        if flat.u_hd is not None and flat.vb_hd is not None and flat.r_hpd is not None:
+            call.u, call.vb = self.pointer(flat.u_hd), self.pointer(flat.vb_hd)
+            call.r = self.pointer(_rows_of_r(flat))
+        call.scale = flat.scale
+
+    def strided(self, x: Tensor) -> _Strided:
+        x = x if x.stride(3) == 1 else x.contiguous()
+        self.held.append(x)
+        return _Strided(x.data_ptr(), *x.stride()[:3])
+
+    def pointer(self, x: Tensor) -> int:
+        x = x.contiguous()
+        self.held.append(x)
+        return x.data_ptr()
+
+
+def forward(flat: Flat) -> Tensor:
+    """o_bhtd of a flat call."""
+    inputs = _Inputs(flat, splits=1)
+    batch, heads, num_queries, _ = flat.q.shape
+    o = flat.q.new_empty(batch, heads, num_queries, flat.v.shape[3])
+    inputs.call.o = o.data_ptr()
+    _library().sigmoid_attention_forward(ctypes.byref(inputs.call))
+    return o
+
+
+def backward(flat: Flat, do: Tensor, row: bool, by_offset: bool) -> Sums:
+    """Gradient sums of a flat call, given that of its output; `row`, `by_offset`: wanted too."""
+    batch, heads, num_queries, channels = flat.q.shape
+    kv_heads, num_keys = flat.k.shape[1:3]
+    splits = _splits(batch * kv_heads, num_queries)
+    inputs = _Inputs(flat, splits)
+    call, new = inputs.call, flat.q.new_empty
+    call.do = inputs.strided(do)
+    num_offsets = num_queries + num_keys - 1
+    sums = Sums(
+        q=new(batch, heads, num_queries, channels),
+        k=new(batch, kv_heads, num_keys, channels),
+        v=new(batch, kv_heads, num_keys, flat.v.shape[3]),
+        row=flat.q.new_zeros(batch, heads, num_queries) if row else None,
+        by_offset=None,
+        qv=None,
+        r=None,
+    )
+    call.dq, call.dk, call.dv_out = sums.q.data_ptr(), sums.k.data_ptr(), sums.v.data_ptr()
+    if sums.row is not None:
+        call.drow = sums.row.data_ptr()
+    dbias = dr = None
+    if by_offset:
+        dbias = flat.q.new_zeros(splits, batch, heads, num_offsets)
+        call.dbias = dbias.data_ptr()
+    if flat.r_hpd is not None:
+        padded = _padded(channels)
+        dr = flat.q.new_zeros(splits, batch, heads, num_offsets, padded)
+        qv = new(batch, heads, num_queries, channels)
+        call.dr, call.dqv = dr.data_ptr(), qv.data_ptr()
+        sums.qv = qv.transpose(0, 1)
+    _library().sigmoid_attention_backward(ctypes.byref(call))
+    if dbias is not None:
+        sums.by_offset = dbias.sum((0, 1))
+    if dr is not None and flat.r_hpd is not None:
+        first = flat.delta - (num_queries - 1) + flat.zero
+        sums.r = torch.zeros_like(flat.r_hpd)
+        sums.r[:, first : first + num_offsets] = dr.sum((0, 1))[..., :channels]
+    return sums
+
+
+def row_term(flat: Flat) -> Tensor | None:
+    """(B or 1, H or 1, T or 1): what each score of a row gets; None for nothing."""
+    if flat.map == "softmax":
+        return None
+    term = flat.q.new_full((1, 1, 1), flat.shift)
+    if flat.row_shift_bt is not None:
+        term = term + flat.row_shift_bt[:, None]
+    if flat.bias_h is not None:
+        term = term + flat.bias_h[:, None]
+    return term
+
+
+def offset_bias(flat: Flat) -> Tensor | None:
+    """(H, T + S - 1): ALiBi or a table as one bias per offset, lowest offset first."""
+    if flat.slopes_h is None and flat.table_hp is None:
+        return None
+    lowest = flat.delta - (flat.q.shape[2] - 1)
+    offset_o = torch.arange(lowest, flat.delta + flat.k.shape[2], device=flat.q.device)
+    if flat.slopes_h is not None:
+        return -flat.slopes_h.float()[:, None] * offset_o.abs()
+    assert flat.table_hp is not None
+    return flat.table_hp.float()[:, (offset_o + flat.zero).clamp_(0, flat.table_hp.shape[1] - 1)]
+
+
+def _rows_of_r(flat: Flat) -> Tensor:
+    """The rows of r for the offsets of this call, channels padded to whole vectors."""
+    assert flat.r_hpd is not None
+    first = flat.delta - (flat.q.shape[2] - 1) + flat.zero
+    rows = flat.r_hpd[:, first : first + flat.q.shape[2] + flat.k.shape[2] - 1].float()
+    return F.pad(rows, (0, _padded(rows.shape[2]) - rows.shape[2]))
+
+
+def _splits(items: int, num_queries: int) -> int:
+    """Shares of one head's queries in the backward, each with sums of its own."""
+    threads = torch.get_num_threads()
+    return 1 if items >= threads else max(1, min(threads, num_queries // SPLIT_ROWS))
+
+
+def _padded(channels: int) -> int:
+    length: int = _library().sigmoid_attention_vector_length()
+    return -(-channels // length) * length
+
+
+def _library() -> ctypes.CDLL:
+    loaded = library()
+    assert loaded is not None, "the caller asks available() first"
+    return loaded

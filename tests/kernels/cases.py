@@ -1,0 +1,160 @@
+"""What the tests of every backend run: one seeded call, its output and all of its gradients."""
+
+from dataclasses import dataclass, field
+
+import torch
+from sigmoid_attention import Mask, PositionBias, Weighting, attend
+
+WEIGHTINGS = {
+    "softmax": Weighting.softmax,
+    "no_shift": lambda: Weighting.sigmoid(shift=None),
+    "constant": lambda: Weighting.sigmoid(shift=-1.5),
+    "visible": Weighting.sigmoid,
+    "per_head": Weighting.sigmoid,  # with a trainable bias_h
+    "sequence": lambda: Weighting.sigmoid(n="sequence"),
+    "number": lambda: Weighting.sigmoid(n=5),
+    "relu": Weighting.relu,
+    "polynomial": lambda: Weighting.polynomial(2),
+}
+POSITIONS = ("none", "alibi", "table", "relative")
+PACKED = "packed"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    batch: int = 3
+    heads: int = 4
+    kv_heads: int = 2
+    queries: int = 13
+    keys: int = 17
+    d: int = 8
+    dv: int = 6
+    dtype: torch.dtype = torch.float64
+    device: str = "cpu"
+
+
+@dataclass
+class Case:
+    """Inputs of one call; `leaves` are differentiated in this order."""
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    weighting: Weighting
+    position: PositionBias | None
+    mask: Mask | None
+    leaves: list[torch.Tensor] = field(default_factory=list)
+
+    def run(self, backend):
+        """[o, gradient of each leaf] for a fixed gradient of o."""
+        o = attend(
+            self.q,
+            self.k,
+            self.v,
+            weighting=self.weighting,
+            position=self.position,
+            mask=self.mask,
+            backend=backend,
+        )
+        g = torch.Generator().manual_seed(2)
+        do = torch.randn(o.shape, generator=g, dtype=torch.float64).to(o)
+        for x in self.leaves:
+            x.grad = None
+        o.backward(do)
+        return [o.detach(), *(x.grad for x in self.leaves)]
+
+
+def lens(sizes, of):
+    """Full, none, and part of the frames, over and over."""
+    parts = [of, 0, max(1, of * 2 // 5)]
+    return torch.tensor([parts[b % 3] for b in range(sizes.batch)], device=sizes.device)
+
+
+def make_mask(name, sizes):
+    key_lens, query_lens = lens(sizes, sizes.keys), lens(sizes, sizes.queries)
+    ends = [0, sizes.keys // 3, sizes.keys // 3, sizes.keys // 2 + 1, sizes.keys]
+    masks = {
+        "none": None,
+        "lens": Mask(key_lens=key_lens, query_lens=query_lens),
+        "causal": Mask(causal=True, q_start=4),
+        "window": Mask(window=(3, 2), key_lens=key_lens),
+        "ahead": Mask(window=(None, 1), query_lens=query_lens),
+        "chunk": Mask(chunk=(4, 1), k_start=2),
+        "chunk_causal": Mask(chunk=4, causal=True, key_lens=key_lens),
+        PACKED: Mask(cu_seqlens=torch.tensor(ends, dtype=torch.int32, device=sizes.device)),
+        "packed_window": Mask(
+            cu_seqlens=torch.tensor(ends, dtype=torch.int32, device=sizes.device), window=2
+        ),
+    }
+    return masks[name]
+
+
+MASKS = (
+    "none",
+    "lens",
+    "causal",
+    "window",
+    "ahead",
+    "chunk",
+    "chunk_causal",
+    PACKED,
+    "packed_window",
+)
+
+
+def make(weighting, position, mask, sizes=Sizes()):  # noqa: B008
+    """A case; the frames that lengths exclude are NaN."""
+    g = torch.Generator().manual_seed(1)
+
+    def leaf(*shape):
+        x = torch.randn(*shape, generator=g, dtype=torch.float64)
+        return x.to(sizes.device, sizes.dtype).requires_grad_()
+
+    batch, keys = sizes.batch, sizes.keys
+    if mask is not None and mask.startswith(PACKED):
+        sizes = Sizes(**{**sizes.__dict__, "batch": 1, "keys": sizes.queries})
+        batch, keys = 1, sizes.keys
+    chosen_mask = make_mask(mask, sizes)
+    q = leaf(batch, sizes.heads, sizes.queries, sizes.d)
+    k = leaf(batch, sizes.kv_heads, keys, sizes.d)
+    v = leaf(batch, sizes.kv_heads, keys, sizes.dv)
+    case = Case(q, k, v, WEIGHTINGS[weighting](), None, chosen_mask, [q, k, v])
+    if weighting == "per_head":
+        case.leaves.append(leaf(sizes.heads))
+        case.weighting = Weighting.sigmoid(bias_h=case.leaves[-1])
+    _add_position(case, position, leaf, sizes)
+    if chosen_mask is not None:
+        _poison(q, chosen_mask.query_lens)
+        _poison(k, chosen_mask.key_lens)
+        _poison(v, chosen_mask.key_lens)
+    return case
+
+
+def _add_position(case, position, leaf, sizes):
+    heads, d = sizes.heads, sizes.d
+    if position == "alibi":
+        slopes = leaf(heads)
+        case.position, case.leaves = PositionBias.alibi(slopes), [*case.leaves, slopes]
+    elif position == "table":
+        table = leaf(heads, 9)
+        case.position, case.leaves = PositionBias.table(table, zero=4), [*case.leaves, table]
+    elif position == "relative":
+        zero = sizes.queries + 5
+        new = [leaf(heads, d), leaf(heads, d), leaf(heads, zero + sizes.keys + 5, d)]
+        case.position, case.leaves = PositionBias.relative(*new, zero=zero), [*case.leaves, *new]
+
+
+def _poison(x, lens_b):
+    if lens_b is not None:
+        with torch.no_grad():
+            for b, length in enumerate(lens_b.tolist()):
+                x[b, :, length:] = float("nan")
+
+
+def assert_same(got, expected, rtol, atol):
+    """Each tensor within rtol of the largest expected value plus atol, and of the same dtype."""
+    for i, (a, b) in enumerate(zip(got, expected, strict=True)):
+        assert a.dtype == b.dtype
+        worst = (a - b).abs().max().item() if a.numel() else 0.0
+        bound = atol + rtol * (b.abs().max().item() if b.numel() else 0.0)
+        assert worst <= bound, f"result {i}: off by {worst:.3g}, allowed {bound:.3g}"

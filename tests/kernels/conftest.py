@@ -1,0 +1,12 @@
+"""One thread: problems here are tiny, and threads that wait for each other cost more than they do."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, scope="package")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -1,0 +1,86 @@
+"""Wrong calls say which argument, what it was and what is allowed."""
+
+import pytest
+import torch
+from sigmoid_attention import Mask, PositionBias, Weighting, attend, resolve
+
+X = torch.zeros(2, 4, 5, 8)
+SIGMOID = Weighting.sigmoid()
+
+
+def call(q=X, k=X, v=X, **how):
+    return attend(q, k, v, **{"weighting": SIGMOID, **how})
+
+
+def with_mask(**fields):
+    return lambda: call(mask=Mask(**fields))
+
+
+WRONG = {
+    "q_bhtd: got shape (4, 5, 8)": lambda: call(q=X[0]),
+    "q_bhtd: got dtype torch.int64": lambda: call(q=X.long()),
+    "k_bhsd: got dtype torch.float64": lambda: call(k=X.double()),
+    "v_bhsd: got device meta": lambda: call(v=X.to("meta")),
+    "v_bhsd: got batch size 1": lambda: call(v=X[:1]),
+    "k_bhsd: got 7 channels": lambda: call(k=X[..., :7]),
+    "v_bhsd: got (heads, frames) (4, 4)": lambda: call(v=X[:, :, :4]),
+    "k_bhsd: got 3 heads": lambda: call(k=X[:, :3], v=X[:, :3]),
+    "Weighting.map: got 'tanh'": lambda: Weighting("tanh"),
+    "Weighting.shift: got 'log n'": lambda: Weighting.sigmoid(shift="log n"),
+    "Weighting.shift: got inf": lambda: Weighting.sigmoid(shift=float("inf")),
+    "Weighting.shift: got a shift": lambda: Weighting("softmax", shift=1.0),
+    "Weighting.n: got 'batch'": lambda: Weighting.sigmoid(n="batch"),
+    "Weighting.n: got 0": lambda: Weighting.sigmoid(n=0),
+    "Weighting.n: got shape (3,)": lambda: call(weighting=Weighting.sigmoid(n=torch.ones(3))),
+    "Weighting.bias_h: got 3 heads": lambda: call(
+        weighting=Weighting.sigmoid(bias_h=torch.zeros(3))
+    ),
+    "Weighting.bias_h: got shape (1, 4)": lambda: Weighting.sigmoid(bias_h=torch.zeros(1, 4)),
+    "Weighting.power: got 0": lambda: Weighting.polynomial(0),
+    "Weighting.precision: got 'half'": lambda: Weighting.sigmoid(precision="half"),
+    "PositionBias.slopes_h: got 2 heads": lambda: call(position=PositionBias.alibi(torch.ones(2))),
+    "PositionBias.slopes_h: got shape (1, 4)": lambda: PositionBias.alibi(torch.ones(1, 4)),
+    "PositionBias.symmetric: got False": lambda: call(
+        position=PositionBias.alibi(torch.ones(4), symmetric=False)
+    ),
+    "PositionBias.zero: got 9": lambda: PositionBias.table(torch.zeros(4, 9), 9),
+    "PositionBias.table_hp: got shape (9,)": lambda: PositionBias.table(torch.zeros(9), 4),
+    "PositionBias.r_hpd: got rows for offsets -4 to 3": lambda: call(
+        position=PositionBias.relative(X[0, :, 0], X[0, :, 0], torch.zeros(4, 8, 8), 4)
+    ),
+    "PositionBias.r_hpd: got shape (4, 9, 7)": lambda: PositionBias.relative(
+        X[0, :, 0], X[0, :, 0], torch.zeros(4, 9, 7), 4
+    ),
+    "PositionBias.u_hd, v_hd: got shapes": lambda: PositionBias.relative(
+        X[0, :, 0], X[0, :2, 0], torch.zeros(4, 9, 8), 4
+    ),
+    "Mask.key_lens: got [6, 2], allowed: 0 to 5": with_mask(key_lens=torch.tensor([6, 2])),
+    "Mask.query_lens: got [-1, 2]": with_mask(query_lens=torch.tensor([-1, 2])),
+    "Mask.key_lens: got shape (3,)": with_mask(key_lens=torch.tensor([1, 2, 3])),
+    "Mask.key_lens: got dtype torch.float32": with_mask(key_lens=torch.ones(2)),
+    "Mask.key_lens: got device meta": with_mask(key_lens=torch.ones(2, device="meta").long()),
+    "Mask.window: got (-1, 2)": with_mask(window=(-1, 2)),
+    "Mask.chunk: got 0": with_mask(chunk=0),
+    "Mask.chunk: got (4, -1)": with_mask(chunk=(4, -1)),
+    "Mask.q_start: got -1": with_mask(q_start=-1),
+    "Mask.cu_seqlens: got q (2, 4, 5, 8)": with_mask(cu_seqlens=torch.tensor([0, 5])),
+    "Mask.cu_seqlens: got [0, 4], allowed: rising from 0 to 5": lambda: call(
+        X[:1], X[:1], X[:1], mask=Mask(cu_seqlens=torch.tensor([0, 4]))
+    ),
+    "Mask.cu_seqlens: got it beside": lambda: Mask(cu_seqlens=torch.zeros(2), q_start=1),
+    "backend: got 'cuda'": lambda: call(backend="cuda"),
+    "backend: got 'sdpa', which cannot serve": lambda: call(backend="sdpa"),
+    "position: got 'rope'": lambda: resolve(SIGMOID, "rope"),
+    "mask_kind: got 'lens'": lambda: resolve(SIGMOID, None, "lens"),
+    "dtype: got torch.int8": lambda: resolve(SIGMOID, dtype=torch.int8),
+    "position: got kind None, allowed: 'alibi'": lambda: resolve(SIGMOID, "alibi")(X, X, X),
+    "mask: got causal, allowed: none": lambda: resolve(SIGMOID)(X, X, X, mask=Mask(causal=True)),
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_wrong_call(message):
+    with pytest.raises(ValueError) as error:
+        WRONG[message]()
+    assert str(error.value).startswith(message)
+    assert "allowed: " in str(error.value) or "cannot serve: " in str(error.value)
