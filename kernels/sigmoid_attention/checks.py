@@ -24,7 +24,7 @@ def check_call(
 
     Lengths are read from memory only on the CPU, or a GPU would have to wait for them.
     """
-    _check_tensors(q_bhtd, k_bhsd, v_bhsd)
+    check_tensors(q_bhtd, k_bhsd, v_bhsd)
     num_heads = q_bhtd.shape[1]
     if weighting.bias_h is not None:
         _check_heads("Weighting.bias_h", weighting.bias_h, num_heads, q_bhtd)
@@ -35,7 +35,8 @@ def check_call(
     _check_mask(q_bhtd, k_bhsd, mask)
 
 
-def _check_tensors(q_bhtd: Tensor, k_bhsd: Tensor, v_bhsd: Tensor) -> None:
+def check_tensors(q_bhtd: Tensor, k_bhsd: Tensor, v_bhsd: Tensor) -> None:
+    """Raise ValueError where q, k and v do not fit together."""
     for name, x in (("q_bhtd", q_bhtd), ("k_bhsd", k_bhsd), ("v_bhsd", v_bhsd)):
         if x.dim() != 4:
             raise ValueError(f"{name}: got shape {tuple(x.shape)}, allowed: 4 axes (B, H, T, D)")

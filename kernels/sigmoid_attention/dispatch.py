@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import cpp_engine as cpp
 from . import ops, reference, sdpa
-from .checks import DTYPES, check_call
+from .checks import DTYPES, check_call, check_tensors
 from .flat import flatten
 from .spec import NO_MASK, POSITIONS, Mask, PositionBias, Weighting, check_mask_kind
 
@@ -172,5 +172,6 @@ def attend(
     Frames nobody sees may hold anything, and padding changes no result.
     Raises ValueError naming the argument, its value and what is allowed.
     """
+    check_tensors(q_bhtd, k_bhsd, v_bhsd)
     chosen = resolve(weighting, position, mask, q_bhtd.device, q_bhtd.dtype, backend)
     return chosen(q_bhtd, k_bhsd, v_bhsd, position=position, mask=mask, scale=scale)

@@ -102,7 +102,7 @@ MASKS = (
 )
 
 
-def make(weighting, position, mask, sizes=Sizes()):  # noqa: B008
+def make(weighting, position, mask, sizes=Sizes()):
     """A case; the frames that lengths exclude are NaN."""
     g = torch.Generator().manual_seed(1)
 

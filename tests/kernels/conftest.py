@@ -1,4 +1,4 @@
-"""One thread: problems here are tiny, and threads that wait for each other cost more than they do."""
+"""One thread: problems here are tiny, and threads waiting for each other cost more."""
 
 import pytest
 import torch

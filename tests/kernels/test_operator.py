@@ -100,6 +100,7 @@ class Layer(nn.Module):
     ],
 )
 def test_compile_has_no_graph_break(weighting, position, backend):
+    torch._dynamo.reset()
     torch.manual_seed(0)
     layer = Layer(getattr(Weighting, weighting)(), position, backend)
     x, lens_b = torch.randn(2, 20, 16), torch.tensor([20, 13])
