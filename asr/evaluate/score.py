@@ -11,13 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from asr.errors import InputError
-from asr.evaluate.decoded import (
-    Decoding,
-    Utterance,
-    read_decoding,
-    read_utterances,
-    write_atomically,
-)
+from asr.evaluate.decoded import Decoding, Utterance, read_decoding, read_utterances
+from asr.evaluate.files import write_atomically
 from asr.evaluate.trn import trn_ids, trn_text
 from asr.wer import Edit, ErrorCounts, Op, align, count_errors
 

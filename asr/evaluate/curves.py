@@ -1,0 +1,127 @@
+"""Training curves of several experiments in one picture."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from asr.errors import InputError
+from asr.evaluate.files import make_folder, parse_object, read_text, write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# The palette of Okabe and Ito, told apart by colour-blind readers too.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What ``log.jsonl`` says of a run: (step, value) pairs in order."""
+
+    name: str
+    train_loss: list[tuple[int, float]]
+    valid_loss: list[tuple[int, float]]
+    valid_wer: list[tuple[int, float]]
+
+
+def plot_curves(folders: Sequence[Path], out_png: Path) -> None:
+    """Draw training loss, dev loss and dev WER over the steps of each experiment.
+
+    Raises:
+        InputError: matplotlib is not installed, no ``log.jsonl`` in a folder, a line of it that is
+            not a record, or a place that cannot be written to.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise InputError("curves need matplotlib: pip install 'sigmoid-asr[plot]'") from None
+    runs = [read_curves(folder) for folder in folders]
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    loss_axes, wer_axes = figure.subplots(1, 2)
+    for number, run in enumerate(runs):
+        colour = _COLOURS[number % len(_COLOURS)]
+        _draw(loss_axes, run.train_loss, colour, f"{run.name}, training", "-", alpha=0.55)
+        _draw(loss_axes, run.valid_loss, colour, f"{run.name}, dev", "--o")
+        percents = [(step, 100 * wer) for step, wer in run.valid_wer]
+        _draw(wer_axes, percents, colour, run.name, "-o")
+    _label(loss_axes, "loss")
+    _label(wer_axes, "dev WER, %")
+    if not any(run.valid_wer for run in runs):
+        wer_axes.text(0.5, 0.5, "not validated yet", ha="center", transform=wer_axes.transAxes)
+    make_folder(out_png.parent)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    write_atomically(out_png, picture.getvalue())
+
+
+def read_curves(folder: Path) -> Curves:
+    """The curves of EXP/log.jsonl; points that are not finite are left out.
+
+    Raises:
+        InputError: it cannot be read, or a line is not a record.
+    """
+    path = folder / "log.jsonl"
+    lines = read_text(path).split("\n")
+    # A run that was killed may have left its last line unfinished.
+    records = [_record(line, f"{path}, line {k}") for k, line in enumerate(lines[:-1], 1) if line]
+    return Curves(
+        name=folder.resolve().name,
+        train_loss=_series(records, "train", "loss"),
+        valid_loss=_series(records, "valid", "loss"),
+        valid_wer=_series(records, "valid", "wer"),
+    )
+
+
+def _record(line: str, where: str) -> dict[str, Any]:
+    record = parse_object(line, where)
+    if not isinstance(record.get("step"), int):
+        raise InputError(f"{where}: not a record with a step")
+    return record
+
+
+def _series(records: Sequence[dict[str, Any]], kind: str, key: str) -> list[tuple[int, float]]:
+    return [
+        (record["step"], float(record[key]))
+        for record in records
+        if record.get("kind") == kind
+        and isinstance(record.get(key), (int, float))
+        and math.isfinite(record[key])
+    ]
+
+
+def _draw(
+    axes: Axes,
+    points: Sequence[tuple[int, float]],
+    colour: str,
+    label: str,
+    style: str,
+    alpha: float = 1.0,
+) -> None:
+    if points:
+        steps, values = zip(*points, strict=True)
+        axes.plot(
+            steps,
+            values,
+            style,
+            color=colour,
+            label=label,
+            alpha=alpha,
+            markersize=3,
+            linewidth=1.4,
+        )
+
+
+def _label(axes: Axes, quantity: str) -> None:
+    axes.set_xlabel("step")
+    axes.set_ylabel(quantity)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.25)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=9)

@@ -1,0 +1,114 @@
+"""What an experiment folder holds: ``run.json`` and every decoded set under ``decode/``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from asr.errors import InputError
+from asr.evaluate.decoded import Decoding, Utterance, read_decoding, read_utterances
+from asr.evaluate.files import field, read_json_object, required
+from asr.evaluate.score import utterance_counts
+from asr.wer import ErrorCounts
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a model came about; what an older ``run.json`` does not say is None."""
+
+    name: str
+    weighting: str | None
+    position: str | None
+    encoder: str | None
+    num_params: int | None
+    attention_backend: str | None
+    normaliser: str | None
+    commit: str | None
+    dirty: bool | None
+    seed: int | None
+    command: str | None
+    train_audio_s_per_s: float | None
+
+
+@dataclass(frozen=True)
+class ScoredSet:
+    """A decoded set with the error counts of each of its utterances."""
+
+    decoding: Decoding
+    utterances: list[Utterance]
+    counts: list[ErrorCounts]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Attributes:
+    sets: by the name of their folder under ``decode/``, in sorted order.
+    left_out: why a folder under ``decode/`` is not among them.
+    """
+
+    folder: Path
+    run: Run
+    sets: dict[str, ScoredSet]
+    left_out: list[str]
+
+
+def read_experiment(folder: Path) -> Experiment:
+    """Everything that is compared.
+
+    Raises:
+        InputError: no such folder, no ``run.json``, a file that is malformed, or a ``score.json``
+            that belongs to other hypotheses.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    run = _read_run(folder)
+    sets: dict[str, ScoredSet] = {}
+    left_out = []
+    decoded = folder / "decode"
+    for path in sorted(decoded.iterdir()) if decoded.is_dir() else []:
+        if not path.is_dir():
+            continue
+        if (path / "score.json").is_file():
+            sets[path.name] = _read_scored_set(path)
+        else:
+            left_out.append(f"{run.name}: {path} is not scored (asr score {path}), left out")
+    if not sets:
+        left_out.append(f"{run.name}: no scored set under {decoded}")
+    return Experiment(folder, run, sets, left_out)
+
+
+def _read_run(folder: Path) -> Run:
+    path = folder / "run.json"
+    if not path.is_file():
+        raise InputError(f"{folder}: no run.json in it, so not an experiment folder of `asr train`")
+    content, where = read_json_object(path), str(path)
+    return Run(
+        name=field(content, "name", str, where) or folder.resolve().name,
+        weighting=field(content, "weighting", str, where),
+        position=field(content, "position", str, where),
+        encoder=field(content, "encoder", str, where),
+        num_params=field(content, "num_params", int, where),
+        attention_backend=field(content, "attention_backend", str, where),
+        normaliser=field(content, "normaliser", str, where),
+        commit=field(content, "commit", str, where),
+        dirty=field(content, "dirty", bool, where),
+        seed=field(content, "seed", int, where),
+        command=field(content, "command", str, where),
+        train_audio_s_per_s=field(content, "train_audio_s_per_s", float, where),
+    )
+
+
+def _read_scored_set(folder: Path) -> ScoredSet:
+    utterances = read_utterances(folder)
+    counts = utterance_counts(utterances)
+    path = folder / "score.json"
+    content = read_json_object(path)
+    total = sum(counts, ErrorCounts())
+    recorded = tuple(
+        required(content, key, int, str(path))
+        for key in ("reference_words", "substitutions", "deletions", "insertions")
+    )
+    counted = (total.reference_words, total.substitutions, total.deletions, total.insertions)
+    if recorded != counted:
+        raise InputError(f"{path}: not of the hypotheses beside it; run `asr score {folder}` again")
+    return ScoredSet(read_decoding(folder), utterances, counts)

@@ -1,0 +1,110 @@
+"""Reading and writing small files of results, with errors that a user can act on."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from asr.errors import InputError
+
+_KIND_NAMES = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    dict: "an object",
+}
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """A file that holds one JSON object.
+
+    Raises:
+        InputError: it cannot be read, is not JSON or not an object.
+    """
+    return parse_object(read_text(path), str(path))
+
+
+def required(content: dict[str, Any], key: str, kind: type, where: str) -> Any:
+    """``content[key]``, or InputError where it is missing or not a ``kind``."""
+    value = field(content, key, kind, where)
+    if value is None:
+        raise InputError(f"{where}: no {key!r}")
+    return value
+
+
+def field(content: dict[str, Any], key: str, kind: type, where: str) -> Any:
+    """``content.get(key)``, or InputError where it is not a ``kind`` (float takes int)."""
+    value = content.get(key)
+    if value is None:
+        return None
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise InputError(f"{where}: {key!r} is {value!r}, expected {_KIND_NAMES[kind]}")
+    if isinstance(value, str) and not _encodable(value):
+        raise InputError(f"{where}: {key!r} is {value!r}, which is half a character (a surrogate)")
+    return value
+
+
+def _encodable(text: str) -> bool:
+    return not any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def parse_object(text: str, where: str) -> dict[str, Any]:
+    """A text that is one JSON object, or InputError."""
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: not JSON: {error.msg} (column {error.colno})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{where}: expected an object {{…}}, found {type(content).__name__}")
+    return content
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file, or InputError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8 text") from None
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, where they are missing, or InputError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot make this folder: {error.strerror}") from None
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file (text as UTF-8) that is there whole or not at all.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+        # mkstemp makes files for the owner's eyes only; results are read by others.
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot write: {error.strerror}") from None
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

@@ -1,0 +1,212 @@
+"""A comparison as a table for the terminal, as Markdown and as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from asr.evaluate.comparison import Comparison, Difference, Row, SetResult
+from asr.evaluate.files import make_folder, write_atomically
+from asr.evaluate.score import percent
+from asr.evaluate.statistics import Interval
+
+_NONE = "-"
+# Columns of text; all others hold numbers and are aligned to the right.
+_TEXT_COLUMNS = frozenset(
+    {"system", "weighting", "position", "encoder", "set", "commit", "against"}
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Table:
+    header: list[str]
+    rows: list[list[str]]
+
+
+def format_terminal(comparison: Comparison) -> str:
+    """The tables as plain text in columns, then the notes."""
+    parts = [_caption(comparison), _as_columns(_systems(comparison, repeat=False))]
+    if comparison.differences:
+        parts += [_difference_caption(comparison), _as_columns(_differences(comparison))]
+    parts.append("\n".join([*_legend(comparison), *comparison.notes]))
+    return "\n\n".join(parts)
+
+
+def format_markdown(comparison: Comparison) -> str:
+    """The tables as Markdown, every cell filled."""
+    parts = [_caption(comparison), _as_markdown(_systems(comparison, repeat=True))]
+    if comparison.differences:
+        parts += [_difference_caption(comparison), _as_markdown(_differences(comparison))]
+    parts.append("\n".join(f"- {note}" for note in [*comparison.notes, *_legend(comparison)]))
+    commands = [row for row in comparison.rows if row.run.command]
+    if commands:
+        parts.append("\n".join(f"- {row.name}: `{row.run.command}`" for row in commands))
+    return "\n\n".join(parts) + "\n"
+
+
+def comparison_as_json(comparison: Comparison) -> dict[str, Any]:
+    """Everything at full precision; rates are fractions."""
+    content = dataclasses.asdict(comparison)
+    for row, row_content in zip(comparison.rows, content["rows"], strict=True):
+        for name, result in row.sets.items():
+            row_content["sets"][name]["counts"]["errors"] = result.counts.errors
+    return content
+
+
+def write_comparison(comparison: Comparison, out: Path) -> None:
+    """Write ``compare.md`` and ``compare.json`` into a folder, which is made where it is missing.
+
+    Raises:
+        InputError: the folder cannot be made or written to.
+    """
+    make_folder(out)
+    write_atomically(out / "compare.md", format_markdown(comparison))
+    content = json.dumps(comparison_as_json(comparison), indent=2, allow_nan=False)
+    write_atomically(out / "compare.json", content + "\n")
+
+
+def _systems(comparison: Comparison, repeat: bool) -> _Table:
+    """One line per system and set; the set is a column only where there are several."""
+    set_names = comparison.set_names
+    interval = f"WER % [{100 * comparison.level:g} %]"
+    several = ["set"] if len(set_names) > 1 else []
+    header = ["system", "weighting", "position", "encoder", "params", *several, interval, "S/D/I"]
+    header += ["RTF", "train", "commit", "seed"]
+    rows = []
+    for row in comparison.rows:
+        before, after = _run_cells(row)
+        for number, (set_name, result) in enumerate(row.sets.items() or [(_NONE, None)]):
+            if number and not repeat:
+                before, after = [""] * len(before), [""] * len(after)
+            rows.append([*before, *([set_name] if several else []), *_set_cells(result), *after])
+    return _Table(header, rows)
+
+
+def _run_cells(row: Row) -> tuple[list[str], list[str]]:
+    """Cells left and right of the test set's."""
+    run = row.run
+    commit = _NONE if run.commit is None else run.commit[:7] + ("+" if run.dirty else "")
+    before = [row.name, run.weighting or _NONE, run.position or _NONE, run.encoder or _NONE]
+    before.append(_NONE if run.num_params is None else _short_count(run.num_params))
+    after = [
+        _NONE if run.train_audio_s_per_s is None else f"{run.train_audio_s_per_s:.4g}",
+        commit,
+        _NONE if run.seed is None else str(run.seed),
+    ]
+    return before, after
+
+
+def _set_cells(result: SetResult | None) -> list[str]:
+    if result is None:
+        return [_NONE, _NONE, _NONE]
+    counts = result.counts
+    wer = _NONE if result.wer is None else percent(result.wer)
+    return [
+        f"{wer} {_interval(result.interval)}".rstrip(),
+        f"{counts.substitutions}/{counts.deletions}/{counts.insertions}",
+        _NONE if result.rtf is None else f"{result.rtf:.4f}",
+    ]
+
+
+def _differences(comparison: Comparison) -> _Table:
+    header = ["system", "set", "difference", f"[{100 * comparison.level:g} %]", "p", "better in"]
+    return _Table(header, [_difference_cells(one) for one in comparison.differences])
+
+
+def _difference_cells(one: Difference) -> list[str]:
+    better = _NONE if one.better_share is None else f"{100 * one.better_share:.1f} %"
+    difference = f"{100 * one.difference:+.2f}"
+    return [one.name, one.set_name, difference, _interval(one.interval), _p(one.p_value), better]
+
+
+def _caption(comparison: Comparison) -> str:
+    """Which sets, how large, how normalised and how decoded."""
+    lines = []
+    for set_name in comparison.set_names:
+        results = [row.sets[set_name] for row in comparison.rows if set_name in row.sets]
+        first = results[0]
+        normalisers = sorted({result.normaliser for result in results})
+        searches = sorted({_search(result) for result in results})
+        lines.append(
+            f"{set_name}: {first.num_utterances} utterances, {first.num_speakers} speakers, "
+            f"{first.counts.reference_words} words; normaliser {' / '.join(normalisers)}; "
+            f"search {' / '.join(searches)}"
+        )
+    return "\n".join(lines) or "Nothing decoded yet."
+
+
+def _search(result: SetResult) -> str:
+    name = result.search or _NONE
+    return name if result.beam is None else f"{name} {result.beam}"
+
+
+def _difference_caption(comparison: Comparison) -> str:
+    baseline = comparison.differences[0].baseline
+    return f"WER minus that of {baseline}, in points, on the same utterances:"
+
+
+def _legend(comparison: Comparison) -> list[str]:
+    """What the columns mean, where there is something to explain."""
+    units = {(name, result.unit) for row in comparison.rows for name, result in row.sets.items()}
+    lines = []
+    if units:
+        resampled = ", ".join(f"{unit}s of {name}" for name, unit in sorted(units))
+        lines.append(
+            f"[{100 * comparison.level:g} %]: percentile bootstrap interval, "
+            f"{comparison.num_resamples} resamples of {resampled} (seed {comparison.seed})."
+        )
+        lines.append(
+            "S/D/I: substituted, deleted, inserted words. RTF: decoding time over audio time."
+        )
+    lines.append("train: seconds of audio per second of training. commit +: with local changes.")
+    if comparison.differences:
+        lines.append("better in: share of the resamples in which the system had fewer errors.")
+    if len(comparison.differences) > 1:
+        lines.append("Each p is of its own comparison, not corrected for their number.")
+    return lines
+
+
+def _interval(interval: Interval | None, scale: float = 100.0) -> str:
+    if interval is None:
+        return ""
+    return f"[{scale * interval.low:.2f}, {scale * interval.high:.2f}]"
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return _NONE
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _short_count(number: int) -> str:
+    """18.3M, 950k, 12"""
+    if number >= 999_500:
+        return f"{number / 1e6:.1f}M"
+    return f"{number / 1e3:.0f}k" if number >= 1000 else str(number)
+
+
+def _as_columns(table: _Table) -> str:
+    widths = [
+        max(len(row[k]) for row in [table.header, *table.rows]) for k in range(len(table.header))
+    ]
+    lines = []
+    for cells in [table.header, *table.rows]:
+        padded = [
+            cell.ljust(width) if name in _TEXT_COLUMNS else cell.rjust(width)
+            for name, cell, width in zip(table.header, cells, widths, strict=True)
+        ]
+        lines.append("  ".join(padded).rstrip())
+    lines.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
+    return "\n".join(lines)
+
+
+def _as_markdown(table: _Table) -> str:
+    ruler = ["---" if name in _TEXT_COLUMNS else "---:" for name in table.header]
+    return "\n".join(_markdown_line(cells) for cells in [table.header, ruler, *table.rows])
+
+
+def _markdown_line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

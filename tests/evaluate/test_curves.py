@@ -1,0 +1,81 @@
+"""Training curves: what is read from the log, and a picture that shows it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asr.errors import InputError
+from asr.evaluate.curves import plot_curves, read_curves
+
+LOG = [
+    {"kind": "train", "step": 10, "epoch": 0, "loss": 5.0, "lr": 1e-4},
+    {"kind": "skipped", "step": 11, "loss": "nan", "utterances": ["u1"]},
+    {"kind": "train", "step": 20, "epoch": 0, "loss": float("nan")},
+    {"kind": "train", "step": 30, "epoch": 0, "loss": 2.0},
+    {"kind": "valid", "step": 30, "epoch": 1, "loss": 3.0, "wer": 0.5},
+]
+
+
+def made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def write_log(exp: Path) -> None:
+    text = "".join(json.dumps(record) + "\n" for record in LOG)
+    (exp / "log.jsonl").write_text(text + '{"kind": "tra')
+
+
+def test_curves_are_read(tmp_path: Path) -> None:
+    exp = made(tmp_path / "a")
+    write_log(exp)
+    curves = read_curves(exp)
+    assert curves.name == "a"
+    assert curves.train_loss == [(10, 5.0), (30, 2.0)]
+    assert curves.valid_loss == [(30, 3.0)]
+    assert curves.valid_wer == [(30, 0.5)]
+
+
+def test_picture_of_the_curves(tmp_path: Path) -> None:
+    image = pytest.importorskip("matplotlib.image")
+    folders = [made(tmp_path / name) for name in ("a", "b")]
+    for folder in folders:
+        write_log(folder)
+    out = tmp_path / "new" / "curves.png"
+    plot_curves(folders, out)
+    pixels = image.imread(out)
+    height, width, _ = pixels.shape
+    assert width > 1000
+    assert height > 400
+    # Both systems' colours are drawn in both halves.
+    for colour in ((0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)):
+        found = np.abs(pixels[..., :3] * 255 - colour).max(axis=-1) < 3
+        assert found[:, : width // 2].any()
+        assert found[:, width // 2 :].any()
+    assert [path.name for path in out.parent.iterdir()] == ["curves.png"]
+
+
+def test_curves_of_a_run_that_has_just_begun(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    exp = made(tmp_path / "a")
+    (exp / "log.jsonl").write_text("")
+    plot_curves([exp], tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
+def test_curves_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exp = made(tmp_path / "a")
+    with pytest.raises(InputError, match=r"log\.jsonl: cannot read"):
+        read_curves(exp)
+    (exp / "log.jsonl").write_text("{}\n")
+    with pytest.raises(InputError, match="line 1: not a record with a step"):
+        read_curves(exp)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(InputError, match=r"pip install 'sigmoid-asr\[plot\]'"):
+        plot_curves([exp], tmp_path / "curves.png")
+    assert not (tmp_path / "curves.png").exists()
