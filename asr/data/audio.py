@@ -21,8 +21,8 @@ from asr.errors import InputError
 
 # Files that only PyAV can open: the hint to install it is given for these.
 MEDIA_EXTENSIONS = frozenset(
-    (".m4a", ".m4b", ".mp4", ".m4v", ".aac", ".webm", ".mkv", ".mka", ".mov", ".avi", ".wma")
-    + (".wmv", ".flv", ".3gp", ".amr", ".ac3")
+    {".m4a", ".m4b", ".mp4", ".m4v", ".aac", ".webm", ".mkv", ".mka", ".mov", ".avi", ".wma"}
+    | {".wmv", ".flv", ".3gp", ".amr", ".ac3"}
 )
 
 # The length in an MP3 header counts encoder delay and padding, at most some four frames of 1152.
@@ -121,7 +121,9 @@ def decode(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
 def check_finite(samples: np.ndarray, where: object) -> None:
     """Raise AudioError where ``samples`` holds NaN or infinity."""
     # The sum is NaN or infinite if any sample is, and costs a fraction of isfinite().
-    if not np.isfinite(np.sum(samples, dtype=np.float64)):
+    with np.errstate(invalid="ignore"):
+        total = np.sum(samples, dtype=np.float64)
+    if not np.isfinite(total):
         raise AudioError(f"{where}: NaN or infinite samples", "NaN or infinite samples")
 
 
@@ -191,7 +193,14 @@ def _check_ogg_tail(file: BinaryIO, path: Path) -> None:
     file.seek(max(0, num_bytes - _OGG_MAX_PAGE_BYTES))
     tail = file.read()
     start = tail.rfind(b"OggS")
-    if start < 0 or len(tail) < start + 27 or not tail[start + 5] & 0x04:
+    header = tail[start : start + 27] if start >= 0 else b""
+    complete = len(header) == 27 and bool(header[5] & 0x04)
+    if complete:
+        segments = tail[start + 27 : start + 27 + header[26]]
+        complete = len(segments) == header[26] and len(tail) >= start + 27 + len(segments) + sum(
+            segments
+        )
+    if not complete:
         raise AudioError(f"{path}: truncated: the Ogg stream has no last page", "truncated audio")
 
 

@@ -258,7 +258,8 @@ def read_cuts(path: str | os.PathLike[str]) -> CutSet:
     if not path.is_file():
         raise InputError(f"{path}: no such manifest")
     try:
-        cuts = CutSet.from_file(path).to_eager()
+        loaded = CutSet.from_file(path)  # None for a file without a line
+        cuts = CutSet() if loaded is None else loaded.to_eager()
     except OSError as error:
         raise InputError(f"{path}: cannot be read as a manifest: {_one_line(error)}") from None
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError, EOFError) as error:

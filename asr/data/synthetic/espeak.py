@@ -13,7 +13,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,12 +130,15 @@ class Espeak:
         samples = np.frombuffer(b"".join(self._blocks), dtype=np.int16)
         return Speech(samples, self._sample_rate, _align(text, self._words, self._sample_rate))
 
-    def phonemes(self, text: str, accent: str) -> str:
-        """What espeak makes of ``text``, in its own ASCII notation: equal strings sound alike."""
-        content = ctypes.c_char_p(text.encode())
+    def phonemes(self, words: Iterable[str], accent: str) -> list[str]:
+        """What espeak makes of each word, in its own ASCII notation: equal strings sound alike."""
         with self._fresh_library(accent, seed=1) as library:
-            found = library.espeak_TextToPhonemes(ctypes.byref(content), _CHARS_UTF8, 0)
-            return found.decode().strip()
+            found = []
+            for word in words:
+                content = ctypes.c_char_p(word.encode())
+                spoken = library.espeak_TextToPhonemes(ctypes.byref(content), _CHARS_UTF8, 0)
+                found.append(spoken.decode().strip())
+            return found
 
     @contextmanager
     def _fresh_library(self, voice: str, seed: int) -> Iterator[ctypes.CDLL]:
