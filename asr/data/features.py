@@ -19,6 +19,10 @@ from asr.errors import InputError
 PREEMPHASIS = 0.97
 # Kaldi floors mel energies at the float32 epsilon before the logarithm.
 LOG_FLOOR = torch.finfo(torch.float32).eps
+# Frames computed at once: an hour of speech needs no gigabytes of intermediate results, and small
+# ones, near a core's cache, are up to twice as fast on a CPU.
+FRAMES_AT_ONCE_CPU = 1 << 12
+FRAMES_AT_ONCE = 1 << 18
 # A mel bin that never changes (silence only) is centred and left unscaled below this deviation.
 MIN_STD = 1e-3
 
@@ -85,22 +89,28 @@ class Fbank(nn.Module):
         max_frames = self.num_frames(wave_bn.shape[1])
         if max_frames == 0:
             return wave_bn.new_zeros(wave_bn.shape[0], 0, self.num_mels), feat_lens_b
-        span = (max_frames - 1) * self.hop + self.fft_size
-        wave_bn = self._place(wave_bn, lens_b, max_frames, span)
+        wave_bn = self._place(wave_bn, lens_b, (max_frames - 1) * self.hop + self.fft_size)
         # Kaldi works on each frame: subtract its mean m, then pre-emphasis. Pre-emphasis commutes
         # with cutting frames except at a frame's first sample, where the window is 0; and what it
         # leaves of a constant m is m * (1 - 0.97). So it is done once per sample, not per frame.
         emphasised_bn = wave_bn.clone()
         emphasised_bn[:, 1:].sub_(wave_bn[:, :-1], alpha=PREEMPHASIS)
-        mean_bt = wave_bn.unfold(1, self.fft_size, self.hop)[..., : self.window_size].mean(-1)
-        frames_btw = emphasised_bn.unfold(1, self.fft_size, self.hop)
-        frames_btw = (frames_btw - mean_bt.unsqueeze(-1) * (1 - PREEMPHASIS)).mul_(self.window_w)
-        spectrum_btk = torch.fft.rfft(frames_btw)
-        power_btk = spectrum_btk.real.square().addcmul_(spectrum_btk.imag, spectrum_btk.imag)
-        feats_btf = torch.matmul(power_btk, self.mel_kf).clamp_(min=LOG_FLOOR).log_()
+        frames_btw = wave_bn.unfold(1, self.fft_size, self.hop)[..., : self.window_size]
+        emphasised_btw = emphasised_bn.unfold(1, self.fft_size, self.hop)
+        at_once = FRAMES_AT_ONCE_CPU if wave_bn.device.type == "cpu" else FRAMES_AT_ONCE
+        at_once = max(1, at_once // wave_bn.shape[0])
+        pieces = zip(frames_btw.split(at_once, 1), emphasised_btw.split(at_once, 1), strict=True)
+        feats_btf = torch.cat([self._log_mel(*piece) for piece in pieces], dim=1)
         return feats_btf.masked_fill_(padding_mask(feat_lens_b, max_frames), 0.0), feat_lens_b
 
-    def _place(self, wave_bn: Tensor, lens_b: Tensor, max_frames: int, span: int) -> Tensor:
+    def _log_mel(self, frames_btw: Tensor, emphasised_btw: Tensor) -> Tensor:
+        left_of_mean_bt1 = frames_btw.mean(-1, keepdim=True) * (1 - PREEMPHASIS)
+        windowed_btw = (emphasised_btw - left_of_mean_bt1).mul_(self.window_w)
+        spectrum_btk = torch.fft.rfft(windowed_btw)
+        power_btk = spectrum_btk.real.square().addcmul_(spectrum_btk.imag, spectrum_btk.imag)
+        return torch.matmul(power_btk, self.mel_kf).clamp_(min=LOG_FLOOR).log_()
+
+    def _place(self, wave_bn: Tensor, lens_b: Tensor, span: int) -> Tensor:
         """``span`` samples, scaled, with what the first and the last frame need around them."""
         if self.snip_edges:
             kept = min(span, wave_bn.shape[1])

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from asr.config import FeatureConfig
-from asr.data.features import Fbank, GlobalNorm, estimate_norm, mel_bank, povey_window
+from asr.data.features import (
+    FRAMES_AT_ONCE_CPU,
+    Fbank,
+    GlobalNorm,
+    estimate_norm,
+    mel_bank,
+    povey_window,
+)
 from asr.errors import InputError
 
 LENGTHS = (400, 401, 559, 560, 561, 1000, 16000, 40321)
@@ -88,6 +95,30 @@ def test_equals_torchaudio_and_kaldi(name: str, num_samples: int) -> None:
         expected = oracle(wave_n, config)
         assert ours.shape == expected.shape
         torch.testing.assert_close(ours, expected.float(), rtol=0, atol=1e-3)
+
+
+def test_long_audio_in_pieces_equals_torchaudio() -> None:
+    wave_n = speechlike(FRAMES_AT_ONCE_CPU * 160 + 5000)
+    config = FeatureConfig(num_mels=20)
+    expected = torchaudio_fbank(wave_n, config).float()
+    ours = alone(Fbank(config), wave_n)
+    assert len(ours) > FRAMES_AT_ONCE_CPU
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-3)
+
+
+def test_gradients_reach_the_waveform() -> None:
+    fbank = Fbank(FeatureConfig(num_mels=16))
+    wave_n = speechlike(1200).requires_grad_()
+    weights = torch.randn(6, 16, generator=torch.Generator().manual_seed(0))
+    direction = torch.randn(1200, generator=torch.Generator().manual_seed(1))
+    (alone(fbank, wave_n) * weights).sum().backward()
+    assert wave_n.grad is not None
+    step = 1e-4 * direction
+    with torch.no_grad():
+        above = (alone(fbank, wave_n + step).double() * weights).sum()
+        below = (alone(fbank, wave_n - step).double() * weights).sum()
+    expected = float(above - below) / 2
+    assert float((wave_n.grad * step).sum()) == pytest.approx(expected, rel=0.02)
 
 
 @pytest.mark.parametrize("num_samples", [1, 79, 80, 100, 160, 240, 399])

@@ -1,9 +1,11 @@
+import dataclasses
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asr.config import TokenizerConfig
 from asr.errors import InputError
 from asr.text.normalise import NORMALISERS, get_normaliser
 
@@ -29,6 +31,7 @@ def test_lowercase_apostrophe_by_hand(text: str, expected: str) -> None:
 
 
 @given(st.text())
+@settings(deadline=None)
 def test_lowercase_apostrophe_is_idempotent_and_stays_in_its_alphabet(text: str) -> None:
     normalise = get_normaliser("lowercase-apostrophe")
     once = normalise(text)
@@ -40,6 +43,7 @@ def test_lowercase_apostrophe_is_idempotent_and_stays_in_its_alphabet(text: str)
 
 
 @given(st.text())
+@settings(deadline=None)
 def test_none_changes_nothing(text: str) -> None:
     assert get_normaliser("none")(text) == text
 
@@ -50,9 +54,5 @@ def test_unknown_name_lists_the_known_ones() -> None:
 
 
 def test_every_name_the_configuration_allows_exists() -> None:
-    import dataclasses
-
-    from asr.config import TokenizerConfig
-
     fields = {item.name: item for item in dataclasses.fields(TokenizerConfig)}
     assert set(fields["normaliser"].metadata["choices"]) == set(NORMALISERS)
