@@ -57,7 +57,8 @@ def least(reference: tuple[str, ...], hypothesis: tuple[str, ...], sub: int, gap
         ("a c", "a b c", "a=a +b c=c"),
         # Two errors either way: the alignment that keeps a word right, not two substitutions.
         ("a b", "b c", "a- b=b +c"),
-        # Gaps come early.
+        # Gaps come early, of two gaps the deletion first.
+        ("a b", "b a", "a- b=b +a"),
         ("a a", "a", "a- a=a"),
         ("x", "y z", "+y x/z"),
     ],

@@ -42,7 +42,7 @@ def plot_curves(folders: Sequence[Path], out_png: Path) -> None:
         raise InputError("curves need matplotlib: pip install 'sigmoid-asr[plot]'") from None
     runs = [read_curves(folder) for folder in folders]
     figure = Figure(figsize=(11, 4.2), layout="constrained")
-    loss_axes, wer_axes = figure.subplots(1, 2)
+    loss_axes, wer_axes = figure.subplots(1, 2, sharex=True)
     for number, run in enumerate(runs):
         colour = _COLOURS[number % len(_COLOURS)]
         _draw(loss_axes, run.train_loss, colour, f"{run.name}, training", "-", alpha=0.55)

@@ -14,6 +14,8 @@ def first_frames(
 ) -> tuple[int, ...]:
     """First frame of each token in the alignment with the highest probability (Viterbi).
 
+    Time and memory grow with frames times tokens: for utterances and windows, not for hours.
+
     Args:
         log_probs_tv: (frames, tokens), natural-log probabilities.
         tokens: what is said, without blanks.

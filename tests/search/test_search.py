@@ -127,6 +127,41 @@ def test_unpruned_beam_is_the_enumeration(seed: int, num_tokens: int) -> None:
     assert scores == sorted(scores, reverse=True)
 
 
+def textbook_beam(
+    log_probs_tv: Tensor, beam: int, blank: int
+) -> list[tuple[tuple[int, ...], float]]:
+    """Prefix beam search as it is usually written: in probabilities, every extension made."""
+    kept: dict[tuple[int, ...], tuple[float, float]] = {(): (1.0, 0.0)}
+    for probs_v in log_probs_tv.exp().tolist():
+        grown: dict[tuple[int, ...], list[float]] = defaultdict(lambda: [0.0, 0.0])
+        for prefix, (in_blank, in_token) in kept.items():
+            for token, prob in enumerate(probs_v):
+                longer = (*prefix, token)
+                if token == blank:
+                    grown[prefix][0] += (in_blank + in_token) * prob
+                elif prefix and token == prefix[-1]:
+                    grown[prefix][1] += in_token * prob
+                    grown[longer][1] += in_blank * prob
+                else:
+                    grown[longer][1] += (in_blank + in_token) * prob
+        ranked = sorted(grown.items(), key=lambda item: -sum(item[1]))[:beam]
+        kept = {prefix: (ends[0], ends[1]) for prefix, ends in ranked}
+    return [(prefix, math.log(sum(ends))) for prefix, ends in kept.items()]
+
+
+@pytest.mark.parametrize("beam", [1, 2, 3, 8, 20])
+@pytest.mark.parametrize("seed", range(5))
+def test_pruned_beam_is_the_textbooks(seed: int, beam: int) -> None:
+    blank = seed % 5
+    log_probs = random_log_probs(1, 40, 5, seed=seed, sharpness=[0.5, 1.0, 2.0, 4.0, 8.0][seed])
+    (found,) = prefix_beam(
+        log_probs, torch.tensor([40]), beam, blank, num_best=beam, token_beam=None
+    )
+    expected = textbook_beam(log_probs[0], beam, blank)
+    assert [h.tokens for h in found] == [tokens for tokens, _ in expected]
+    assert [h.score for h in found] == pytest.approx([score for _, score in expected])
+
+
 def test_beam_finds_what_greedy_misses() -> None:
     # Blank is likelier than "1" in each frame, but "1" has three alignments:
     # P() = 0.6 * 0.6 = 0.36, P(1) = 0.4 * 0.4 + 2 * 0.4 * 0.6 = 0.64.
