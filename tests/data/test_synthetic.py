@@ -215,10 +215,11 @@ def test_what_utterances_sound_like() -> None:
         assert 0.02 < peak < 0.95
         frames = samples[: len(samples) // 160 * 160].reshape(-1, 160)
         loudness_db = 20 * np.log10(np.sqrt((frames**2).mean(1)) + 1e-9)
-        # Frames of 10 ms that stand out of the noise: silence at the edges is at most 0.15 s.
+        # Frames of 10 ms that stand out of the noise. At most 0.13 s at an edge are without speech,
+        # but a soft last consonant may drown.
         loud = np.flatnonzero(loudness_db > np.percentile(loudness_db, 2) + 6)
-        assert loud[0] <= 15, item.id
-        assert len(frames) - 1 - loud[-1] <= 15, item.id
+        assert loud[0] <= 20, item.id
+        assert len(frames) - 1 - loud[-1] <= 20, item.id
         text = " ".join(item.words)
         assert min_ctc_frames(text) <= duration_s / ENCODER_FRAME_S
         starts = [at for at in item.word_starts_s if at is not None]
