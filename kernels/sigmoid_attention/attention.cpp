@@ -379,17 +379,15 @@ struct Rows {
 
 int64_t strip_width(const Call& c) { return c.softmax ? round_up(c.keys, KEYS) : KEYS; }
 
-std::vector<Packed> pack(const Call& c, const Shape& z, bool backward) {
-  int64_t items = c.batch * c.kv_heads;
-  std::vector<Packed> packed(items);
-#pragma omp parallel for schedule(dynamic) num_threads(c.threads)
-  for (int64_t i = 0; i < items; i++) {
+// Share the packing of all key heads among the threads of a parallel region.
+void pack(const Call& c, const Shape& z, bool backward, std::vector<Packed>& packed) {
+#pragma omp for schedule(dynamic)
+  for (int64_t i = 0; i < c.batch * c.kv_heads; i++) {
     int64_t b = i / c.kv_heads, hk = i % c.kv_heads;
     Packed& p = packed[i];
     pack_one(c, c.k, b, hk, c.d, z.dp, backward ? &p.k : nullptr, &p.kt);
     pack_one(c, c.v, b, hk, c.dv, z.dvp, backward ? nullptr : &p.v, backward ? &p.vt : nullptr);
   }
-  return packed;
 }
 
 // Backward of one key head over a share of the blocks of queries; sums into dk (S, Dp), dv (S, Dvp).
@@ -430,10 +428,11 @@ int64_t sigmoid_attention_vector_length() { return VL; }
 void sigmoid_attention_forward(const Call* call) {
   const Call& c = *call;
   const Shape z(c);
-  std::vector<Packed> packed = pack(c, z, false);
+  std::vector<Packed> packed(c.batch * c.kv_heads);
   int64_t items = c.batch * c.heads * z.q_blocks;
 #pragma omp parallel num_threads(c.threads)
   {
+    pack(c, z, false, packed);
     Rows rows(c, strip_width(c), false);
     Buffer o = buffer(QUERIES * z.dvp);
 #pragma omp for schedule(dynamic)
@@ -456,11 +455,12 @@ void sigmoid_attention_forward(const Call* call) {
 void sigmoid_attention_backward(const Call* call) {
   const Call& c = *call;
   const Shape z(c);
-  std::vector<Packed> packed = pack(c, z, true);
   int64_t items = c.batch * c.kv_heads, tasks = items * c.splits;
+  std::vector<Packed> packed(items);
   std::vector<Buffer> dk(tasks), dv(tasks);
 #pragma omp parallel num_threads(c.threads)
   {
+    pack(c, z, true, packed);
     Rows rows(c, strip_width(c), true);
 #pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < tasks; i++) {
