@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# LibriSpeech, or any corpus in its layout -> models that differ in attention -> word error rates.
+#
+#   recipes/librispeech/run.sh --corpus DIR [options] [-- section.key=value ...]
+#
+#   --corpus DIR                     folder that holds the parts, or LibriSpeech/ with them inside
+#   --download yes                   fetch the parts from OpenSLR (12 and 31) into --corpus first
+#   --train "train-clean-100"        parts to train on
+#   --dev dev-clean                  part that validation reads
+#   --test "test-clean test-other"   parts to decode
+#   --systems "sigmoid+alibi"        weighting+position of each model
+#   --config conf/100h.yaml          training configuration: conf/100h.yaml, conf/960h.yaml, ...
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+corpus=./corpus download=no train='train-clean-100' dev='dev-clean' test='test-clean test-other'
+systems='sigmoid+alibi' config=conf/100h.yaml
+options='corpus download train dev test systems config' paths='corpus config'
+source ../../tools/stages.sh
+
+fetch=()
+if [ "$download" = yes ]; then fetch=(--download); fi
+read -ra parts <<<"$train $dev $test"
+stage prepare '' '' \
+    asr prepare librispeech --corpus "$corpus" --out "$work/data" --parts "${parts[@]}" \
+    ${fetch[@]+"${fetch[@]}"}
+
+manifests=''
+for part in $train; do manifests+=${manifests:+,}$work/data/$part.cuts.jsonl.gz; done
+
+decoded='' experiments=()
+for system in $systems; do
+    weighting=${system%+*} position=${system#*+} name=$(basename "$config" .yaml)-${system/+/-}
+    exp=$work/exp/$name
+    experiments+=("$exp")
+    stage "train-$name" prepare "$config" \
+        asr train --config "$config" --exp "$exp" --resume \
+        "data.train=[$manifests]" "data.dev=[$work/data/$dev.cuts.jsonl.gz]" \
+        "attention.weighting=$weighting" "attention.position=$position" ${overrides[@]+"${overrides[@]}"}
+    for part in $test; do
+        stage "decode-$name-$part" "train-$name" '' \
+            asr decode --model "$exp" --cuts "$work/data/$part.cuts.jsonl.gz"
+        decoded+=" decode-$name-$part"
+    done
+done
+
+stage compare "$decoded" '' \
+    asr compare "${experiments[@]}" --out "$work/exp"
+stages_finish
