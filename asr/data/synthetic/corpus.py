@@ -29,7 +29,7 @@ from asr.data.synthetic.voices import VOICES
 from asr.errors import InputError
 
 # Raise it when the same parameters would give other audio.
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 
 MARKER = "complete.json"
 _UTTERANCES_PER_TASK = 16

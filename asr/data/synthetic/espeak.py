@@ -13,6 +13,7 @@ import importlib.util
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ _EVENT_END_OF_LIST, _EVENT_WORD = 0, 1
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
 _POSITION_CHARACTER = 1
 _BUFFER_MS = 1000
+
+_FAMILY = "gmw"  # the folder of espeak's data that English is in (West Germanic)
 
 
 class _Event(ctypes.Structure):
@@ -86,6 +89,8 @@ class Espeak:
         self._variants = frozenset(
             path.name for path in (self._data_path / "voices" / "!v").iterdir()
         )
+        self._accents = {path.name.lower(): path for path in _english(self._data_path)}
+        self._view = _lower_case_view(self._data_path, self._accents)
         # Breath noise comes from the C library's rand(), which outlives the synthesiser.
         self._libc = ctypes.cdll.msvcrt if sys.platform == "win32" else ctypes.CDLL(None)
         self._sample_rate = 0
@@ -120,7 +125,7 @@ class Espeak:
         parameters = ((_RATE, rate_wpm), (_VOLUME, volume), (_PITCH, pitch), (_RANGE, pitch_range))
         self._blocks, self._words = [], []
         content = text.encode()
-        with self._fresh_library(f"{accent}+{variant}", seed) as library:
+        with self._fresh_library(accent, f"+{variant}", seed) as library:
             for parameter, value in parameters:
                 library.espeak_SetParameter(parameter, value, 0)
             status = library.espeak_Synth(
@@ -132,7 +137,7 @@ class Espeak:
 
     def phonemes(self, words: Iterable[str], accent: str) -> list[str]:
         """What espeak makes of each word, in its own ASCII notation: equal strings sound alike."""
-        with self._fresh_library(accent, seed=1) as library:
+        with self._fresh_library(accent, "", seed=1) as library:
             found = []
             for word in words:
                 content = ctypes.c_char_p(word.encode())
@@ -141,23 +146,26 @@ class Espeak:
             return found
 
     @contextmanager
-    def _fresh_library(self, voice: str, seed: int) -> Iterator[ctypes.CDLL]:
+    def _fresh_library(self, accent: str, variant: str, seed: int) -> Iterator[ctypes.CDLL]:
         """The library as if no one had used it yet, with a voice, and gone again afterwards."""
+        if accent not in self._accents:
+            raise InputError(f"espeak-ng has no English accent {accent!r}")
         try:
             library = _declare(ctypes.CDLL(self._library_path))
         except OSError as error:
             raise InputError(f"espeak-ng cannot be loaded: {error}") from None
         try:
             self._sample_rate = library.espeak_Initialize(
-                _OUTPUT_SYNCHRONOUS, _BUFFER_MS, os.fsencode(self._data_path), _DONT_EXIT
+                _OUTPUT_SYNCHRONOUS, _BUFFER_MS, os.fsencode(self._view.name), _DONT_EXIT
             )
             if self._sample_rate <= 0:
                 raise InputError(f"espeak-ng cannot read its data in {self._data_path}")
             library.espeak_SetSynthCallback(self._callback)
             library.espeak_ng_SetRandSeed(seed)
             self._libc.srand(seed)
+            voice = f"{_FAMILY}/{accent}{variant}"
             if library.espeak_SetVoiceByName(voice.encode()) != _ALL_OK:
-                raise InputError(f"espeak-ng has no voice {voice!r}")
+                raise InputError(f"espeak-ng cannot load its voice {voice!r}")
             yield library
         finally:
             library.espeak_Terminate()
@@ -173,6 +181,28 @@ class Espeak:
                 self._words.append((event.text_position - 1, event.sample))
             index += 1
         return 0
+
+
+def _english(data_path: Path) -> list[Path]:
+    return [path for path in (data_path / "lang" / _FAMILY).iterdir() if path.name[:2] == "en"]
+
+
+def _lower_case_view(data_path: Path, accents: dict[str, Path]) -> tempfile.TemporaryDirectory[str]:
+    """A folder of links to espeak's data in which the accents' files have lower-case names.
+
+    espeak opens a voice by the lower-case form of the name it is given. The files' names have
+    capitals, so it then reads all voice files to find the one meant, which takes longer than
+    speaking.
+    """
+    view = tempfile.TemporaryDirectory(prefix="sigmoid-asr-espeak-")
+    family = Path(view.name, "lang", _FAMILY)
+    family.mkdir(parents=True)
+    for path in data_path.iterdir():
+        if path.name != "lang":
+            Path(view.name, path.name).symlink_to(path, target_is_directory=path.is_dir())
+    for name, path in accents.items():
+        (family / name).symlink_to(path)
+    return view
 
 
 def _unload(library: ctypes.CDLL) -> None:

@@ -31,6 +31,7 @@ PITCH_RANGE = (30, 70)
 EDGE_S = (0.03, 0.12)  # silence before and after speech
 SNR_DB = (20.0, 40.0)
 LEVEL_DBFS = (-30.0, -18.0)  # root mean square
+_NOISE_SAMPLES = 1 << 20  # about a minute
 _MAX_PEAK = 0.9
 # Some accents hurry: faster than this is said again slower. It is as fast as people read aloud, and
 # CTC can still align letters at 25 frames per second.
@@ -178,19 +179,18 @@ def _speech_span(samples: np.ndarray, sample_rate: int) -> tuple[int, int]:
 
 
 def _noise(num_samples: int, pink: bool, rng: np.random.Generator) -> np.ndarray:
-    """float32 (n,) of unit variance; pink noise falls by 3 dB per octave from 50 Hz on."""
-    if not pink:
-        return rng.standard_normal(num_samples, dtype=np.float32)
-    num_points = 1 << (num_samples - 1).bit_length()  # a power of two transforms fastest
-    spectrum = np.fft.rfft(rng.standard_normal(num_points, dtype=np.float32))
-    noise = np.fft.irfft(spectrum * _pink_gain(num_points), num_points)[:num_samples]
-    return (noise / noise.std()).astype(np.float32)
+    """float32 (n,) of unit variance, cut out of a long stretch at a random place."""
+    start = int(rng.integers(_NOISE_SAMPLES - num_samples))
+    return _noises()[int(pink), start : start + num_samples]
 
 
-@lru_cache(maxsize=8)
-def _pink_gain(num_points: int) -> np.ndarray:
-    frequency_hz = np.fft.rfftfreq(num_points, 1 / SAMPLE_RATE)
-    return (1 / np.sqrt(np.maximum(frequency_hz, 50.0))).astype(np.float32)
+@lru_cache(maxsize=1)
+def _noises() -> np.ndarray:
+    """(2, n): white noise, and pink noise, which falls by 3 dB per octave from 50 Hz on."""
+    white = np.random.default_rng(0).standard_normal(_NOISE_SAMPLES, dtype=np.float32)
+    frequency_hz = np.fft.rfftfreq(_NOISE_SAMPLES, 1 / SAMPLE_RATE)
+    pink = np.fft.irfft(np.fft.rfft(white) / np.sqrt(np.maximum(frequency_hz, 50.0)))
+    return np.stack([white, pink / pink.std()]).astype(np.float32)
 
 
 def _rng(plan: Plan, part: str, index: int, stream: int) -> np.random.Generator:
