@@ -203,13 +203,19 @@ def test_equal_systems_do_not_differ(tmp_path: Path) -> None:
     assert (one.difference, one.p_value, one.better_share) == (0.0, 1.0, 0.0)
 
 
-def test_figures_depend_on_the_seed_alone(pair: list[Path]) -> None:
+@pytest.mark.parametrize("num_speakers", [4, 12])
+def test_figures_depend_on_the_seed_alone(num_speakers: int, tmp_path: Path) -> None:
+    pair = [write_experiment(tmp_path / name) for name in ("a", "b")]
+    for seed, folder in enumerate(pair):
+        write_decoded(folder, "test", 0.2, num_speakers=num_speakers, seed=seed)
     assert compare(pair, seed=5) == compare(pair, seed=5)
     assert compare(pair, seed=5).rows[0].sets != compare(pair, seed=6).rows[0].sets
     # Nor on the order of the systems or of the utterances in a file.
-    path = pair[1] / "decode" / "test" / "hypotheses.jsonl"
+    before = compare(pair)
+    path = pair[0] / "decode" / "test" / "hypotheses.jsonl"
     path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
     forward, backward = compare(pair), compare(pair[::-1])
+    assert forward == before
     assert [row.sets for row in forward.rows] == [row.sets for row in backward.rows[::-1]]
     assert forward.differences[0].difference == -backward.differences[0].difference
     assert forward.differences[0].p_value == backward.differences[0].p_value
