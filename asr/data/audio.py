@@ -60,7 +60,7 @@ def read_audio(path: str | os.PathLike[str], sample_rate: int = 16000) -> np.nda
 
 
 def probe(path: str | os.PathLike[str]) -> tuple[int, int, int]:
-    """(num_samples, sample_rate, num_channels) from the header, without decoding.
+    """(num_samples, sample_rate, num_channels) from the header; only PyAV's formats are decoded.
 
     Raises:
         AudioError: as ``read_audio``, as far as the header tells.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import http
 import http.client
 import os
 import shutil
@@ -143,17 +144,18 @@ def _scan_part(part: Path) -> tuple[list[Utterance], list[LeftOut]]:
 def _read_transcripts(path: Path, texts: dict[str, str], left_out: list[LeftOut]) -> None:
     """Adds to ``texts``; a text stays as it is in the file, normalisation comes later."""
     try:
-        content = path.read_text(encoding="utf-8")
+        content = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         left_out.append(LeftOut(path.name, "unreadable transcript", f"{path}: {error.reason}"))
         return
     except OSError as error:
         left_out.append(LeftOut(path.name, "unreadable transcript", f"{path}: {error.strerror}"))
         return
-    for number, line in enumerate(content.splitlines(), start=1):
+    for number, line in enumerate(content.split("\n"), start=1):
         if not line.strip():
             continue
-        key, _, text = line.strip().partition(" ")
+        key, *rest = line.split(maxsplit=1)
+        text = rest[0] if rest else ""
         if key in texts:
             left_out.append(LeftOut(key, "duplicate id", f"{path}, line {number}"))
         else:
@@ -219,36 +221,17 @@ def download_librispeech(
 
 
 def _fetch(url: str, archive: Path, md5: str) -> None:
+    """Make ``archive``, which appears only when it is complete and checked."""
     if archive.is_file():
-        return  # complete and checked: it is renamed only then
+        return
     partial = archive.with_name(archive.name + ".partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
-    present = partial.stat().st_size if partial.is_file() else 0
-    request = urllib.request.Request(url)
-    if present:
-        request.add_header("Range", f"bytes={present}-")
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
-            resumed = response.status == 206
-            length = int(response.headers.get("Content-Length") or 0)
-            done = present if resumed else 0
-            with (
-                open(partial, "ab" if resumed else "wb") as file,
-                tqdm(
-                    total=done + length or None,
-                    initial=done,
-                    desc=archive.name,
-                    unit="B",
-                    unit_scale=True,
-                    disable=None,
-                ) as bar,
-            ):
-                while block := response.read(_BLOCK_BYTES):
-                    file.write(block)
-                    bar.update(len(block))
+        _resume(url, partial)
     except urllib.error.HTTPError as error:
-        if error.code != 416:  # 416: nothing is left to resume, the file may be complete
+        if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise InputError(f"{url}: {error.code} {error.reason}") from None
+        # Nothing is left to resume: the file may be complete, its sum will tell.
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError) as error:
         reason = getattr(error, "reason", error)
         raise InputError(
@@ -263,6 +246,31 @@ def _fetch(url: str, archive: Path, md5: str) -> None:
         partial.unlink()
         raise InputError(f"{url}: MD5 sum {digest.hexdigest()} instead of {md5}; fetch it again")
     partial.rename(archive)
+
+
+def _resume(url: str, partial: Path) -> None:
+    """Fetch what ``partial`` lacks; everything, if the server cannot start in the middle."""
+    present = partial.stat().st_size if partial.is_file() else 0
+    request = urllib.request.Request(url)
+    if present:
+        request.add_header("Range", f"bytes={present}-")
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
+        done = present if response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
+        length = int(response.headers.get("Content-Length") or 0)
+        with (
+            open(partial, "ab" if done else "wb") as file,
+            tqdm(
+                total=done + length or None,
+                initial=done,
+                desc=partial.stem,
+                unit="B",
+                unit_scale=True,
+                disable=None,
+            ) as bar,
+        ):
+            while block := response.read(_BLOCK_BYTES):
+                file.write(block)
+                bar.update(len(block))
 
 
 def _unpack(archive: Path, part: str, folder: Path) -> None:

@@ -10,6 +10,7 @@ import gzip
 import itertools
 import json
 import os
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -116,6 +117,19 @@ def min_ctc_frames(tokens: Sequence[Any]) -> int:
     return len(tokens) + sum(a == b for a, b in itertools.pairwise(tokens))
 
 
+def num_workers(num_jobs: int) -> int:
+    """``num_jobs``, or for 0 as many as this process may use cores.
+
+    Raises:
+        InputError: negative.
+    """
+    if num_jobs < 0:
+        raise InputError(f"num_jobs = {num_jobs}: must be at least 0 (0 is one per core)")
+    if sys.platform == "linux":
+        return num_jobs or len(os.sched_getaffinity(0))
+    return num_jobs or os.cpu_count() or 1
+
+
 def prepare_part(
     part: str,
     utterances: Iterable[Utterance],
@@ -176,9 +190,8 @@ def _inspect_all(
         utterances[start : start + _UTTERANCES_PER_TASK]
         for start in range(0, len(utterances), _UTTERANCES_PER_TASK)
     ]
-    num_threads = num_jobs or os.cpu_count() or 1
     with (
-        ThreadPoolExecutor(num_threads) as pool,
+        ThreadPoolExecutor(num_workers(num_jobs)) as pool,
         tqdm(total=len(utterances), desc=part, unit="utt", disable=None) as bar,
     ):
         for results in pool.map(lambda task: [_inspect(item, check) for item in task], tasks):
@@ -252,7 +265,7 @@ def read_cuts(path: str | os.PathLike[str]) -> CutSet:
     """An eager CutSet from any manifest of cuts that Lhotse reads.
 
     Raises:
-        InputError: no such file, not a manifest of cuts, or one without cuts.
+        InputError: no such file, not a manifest of cuts, one without cuts, or with an id twice.
     """
     path = Path(path)
     if not path.is_file():
@@ -268,9 +281,13 @@ def read_cuts(path: str | os.PathLike[str]) -> CutSet:
         ) from None
     if len(cuts) == 0:
         raise InputError(f"{path}: an empty manifest: no cuts in it")
+    seen: set[str] = set()
     for cut in cuts:
         if not isinstance(cut, Cut):
             raise InputError(f"{path}: not a manifest of Lhotse cuts: holds {type(cut).__name__}")
+        if cut.id in seen:
+            raise InputError(f"{path}: two cuts have the id {cut.id!r}")
+        seen.add(cut.id)
     return cuts
 
 
@@ -315,9 +332,16 @@ def _source(cut: Cut) -> str:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """All or nothing: a reader never sees half a file, a failure leaves the old one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """All or nothing: a reader never sees half a file, a failure leaves the old one.
+
+    Raises:
+        InputError: its folder cannot be made or written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise InputError(f"{path.parent}: cannot be written to: {error.strerror}") from None
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)

@@ -9,6 +9,7 @@ import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -168,6 +169,25 @@ def test_bad_corpora_and_parts_get_one_line(corpus: Path, tmp_path: Path) -> Non
     assert "1 x empty audio" in complaint(corpus, out, ["silent"])
 
 
+def test_an_out_that_cannot_be_written_and_bad_jobs(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="cannot be written to"):
+        prepare_librispeech(corpus, tmp_path / "file", ["dev-y"])
+    with pytest.raises(InputError, match="num_jobs"):
+        prepare_librispeech(corpus, tmp_path / "out", ["dev-y"], num_jobs=-1)
+
+
+def test_tabs_line_ends_and_byte_order_marks(corpus: Path, tmp_path: Path) -> None:
+    for number in range(3):
+        add(corpus, f"dev-y/9-2-000{number}", text=None)
+    (corpus / "dev-y" / "9" / "2" / "9-2.trans.txt").write_bytes(
+        b"\xef\xbb\xbf9-2-0000 ONE\r\n9-2-0001\tTWO\r\n9-2-0002   THREE"
+    )
+    prepare_librispeech(corpus, tmp_path / "out", ["dev-y"])
+    cuts = read_cuts(tmp_path / "out" / "dev-y.cuts.jsonl.gz")
+    assert [cut.supervisions[0].text for cut in cuts][1:] == ["ONE", "TWO", "THREE"]
+
+
 def test_an_empty_part_alone_in_its_corpus(tmp_path: Path) -> None:
     (tmp_path / "corpus" / "only").mkdir(parents=True)
     assert "empty part" in complaint(tmp_path / "corpus", tmp_path / "out", ["only"])
@@ -209,6 +229,28 @@ def test_real_opus_part_by_its_headers(real: Path, tmp_path: Path) -> None:
 # Download, from a server on this machine
 
 
+class ServerWithRanges(http.server.SimpleHTTPRequestHandler):
+    """As OpenSLR does, and Python's own does not, it can start in the middle of a file."""
+
+    ranges: ClassVar[list[str]] = []
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        asked = self.headers.get("Range")
+        path = Path(self.translate_path(self.path))
+        if asked is None or not path.is_file():
+            super().do_GET()
+            return
+        self.ranges.append(asked)
+        content = path.read_bytes()[int(asked.removeprefix("bytes=").removesuffix("-")) :]
+        self.send_response(206 if content else 416)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     site = tmp_path / "site" / "31"
@@ -222,11 +264,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     md5 = hashlib.md5((site / "dev-clean-2.tar.gz").read_bytes()).hexdigest()
     monkeypatch.setitem(librispeech.OFFICIAL_PARTS, "dev-clean-2", (31, md5))
 
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    handler = functools.partial(Quiet, directory=str(tmp_path / "site"))
+    handler = functools.partial(ServerWithRanges, directory=str(tmp_path / "site"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         thread = threading.Thread(target=running.serve_forever)
         thread.start()
@@ -238,7 +276,6 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_download_unpacks_and_is_idempotent(server: str, tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.mkdir()
-    (target / "dev-clean-2.tar.gz.partial").write_bytes(b"left by a broken download")
     (folder,) = download_librispeech(["dev-clean-2"], target, server)
     assert (folder / "9" / "1" / "9-1-0000.flac").is_file()
     assert not list(tmp_path.rglob("escaped.txt"))
@@ -248,6 +285,19 @@ def test_download_unpacks_and_is_idempotent(server: str, tmp_path: Path) -> None
     assert download_librispeech(["dev-clean-2"], target, "http://127.0.0.1:1") == [folder]
     (report,) = prepare_librispeech(target, tmp_path / "out")
     assert report.num_utterances == 1
+
+
+@pytest.mark.parametrize("share", [0.4, 1.0])
+def test_a_broken_download_is_resumed(server: str, tmp_path: Path, share: float) -> None:
+    whole = (tmp_path / "site" / "31" / "dev-clean-2.tar.gz").read_bytes()
+    target = tmp_path / "target"
+    target.mkdir()
+    present = int(len(whole) * share)
+    (target / "dev-clean-2.tar.gz.partial").write_bytes(whole[:present])
+    ServerWithRanges.ranges.clear()
+    (folder,) = download_librispeech(["dev-clean-2"], target, server)
+    assert ServerWithRanges.ranges == [f"bytes={present}-"]
+    assert (folder / "9" / "1" / "9-1-0000.flac").is_file()
 
 
 def test_download_refuses_a_wrong_checksum(

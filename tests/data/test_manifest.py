@@ -133,6 +133,12 @@ def test_read_cuts_says_what_is_wrong(tmp_path: Path) -> None:
     assert "no cuts" in complaint(tmp_path / "empty.jsonl")
 
 
+def test_an_id_twice_is_refused(tmp_path: Path) -> None:
+    cut = cut_of(write_noise(tmp_path / "a.flac"))
+    manifest.write_cuts([cut, cut], tmp_path / "x.cuts.jsonl.gz")
+    assert "two cuts have the id 'a'" in complaint(tmp_path / "x.cuts.jsonl.gz")
+
+
 def test_a_manifest_of_recordings_is_not_one_of_cuts(tmp_path: Path) -> None:
     cut = cut_of(write_noise(tmp_path / "a.flac"))
     path = tmp_path / "recordings.jsonl"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-import os
 import shutil
 from collections import deque
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from typing import Any
 from tqdm import tqdm
 
 from asr.data.librispeech import prepare_librispeech
-from asr.data.manifest import PartReport
+from asr.data.manifest import PartReport, num_workers
 from asr.data.synthetic.espeak import Espeak
 from asr.data.synthetic.grammar import CLASSES, RULES, entropy
 from asr.data.synthetic.render import PARTS, SAMPLE_RATE, Plan, Rendered, render_range
@@ -78,7 +77,7 @@ def prepare_synthetic(
     if corpus.exists() and found is None:
         raise InputError(f"{corpus}: exists and was not made by this command; name another --out")
     if found is None or found["parameters"] != parameters:
-        _make(corpus, parameters, num_jobs or os.cpu_count() or 1)
+        _make(corpus, parameters, num_workers(num_jobs))
     return prepare_librispeech(corpus, out, PARTS, num_jobs)
 
 
@@ -113,7 +112,10 @@ def _make(corpus: Path, parameters: dict[str, Any], num_processes: int) -> None:
     Espeak()  # complains here rather than in a worker
     partial = corpus.with_name(f".{corpus.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"{corpus.parent}: cannot be written to: {error.strerror}") from None
     plan = Plan(parameters["seed"], parameters["num_dev"], parameters["num_test"])
     seconds: dict[int, float] = {}
     words: set[str] = set()
