@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .cpp_build import library
-from .flat import Flat
+from .flat import Flat, offset_bias, row_term
 from .tiles import Sums
 
 MAPS = ("sigmoid", "softmax")
@@ -149,30 +149,6 @@ def backward(flat: Flat, do: Tensor, row: bool, by_offset: bool) -> Sums:
         sums.r = torch.zeros_like(flat.r_hpd)
         sums.r[:, first : first + num_offsets] = dr.sum((0, 1))[..., :channels]
     return sums
-
-
-def row_term(flat: Flat) -> Tensor | None:
-    """(B or 1, H or 1, T or 1): what each score of a row gets; None for nothing."""
-    if flat.map == "softmax":
-        return None
-    term = flat.q.new_full((1, 1, 1), flat.shift)
-    if flat.row_shift_bt is not None:
-        term = term + flat.row_shift_bt[:, None]
-    if flat.bias_h is not None:
-        term = term + flat.bias_h[:, None]
-    return term
-
-
-def offset_bias(flat: Flat) -> Tensor | None:
-    """(H, T + S - 1): ALiBi or a table as one bias per offset, lowest offset first."""
-    if flat.slopes_h is None and flat.table_hp is None:
-        return None
-    lowest = flat.delta - (flat.q.shape[2] - 1)
-    offset_o = torch.arange(lowest, flat.delta + flat.k.shape[2], device=flat.q.device)
-    if flat.slopes_h is not None:
-        return -flat.slopes_h.float()[:, None] * offset_o.abs()
-    assert flat.table_hp is not None
-    return flat.table_hp.float()[:, (offset_o + flat.zero).clamp_(0, flat.table_hp.shape[1] - 1)]
 
 
 def _rows_of_r(flat: Flat) -> Tensor:

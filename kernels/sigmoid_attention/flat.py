@@ -155,3 +155,29 @@ def row_counts(
         n = num_keys if isinstance(weighting.n, str) else weighting.n
         n_bt = torch.full((1, 1), n, device=q_bhtd.device)
     return n_bt.clamp(min=1).expand(-1, num_queries)
+
+
+def row_term(flat: Flat) -> Tensor | None:
+    """(B or 1, H or 1, T or 1) float32: what each score of a row gets; None for nothing."""
+    if flat.map == "softmax" or not (
+        flat.shift or flat.row_shift_bt is not None or flat.bias_h is not None
+    ):
+        return None
+    term = torch.full((1, 1, 1), flat.shift, device=flat.q.device)
+    if flat.row_shift_bt is not None:
+        term = term + flat.row_shift_bt.float()[:, None]
+    if flat.bias_h is not None:
+        term = term + flat.bias_h.float()[:, None]
+    return term
+
+
+def offset_bias(flat: Flat) -> Tensor | None:
+    """(H, T + S - 1): ALiBi or a table as one bias per offset, lowest offset first."""
+    if flat.slopes_h is None and flat.table_hp is None:
+        return None
+    lowest = flat.delta - (flat.q.shape[2] - 1)
+    offset_o = torch.arange(lowest, flat.delta + flat.k.shape[2], device=flat.q.device)
+    if flat.slopes_h is not None:
+        return -flat.slopes_h.float()[:, None] * offset_o.abs()
+    assert flat.table_hp is not None
+    return flat.table_hp.float()[:, (offset_o + flat.zero).clamp_(0, flat.table_hp.shape[1] - 1)]

@@ -21,13 +21,28 @@ from .tiles import Sums
 TENSORS = ("q", "k", "v", "bias_h", "slopes_h", "table_hp", "u_hd", "vb_hd", "r_hpd")
 _AT = tuple(Flat._fields.index(name) for name in TENSORS)
 
+
+def _triton_forward(flat: Flat) -> Tensor:
+    from .triton import launch  # triton is imported by those who ask for it, and then only here
+
+    return launch.forward(flat)
+
+
+def _triton_backward(flat: Flat, do: Tensor, row: bool, by_offset: bool) -> Sums:
+    from .triton import launch
+
+    return launch.backward(flat, do, row, by_offset)
+
+
 _FORWARD: dict[str, Callable[[Flat], Tensor]] = {
     "torch": blockwise.forward,
     "c++": cpp.forward,
+    "triton": _triton_forward,
 }
 _BACKWARD: dict[str, Callable[[Flat, Tensor, bool, bool], Sums]] = {
     "torch": blockwise.backward,
     "c++": cpp.backward,
+    "triton": _triton_backward,
 }
 
 _ARGUMENTS = (

@@ -1,0 +1,207 @@
+"""Launches of the kernels for a flat call: strides, grids and output memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from ..flat import Flat, row_term
+from ..tiles import Sums
+from . import device
+from .backward import key_kernel, offset_kernel, query_kernel
+from .configs import Config, choose
+from .forward import forward_kernel
+
+MODES = {"exact": device.SHARED.value, "fast": device.TANH.value}
+
+
+def interpreted() -> bool:
+    """Whether Triton runs the kernels in its interpreter, on the CPU."""
+    return bool(triton.knobs.runtime.interpret)
+
+
+class Launch:
+    """What all kernels of one call share."""
+
+    def __init__(self, flat: Flat) -> None:
+        self.flat = flat
+        self.batch, self.heads, self.num_queries, self.d = flat.q.shape
+        self.kv_heads, self.num_keys = flat.k.shape[1:3]
+        self.dv = flat.v.shape[3]
+        self.q, self.k, self.v = (_adjacent(x) for x in (flat.q, flat.k, flat.v))
+        self.lo, self.hi = (None if x is None else x.contiguous() for x in (flat.lo_bt, flat.hi_bt))
+        self.row = row_term(flat)
+        self.position = _position(flat)
+        self.offset_table = flat.table_hp if flat.table_hp is not None else flat.r_hpd
+        self.held = [None if x is None else x.contiguous() for x in (
+            flat.slopes_h, flat.table_hp, flat.u_hd, flat.vb_hd, flat.r_hpd)]  # fmt: skip
+
+    def config(self, kernel: str) -> Config:
+        """The tile for this call; small ones in the interpreter, where size costs time."""
+        relative = self.position == device.RELATIVE.value
+        if interpreted():
+            return Config(32, 32, 4, 1)
+        major, minor = torch.cuda.get_device_capability(self.q.device)
+        channels = triton.next_power_of_2(max(self.d, self.dv))
+        wide = self.q.dtype == torch.float32
+        return choose(kernel, 10 * major + minor, channels, relative, wide)
+
+    def pointers(self) -> list[Tensor]:
+        """lo, hi, row, slopes, table, u, vb, r; anything for those a kernel does not read."""
+        missing = self.q
+        return [missing if x is None else x for x in (self.lo, self.hi, self.row, *self.held)]
+
+    def seen(self) -> tuple[Tensor, int]:
+        """(B', 2) int32, the first and last key any row of the utterance sees, and its stride."""
+        if self.lo is None or self.hi is None:
+            return self.q, 0
+        empty = self.hi <= self.lo
+        first = self.lo.masked_fill(empty, self.num_keys).amin(1)
+        seen = torch.stack([first, self.hi.amax(1)], 1).int()
+        return seen, int(seen.shape[0] > 1)
+
+    def strides(self, *more: Tensor) -> list[int]:
+        """Batch, head and time strides of q, k, v and others, then those of runs and row terms."""
+        out = [n for x in (self.q, self.k, self.v, *more) for n in x.stride()[:3]]
+        out.append(self.num_queries if self.hi is not None and self.hi.shape[0] > 1 else 0)
+        row = self.row
+        out += [0, 0, 0] if row is None else [row.stride(i) * (row.shape[i] > 1) for i in range(3)]
+        return out
+
+    def numbers(self) -> list[Any]:
+        flat, table = self.flat, self.offset_table
+        num_offsets = 0 if table is None else table.shape[1]
+        counts = [self.num_queries, self.num_keys, flat.delta, flat.zero, num_offsets]
+        return [*counts, flat.scale]
+
+    def options(self, config: Config) -> dict[str, Any]:
+        """Compile-time arguments."""
+        return {
+            "HEADS": self.heads,
+            "GROUP": self.heads // self.kv_heads,
+            "D": self.d,
+            "DV": self.dv,
+            "BD": max(16, triton.next_power_of_2(self.d)),
+            "BDV": max(16, triton.next_power_of_2(self.dv)),
+            "BM": config.bm,
+            "BN": config.bn,
+            "POSITION": self.position,
+            "HAS_RUNS": self.hi is not None,
+            "HAS_ROW": self.row is not None,
+            "MODE": MODES[self.flat.precision],
+            "ASM": not interpreted(),
+            "PRECISION": "ieee",
+            "num_warps": config.warps,
+            "num_stages": config.stages,
+        }
+
+
+def forward(flat: Flat) -> Tensor:
+    """o_bhtd of a flat call."""
+    x = Launch(flat)
+    config = x.config("forward")
+    o = flat.q.new_empty(x.batch, x.heads, x.num_queries, x.dv)
+    grid = (triton.cdiv(x.num_queries, config.bm), x.batch * x.heads)
+    if o.numel():
+        forward_kernel[grid](
+            x.q, x.k, x.v, o, *x.pointers(), *x.strides(o), *x.numbers(), **x.options(config)
+        )
+    return o
+
+
+def backward(flat: Flat, do: Tensor, row: bool, by_offset: bool) -> Sums:
+    """Gradient sums of a flat call, given that of its output; `row`, `by_offset`: wanted too."""
+    x = Launch(flat)
+    do = _adjacent(do)
+    sums = _query_pass(x, do, row)
+    _key_pass(x, do, sums)
+    if by_offset or flat.r_hpd is not None:
+        _offset_pass(x, do, sums)
+    return sums
+
+
+def _query_pass(x: Launch, do: Tensor, row: bool) -> Sums:
+    config = x.config("query")
+
+    def new(*shape: int) -> Tensor:
+        return x.q.new_empty(shape, dtype=torch.float32)
+
+    dq = new(x.batch, x.heads, x.num_queries, x.d)
+    dqv = torch.empty_like(dq) if x.flat.r_hpd is not None else None
+    drow = new(x.batch, x.heads, x.num_queries) if row else None
+    dk, dv = new(x.batch, x.kv_heads, x.num_keys, x.d), new(x.batch, x.kv_heads, x.num_keys, x.dv)
+    grid = (triton.cdiv(x.num_queries, config.bm), x.batch * x.heads)
+    if dq.numel():
+        query_kernel[grid](
+            x.q, x.k, x.v, do, dq, dq if dqv is None else dqv, dq if drow is None else drow,
+            *x.pointers(), *x.strides(do), *x.numbers(), NEED_ROW=row, **x.options(config),
+        )  # fmt: skip
+    qv = None if dqv is None else dqv.transpose(0, 1)
+    return Sums(q=dq, k=dk, v=dv, row=drow, by_offset=None, qv=qv, r=None)
+
+
+def _key_pass(x: Launch, do: Tensor, sums: Sums) -> None:
+    config = x.config("key")
+    blocks = triton.cdiv(x.num_keys, config.bn)
+    first, last = _seeing_rows(x, config)
+    tiles_b = blocks if first.shape[0] > 1 else 0
+    seen, seen_b = x.seen()
+    if sums.k.numel():
+        key_kernel[(blocks, x.batch * x.kv_heads)](
+            x.q, x.k, x.v, do, sums.k, sums.v, first, last, seen, *x.pointers(),
+            *x.strides(do), tiles_b, seen_b, *x.numbers(), **x.options(config),
+        )  # fmt: skip
+
+
+def _seeing_rows(x: Launch, config: Config) -> tuple[Tensor, Tensor]:
+    """(B', blocks of keys) int32: first query that sees the block, and one past the last."""
+    if x.lo is None or x.hi is None:
+        return x.q.new_zeros(1, 1, dtype=torch.int32), x.q.new_zeros(1, 1, dtype=torch.int32)
+    pad = -x.num_queries % config.bm
+    seen = x.hi > x.lo
+    lo = torch.nn.functional.pad(x.lo.masked_fill(~seen, x.num_keys), (0, pad), value=x.num_keys)
+    hi = torch.nn.functional.pad(x.hi, (0, pad))
+    lo_bm = lo.unflatten(1, (-1, config.bm)).amin(2)
+    hi_bm = hi.unflatten(1, (-1, config.bm)).amax(2)
+    key0_n = torch.arange(0, x.num_keys, config.bn, device=lo.device)
+    meets_bmn = (lo_bm[..., None] < key0_n + config.bn) & (hi_bm[..., None] > key0_n)
+    tile_m = torch.arange(lo_bm.shape[1], device=lo.device)[:, None]
+    first = torch.where(meets_bmn, tile_m, lo_bm.shape[1]).amin(1) * config.bm
+    last = (torch.where(meets_bmn, tile_m, -1).amax(1) + 1) * config.bm
+    return first.int().contiguous(), last.clamp(max=x.num_queries).int().contiguous()
+
+
+def _offset_pass(x: Launch, do: Tensor, sums: Sums) -> None:
+    config = x.config("offset")
+    total = x.num_queries + x.num_keys - 1
+    relative = x.flat.r_hpd
+    channels = (x.d,) if relative is not None else ()
+    seen, seen_b = x.seen()
+    out = x.q.new_zeros((x.batch, x.heads, total, *channels), dtype=torch.float32)
+    grid = (triton.cdiv(total, config.bn), x.batch * x.heads)
+    if sums.q.numel() and sums.k.numel():
+        offset_kernel[grid](
+            x.q, x.k, x.v, do, out, out, seen, *x.pointers(), *x.strides(do), seen_b,
+            *x.numbers(), **x.options(config),
+        )  # fmt: skip
+    if relative is None:
+        sums.by_offset = out.sum(0)
+        return
+    first = x.flat.delta - (x.num_queries - 1) + x.flat.zero
+    sums.r = out.new_zeros(relative.shape)
+    sums.r[:, first : first + total] = out.sum(0)
+
+
+def _position(flat: Flat) -> int:
+    if flat.slopes_h is not None:
+        return int(device.ALIBI.value)
+    if flat.table_hp is not None:
+        return int(device.TABLE.value)
+    return int(device.NONE.value if flat.r_hpd is None else device.RELATIVE.value)
+
+
+def _adjacent(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 else x.contiguous()
