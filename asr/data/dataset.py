@@ -117,8 +117,8 @@ class Utterances(Dataset[Example]):
             augment: speeds; None or ``train`` false leaves the audio as it is.
             encoder_frames: from a count of samples to the frames that CTC gets; None: no check.
             load: reads a cut's samples at a rate.
-            cache_bytes: keep up to this much decoded audio in memory (int16, and only where that is
-                lossless). In this process only: worker processes read ahead instead.
+            cache_bytes: keep up to this much decoded audio in memory, before any change of speed.
+                In this process only: worker processes read ahead instead.
 
         Raises:
             InputError: nothing is left to train on, or labels cannot be shuffled.
@@ -208,7 +208,11 @@ class Utterances(Dataset[Example]):
 
 
 class _WaveCache:
-    """Decoded audio by index, as int16, until the budget is spent; never changes a sample."""
+    """Decoded audio by index until the budget is spent; never changes a sample.
+
+    Int16 where that is lossless, as for FLAC of 16 bits at the right rate; resampled or lossy audio
+    is no multiple of 1/32768 and stays float32.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self._left_bytes = max_bytes
@@ -216,16 +220,18 @@ class _WaveCache:
 
     def get(self, index: int) -> np.ndarray | None:
         samples_n = self._waves.get(index)
-        return None if samples_n is None else samples_n.astype(np.float32) / np.float32(32768)
+        if samples_n is None or samples_n.dtype == np.float32:
+            return samples_n
+        return samples_n.astype(np.float32) / np.float32(32768)
 
     def put(self, index: int, wave_n: np.ndarray) -> None:
         if index in self._waves or 2 * wave_n.size > self._left_bytes:
             return
         scaled_n = wave_n * np.float32(32768)
         samples_n = np.clip(np.rint(scaled_n), -32768, 32767).astype(np.int16)
-        # Resampled or lossy audio is no multiple of 1/32768: rounding it would make the first epoch
-        # differ from the next.
-        if np.array_equal(samples_n, scaled_n):
+        if not np.array_equal(samples_n, scaled_n):
+            samples_n = wave_n
+        if samples_n.nbytes <= self._left_bytes:
             self._waves[index] = samples_n
             self._left_bytes -= samples_n.nbytes
 
