@@ -189,6 +189,11 @@ class Utterances(Dataset[Example]):
         speeds = [self.speed(epoch, index) for index in range(len(self))]
         return self.durations_s / np.array(speeds, dtype=np.float64)
 
+    @property
+    def slowest_durations_s(self) -> np.ndarray:
+        """Seconds of every utterance at the slowest speed: what memory must be there for."""
+        return self.durations_s / (min(self._speeds.speed_factors) if self._speeds else 1.0)
+
     def left_out_counts(self) -> dict[str, int]:
         """How many utterances were left out for each reason."""
         return dict(Counter(item.reason for item in self.left_out).most_common())

@@ -134,11 +134,13 @@ def test_speed_is_keyed_by_epoch_and_utterance_alone(build: Build, cuts: list[Cu
     assert speeds == {0.9, 1.0, 1.1}
     assert not np.array_equal(dataset.epoch_durations_s(0), dataset.epoch_durations_s(1))
     assert np.array_equal(dataset.durations_s, build().durations_s)
+    assert np.array_equal(dataset.slowest_durations_s, dataset.durations_s / 0.9)
 
 
 def test_no_speed_change_outside_training(build: Build) -> None:
     dataset = build(augment=SPEEDS, train=False)
     assert np.array_equal(dataset.epoch_durations_s(0), dataset.durations_s)
+    assert np.array_equal(dataset.slowest_durations_s, dataset.durations_s)
     assert np.array_equal(dataset[4, 2].wave_n, build()[0, 2].wave_n)
 
 
