@@ -215,7 +215,7 @@ def test_what_utterances_sound_like() -> None:
         assert 0.02 < peak < 0.95
         frames = samples[: len(samples) // 160 * 160].reshape(-1, 160)
         loudness_db = 20 * np.log10(np.sqrt((frames**2).mean(1)) + 1e-9)
-        # Frames of 10 ms that stand out of the noise. At most 0.13 s at an edge are without speech,
+        # Frames of 10 ms that stand out of the noise. At most 0.12 s at an edge are without speech,
         # but a soft last consonant may drown.
         loud = np.flatnonzero(loudness_db > np.percentile(loudness_db, 2) + 6)
         assert loud[0] <= 20, item.id

@@ -28,7 +28,7 @@ from asr.data.synthetic.voices import VOICES
 from asr.errors import InputError
 
 # Raise it when the same parameters would give other audio.
-GENERATOR_VERSION = 2
+GENERATOR_VERSION = 3
 
 MARKER = "complete.json"
 _UTTERANCES_PER_TASK = 16

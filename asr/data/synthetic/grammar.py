@@ -23,53 +23,72 @@ MIN_WORDS, MAX_WORDS = 4, 9
 
 _CLASS_TEXT = {
     "DET": "the my her his this that every another",
-    "NAME": """alice anthony barbara benjamin caroline daniel dorothy edward elizabeth frances
-        gabriel hannah isabel jonathan katherine leonard margaret nicholas olivia patrick rebecca
-        samuel theresa victoria vincent walter yolanda zachary oscar juliet malcolm deborah""",
-    "PERSON": """actor baker captain carpenter cousin dentist doctor driver farmer
-        fisherman grandmother guard janitor judge lawyer librarian magician mechanic
-        musician neighbor nurse pilot plumber poet president sailor scientist
-        shepherd soldier stranger teacher """,
-    "ANIMAL": """badger camel donkey elephant falcon giraffe hamster kangaroo monkey
-        octopus parrot penguin rabbit spider squirrel tiger turtle walrus wolf zebra dolphin""",
-    "THING": """ankle basket bicycle blanket bottle bridge camera candle carpet ceiling clock
-        compass curtain diamond engine envelope furniture garbage guitar hammer
-        helmet instrument jacket kettle ladder lantern machine magazine medicine mirror necklace
-        newspaper package parachute pencil photograph piano pillow pocket radio refrigerator
-        rope saddle scarf shovel spoon suitcase sweater telephone ticket trumpet umbrella vase
-        violin wagon whistle window""",
-    "PLURAL": """apples arrows blueberries bricks buttons cakes carrots cherries coins cookies
-        dishes eggs feathers flags gloves horses keys lemons letters maps mushrooms onions oranges
-        pancakes potatoes pumpkins shirts stamps stones tomatoes tools trees""",
-    "PLACE": """airport attic balcony beach bedroom cathedral cave church corridor desert factory
-        forest garage garden harbor hospital hotel island kitchen lake library market mountain
-        museum office prison restaurant river stadium theater tower valley village""",
-    "ADJ": """ancient beautiful brave broken careful cheap clever clumsy cold crooked curious
-        dangerous dirty dusty empty expensive famous foolish friendly gentle gigantic happy heavy
-        hungry invisible lazy little lonely magnificent mysterious narrow nervous ordinary
-        peculiar polite proud quick rotten silent strong terrible tiny ugly wooden
-        young""",
+    "NAME": """
+        alice anthony barbara benjamin caroline daniel dorothy edward elizabeth frances gabriel
+        hannah isabel jonathan katherine leonard margaret nicholas olivia patrick rebecca samuel
+        theresa victoria vincent walter yolanda zachary oscar juliet malcolm deborah
+    """,
+    "PERSON": """
+        actor baker captain carpenter cousin dentist doctor driver farmer fisherman grandmother
+        guard janitor judge lawyer librarian magician mechanic musician neighbor nurse pilot
+        plumber poet president sailor scientist shepherd soldier stranger teacher
+    """,
+    "ANIMAL": """
+        badger camel donkey elephant falcon giraffe hamster kangaroo monkey octopus parrot penguin
+        rabbit spider squirrel tiger turtle walrus wolf zebra dolphin
+    """,
+    "THING": """
+        ankle basket bicycle blanket bottle bridge camera candle carpet ceiling clock curtain
+        diamond engine garbage guitar hammer helmet instrument jacket kettle ladder lantern
+        machine magazine medicine necklace newspaper package parachute pencil photograph piano
+        pillow pocket radio refrigerator scarf shovel spoon suitcase sweater telephone ticket
+        trumpet umbrella violin wagon whistle window
+    """,
+    "PLURAL": """
+        apples arrows blueberries bricks buttons cakes carrots cherries coins cookies dishes eggs
+        feathers flags gloves horses keys lemons letters maps mushrooms onions oranges pancakes
+        potatoes pumpkins shirts stamps stones tomatoes tools trees
+    """,
+    "PLACE": """
+        airport attic balcony beach bedroom cathedral cave church corridor desert factory forest
+        garage garden harbor hospital hotel island kitchen lake library market mountain museum
+        office prison restaurant river stadium theater tower valley village
+    """,
+    "ADJ": """
+        ancient beautiful brave broken careful clever clumsy cold curious dangerous dirty dusty
+        empty expensive famous foolish friendly gentle gigantic happy heavy hungry invisible lazy
+        little lonely magnificent mysterious narrow nervous ordinary polite proud quick silent
+        strong terrible tiny ugly wooden young
+    """,
     "COLOR": "black brown crimson golden green orange purple silver white yellow",
     "NUMBER": "three four five six seven nine ten eleven twelve twenty fifty several",
-    "DID_TO": """admired borrowed broke buried carried caught chose cleaned collected
-        counted covered delivered described destroyed discovered dropped examined followed
-        forgot fixed grabbed ignored inspected kicked lifted lost mentioned moved noticed ordered
-        polished pushed recognized repaired shook sketched smelled stole studied touched
-        unpacked wanted watched""",
-    "DID": """arrived collapsed cried danced disappeared escaped fell hesitated jumped laughed
-        listened paused rested returned shouted shivered sneezed stayed stumbled survived swam
-        trembled vanished whispered""",
-    "HOW": """accidentally angrily anxiously calmly cautiously eagerly elegantly finally gladly
-        immediately innocently never often patiently perfectly politely quietly rarely secretly
-        silently slowly suddenly together usually""",
-    "WHEN": """yesterday tonight today tomorrow sometimes afterwards monday wednesday thursday
-        saturday recently again""",
+    "DID_TO": """
+        admired borrowed broke buried carried caught chose cleaned collected counted covered
+        delivered described destroyed discovered dropped examined followed forgot fixed grabbed
+        ignored inspected kicked lifted lost mentioned moved noticed ordered polished pushed
+        recognized repaired shook sketched smelled stole studied touched unpacked wanted watched
+    """,
+    "DID": """
+        arrived collapsed cried danced disappeared escaped fell hesitated jumped laughed listened
+        paused rested returned shouted shivered sneezed stayed stumbled survived swam trembled
+        vanished whispered
+    """,
+    "HOW": """
+        accidentally angrily anxiously calmly cautiously eagerly finally immediately never often
+        patiently politely quietly rarely secretly silently slowly suddenly together usually
+    """,
+    "WHEN": """
+        yesterday tonight today tomorrow sometimes afterwards monday wednesday thursday saturday
+        recently again
+    """,
     "WHERE": "above across against around behind below beside beyond inside near under",
     "MODAL": "could must might will cannot",
     "PRONOUN": "you we they she",
-    "DO": """believe bring change choose climb deserve draw enjoy expect find forgive hide imagine
-        leave measure offer open paint protect question remember share solve throw
-        understand visit""",
+    "DO": """
+        believe bring change choose climb deserve draw enjoy expect find forgive hide imagine
+        leave measure offer open paint protect question remember share solve throw understand
+        visit
+    """,
     "LINK": "and because but when",
 }
 
@@ -80,9 +99,9 @@ CLASSES: dict[str, tuple[str, ...]] = {
 # Lower case: rules, weighted alternatives. Upper case: word classes.
 RULES: dict[str, tuple[tuple[float, str], ...]] = {
     "sentence": (
-        (4, "someone DID_TO something"),
+        (5, "someone DID_TO something"),
         (3, "someone DID_TO something place"),
-        (2, "someone HOW DID_TO something"),
+        (4, "someone HOW DID_TO something"),
         (2, "someone DID place"),
         (1, "beast DID place"),
         (1, "beast HOW DID place"),
@@ -99,7 +118,7 @@ RULES: dict[str, tuple[tuple[float, str], ...]] = {
     "someone": ((2, "NAME"), (2, "DET PERSON"), (1, "DET ADJ PERSON")),
     "beast": ((2, "DET ANIMAL"), (1, "DET ADJ ANIMAL"), (1, "DET COLOR ANIMAL")),
     "something": (
-        (3, "DET THING"),
+        (4, "DET THING"),
         (2, "DET ADJ THING"),
         (1, "DET COLOR THING"),
         (2, "NUMBER PLURAL"),

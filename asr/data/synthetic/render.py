@@ -28,7 +28,7 @@ _UTTERANCES_PER_CHAPTER = 50
 RATE_WPM = (140, 210)
 PITCH = (35, 65)  # espeak's 0 to 99; 50 is the variant's own
 PITCH_RANGE = (30, 70)
-EDGE_S = (0.03, 0.12)  # silence before and after speech
+EDGE_S = (0.03, 0.1)  # silence before and after speech
 SNR_DB = (20.0, 40.0)
 LEVEL_DBFS = (-30.0, -18.0)  # root mean square
 _NOISE_SAMPLES = 1 << 20  # about a minute
@@ -41,8 +41,8 @@ _SLOWEST_WPM = 100
 # Below espeak's default, so that no variant runs into its limiter.
 _VOLUME = 50
 # Softer than this share of the peak is silence, where an utterance begins and ends.
-_SILENCE_SHARE = 0.004
-_KEPT_S = 0.01
+_SILENCE_SHARE = 0.008
+_KEPT_S = 0.02
 
 
 @dataclass(frozen=True)
