@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import os
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,7 +16,8 @@ from .checks import DTYPES, check_call, check_tensors
 from .flat import flatten
 from .spec import NO_MASK, POSITIONS, Mask, PositionBias, Weighting, check_mask_kind
 
-BACKENDS = ("auto", "reference", "sdpa", "blockwise")
+BACKENDS = ("auto", "reference", "sdpa", "blockwise", "triton")
+MOST_CHANNELS = 128  # of the Triton kernels, d_qk and d_v
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +26,8 @@ logger = logging.getLogger(__name__)
 class Resolved:
     """Attention with its backend chosen: `name` says which, `engine` what runs it.
 
-    engine: "torch" for reference, sdpa and pure torch blockwise; "c++" for compiled blockwise.
+    engine: "torch" for reference, sdpa and pure torch blockwise; "c++" for compiled blockwise,
+    "triton".
 
     Call it with q_bhtd, k_bhsd, v_bhsd and the position and mask of this batch; both must be of
     the kinds it was resolved for. `bias_h` (H,) replaces the weighting's own, for a module that
@@ -62,6 +66,8 @@ class Resolved:
                 mask=mask,
                 scale=scale,
             )
+        if self.name == "triton":
+            _check_channels(q_bhtd, v_bhsd)
         flat = flatten(q_bhtd, k_bhsd, v_bhsd, weighting, position, mask, scale)
         return sdpa.attend(flat) if self.name == "sdpa" else ops.call(flat, self.engine)
 
@@ -92,9 +98,9 @@ def resolve(
     position: an instance or its kind ("alibi", "table", "relative") or None.
     mask_kind: an instance, or names joined by "+" ("key_lens+query_lens"), or None: the fields
     that calls may set. Any backend but "auto" is taken as said, or refused with a ValueError that
-    gives the reason. "auto" takes, in this order: sdpa for softmax that no mask or position
-    touches; blockwise for all maps but softmax, and for softmax where its C++ engine serves
-    (float32 on the CPU) or a position bias is added; sdpa for the rest.
+    gives the reason. "auto" takes, in this order: triton for sigmoid on CUDA; sdpa for softmax
+    that no mask or position touches; blockwise for all maps but softmax, and for softmax where its
+    C++ engine serves (float32 on the CPU) or a position bias is added; sdpa for the rest.
     """
     kind = position.kind if isinstance(position, PositionBias) else position
     if kind is not None and kind not in POSITIONS:
@@ -106,7 +112,7 @@ def resolve(
         raise ValueError(f"backend: got {backend!r}, allowed: {', '.join(BACKENDS)}")
     device = torch.device(device)
     name = _choose(weighting, kind, masks, device, dtype) if backend == "auto" else backend
-    reason = refusal(name, weighting)
+    reason = refusal(name, weighting, device, dtype)
     if reason:
         raise ValueError(f"backend: got {backend!r}, which cannot serve: {reason}")
     chosen = Resolved(name, _engine(name, weighting.map, device, dtype), weighting, kind, masks)
@@ -117,6 +123,8 @@ def resolve(
 @torch.compiler.assume_constant_result
 def _engine(name: str, weighting_map: str, device: torch.device, dtype: torch.dtype) -> str:
     """What runs a backend; compiles the C++ engine where it would serve."""
+    if name == "triton":
+        return "triton"
     if (
         name == "blockwise"
         and cpp.refusal(weighting_map, device, dtype) is None
@@ -138,6 +146,8 @@ def _choose(
     device: torch.device,
     dtype: torch.dtype,
 ) -> str:
+    if device.type == "cuda" and refusal("triton", weighting, device, dtype) is None:
+        return "triton"
     if weighting.map != "softmax":
         return "blockwise"
     bare = position_kind is None and not mask_kind
@@ -146,11 +156,36 @@ def _choose(
     return "blockwise"
 
 
-def refusal(backend: str, weighting: Weighting) -> str | None:
+def refusal(
+    backend: str, weighting: Weighting, device: torch.device, dtype: torch.dtype
+) -> str | None:
     """Why a backend cannot serve, or None where it can."""
     if backend == "sdpa" and weighting.map != "softmax":
         return f"it has softmax only, not {weighting.map!r}"
+    if backend != "triton":
+        return None
+    if weighting.map != "sigmoid":
+        return f"it has sigmoid only, not {weighting.map!r}"
+    if dtype not in (torch.float16, torch.bfloat16, torch.float32):
+        return f"it has float16, bfloat16 and float32, not {dtype}"
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if device.type == "cpu" and os.environ.get("TRITON_INTERPRET", "0") == "1":
+        return None
+    if device.type != "cuda":
+        return (
+            f"it runs on cuda (or in Triton's interpreter, TRITON_INTERPRET=1), not {device.type}"
+        )
     return None
+
+
+def _check_channels(q_bhtd: Tensor, v_bhsd: Tensor) -> None:
+    for name, x in (("q_bhtd", q_bhtd), ("v_bhsd", v_bhsd)):
+        if x.shape[3] > MOST_CHANNELS:
+            raise ValueError(
+                f"{name}: got {x.shape[3]} channels, allowed: at most {MOST_CHANNELS} "
+                "with backend 'triton'"
+            )
 
 
 def attend(

@@ -65,8 +65,8 @@ class Case:
 
 
 def lens(sizes, of):
-    """Full, none, and part of the frames, over and over."""
-    parts = [of, 0, max(1, of * 2 // 5)]
+    """Full, part, and none of the frames, over and over."""
+    parts = [of, max(1, of * 2 // 5), 0]
     return torch.tensor([parts[b % 3] for b in range(sizes.batch)], device=sizes.device)
 
 

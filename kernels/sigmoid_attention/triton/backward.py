@@ -123,6 +123,21 @@ def add_relative_gradient(dqv, ds, r, dtype, head, rows, keys, delta, zero, num_
 
 
 @triton.jit
+def relative_term_transposed(
+    qv, r, head, rows, keys, delta, zero, num_offsets,
+    D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """relative_term as (keys, queries)."""
+    row0, key0 = tl.min(rows, 0), tl.min(keys, 0)
+    band = key0 - (row0 + BM - 1) + delta + zero + tl.arange(0, BM + BN)
+    keep = (band >= 0) & (band < num_offsets)
+    r_tile = load_rows(r + head.to(tl.int64) * num_offsets * D, band, D, keep, D, BD, True)
+    by_offset = tl.dot(r_tile.to(qv.dtype), tl.trans(qv), input_precision=PRECISION)
+    index = (keys - key0)[:, None] - (rows - row0)[None, :] + BM - 1
+    return tl.gather(by_offset, index, 0)
+
+
+@triton.jit
 def key_kernel(
     q, k, v, do, dk, dv, first_row, last_row, seen, lo, hi, row, slopes, table, u, vb, r,
     q_b, q_h, q_t, k_b, k_h, k_t, v_b, v_h, v_t, do_b, do_h, do_t,
@@ -168,27 +183,27 @@ def key_kernel(
             if POSITION == RELATIVE:
                 qv_tile = add_head(q_tile, vb, head, D, BD)
                 q_tile = add_head(q_tile, u, head, D, BD)
-            x = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION)
+            # Transposed, (BN, BM): p and ds are then left operands as they come.
+            x = tl.dot(k_tile, tl.trans(q_tile), input_precision=PRECISION)
             if POSITION == RELATIVE:
-                x += relative_term(
+                x += relative_term_transposed(
                     qv_tile, r, head, rows, keys, delta, zero, num_offsets, D, BD, BM, BN, PRECISION
                 )
             x = x * (scale * LOG2E)
             if HAS_ROW:
                 base = row + batch * row_b + head * row_h
-                x = x + load_row_term(base, rows, row_t, num_queries, HAS_ROW)[:, None]
-            offset = tile_offsets(rows, keys, delta, POSITION)
+                x = x + load_row_term(base, rows, row_t, num_queries, HAS_ROW)[None, :]
+            if POSITION == ALIBI:
+                offset = (keys + delta).to(tl.float32)[:, None] - rows.to(tl.float32)[None, :]
+            else:
+                offset = keys[:, None] + delta - rows[None, :]
             x = add_offset_bias(x, offset, slope, table_h, zero, num_offsets, POSITION)
-            p = sigmoid(x, BM, BN, MODE, ASM)
-            p = tl.where((keys[None, :] >= lo_t[:, None]) & (keys[None, :] < hi_t[:, None]), p, 0.0)
-            dp = tl.dot(do_tile, tl.trans(v_tile), input_precision=PRECISION)
+            p = sigmoid(x, BN, BM, MODE, ASM)
+            p = tl.where((keys[:, None] >= lo_t[None, :]) & (keys[:, None] < hi_t[None, :]), p, 0.0)
+            dp = tl.dot(v_tile, tl.trans(do_tile), input_precision=PRECISION)
             ds = p * (1.0 - p) * dp
-            dv_tile = tl.dot(
-                tl.trans(p.to(do_tile.dtype)), do_tile, dv_tile, input_precision=PRECISION
-            )
-            dk_tile = tl.dot(
-                tl.trans(ds.to(q_tile.dtype)), q_tile, dk_tile, input_precision=PRECISION
-            )
+            dv_tile = tl.dot(p.to(do_tile.dtype), do_tile, dv_tile, input_precision=PRECISION)
+            dk_tile = tl.dot(ds.to(q_tile.dtype), q_tile, dk_tile, input_precision=PRECISION)
     at = tl.program_id(1).to(tl.int64) * num_keys
     store_rows(dk + at * D, keys, D, inside, dk_tile * scale, D, BD)
     store_rows(dv + at * DV, keys, DV, inside, dv_tile, DV, BDV)
@@ -223,8 +238,8 @@ def offset_kernel(
     r_tile = tl.zeros((BN, BD), q.dtype.element_ty)
     if POSITION == RELATIVE:
         band = columns - (num_queries - 1) + delta + zero
-        keep = (band >= 0) & (band < num_offsets)
-        r_tile = load_rows(r + head.to(tl.int64) * num_offsets * D, band, D, keep, D, BD, True)
+        known = (band >= 0) & (band < num_offsets)
+        r_tile = load_rows(r + head.to(tl.int64) * num_offsets * D, band, D, known, D, BD, True)
         r_tile = r_tile.to(q.dtype.element_ty)
     dr_tile = tl.zeros((BN, BD), tl.float32)
     sums = tl.zeros((BN,), tl.float32)
@@ -261,8 +276,8 @@ def offset_kernel(
         x = add_offset_bias(x, offset, slope, table_h, zero, num_offsets, POSITION)
         p = sigmoid(x, BM, BN, MODE, ASM)
         key = rows[:, None] + columns[None, :] - (num_queries - 1)
-        seen = (key >= lo_t[:, None]) & (key < hi_t[:, None]) & sees[:, None]
-        ds = tl.where(seen, p * (1.0 - p) * dp, 0.0)
+        visible = (key >= lo_t[:, None]) & (key < hi_t[:, None]) & sees[:, None]
+        ds = tl.where(visible, p * (1.0 - p) * dp, 0.0)
         sums += tl.sum(ds, 0)
         if POSITION == RELATIVE:
             dr_tile = tl.dot(

@@ -23,19 +23,22 @@ class Config:
 
 @functools.cache
 def table() -> dict[str, dict[str, list[int]]]:
-    """The shipped table: architecture -> "kernel/channels[/relative]" -> [BM, BN, warps, stages]."""
+    """The shipped table: architecture -> row_name() -> [BM, BN, warps, stages]."""
     loaded: dict[str, dict[str, list[int]]] = json.loads(TABLE.read_text())["tiles"]
     return loaded
 
 
-def choose(kernel: str, capability: int, channels: int, relative: bool, wide: bool) -> Config:
-    """The tile of a kernel on a device of this capability (80, 90, ...).
+def row_name(kernel: str, channels: int, position: str, wide: bool) -> str:
+    """The table's row for a kernel; only table and relative positions need tiles of their own.
 
-    channels: the larger of d_qk and d_v up to a power of two; wide: float32 inputs, whose tiles are
-    twice as large in memory and take a row of their own.
+    channels: the larger of d_qk and d_v; wide: float32 inputs, whose tiles take twice the memory.
     """
+    own = f"/{position}" if position in ("table", "relative") else ""
+    return f"{kernel}/{64 if channels <= 64 else 128}{own}" + ("/float32" if wide else "")
+
+
+def choose(capability: int, row: str) -> Config:
+    """The tile of a row for a device of this capability (80, 90, ...)."""
     known = sorted(int(name) for name in table())
     arch = max([a for a in known if a <= capability], default=known[0])
-    size = 64 if channels <= 64 else 128
-    key = f"{kernel}/{size}" + ("/relative" if relative else "") + ("/float32" if wide else "")
-    return Config(*table()[str(arch)][key])
+    return Config(*table()[str(arch)][row])

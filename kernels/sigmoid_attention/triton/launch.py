@@ -12,9 +12,10 @@ from ..flat import Flat, row_term
 from ..tiles import Sums
 from . import device
 from .backward import key_kernel, offset_kernel, query_kernel
-from .configs import Config, choose
+from .configs import Config, choose, row_name
 from .forward import forward_kernel
 
+POSITIONS = ("none", "alibi", "table", "relative")  # by their number in the kernels
 MODES = {"exact": device.SHARED.value, "fast": device.TANH.value}
 
 
@@ -41,13 +42,12 @@ class Launch:
 
     def config(self, kernel: str) -> Config:
         """The tile for this call; small ones in the interpreter, where size costs time."""
-        relative = self.position == device.RELATIVE.value
         if interpreted():
             return Config(32, 32, 4, 1)
         major, minor = torch.cuda.get_device_capability(self.q.device)
-        channels = triton.next_power_of_2(max(self.d, self.dv))
+        position = POSITIONS[self.position]
         wide = self.q.dtype == torch.float32
-        return choose(kernel, 10 * major + minor, channels, relative, wide)
+        return choose(10 * major + minor, row_name(kernel, max(self.d, self.dv), position, wide))
 
     def pointers(self) -> list[Tensor]:
         """lo, hi, row, slopes, table, u, vb, r; anything for those a kernel does not read."""
@@ -93,7 +93,7 @@ class Launch:
             "HAS_ROW": self.row is not None,
             "MODE": MODES[self.flat.precision],
             "ASM": not interpreted(),
-            "PRECISION": "ieee",
+            "PRECISION": "tf32x3",  # of float32: three products on tensor cores, near its rounding
             "num_warps": config.warps,
             "num_stages": config.stages,
         }

@@ -1,0 +1,245 @@
+"""Compile the kernels for a GPU that need not be here, and count what came out.
+
+    python -m sigmoid_attention.triton.census            compare with the table beside this file
+    python -m sigmoid_attention.triton.census --write    make the table anew
+
+The table holds, for each shipped tile, upper bounds on registers, stack, spills and shared memory
+and the instruction counts; it names the versions it was made with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from .backward import key_kernel, offset_kernel, query_kernel
+from .configs import Config, choose, row_name
+from .forward import forward_kernel
+
+CENSUS = Path(__file__).with_name("census.json")
+KERNELS = {
+    "forward": forward_kernel,
+    "query": query_kernel,
+    "key": key_kernel,
+    "offset": offset_kernel,
+}
+POSITIONS = {"none": 0, "alibi": 1, "table": 2, "relative": 3}
+MODES = {"separate": 0, "shared": 1, "mixed": 2, "tanh": 3}
+# What a multiprocessor lets one program have.
+MOST_SHARED = {80: 163 * 1024, 90: 227 * 1024}
+MOST_REGISTERS = 255
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One compiled kernel."""
+
+    kernel: str
+    arch: int
+    channels: int
+    dtype: str
+    position: str
+    runs: bool
+    mode: str = "shared"
+
+    @property
+    def name(self) -> str:
+        runs = "runs" if self.runs else "full"
+        parts = (self.kernel, f"sm_{self.arch}", f"d{self.channels}", self.dtype, self.position)
+        return "/".join((*parts, runs, self.mode))
+
+    def config(self) -> Config:
+        """Its shipped tile."""
+        return choose(
+            self.arch, row_name(self.kernel, self.channels, self.position, self.dtype == "fp32")
+        )
+
+
+@dataclass(frozen=True)
+class Count:
+    """What one compiled kernel takes, and its instructions."""
+
+    registers: int
+    stack: int
+    spills: int
+    shared: int
+    matrix: int
+    matrix_kind: str
+    special_per_score: float
+
+
+def compile_variant(variant: Variant, config: Config | None = None) -> Count:
+    """Compile one kernel with ptxas, which the triton wheel ships, and count."""
+    config = config or variant.config()
+    kernel = KERNELS[variant.kernel]
+    constexprs = _constexprs(variant, config, kernel.arg_names)
+    signature = {name: _type(name, variant, constexprs) for name in kernel.arg_names}
+    attrs = {
+        (i,): [["tt.divisibility", 16]]
+        for i, name in enumerate(kernel.arg_names)
+        if signature[name].startswith("*") or _is_stride(name)
+    }
+    source = ASTSource(kernel, signature, constexprs=constexprs, attrs=attrs)
+    options = {"num_warps": config.warps, "num_stages": config.stages}
+    target = GPUTarget("cuda", variant.arch, 32)
+    compiled = triton.compile(source, target=target, options=options)
+    return _count(compiled, variant, config)
+
+
+def _constexprs(variant: Variant, config: Config, names: list[str]) -> dict[str, Any]:
+    padded = triton.next_power_of_2(variant.channels)
+    values = {
+        "HEADS": 8,
+        "GROUP": 1,
+        "D": variant.channels,
+        "DV": variant.channels,
+        "BD": padded,
+        "BDV": padded,
+        "BM": config.bm,
+        "BN": config.bn,
+        "POSITION": POSITIONS[variant.position],
+        "HAS_RUNS": variant.runs,
+        "HAS_ROW": True,
+        "NEED_ROW": False,
+        "MODE": MODES[variant.mode],
+        "ASM": True,
+        "PRECISION": "tf32x3",
+    }
+    return {name: value for name, value in values.items() if name in names}
+
+
+def _type(name: str, variant: Variant, constexprs: dict[str, Any]) -> str:
+    if name in constexprs:
+        return "constexpr"
+    if name in ("q", "k", "v", "o", "do"):
+        return "*" + variant.dtype
+    if name in ("lo", "hi", "first_row", "last_row", "seen"):
+        return "*i32"
+    if name in ("num_queries", "num_keys", "delta", "zero", "num_offsets") or _is_stride(name):
+        return "i32"
+    return "fp32" if name == "scale" else "*fp32"
+
+
+def _is_stride(name: str) -> bool:
+    return name[-2:] in ("_b", "_h", "_t") and not name.startswith(("lo", "hi"))
+
+
+def _count(compiled: Any, variant: Variant, config: Config) -> Count:
+    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        sass = _run(tools / "nvdisasm", "-c", file.name)
+        usage = _run(tools / "cuobjdump", "-res-usage", file.name)
+    codes = Counter(
+        re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9]*)", sass, re.MULTILINE)
+    )
+    kind = "HGMMA" if codes["HGMMA"] else "HMMA"
+    # Forward and query kernels hold the tile twice (whole, cut), with runs of keys three times.
+    copies = (3 if variant.runs else 2) if variant.kernel in ("forward", "query") else 1
+    scores_per_lane = config.bm * config.bn / (32 * config.warps)
+    resources = dict(re.findall(r"(REG|STACK):(\d+)", usage))
+    return Count(
+        registers=int(resources["REG"]),
+        stack=int(resources["STACK"]),
+        spills=codes["STL"] + codes["LDL"],
+        shared=compiled.metadata.shared,
+        matrix=codes[kind],
+        matrix_kind=kind,
+        special_per_score=codes["MUFU"] / (copies * scores_per_lane),
+    )
+
+
+def _run(*command: Any) -> str:
+    parts = [os.fspath(part) for part in command]
+    return subprocess.run(parts, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def variants() -> list[Variant]:
+    """Every kernel that ships: architectures, head sizes, positions, runs; and the other modes."""
+    out = []
+    for arch in (80, 90):
+        for channels in (64, 128):
+            for position in POSITIONS:
+                kernels = ["forward", "query", "key"] + (["offset"] if position != "none" else [])
+                for kernel in kernels:
+                    for runs in (False, True):
+                        out.append(Variant(kernel, arch, channels, "bf16", position, runs))
+        for mode in ("mixed", "tanh", "separate"):
+            out.append(Variant("forward", arch, 64, "bf16", "none", False, mode))
+        for kernel in ("forward", "query", "key"):
+            out.append(Variant(kernel, arch, 64, "fp16", "none", True))
+            out.append(Variant(kernel, arch, 64, "fp32", "none", True))
+        out.append(Variant("forward", arch, 80, "bf16", "none", True))
+    return out
+
+
+def complaints(variant: Variant, count: Count, allowed: dict[str, Any] | None) -> list[str]:
+    """What breaks the gate: absolute limits first, then the table's own bounds."""
+    out = []
+    if count.spills or count.stack:
+        out.append(f"{count.spills} spills, {count.stack} bytes of stack; none allowed")
+    if count.registers > MOST_REGISTERS:
+        out.append(f"{count.registers} registers; allowed {MOST_REGISTERS}")
+    if count.shared > MOST_SHARED[variant.arch]:
+        out.append(f"{count.shared} bytes shared; allowed {MOST_SHARED[variant.arch]}")
+    if variant.arch == 90 and variant.dtype != "fp32" and count.matrix_kind != "HGMMA":
+        out.append("no HGMMA")
+    most_special = 2.0 if variant.mode == "separate" else 1.5
+    if variant.kernel == "forward" and count.special_per_score > most_special + 0.05:
+        out.append(f"{count.special_per_score:.2f} special per score; allowed {most_special}")
+    if allowed is None:
+        return [*out, "not in the table"]
+    for name in ("registers", "shared", "special_per_score"):
+        if getattr(count, name) > allowed[name] * 1.05:
+            out.append(f"{name} {getattr(count, name)}; the table has {allowed[name]}")
+    return out
+
+
+def read() -> dict[str, Any]:
+    """The table: {"triton": version, "kernels": {name: count}}."""
+    loaded: dict[str, Any] = json.loads(CENSUS.read_text())
+    return loaded
+
+
+def main() -> int:
+    """Compile everything; 0 if the gate holds."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--write", action="store_true", help="make the table anew")
+    parser.add_argument("--only", default="", help="variants whose name contains this")
+    args = parser.parse_args()
+    known = read()["kernels"] if CENSUS.exists() else {}
+    counted, bad = {}, 0
+    for variant in variants():
+        if args.only not in variant.name:
+            continue
+        count = compile_variant(variant)
+        counted[variant.name] = asdict(count)
+        wrong = complaints(
+            variant, count, counted[variant.name] if args.write else known.get(variant.name)
+        )
+        bad += bool(wrong)
+        print(variant.name, variant.config(), count, *wrong, sep="\n    ", flush=True)
+    if args.write:
+        kernels = {**known, **counted} if args.only else counted
+        text = json.dumps({"triton": triton.__version__, "kernels": kernels}, indent=1)
+        CENSUS.write_text(text + "\n")
+    print(f"{len(counted)} compiled, {bad} beyond a bound")
+    return int(bad > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

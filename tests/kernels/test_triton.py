@@ -1,0 +1,156 @@
+"""The Triton kernels against the reference: in the interpreter, or on a GPU (marker `gpu`).
+
+The interpreter is chosen by TRITON_INTERPRET=1, which must be set before triton is imported; so
+test_triton_interpreted.py runs this file in a process of its own.
+"""
+
+import itertools
+import os
+
+import pytest
+import torch
+from sigmoid_attention import Mask, Weighting, attend, ops
+from sigmoid_attention.flat import flatten
+
+from .cases import MASKS, POSITIONS, Sizes, assert_same, make
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+pytestmark = [] if INTERPRETED else [pytest.mark.gpu]
+if not INTERPRETED and not torch.cuda.is_available():
+    pytest.skip("neither a GPU nor TRITON_INTERPRET=1", allow_module_level=True)
+DEVICE = "cpu" if INTERPRETED else "cuda"
+LENGTHS = (1, 7, 63, 111, 257)
+SHIFTS = ("no_shift", "constant", "visible", "per_head", "sequence", "number")
+
+
+def check(weighting, position, mask, rtol=2e-5, **sizes):
+    """Output and every gradient against the float64 reference on the same inputs."""
+    small = Sizes(**{"heads": 2, "kv_heads": 1, "d": 20, "dv": 16, "dtype": torch.float32, **sizes})
+    case = make(weighting, position, mask, Sizes(**{**small.__dict__, "device": DEVICE}))
+    exact = make(weighting, position, mask, Sizes(**{**small.__dict__, "dtype": torch.float64}))
+    with torch.no_grad():
+        for ours, theirs in zip(case.leaves, exact.leaves, strict=True):
+            theirs.copy_(ours)
+    got = [x.cpu().double() for x in case.run("triton")]
+    assert_same(got, exact.run("reference"), rtol, 1e-6)
+
+
+@pytest.fixture(autouse=True)
+def poisoned_outputs(monkeypatch):
+    """Memory that nobody wrote is NaN, so an output tile left out cannot pass."""
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+PAIRS = [*itertools.product(POSITIONS, MASKS)]
+
+
+@pytest.mark.parametrize(("position", "mask"), PAIRS)
+def test_positions_and_masks(position, mask):
+    shift = SHIFTS[PAIRS.index((position, mask)) % len(SHIFTS)]
+    check(shift, position, mask, batch=2, heads=1, queries=37, keys=45)
+
+
+@pytest.mark.parametrize("weighting", SHIFTS)
+@pytest.mark.parametrize("mask", ["none", "lens"])
+def test_shifts(weighting, mask):
+    check(weighting, "none", mask, batch=3, heads=1, queries=20, keys=40)
+
+
+@pytest.mark.parametrize(("queries", "keys"), zip(LENGTHS, reversed(LENGTHS), strict=True))
+@pytest.mark.parametrize("position", ["none", "relative"])
+def test_lengths(queries, keys, position):
+    check("visible", position, "none", batch=1, heads=1, queries=queries, keys=keys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("queries", "keys"), itertools.product(LENGTHS, LENGTHS))
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("mask", ["none", "lens", "causal", "window", "chunk"])
+def test_lengths_full(queries, keys, position, mask):
+    check("per_head", position, mask, batch=2, queries=queries, keys=keys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weighting", SHIFTS)
+@pytest.mark.parametrize(("position", "mask"), PAIRS)
+def test_product(weighting, position, mask):
+    check(weighting, position, mask, batch=3, queries=70, keys=75)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_half_precision(position):
+    check("visible", position, "lens", dtype=torch.float16, rtol=4e-3, queries=33, keys=40)
+
+
+@pytest.mark.parametrize(("d", "dv"), [(32, 128), (128, 32), (36, 36), (80, 64)])
+def test_channels(d, dv):
+    check("visible", "alibi", "lens", d=d, dv=dv, queries=20, keys=40, batch=2)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_grouped_heads(groups):
+    check("visible", "table", "causal", heads=4, kv_heads=4 // groups, queries=20, keys=20, batch=1)
+
+
+def test_large_problem_of_the_same_kernels_is_deterministic():
+    first = make(
+        "per_head",
+        "relative",
+        "lens",
+        Sizes(dtype=torch.float32, device=DEVICE, batch=1, heads=1, kv_heads=1),
+    )
+    once, twice = first.run("triton"), first.run("triton")
+    assert all(torch.equal(a, b) for a, b in zip(once, twice, strict=True))
+
+
+def weights(x, mode, n):
+    """p of one row of scores x, read off the kernel by an identity as values."""
+    count = x.shape[0]
+    q = torch.ones(1, 1, 1, 1, dtype=torch.float32, device=DEVICE)
+    k, v = x.float().view(1, 1, count, 1).to(DEVICE), torch.eye(count, device=DEVICE)[None, None]
+    how = Weighting.sigmoid(n=n, precision=mode)
+    flat = flatten(q, k, v, how, None, Mask(), 1.0)
+    return ops.call(flat, "triton").flatten().cpu().double()
+
+
+@pytest.mark.parametrize("n", [1, 2048, 65536])
+def test_left_tail_is_relatively_accurate(n):
+    x = torch.linspace(-25, 25, 101)
+    expected = torch.sigmoid(x.double() - torch.tensor(float(n)).double().log())
+    error = (weights(x, "exact", n) / expected - 1).abs().max().item()
+    # Rounding of x - log n itself, |x| 2^-23 or so, is in it; bfloat16 rounds by 2^-9.
+    assert error < 2.0**-17
+
+
+@pytest.mark.parametrize("extreme", [-1e4, -300.0, 300.0, 1e4])
+def test_an_extreme_score_leaves_its_neighbour_alone(extreme):
+    x = torch.tensor([0.25, extreme, extreme, -0.5] * 8)
+    p = weights(x, "exact", 1)
+    expected = torch.sigmoid(x.double())
+    near = x.abs() < 1
+    torch.testing.assert_close(p[near], expected[near], rtol=1e-6, atol=0)
+    torch.testing.assert_close(p[~near], expected[~near], rtol=0, atol=1e-18)
+
+
+def test_masked_minus_infinity_beside_finite_scores():
+    q = torch.ones(1, 1, 2, 1, device=DEVICE)
+    k = torch.tensor([1.0, 2.0, float("-inf"), 3.0], device=DEVICE).view(1, 1, 4, 1)
+    o = attend(
+        q,
+        k,
+        torch.ones(1, 1, 4, 1, device=DEVICE),
+        weighting=Weighting.sigmoid(shift=None),
+        mask=Mask(key_lens=torch.tensor([2], device=DEVICE)),
+        scale=1.0,
+        backend="triton",
+    )
+    expected = torch.tensor([1.0, 2.0]).sigmoid().sum()
+    torch.testing.assert_close(o.cpu().flatten(), expected.expand(2))
+
+
+def test_fast_mode_is_close_where_weights_are_large():
+    x = torch.linspace(-5, 5, 41)
+    torch.testing.assert_close(weights(x, "fast", 1), torch.sigmoid(x.double()), rtol=0, atol=2e-4)
