@@ -6,6 +6,7 @@
 `resolve` chooses a backend once, at construction of a model.
 """
 
+from .context import attend_context_parallel
 from .dispatch import Resolved, attend, resolve
 from .reference import attention_weights
 from .spec import Mask, PositionBias, Weighting
@@ -16,6 +17,7 @@ __all__ = [
     "Resolved",
     "Weighting",
     "attend",
+    "attend_context_parallel",
     "attention_weights",
     "resolve",
 ]

@@ -56,13 +56,14 @@ def flatten(
     scale: float | None,
 ) -> Flat:
     """The flat form of one checked call."""
-    runs = visible_runs(mask, q_bhtd, k_bhsd)
+    num_queries, num_keys = q_bhtd.shape[2], k_bhsd.shape[2]
+    runs = visible_runs(mask, num_queries, num_keys, q_bhtd.device)
     dtype = compute_dtype(q_bhtd.dtype)
     shift, row_shift_bt, row_factor_bt = 0.0, None, None
     if weighting.shift is not None and not isinstance(weighting.shift, str):
         shift = float(weighting.shift)
     if weighting.counts:
-        n_bt = row_counts(weighting, mask, runs, q_bhtd, k_bhsd).to(dtype)
+        n_bt = row_counts(weighting, mask, runs, num_queries, num_keys, q_bhtd.device).to(dtype)
         if weighting.shift == "-log n":
             row_shift_bt = -n_bt.log()
         else:
@@ -93,11 +94,12 @@ def flatten(
     )
 
 
-def visible_runs(mask: Mask, q_bhtd: Tensor, k_bhsd: Tensor) -> tuple[Tensor, Tensor] | None:
+def visible_runs(
+    mask: Mask, num_queries: int, num_keys: int, device: torch.device
+) -> tuple[Tensor, Tensor] | None:
     """(lo_bt, hi_bt) int32 of shape (B', T), or None where every row sees every key."""
     if not mask.kind:
         return None
-    num_queries, num_keys, device = q_bhtd.shape[2], k_bhsd.shape[2], q_bhtd.device
     i_t = torch.arange(num_queries, device=device)
     query_t = i_t + mask.q_start
     first_t: Tensor | int = mask.k_start
@@ -137,11 +139,11 @@ def row_counts(
     weighting: Weighting,
     mask: Mask,
     runs: tuple[Tensor, Tensor] | None,
-    q_bhtd: Tensor,
-    k_bhsd: Tensor,
+    num_queries: int,
+    num_keys: int,
+    device: torch.device,
 ) -> Tensor:
     """n of each row, at least 1, as (B', T)."""
-    num_queries, num_keys = q_bhtd.shape[2], k_bhsd.shape[2]
     if isinstance(weighting.n, Tensor):
         n_bt = weighting.n if weighting.n.dim() == 2 else weighting.n[:, None]
     elif weighting.n == "visible" and runs is not None:
@@ -153,7 +155,7 @@ def row_counts(
         n_bt = mask.key_lens[:, None]
     else:
         n = num_keys if isinstance(weighting.n, str) else weighting.n
-        n_bt = torch.full((1, 1), n, device=q_bhtd.device)
+        n_bt = torch.full((1, 1), n, device=device)
     return n_bt.clamp(min=1).expand(-1, num_queries)
 
 
