@@ -90,8 +90,9 @@ def _prepare_librispeech(args: argparse.Namespace) -> int:
 
 
 def _prepare_synthetic(args: argparse.Namespace) -> int:
-    from asr.data.synthetic.corpus import prepare_synthetic
+    from asr.data.synthetic.corpus import describe, prepare_synthetic
 
+    print("\n".join(describe()))
     reports = prepare_synthetic(
         args.out, args.hours, args.seed, args.jobs, num_dev=args.dev, num_test=args.test
     )

@@ -87,7 +87,12 @@ class AugmentConfig:
 @dataclass(frozen=True)
 class TokenizerConfig:
     kind: str = option("bpe", "text units", choices=("char", "bpe", "unigram"))
-    vocab_size: int = option(500, "pieces of bpe and unigram (char: ignored)", low=8, high=65536)
+    vocab_size: int = option(
+        500,
+        "units of bpe and unigram, blank and unknown included (char: ignored)",
+        low=8,
+        high=65536,
+    )
     normaliser: str = option(
         "lowercase-apostrophe",
         "what happens to a text before it is tokenized and scored",
@@ -176,10 +181,13 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
-def load(files: Sequence[str | Path] = (), overrides: Sequence[str] = ()) -> Config:
+def load(
+    files: Sequence[str | Path] = (), overrides: Sequence[str] = (), follow_base: bool = True
+) -> Config:
     """Defaults < each yaml in order < ``section.key=value`` overrides.
 
-    A yaml may name a ``base:`` (another yaml, relative to it, or one of the package's own by name).
+    A yaml may name a ``base:`` (another yaml, relative to it, or one of the package's own by name),
+    unless ``follow_base`` is false: a model folder's configuration stands alone.
 
     Raises:
         InputError: no such file, not yaml, an unknown key (the nearest known one is named), a value
@@ -189,10 +197,10 @@ def load(files: Sequence[str | Path] = (), overrides: Sequence[str] = ()) -> Con
     merged = OmegaConf.structured(Config)
     layers: list[tuple[str, dict[str, Any]]] = []
     for file in files:
-        layers += _read_yaml_chain(Path(file), seen=())
+        layers += _read_yaml_chain(Path(file), (), follow_base)
     layers += [(f"override {text!r}", _parse_override(text)) for text in overrides]
     for origin, layer in layers:
-        _check_keys(layer, Config, origin)
+        _check_keys(layer, origin)
         try:
             merged = OmegaConf.merge(merged, OmegaConf.create(layer))
         except OmegaConfBaseException as error:
@@ -236,7 +244,9 @@ def base_files() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def _read_yaml_chain(path: Path, seen: tuple[Path, ...]) -> list[tuple[str, dict[str, Any]]]:
+def _read_yaml_chain(
+    path: Path, seen: tuple[Path, ...], follow_base: bool
+) -> list[tuple[str, dict[str, Any]]]:
     path = path.resolve()
     if path in seen:
         raise InputError(f"{path}: `base:` names itself in a circle")
@@ -254,7 +264,11 @@ def _read_yaml_chain(path: Path, seen: tuple[Path, ...]) -> list[tuple[str, dict
         )
     _refuse_interpolation(content, str(path))
     base = content.pop("base", None)
-    below = [] if base is None else _read_yaml_chain(_find_base(base, path), (*seen, path))
+    if base is None:
+        return [(str(path), content)]
+    if not follow_base:
+        raise InputError(f"{path}: base: {base!r}: a model folder's configuration has no base")
+    below = _read_yaml_chain(_find_base(base, path), (*seen, path), follow_base)
     return [*below, (str(path), content)]
 
 
@@ -297,12 +311,11 @@ def _refuse_interpolation(node: Any, origin: str) -> None:
         raise InputError(f"{origin}: {node!r}: interpolation is not allowed in a configuration")
 
 
-def _check_keys(layer: dict[Any, Any], kind: Any, origin: str) -> None:
-    sections = {item.name: item for item in dataclasses.fields(kind)}
-    known = {item: set() for item in sections}
-    defaults = Config()
-    for name in sections:
-        known[name] = {item.name for item in dataclasses.fields(getattr(defaults, name))}
+def _check_keys(layer: dict[Any, Any], origin: str) -> None:
+    known: dict[str, list[str]] = {}
+    for key, _, _ in walk(Config()):
+        section, _, name = key.partition(".")
+        known.setdefault(section, []).append(name)
     every = [f"{section}.{key}" for section in known for key in known[section]]
     for section, values in layer.items():
         if section not in known:
@@ -341,7 +354,8 @@ def _check_values(config: Config) -> None:
     attention, encoder = config.attention, config.encoder
     if encoder.dim % attention.num_heads:
         raise InputError(
-            f"encoder.dim = {encoder.dim} must be a multiple of attention.num_heads = {attention.num_heads}"
+            f"encoder.dim = {encoder.dim} must be a multiple of "
+            f"attention.num_heads = {attention.num_heads}"
         )
     if attention.position == "rope" and (encoder.dim // attention.num_heads) % 2:
         raise InputError(

@@ -58,12 +58,17 @@ class Recogniser(nn.Module):
 def ctc_loss(
     log_probs_btv: Tensor, lens_b: Tensor, tokens_bu: Tensor, token_lens_b: Tensor
 ) -> Tensor:
-    """Minus the log-probability of the transcripts, summed over the batch (Graves et al. 2006).
+    """(b) minus the log-probability of each transcript (Graves et al. 2006).
 
-    Infinite where a transcript does not fit into its frames; such utterances are left out beforehand.
+    Infinite where a transcript does not fit into its frames; training leaves those out beforehand.
     """
     return nn.functional.ctc_loss(
-        log_probs_btv.transpose(0, 1), tokens_bu, lens_b, token_lens_b, blank=BLANK, reduction="sum"
+        log_probs_btv.transpose(0, 1),
+        tokens_bu,
+        lens_b,
+        token_lens_b,
+        blank=BLANK,
+        reduction="none",
     )
 
 

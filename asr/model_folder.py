@@ -81,7 +81,8 @@ def load_model(path: Path, device: str | torch.device = "cpu", backend: str | No
         InputError: a file is missing or damaged, or the weights are not those of the configuration.
     """
     folder = find_model(path)
-    config = configuration.load([folder / CONFIG], [f"attention.backend={backend or 'auto'}"])
+    backend_choice = [f"attention.backend={backend or 'auto'}"]
+    config = configuration.load([folder / CONFIG], backend_choice, follow_base=False)
     tokenizer = load_tokenizer(folder)
     net = Recogniser(config, tokenizer.vocab_size)
     try:

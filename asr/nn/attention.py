@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from sigmoid_attention import Mask, Resolved, Weighting, attend, resolve
 from torch import Tensor, nn
 
 from asr.config import AttentionConfig
-from asr.nn.position import Alibi, NoPosition, Position, Relative, Rope
+from asr.nn.position import Alibi, Position, Relative, Rope
 
 
 class MultiHeadAttention(nn.Module):
@@ -60,8 +62,8 @@ WEIGHTINGS = {
     "sigmoid": lambda: Weighting.sigmoid(shift="-log n", n="visible"),
 }
 
-POSITIONS = {
-    "none": lambda dim, num_heads: NoPosition(),
+POSITIONS: dict[str, Callable[[int, int], Position]] = {
+    "none": lambda dim, num_heads: Position(),
     "rope": lambda dim, num_heads: Rope(dim // num_heads),
     "alibi": lambda dim, num_heads: Alibi(num_heads),
     "relative": Relative,

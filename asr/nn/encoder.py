@@ -7,7 +7,7 @@ from sigmoid_attention import Mask
 from torch import Tensor, nn
 
 from asr.config import AttentionConfig, EncoderConfig
-from asr.nn.attention import build_attention, frame_mask
+from asr.nn.attention import MultiHeadAttention, build_attention, frame_mask
 from asr.nn.conformer import ConformerLayer
 from asr.nn.dropout import Dropout
 from asr.nn.subsampling import Subsampling4
@@ -58,4 +58,6 @@ class Encoder(nn.Module):
 
     def attention_backend(self, device: torch.device, dtype: torch.dtype) -> str:
         """Which backend serves the layers' attention on this device."""
-        return self.layers[0].attention.resolve(device, dtype).name
+        attention = self.layers[0].get_submodule("attention")
+        assert isinstance(attention, MultiHeadAttention)
+        return attention.resolve(device, dtype).name

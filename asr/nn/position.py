@@ -8,7 +8,6 @@ other code. None of them knows the weighting. Offsets are key minus query throug
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
 import torch
 from sigmoid_attention import PositionBias
@@ -17,33 +16,26 @@ from torch import Tensor, nn
 Positioned = tuple[Tensor, Tensor, PositionBias | None]
 
 
-class Position(Protocol):
-    """What a position module is to attention; ``kind`` is its PositionBias's, None without one."""
+class Position(nn.Module):
+    """The base of all positions, and itself the position `none`: attention sees its keys as a set; in
+    a Conformer the convolutions still know the order.
 
-    kind: str | None
+    ``kind`` is that of the PositionBias it returns, None without one.
+    """
 
-    def __call__(
-        self, q_bhtd: Tensor, k_bhsd: Tensor, q_start: int, k_start: int
-    ) -> Positioned: ...
-
-
-class NoPosition(nn.Module):
-    """Attention that sees its keys as a set; in a Conformer the convolutions still know the order."""
-
-    kind = None
+    kind: str | None = None
 
     def forward(self, q_bhtd: Tensor, k_bhsd: Tensor, q_start: int, k_start: int) -> Positioned:
+        """What attention takes in place of (q, k), and what is added to the scores."""
         return q_bhtd, k_bhsd, None
 
 
-class Rope(nn.Module):
+class Rope(Position):
     """Rotary position embedding (Su et al. 2021, arXiv 2104.09864, eq. 34).
 
     Channel i of the first half of a head is paired with channel i of the second half; the pair turns
     by ``position / base ** (2 i / d)`` radians, so a score depends on key minus query only.
     """
-
-    kind = None
 
     def __init__(self, head_dim: int, base: float = 10000.0):
         super().__init__()
@@ -68,7 +60,7 @@ class Rope(nn.Module):
         )
 
 
-class Alibi(nn.Module):
+class Alibi(Position):
     """Attention with linear biases (Press et al. 2022, arXiv 2108.12409), symmetric for encoders:
     ``slope_h * |key - query|`` is subtracted from the score of head h. Slopes are not trained."""
 
@@ -93,7 +85,7 @@ def alibi_slopes(num_heads: int) -> list[float]:
     return slopes + between[: num_heads - below]
 
 
-class Relative(nn.Module):
+class Relative(Position):
     """Transformer-XL's relative positions (Dai et al. 2019, arXiv 1901.02860, section 3.3).
 
     score = ((q + u) . k + (q + v) . W r[key - query]) * scale, with r sinusoidal and u, v, W trained.

@@ -27,13 +27,11 @@ class Subsampling4(nn.Module):
             nn.Conv2d(channels, channels, 3, stride=2, padding=1, groups=channels),
             nn.Conv2d(channels, channels, 1),
         )
-        # channels last: twice as fast on a CPU, no slower on a GPU
-        self.first.to(memory_format=torch.channels_last)
-        self.second.to(memory_format=torch.channels_last)
         self.project = nn.Linear(channels * _halve(_halve(num_mels)), dim)
 
     def forward(self, feats_btf: Tensor, lens_b: Tensor) -> tuple[Tensor, Tensor]:
         """(b, t, f), (b) -> (b, ceil(t / 4), dim), ceil(lens / 4)."""
+        # channels last: twice as fast on a CPU, and the last flattening below copies nothing
         x_bctf = feats_btf.unsqueeze(1).contiguous(memory_format=torch.channels_last)
         for convolution in (self.first, self.second):
             x_bctf = torch.where(frame_mask(lens_b, x_bctf.shape[2])[:, None, :, None], x_bctf, 0.0)

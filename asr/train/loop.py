@@ -141,7 +141,7 @@ class Trainer:
     def _epoch(self, log: TrainingLog, bar: tqdm[Any]) -> None:
         net, progress, epoch = self.setup.net, self.progress, self.progress.epoch
         net.train()
-        steps = self.setup.batches.steps(epoch)
+        steps = self.setup.batches.steps(epoch, self.setup.train.epoch_durations_s(epoch))
         plan = [batch for step in steps for batch in step]
         loader = self._train.epoch(epoch, plan)
         begun = time.perf_counter()
@@ -197,16 +197,20 @@ class Trainer:
         return total
 
     def _loss(self, batch: Batch) -> torch.Tensor:
-        seed, epoch, augment = self.config.train.seed, self.progress.epoch, self.config.augment
+        seed, epoch, config = self.config.train.seed, self.progress.epoch, self.config
+        frame_s = config.features.hop_ms / 1000
         rngs = [utterance_rng(seed, epoch, name, "specaugment") for name in batch.ids]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             log_probs_btv, lens_b = self.setup.net(
                 batch.wave_bn.to(self.device, non_blocking=True),
                 batch.wave_lens_b.to(self.device, non_blocking=True),
-                lambda feats_btf, feat_lens_b: spec_augment(feats_btf, feat_lens_b, rngs, augment),
+                lambda feats_btf, lens_b: spec_augment(
+                    feats_btf, lens_b, rngs, config.augment, frame_s
+                ),
             )
         tokens_bu = batch.tokens_bu.to(self.device, non_blocking=True)
-        return ctc_loss(log_probs_btv, lens_b, tokens_bu, batch.token_lens_b.to(self.device))
+        token_lens_b = batch.token_lens_b.to(self.device, non_blocking=True)
+        return ctc_loss(log_probs_btv, lens_b, tokens_bu, token_lens_b).sum()
 
     def _skip(self, batches: list[Batch], loss: float, log: TrainingLog) -> None:
         """A step that is not finite changes nothing; its utterances are named in the log."""

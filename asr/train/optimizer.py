@@ -13,7 +13,8 @@ from asr.config import OptimizerConfig
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
     """Weight decay on matrices and kernels; none on biases, norms and position vectors."""
-    decayed, kept = [], []
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             matrix = parameter.ndim >= 2 and name == "weight"

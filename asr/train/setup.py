@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from asr import config as configuration
 from asr.config import Config
-from asr.data.batches import DurationBatches, sorted_batches
+from asr.data.batches import DurationBatches, check_durations, sorted_batches
 from asr.data.dataset import Utterances, iterate
 from asr.data.features import estimate_norm
 from asr.data.manifest import read_cuts
@@ -125,7 +125,7 @@ def prepare(config: Config, exp: Experiment, device: torch.device) -> Setup:
     net = Recogniser(config, tokenizer.vocab_size)
     net.to(device)
 
-    def utterances(cuts: CutSet, train: bool) -> Utterances:
+    def utterances(cuts: CutSet, train: bool, cache_mb: int = 0) -> Utterances:
         return Utterances(
             cuts,
             tokenizer=tokenizer,
@@ -136,10 +136,12 @@ def prepare(config: Config, exp: Experiment, device: torch.device) -> Setup:
             train=train,
             augment=config.augment,
             encoder_frames=net.num_output_frames,
-            cache_bytes=config.data.cache_mb << 20,
+            cache_bytes=cache_mb << 20,
         )
 
-    train, dev = utterances(train_cuts, train=True), utterances(dev_cuts, train=False)
+    train = utterances(train_cuts, train=True, cache_mb=config.data.cache_mb)
+    dev = utterances(dev_cuts, train=False)
+    check_durations(train.slowest_durations_s, config.train.max_batch_s, train.ids)
     stride = max(len(train_cuts) // NORM_UTTERANCES, 1)
     plain = utterances(CutSet.from_cuts(list(train_cuts)[::stride]), train=False)
     batches = DurationBatches(

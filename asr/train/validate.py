@@ -27,8 +27,10 @@ def validate(
     for batch in batches:
         log_probs_btv, lens_b = net(batch.wave_bn.to(device), batch.wave_lens_b.to(device))
         token_lens_b = batch.token_lens_b.to(device)
-        loss += ctc_loss(log_probs_btv, lens_b, batch.tokens_bu.to(device), token_lens_b).item()
-        num_tokens += int(token_lens_b.sum())
+        loss_b = ctc_loss(log_probs_btv, lens_b, batch.tokens_bu.to(device), token_lens_b)
+        # a transcript that does not fit its frames has an infinite loss; its errors count all the same
+        loss += float(loss_b[loss_b.isfinite()].sum())
+        num_tokens += int(token_lens_b[loss_b.isfinite()].sum())
         for text, best in zip(batch.texts, greedy(log_probs_btv, lens_b), strict=True):
             errors += count_errors(text.split(), tokenizer.decode(best.tokens).split())
     return loss / max(num_tokens, 1), errors.wer

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torchaudio
+from sigmoid_attention import Mask
 from torch import nn
 
 from asr.config import AttentionConfig, EncoderConfig
@@ -13,7 +16,6 @@ from asr.nn.dropout import Dropout
 from asr.nn.encoder import Encoder
 from asr.nn.subsampling import Subsampling4, subsampled
 from asr.nn.transformer import TransformerLayer
-from sigmoid_attention import Mask
 
 
 def _softmax_attention(dim: int, num_heads: int):  # type: ignore[no-untyped-def]
@@ -28,7 +30,10 @@ def test_transformer_layer_equals_pytorchs_with_copied_weights() -> None:
     )
     ours = TransformerLayer(_softmax_attention(dim, 4), dim, ff_dim, 0.0)
     pairs = {
-        ours.attention.project_qkv: (theirs.self_attn.in_proj_weight, theirs.self_attn.in_proj_bias),
+        ours.attention.project_qkv: (
+            theirs.self_attn.in_proj_weight,
+            theirs.self_attn.in_proj_bias,
+        ),
         ours.attention.project_out: _both(theirs.self_attn.out_proj),
         ours.attention_norm: _both(theirs.norm1),
         ours.ff[0]: _both(theirs.norm2),
@@ -58,7 +63,10 @@ def test_conformer_layer_equals_torchaudios_with_copied_weights() -> None:
     ours.convolution.depthwise_norm = nn.Identity()
     conv = theirs.conv_module.sequential
     pairs = {
-        ours.attention.project_qkv: (theirs.self_attn.in_proj_weight, theirs.self_attn.in_proj_bias),
+        ours.attention.project_qkv: (
+            theirs.self_attn.in_proj_weight,
+            theirs.self_attn.in_proj_bias,
+        ),
         ours.attention.project_out: _both(theirs.self_attn.out_proj),
         ours.attention_norm: _both(theirs.self_attn_layer_norm),
         ours.convolution.norm: _both(theirs.conv_module.layer_norm),
@@ -96,7 +104,7 @@ def test_subsampling_counts_its_frames_and_ignores_padding(num_frames: int) -> N
     padded[0, :num_frames] = torch.randn(num_frames, 20)
     padded[1] = 0.0
     out_btd, lens_b = module(padded, torch.tensor([num_frames, 70]))
-    assert lens_b[0] == subsampled(num_frames) == -(-(-(-num_frames // 2)) // 2)
+    assert lens_b[0] == subsampled(num_frames) == math.ceil(math.ceil(num_frames / 2) / 2)
     alone_btd, _ = module(padded[:1, : max(num_frames, 1)], torch.tensor([num_frames]))
     length = int(lens_b[0])
     torch.testing.assert_close(out_btd[0, :length], alone_btd[0, :length])
@@ -116,7 +124,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
     y.sum().backward()
     torch.testing.assert_close(x.grad, y.detach())
     # the eight bytes of one draw are independent of each other
-    kept = (y.detach().flatten()[: 999_992].view(-1, 8) > 0).float()
+    kept = (y.detach().flatten()[:999_992].view(-1, 8) > 0).float()
     correlation = torch.corrcoef(kept.T) - torch.eye(8)
     assert float(correlation.abs().max()) < 0.015
 

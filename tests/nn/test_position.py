@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-
-from asr.nn.position import Alibi, NoPosition, Relative, Rope, alibi_slopes, sinusoids
 from sigmoid_attention import Mask, Weighting, attend
+
+from asr.nn.position import Alibi, Position, Relative, Rope, alibi_slopes, sinusoids
 
 
 def test_rope_turns_a_pair_by_the_hand_computed_angle() -> None:
@@ -85,7 +85,9 @@ def test_relative_scores_equal_the_four_terms_of_the_paper() -> None:
     _, _, bias = relative(q, k, q_start, k_start)
     mask = Mask(q_start=q_start, k_start=k_start)
     values = torch.eye(num_k, dtype=torch.float64).expand(1, num_heads, -1, -1)
-    weights = attend(q, k, values, weighting=Weighting.sigmoid(shift=None), position=bias, mask=mask)
+    weights = attend(
+        q, k, values, weighting=Weighting.sigmoid(shift=None), position=bias, mask=mask
+    )
     for head in range(num_heads):
         w_head = relative.project.weight[4 * head : 4 * head + 4]
         for i in range(num_q):
@@ -108,7 +110,9 @@ def test_relative_position_term_factorises_by_angle_addition() -> None:
     zero_k = torch.zeros(1, 1, frames, dim, dtype=torch.float64)
     _, _, bias = relative(q, zero_k, 0, 0)
     values = torch.eye(frames, dtype=torch.float64)[None, None]
-    weights = attend(q, zero_k, values, weighting=Weighting.sigmoid(shift=None), position=bias, scale=1.0)
+    weights = attend(
+        q, zero_k, values, weighting=Weighting.sigmoid(shift=None), position=bias, scale=1.0
+    )
     table = sinusoids(torch.arange(frames), dim)
     sin, cos = table[:, : dim // 2], table[:, dim // 2 :]
     q_sin, q_cos = q[0, 0, :, : dim // 2], q[0, 0, :, dim // 2 :]
@@ -120,4 +124,4 @@ def test_relative_position_term_factorises_by_angle_addition() -> None:
 
 def test_no_position_changes_nothing() -> None:
     q, k = torch.randn(1, 1, 2, 4), torch.randn(1, 1, 3, 4)
-    assert NoPosition()(q, k, 5, 9) == (q, k, None)
+    assert Position()(q, k, 5, 9) == (q, k, None)

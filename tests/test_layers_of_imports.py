@@ -1,0 +1,98 @@
+"""Who may import whom: the one page of the design, checked over the real import statements."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Low to high: a module may import from its own row and from the rows above it in this list.
+RANKS = [
+    ["asr", "asr.errors", "asr.config", "sigmoid_attention"],
+    ["asr.nn", "asr.text", "asr.data", "asr.wer", "asr.search", "asr.provenance", "asr.runtime"],
+    ["asr.model"],
+    ["asr.model_folder"],
+    ["asr.train", "asr.evaluate", "asr.doctor"],
+    ["asr.api"],
+    ["asr.cli"],
+]
+APART = [("asr.train", "asr.evaluate"), ("asr.evaluate", "asr.train"), ("asr.nn", "asr.data")]
+
+
+def package_of(module: str) -> str:
+    known = [
+        name for row in RANKS for name in row if module == name or module.startswith(name + ".")
+    ]
+    return max(known, key=len)
+
+
+def imports() -> list[tuple[str, str]]:
+    found = []
+    for folder, prefix in ((ROOT / "asr", "asr"), (ROOT / "kernels/sigmoid_attention", "")):
+        for path in folder.rglob("*.py"):
+            parts = path.relative_to(folder.parent).with_suffix("").parts
+            module = ".".join(part for part in parts if part != "__init__")
+            for node in ast.walk(ast.parse(path.read_text())):
+                names: list[str] = []
+                if isinstance(node, ast.Import):
+                    names = [alias.name for alias in node.names]
+                elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                    names = [node.module or ""]
+                    if node.module == "asr":
+                        names = [f"asr.{alias.name}" for alias in node.names]
+                ours = ("asr", "sigmoid_attention")
+                found += [(module, name) for name in names if name.split(".")[0] in ours]
+        assert prefix == "" or found
+    return found
+
+
+def rank(module: str) -> int:
+    package = package_of(module)
+    return next(i for i, row in enumerate(RANKS) if package in row)
+
+
+def test_nobody_imports_upwards_or_sideways() -> None:
+    for importer, imported in imports():
+        assert rank(imported) <= rank(importer), f"{importer} imports {imported}, which is above it"
+        for below, other in APART:
+            assert not (package_of(importer) == below and package_of(imported) == other), (
+                f"{importer} imports {imported}"
+            )
+        if importer.startswith("sigmoid_attention"):
+            assert not imported.startswith("asr")
+
+
+def test_config_imports_nothing_of_ours_but_the_error() -> None:
+    assert {imported for importer, imported in imports() if importer == "asr.config"} == {
+        "asr.errors"
+    }
+
+
+def test_attention_library_works_where_asr_cannot_be_imported() -> None:
+    code = """
+import sys
+sys.modules["asr"] = None
+import torch
+from sigmoid_attention import Weighting, attend
+q = torch.randn(1, 2, 5, 8)
+assert attend(q, q, q, weighting=Weighting.sigmoid()).shape == q.shape
+try:
+    import asr
+except ImportError:
+    print("blocked")
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.stdout.strip() == "blocked", run.stderr
+
+
+@pytest.mark.parametrize("module", ["asr.cli", "asr.api", "asr.train.loop", "sigmoid_attention"])
+def test_imports_do_not_pull_in_kernels_or_plotting(module: str) -> None:
+    # torch.library imports the package triton by itself; our kernels must wait until they are asked for
+    code = f"import sys, {module}; print([m for m in ('sigmoid_attention.triton', 'matplotlib') if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
