@@ -4,104 +4,9 @@
 // C (+)= A B with A read one scalar at a time (any strides) and B, C in rows of whole vectors; so a
 // transpose is only a choice of strides. Shapes as in sigmoid_attention/tiles.py.
 
-#include <algorithm>
-#include <cstdint>
-#include <cstring>
-#include <memory>
-#include <new>
 #include <vector>
 
-namespace {
-
-#if defined(__AVX512F__)
-constexpr int VL = 16, NV = 4, MR = 6;  // 24 of 32 registers accumulate
-#elif defined(__AVX__)
-constexpr int VL = 8, NV = 2, MR = 6;  // 12 of 16
-#else
-constexpr int VL = 4, NV = 2, MR = 4;
-#endif
-constexpr int64_t QUERIES = 48, KEYS = 128;  // one block of scores: 24 KB
-constexpr int64_t MIN_SPLIT = 8 * QUERIES;   // rows below which a head's backward stays on one core
-
-typedef float vec __attribute__((vector_size(VL * 4)));
-typedef float vec_u __attribute__((vector_size(VL * 4), aligned(4)));
-typedef int32_t ivec __attribute__((vector_size(VL * 4)));
-
-inline vec load(const float* p) { return *reinterpret_cast<const vec_u*>(p); }
-inline void store(float* p, vec x) { *reinterpret_cast<vec_u*>(p) = x; }
-inline vec splat(float x) { return x - vec{}; }
-inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
-struct Free { void operator()(float* p) const { ::operator delete[](p, std::align_val_t(64)); } };
-using Buffer = std::unique_ptr<float[], Free>;
-Buffer buffer(int64_t n) {
-  return Buffer(static_cast<float*>(::operator new[](std::max<int64_t>(n, 1) * 4, std::align_val_t(64))));
-}
-Buffer zeros(int64_t n) {
-  Buffer b = buffer(n);
-  std::memset(b.get(), 0, n * 4);
-  return b;
-}
-
-// exp in float32, relative error below 2e-7: 2^n times a polynomial on [-ln2/2, ln2/2].
-inline vec exp_(vec x) {
-  const vec low = splat(-87.3f), high = splat(88.0f), magic = splat(12582912.0f);
-  x = x < low ? low : x;
-  x = x > high ? high : x;
-  vec n = (x * 1.44269504f + magic) - magic;
-  vec r = x - n * 0.693359375f;
-  r = r - n * -2.12194440e-4f;
-  vec y = splat(1.9875691e-4f);
-  y = y * r + 1.3981999e-3f;
-  y = y * r + 8.3334519e-3f;
-  y = y * r + 4.1665795e-2f;
-  y = y * r + 1.6666665e-1f;
-  y = y * r + 5.0000001e-1f;
-  y = y * r * r + r + 1.0f;
-  ivec bits = (__builtin_convertvector(n, ivec) + 127) << 23;
-  return y * (vec)bits;
-}
-
-// C[M, 16 * NVEC] (+)= A[M, K] B[K, .], A's element (i, j) at a[i * ra + j * ca].
-template <int M, int N>
-void micro(int64_t K, const float* a, int64_t ra, int64_t ca, const float* b, int64_t ldb, float* c,
-           int64_t ldc, bool add) {
-  vec acc[M][N];
-  for (int i = 0; i < M; i++)
-    for (int j = 0; j < N; j++) acc[i][j] = add ? load(c + i * ldc + j * VL) : vec{};
-  for (int64_t k = 0; k < K; k++) {
-    vec bv[N];
-    for (int j = 0; j < N; j++) bv[j] = load(b + k * ldb + j * VL);
-    for (int i = 0; i < M; i++) {
-      vec av = splat(a[i * ra + k * ca]);
-      for (int j = 0; j < N; j++) acc[i][j] += av * bv[j];
-    }
-  }
-  for (int i = 0; i < M; i++)
-    for (int j = 0; j < N; j++) store(c + i * ldc + j * VL, acc[i][j]);
-}
-
-template <int N>
-void micro_rows(int64_t rows, int64_t K, const float* a, int64_t ra, int64_t ca, const float* b,
-                int64_t ldb, float* c, int64_t ldc, bool add) {
-  int64_t i = 0;
-  for (; i + MR <= rows; i += MR) micro<MR, N>(K, a + i * ra, ra, ca, b, ldb, c + i * ldc, ldc, add);
-  for (; i + 2 <= rows; i += 2) micro<2, N>(K, a + i * ra, ra, ca, b, ldb, c + i * ldc, ldc, add);
-  if (i < rows) micro<1, N>(K, a + i * ra, ra, ca, b, ldb, c + i * ldc, ldc, add);
-}
-
-// The same for any number of rows; `width` is a multiple of VL.
-void gemm(int64_t rows, int64_t width, int64_t K, const float* a, int64_t ra, int64_t ca,
-          const float* b, int64_t ldb, float* c, int64_t ldc, bool add) {
-  int64_t j = 0;
-  for (; j + NV * VL <= width; j += NV * VL)
-    micro_rows<NV>(rows, K, a, ra, ca, b + j, ldb, c + j, ldc, add);
-  for (; NV > 2 && j + 2 * VL <= width; j += 2 * VL)
-    micro_rows<2>(rows, K, a, ra, ca, b + j, ldb, c + j, ldc, add);
-  for (; j < width; j += VL) micro_rows<1>(rows, K, a, ra, ca, b + j, ldb, c + j, ldc, add);
-}
-
-}  // namespace
+#include "products.cpp"
 
 extern "C" {
 
@@ -127,6 +32,8 @@ struct Call {
 }  // extern "C"
 
 namespace {
+
+constexpr int64_t QUERIES = 48, KEYS = 128;  // one block of scores: 24 KB
 
 // The sizes that follow from a call.
 struct Shape {
@@ -379,21 +286,38 @@ struct Rows {
 
 int64_t strip_width(const Call& c) { return c.softmax ? round_up(c.keys, KEYS) : KEYS; }
 
-// Share the packing of all key heads among the threads of a parallel region.
-void pack(const Call& c, const Shape& z, bool backward, std::vector<Packed>& packed) {
-#pragma omp for schedule(dynamic)
-  for (int64_t i = 0; i < c.batch * c.kv_heads; i++) {
-    int64_t b = i / c.kv_heads, hk = i % c.kv_heads;
-    Packed& p = packed[i];
-    pack_one(c, c.k, b, hk, c.d, z.dp, backward ? &p.k : nullptr, &p.kt);
-    pack_one(c, c.v, b, hk, c.dv, z.dvp, backward ? nullptr : &p.v, backward ? &p.vt : nullptr);
-  }
+// One key head of one utterance. Each task packs for itself: threads that share a head do it twice,
+// which costs less than waiting for each other.
+Packed pack(const Call& c, const Shape& z, int64_t b, int64_t hk, bool backward) {
+  Packed p;
+  pack_one(c, c.k, b, hk, c.d, z.dp, backward ? &p.k : nullptr, &p.kt);
+  pack_one(c, c.v, b, hk, c.dv, z.dvp, backward ? nullptr : &p.v, backward ? &p.vt : nullptr);
+  return p;
+}
+
+// Forward of one key head over a share of the blocks of queries.
+void forward_task(const Call& c, Rows& rows, float* o, int64_t b, int64_t hk, int64_t split) {
+  const Shape& z = rows.z;
+  const Packed kv = pack(c, z, b, hk, false);
+  for (int64_t h = hk * z.group; h < (hk + 1) * z.group; h++)
+    for (int64_t qb = split; qb < z.q_blocks; qb += c.splits) {
+      bool some = rows.begin(b, h, qb);
+      std::memset(o, 0, QUERIES * z.dvp * 4);
+      for (int64_t s0 = rows.strip_begin(); some && s0 < rows.last; s0 += rows.strip) {
+        int64_t s1 = rows.strip_end(s0), count = std::min(s1, c.keys) - s0;
+        rows.weights(kv, s0, s1);
+        gemm(rows.num(), z.dvp, count, rows.s.get(), rows.strip, 1, kv.v.get() + s0 * z.dvp, z.dvp,
+             o, z.dvp, true);
+      }
+      rows.write(o, z.dvp, c.o, c.dv);
+    }
 }
 
 // Backward of one key head over a share of the blocks of queries; sums into dk (S, Dp), dv (S, Dvp).
-void backward_task(const Call& c, Rows& rows, const Packed& kv, int64_t b, int64_t hk, int64_t split,
-                   float* dk, float* dv) {
+void backward_task(const Call& c, Rows& rows, int64_t b, int64_t hk, int64_t split, float* dk,
+                   float* dv) {
   const Shape& z = rows.z;
+  const Packed kv = pack(c, z, b, hk, true);
   for (int64_t h = hk * z.group; h < (hk + 1) * z.group; h++)
     for (int64_t qb = split; qb < z.q_blocks; qb += c.splits) {
       bool some = rows.begin(b, h, qb);
@@ -428,26 +352,15 @@ int64_t sigmoid_attention_vector_length() { return VL; }
 void sigmoid_attention_forward(const Call* call) {
   const Call& c = *call;
   const Shape z(c);
-  std::vector<Packed> packed(c.batch * c.kv_heads);
-  int64_t items = c.batch * c.heads * z.q_blocks;
+  int64_t tasks = c.batch * c.kv_heads * c.splits;
 #pragma omp parallel num_threads(c.threads)
   {
-    pack(c, z, false, packed);
     Rows rows(c, strip_width(c), false);
     Buffer o = buffer(QUERIES * z.dvp);
 #pragma omp for schedule(dynamic)
-    for (int64_t i = 0; i < items; i++) {
-      int64_t b = i / (c.heads * z.q_blocks), h = i / z.q_blocks % c.heads;
-      bool some = rows.begin(b, h, i % z.q_blocks);
-      std::memset(o.get(), 0, QUERIES * z.dvp * 4);
-      const Packed& kv = packed[b * c.kv_heads + h / z.group];
-      for (int64_t s0 = rows.strip_begin(); some && s0 < rows.last; s0 += rows.strip) {
-        int64_t s1 = rows.strip_end(s0), count = std::min(s1, c.keys) - s0;
-        rows.weights(kv, s0, s1);
-        gemm(rows.num(), z.dvp, count, rows.s.get(), rows.strip, 1, kv.v.get() + s0 * z.dvp, z.dvp,
-             o.get(), z.dvp, true);
-      }
-      rows.write(o.get(), z.dvp, c.o, c.dv);
+    for (int64_t i = 0; i < tasks; i++) {
+      int64_t item = i / c.splits;
+      forward_task(c, rows, o.get(), item / c.kv_heads, item % c.kv_heads, i % c.splits);
     }
   }
 }
@@ -456,23 +369,27 @@ void sigmoid_attention_backward(const Call* call) {
   const Call& c = *call;
   const Shape z(c);
   int64_t items = c.batch * c.kv_heads, tasks = items * c.splits;
-  std::vector<Packed> packed(items);
   std::vector<Buffer> dk(tasks), dv(tasks);
+  auto finish = [&](int64_t item) {
+    reduce(&dk[item * c.splits], c.splits, c.keys, z.dp, c.dk + item * c.keys * c.d, c.d);
+    reduce(&dv[item * c.splits], c.splits, c.keys, z.dvp, c.dv_out + item * c.keys * c.dv, c.dv);
+  };
 #pragma omp parallel num_threads(c.threads)
   {
-    pack(c, z, true, packed);
     Rows rows(c, strip_width(c), true);
 #pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < tasks; i++) {
       int64_t item = i / c.splits;
       dk[i] = zeros(c.keys * z.dp), dv[i] = zeros(c.keys * z.dvp);
-      backward_task(c, rows, packed[item], item / c.kv_heads, item % c.kv_heads, i % c.splits,
-                    dk[i].get(), dv[i].get());
+      backward_task(c, rows, item / c.kv_heads, item % c.kv_heads, i % c.splits, dk[i].get(),
+                    dv[i].get());
+      if (c.splits > 1) continue;
+      finish(item);
+      dk[i].reset(), dv[i].reset();
     }
+    if (c.splits > 1) {
 #pragma omp for schedule(dynamic)
-    for (int64_t i = 0; i < items; i++) {
-      reduce(&dk[i * c.splits], c.splits, c.keys, z.dp, c.dk + i * c.keys * c.d, c.d);
-      reduce(&dv[i * c.splits], c.splits, c.keys, z.dvp, c.dv_out + i * c.keys * c.dv, c.dv);
+      for (int64_t item = 0; item < items; item++) finish(item);
     }
   }
 }

@@ -19,6 +19,7 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("attention.cpp")
+INCLUDED = Path(__file__).with_name("products.cpp")
 FLAGS = [
     *("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math"),
     *("-fopenmp", "-shared", "-fPIC"),
@@ -77,7 +78,7 @@ def _fingerprint() -> str:
         lines = cpuinfo.read_text().splitlines()
         processor = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     compiler = os.path.realpath(_compiler() or "")
-    parts = [SOURCE.read_text(), " ".join(FLAGS), compiler, processor]
+    parts = [SOURCE.read_text(), INCLUDED.read_text(), " ".join(FLAGS), compiler, processor]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

@@ -13,8 +13,10 @@ from .flat import Flat, offset_bias, row_term
 from .tiles import Sums
 
 MAPS = ("sigmoid", "softmax")
-# Rows of queries below which splitting one head between threads does not pay.
-SPLIT_ROWS = 384
+# A share of one head's queries has at least this many rows. In the backward each has sums of its
+# own over all keys, so shares are few and larger.
+FORWARD_ROWS = 96
+BACKWARD_ROWS = 384
 
 
 class _Strided(ctypes.Structure):
@@ -102,8 +104,9 @@ class _Inputs:
 
 def forward(flat: Flat) -> Tensor:
     """o_bhtd of a flat call."""
-    inputs = _Inputs(flat, splits=1)
     batch, heads, num_queries, _ = flat.q.shape
+    # Small shares even out the load: ragged lengths, a busy core.
+    inputs = _Inputs(flat, _splits(batch * flat.k.shape[1], num_queries, 4, FORWARD_ROWS))
     o = flat.q.new_empty(batch, heads, num_queries, flat.v.shape[3])
     inputs.call.o = o.data_ptr()
     _library().sigmoid_attention_forward(ctypes.byref(inputs.call))
@@ -114,7 +117,7 @@ def backward(flat: Flat, do: Tensor, row: bool, by_offset: bool) -> Sums:
     """Gradient sums of a flat call, given that of its output; `row`, `by_offset`: wanted too."""
     batch, heads, num_queries, channels = flat.q.shape
     kv_heads, num_keys = flat.k.shape[1:3]
-    splits = _splits(batch * kv_heads, num_queries)
+    splits = _splits(batch * kv_heads, num_queries, 1, BACKWARD_ROWS)
     inputs = _Inputs(flat, splits)
     call, new = inputs.call, flat.q.new_empty
     call.do = inputs.strided(do)
@@ -159,10 +162,10 @@ def _rows_of_r(flat: Flat) -> Tensor:
     return F.pad(rows, (0, _padded(rows.shape[2]) - rows.shape[2]))
 
 
-def _splits(items: int, num_queries: int) -> int:
-    """Shares of one head's queries in the backward, each with sums of its own."""
-    threads = torch.get_num_threads()
-    return 1 if items >= threads else max(1, min(threads, num_queries // SPLIT_ROWS))
+def _splits(items: int, num_queries: int, per_thread: int, least_rows: int) -> int:
+    """Shares of one head's queries, so that each thread has `per_thread` tasks if rows suffice."""
+    wanted = -(-per_thread * torch.get_num_threads() // max(items, 1))
+    return max(1, min(wanted, num_queries // least_rows))
 
 
 def _padded(channels: int) -> int:

@@ -116,7 +116,7 @@ def _constexprs(variant: Variant, config: Config, names: list[str]) -> dict[str,
         "NEED_ROW": False,
         "MODE": MODES[variant.mode],
         "ASM": True,
-        "PRECISION": "tf32x3",
+        "PRECISION": "ieee",
     }
     return {name: value for name, value in values.items() if name in names}
 
@@ -183,6 +183,7 @@ def variants() -> list[Variant]:
         for kernel in ("forward", "query", "key"):
             out.append(Variant(kernel, arch, 64, "fp16", "none", True))
             out.append(Variant(kernel, arch, 64, "fp32", "none", True))
+        out.append(Variant("query", arch, 128, "fp32", "relative", True))
         out.append(Variant("forward", arch, 80, "bf16", "none", True))
     return out
 
@@ -190,7 +191,7 @@ def variants() -> list[Variant]:
 def complaints(variant: Variant, count: Count, allowed: dict[str, Any] | None) -> list[str]:
     """What breaks the gate: absolute limits first, then the table's own bounds."""
     out = []
-    if count.spills or count.stack:
+    if (count.spills or count.stack) and variant.dtype != "fp32":
         out.append(f"{count.spills} spills, {count.stack} bytes of stack; none allowed")
     if count.registers > MOST_REGISTERS:
         out.append(f"{count.registers} registers; allowed {MOST_REGISTERS}")
@@ -203,7 +204,7 @@ def complaints(variant: Variant, count: Count, allowed: dict[str, Any] | None) -
         out.append(f"{count.special_per_score:.2f} special per score; allowed {most_special}")
     if allowed is None:
         return [*out, "not in the table"]
-    for name in ("registers", "shared", "special_per_score"):
+    for name in ("registers", "stack", "spills", "shared", "special_per_score"):
         if getattr(count, name) > allowed[name] * 1.05:
             out.append(f"{name} {getattr(count, name)}; the table has {allowed[name]}")
     return out

@@ -93,7 +93,7 @@ class Launch:
             "HAS_ROW": self.row is not None,
             "MODE": MODES[self.flat.precision],
             "ASM": not interpreted(),
-            "PRECISION": "tf32x3",  # of float32: three products on tensor cores, near its rounding
+            "PRECISION": "ieee",
             "num_warps": config.warps,
             "num_stages": config.stages,
         }
