@@ -1,0 +1,103 @@
+"""Configuration: precedence, and one clear line for everything that can be wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from asr import config
+from asr.errors import InputError
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_defaults_then_base_then_yaml_then_command_line(tmp_path: Path) -> None:
+    write(tmp_path / "base.yaml", "train: {epochs: 5, seed: 5}\nencoder: {dim: 64}\n")
+    top = write(tmp_path / "top.yaml", "base: base.yaml\ntrain: {seed: 7}\n")
+    loaded = config.load([top], ["encoder.dim=128", "data.train=[a, b]"])
+    assert loaded.train.epochs == 5
+    assert loaded.train.seed == 7
+    assert loaded.encoder.dim == 128
+    assert loaded.data.train == ["a", "b"]
+    assert loaded.optimizer == config.Config().optimizer
+
+
+def test_dump_reads_back_as_the_same_configuration(tmp_path: Path) -> None:
+    original = config.load([], ["train.epochs=3", "attention.position=rope"])
+    path = write(tmp_path / "config.yaml", config.dump(original))
+    assert config.load([path]) == original
+    assert set(yaml.safe_load(path.read_text())) == set(vars(original))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("attention.wieghting=softmax", r"unknown key attention\.wieghting; did you mean attention\.weighting\?"),
+        ("atention.weighting=softmax", r"unknown section 'atention'; did you mean attention\?"),
+        ("attention.weighting=sotfmax", r"attention\.weighting = 'sotfmax': choose one of softmax, sigmoid"),
+        ("train.epochs=0", r"train\.epochs = 0: must be at least 1"),
+        ("encoder.dropout=2", r"encoder\.dropout = 2\.0: must be at most 0\.9"),
+        ("optimizer.lr=fast", r"optimizer\.lr: Value 'fast'"),
+        ("optimizer.lr=.nan", r"optimizer\.lr = nan: must be a number"),
+        ("train.epochs=1.5", r"train\.epochs: Value '1\.5'"),
+        ("train.epochs=", r"train\.epochs"),
+        ("epochs=3", r"write it as section\.key=value"),
+        ("train.epochs", r"write it as section\.key=value"),
+        ("train.device=${oc.env:HOME}", r"interpolation is not allowed"),
+        ("encoder.dim=30", r"encoder\.dim = 30 must be a multiple of attention\.num_heads = 4"),
+        ("encoder.conv_kernel=4", r"encoder\.conv_kernel = 4: must be odd"),
+        ("augment.speed_factors=[]", r"augment\.speed_factors = \[\]"),
+        ("augment.speed_factors=[0.1]", r"augment\.speed_factors = 0\.1: must be at least 0\.5"),
+        ("optimizer.betas=[0.9]", r"optimizer\.betas"),
+        ("data.min_duration_s=50", r"data\.min_duration_s = 50\.0 is above"),
+    ],
+)
+def test_a_wrong_override_is_refused_in_one_line(override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        config.load([], [override])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: [1, 2]", "train: expected keys and values"),
+        ("- 1", "a configuration is"),
+        ("train: {epochs: 3", "not valid yaml"),
+        ("base: nowhere", "base: 'nowhere' is neither a file beside it nor one of conformer"),
+        ("train: {device: '${oc.env:HOME}'}", "interpolation is not allowed"),
+        ("base: me.yaml", "names itself in a circle"),
+    ],
+)
+def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path / "me.yaml", text)
+    with pytest.raises(InputError, match=message) as caught:
+        config.load([path])
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="cannot read configuration"):
+        config.load([tmp_path / "missing.yaml"])
+
+
+def test_every_option_is_explained_and_within_its_own_bounds() -> None:
+    for key, value, item in config.walk(config.Config()):
+        assert len(config.explain(item)) > 10, key
+        low = item.metadata["low"]
+        assert low is None or all(v >= low for v in (value if isinstance(value, list) else [value])), key
+
+
+@pytest.mark.parametrize("name", sorted(config.base_files()))
+def test_the_packages_own_yamls_load(name: str) -> None:
+    config.load([config.base_files()[name]])
+
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*/conf/*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parts[-3]}-{path.stem}")
+def test_the_recipes_yamls_load(path: Path) -> None:
+    config.load([path])

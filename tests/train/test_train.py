@@ -1,0 +1,195 @@
+"""Training as a user runs it: it learns, it resumes exactly, and it says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from asr import config
+from asr.errors import InputError
+from asr.train.checkpoint import (
+    average_weights,
+    checkpoint_path,
+    choose_epochs,
+    list_checkpoints,
+    save_checkpoint,
+)
+from asr.train.loop import train
+from asr.train.optimizer import build_optimizer, learning_rate
+
+TINY = [
+    "encoder.num_layers=1",
+    "encoder.dim=32",
+    "encoder.ff_dim=48",
+    "encoder.conv_kernel=5",
+    "encoder.subsampling_channels=4",
+    "encoder.dropout=0.1",
+    "tokenizer.kind=char",
+    "train.global_batch_s=12",
+    "train.max_batch_s=12",
+    "train.num_threads=1",
+    "train.tensorboard=false",
+    "train.average_checkpoints=2",
+    "train.log_steps=1",
+]
+
+
+def data(corpus: Path) -> list[str]:
+    return [
+        f"data.train=[{corpus}/train.cuts.jsonl.gz]",
+        f"data.dev=[{corpus}/dev.cuts.jsonl.gz]",
+    ]
+
+
+def records(exp: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (exp / "log.jsonl").read_text().splitlines()]
+
+
+def command(exp: Path, corpus: Path, *more: str) -> list[str]:
+    words = [sys.executable, "-m", "asr.cli", "train", "--exp", str(exp), *TINY, *data(corpus), *more]
+    return words
+
+
+def test_a_killed_run_resumes_to_the_same_weights_and_log(tiny_corpus: Path, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+    subprocess.run(
+        command(whole, tiny_corpus, "train.epochs=6"), check=True, capture_output=True, env=environment
+    )
+    process = subprocess.Popen(
+        command(killed, tiny_corpus, "train.epochs=6"), stdout=subprocess.DEVNULL, env=environment
+    )
+    deadline = time.monotonic() + 120
+    while not list_checkpoints(killed / "checkpoints"):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "model").exists()
+    subprocess.run(
+        command(killed, tiny_corpus, "train.epochs=6", "--resume"),
+        check=True,
+        capture_output=True,
+        env=environment,
+    )
+    first, second = (load_file(exp / "model" / "model.safetensors") for exp in (whole, killed))
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+    fields = ("kind", "step", "loss")
+    left, right = ([[r[f] for f in fields] for r in records(exp)] for exp in (whole, killed))
+    assert left == right
+    steps = [r["step"] for r in records(killed) if r["kind"] == "train"]
+    assert steps == sorted(set(steps))
+
+
+def test_loss_falls_and_the_run_says_what_it_was(
+    tiny_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = [*TINY, *data(tiny_corpus), "train.epochs=8", "optimizer.lr=0.005"]
+    train(config.load([], settings), tmp_path / "exp", command="asr train")
+    losses = [r["loss"] for r in records(tmp_path / "exp") if r["kind"] == "train"]
+    assert losses[-1] < 0.8 * losses[0]
+    printed = capsys.readouterr().out
+    for word in ("parameters", "sigmoid + alibi", "backend", "padding", "normaliser", "SpecAugment"):
+        assert word in printed
+    run = json.loads((tmp_path / "exp" / "run.json").read_text())
+    assert run["weighting"] == "sigmoid"
+    assert run["train_audio_s_per_s"] > 0
+    assert run["seed"] == 1
+    # an earlier run is never overwritten, and never continued as something else
+    with pytest.raises(InputError, match="holds a run already"):
+        train(config.load([], settings), tmp_path / "exp")
+    with pytest.raises(InputError, match=r"train\.epochs was 8, now 9"):
+        train(config.load([], [*settings, "train.epochs=9"]), tmp_path / "exp", resume=True)
+
+
+def test_how_a_step_is_cut_into_batches_changes_nothing(tiny_corpus: Path, tmp_path: Path) -> None:
+    """A global batch in seconds means the same on a machine that computes it in pieces."""
+    losses = []
+    for max_batch_s in (24, 6):
+        settings = [
+            *TINY,
+            *data(tiny_corpus),
+            "train.epochs=2",
+            "encoder.dropout=0",
+            "train.global_batch_s=24",
+            f"train.max_batch_s={max_batch_s}",
+        ]
+        exp = tmp_path / str(max_batch_s)
+        train(config.load([], settings), exp)
+        losses.append([r["loss"] for r in records(exp) if r["kind"] == "train"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("overrides", [["data.train=[]"], ["data.train=[nowhere.jsonl.gz]"]])
+def test_missing_data_is_refused(tmp_path: Path, overrides: list[str]) -> None:
+    with pytest.raises(InputError, match=r"data\.train|nowhere"):
+        train(config.load([], overrides), tmp_path / "exp")
+
+
+def test_steps_that_are_not_finite_are_skipped_named_and_end_the_run(
+    tiny_corpus: Path, tmp_path: Path
+) -> None:
+    settings = [*TINY, *data(tiny_corpus), "train.epochs=5", "optimizer.lr=10", "optimizer.clip_norm=1e9"]
+    cfg = config.load([], [*settings, "features.scale=1e30", "train.global_batch_s=6"])
+    with pytest.raises(InputError, match="steps in a row were not finite"):
+        train(cfg, tmp_path / "exp")
+    skipped = [r for r in records(tmp_path / "exp") if r["kind"] == "skipped"]
+    assert len(skipped) == 10
+    assert skipped[0]["utterances"]
+
+
+def test_learning_rate_warms_up_and_decays() -> None:
+    optimizer = config.load(
+        [], ["optimizer.lr=1.0", "optimizer.warmup_fraction=0.1", "optimizer.final_lr_fraction=0.0"]
+    ).optimizer
+    rates = [learning_rate(step, 100, optimizer) for step in range(101)]
+    assert rates[:10] == pytest.approx([0.1 * i for i in range(1, 11)])
+    assert rates[10] == 1.0
+    assert rates[55] == pytest.approx(0.5)
+    assert rates[100] == pytest.approx(0.0)
+
+
+def test_weight_decay_spares_norms_and_biases() -> None:
+    from asr.model import Recogniser
+
+    cfg = config.load([], [*TINY, "attention.position=relative"])
+    net = Recogniser(cfg, 10)
+    groups = build_optimizer(net, cfg.optimizer).param_groups
+    names = {id(p): name for name, p in net.named_parameters()}
+    decayed = {names[id(p)] for p in groups[0]["params"]}
+    kept = {names[id(p)] for p in groups[1]["params"]}
+    assert decayed | kept == set(names.values())
+    assert groups[0]["weight_decay"] == 0.01
+    assert groups[1]["weight_decay"] == 0.0
+    assert "head.weight" in decayed
+    assert all(name.endswith(".weight") and "norm" not in name for name in decayed if "ff_" not in name)
+    assert {"head.bias", "encoder.layers.0.norm.weight"} <= kept
+    assert any(name.endswith("u_hd") for name in kept)
+
+
+def test_choosing_and_averaging_checkpoints(tmp_path: Path) -> None:
+    wers = {1: 0.5, 2: 0.3, 3: 0.3, 4: 0.4}
+    assert choose_epochs(wers, 2, "best") == [2, 3]
+    assert choose_epochs(wers, 1, "best") == [3]
+    assert choose_epochs(wers, 3, "last") == [2, 3, 4]
+    assert choose_epochs(wers, 9, "last") == [1, 2, 3, 4]
+    for epoch, value in ((1, 1.0), (2, 4.0)):
+        save_checkpoint(tmp_path, epoch, {"model": {"w": torch.tensor([value]), "n": torch.tensor(3)}})
+    mean = average_weights([checkpoint_path(tmp_path, epoch) for epoch in (1, 2)])
+    assert mean["w"].item() == 2.5
+    assert mean["n"].item() == 3
+    # an unfinished file is no checkpoint
+    (tmp_path / "epoch-0003.tmp").write_bytes(b"half")
+    assert list(list_checkpoints(tmp_path)) == [1, 2]
