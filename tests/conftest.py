@@ -1,4 +1,4 @@
-"""Shared by all tests. One thread: the problems are tiny, and threads that wait for each other cost more."""
+"""Shared by all tests. One thread: on tiny problems waiting for another thread costs more."""
 
 from __future__ import annotations
 

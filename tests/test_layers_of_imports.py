@@ -93,6 +93,7 @@ except ImportError:
 @pytest.mark.parametrize("module", ["asr.cli", "asr.api", "asr.train.loop", "sigmoid_attention"])
 def test_imports_do_not_pull_in_kernels_or_plotting(module: str) -> None:
     # torch.library imports the package triton by itself; our kernels must wait until they are asked for
-    code = f"import sys, {module}; print([m for m in ('sigmoid_attention.triton', 'matplotlib') if m in sys.modules])"
+    heavy = ("sigmoid_attention.triton", "matplotlib")
+    code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

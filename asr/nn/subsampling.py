@@ -30,7 +30,10 @@ class Subsampling4(nn.Module):
         self.project = nn.Linear(channels * _halve(_halve(num_mels)), dim)
 
     def forward(self, feats_btf: Tensor, lens_b: Tensor) -> tuple[Tensor, Tensor]:
-        """(b, t, f), (b) -> (b, ceil(t / 4), dim), ceil(lens / 4)."""
+        """(b, t, f), (b) -> (b, ceil(t / 4), dim), ceil(lens / 4); at least one frame."""
+        if feats_btf.shape[1] == 0:
+            # sound shorter than a window: a frame of padding keeps every shape legal, lens_b stays 0
+            feats_btf = feats_btf.new_zeros(feats_btf.shape[0], 1, feats_btf.shape[2])
         # channels last: twice as fast on a CPU, and the last flattening below copies nothing
         x_bctf = feats_btf.unsqueeze(1).contiguous(memory_format=torch.channels_last)
         for convolution in (self.first, self.second):

@@ -6,17 +6,18 @@
 #   --systems "softmax+alibi sigmoid+alibi"   weighting+position of each model
 #   --hours 4                                 of training speech
 #   --seed 1                                  of the corpus
-#   --test 400                                test utterances
+#   --dev 150, --test 400                     utterances of the other parts
 #   --config conf/mini.yaml                   training configuration
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-systems='softmax+alibi sigmoid+alibi' hours=4 seed=1 test=400 config=conf/mini.yaml
-options='systems hours seed test config' paths='config'
+systems='softmax+alibi sigmoid+alibi' hours=4 seed=1 dev=150 test=400 config=conf/mini.yaml
+options='systems hours seed dev test config' paths='config'
 source ../../tools/stages.sh
 
 stage data '' '' \
-    asr prepare synthetic --out "$work/data" --hours "$hours" --seed "$seed" --test "$test"
+    asr prepare synthetic --out "$work/data" --hours "$hours" --seed "$seed" \
+    --dev "$dev" --test "$test"
 
 decoded='' experiments=()
 for system in $systems; do

@@ -56,15 +56,29 @@ def records(exp: Path) -> list[dict[str, Any]]:
 
 
 def command(exp: Path, corpus: Path, *more: str) -> list[str]:
-    words = [sys.executable, "-m", "asr.cli", "train", "--exp", str(exp), *TINY, *data(corpus), *more]
-    return words
+    words = [
+        sys.executable,
+        "-m",
+        "asr.cli",
+        "train",
+        "--exp",
+        str(exp),
+        *TINY,
+        *data(corpus),
+        *more,
+    ]
 
 
-def test_a_killed_run_resumes_to_the_same_weights_and_log(tiny_corpus: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_to_the_same_weights_and_log(
+    tiny_corpus: Path, tmp_path: Path
+) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
     subprocess.run(
-        command(whole, tiny_corpus, "train.epochs=6"), check=True, capture_output=True, env=environment
+        command(whole, tiny_corpus, "train.epochs=6"),
+        check=True,
+        capture_output=True,
+        env=environment,
     )
     process = subprocess.Popen(
         command(killed, tiny_corpus, "train.epochs=6"), stdout=subprocess.DEVNULL, env=environment
@@ -101,7 +115,14 @@ def test_loss_falls_and_the_run_says_what_it_was(
     losses = [r["loss"] for r in records(tmp_path / "exp") if r["kind"] == "train"]
     assert losses[-1] < 0.8 * losses[0]
     printed = capsys.readouterr().out
-    for word in ("parameters", "sigmoid + alibi", "backend", "padding", "normaliser", "SpecAugment"):
+    for word in (
+        "parameters",
+        "sigmoid + alibi",
+        "backend",
+        "padding",
+        "normaliser",
+        "SpecAugment",
+    ):
         assert word in printed
     run = json.loads((tmp_path / "exp" / "run.json").read_text())
     assert run["weighting"] == "sigmoid"
@@ -141,7 +162,13 @@ def test_missing_data_is_refused(tmp_path: Path, overrides: list[str]) -> None:
 def test_steps_that_are_not_finite_are_skipped_named_and_end_the_run(
     tiny_corpus: Path, tmp_path: Path
 ) -> None:
-    settings = [*TINY, *data(tiny_corpus), "train.epochs=5", "optimizer.lr=10", "optimizer.clip_norm=1e9"]
+    settings = [
+        *TINY,
+        *data(tiny_corpus),
+        "train.epochs=5",
+        "optimizer.lr=10",
+        "optimizer.clip_norm=1e9",
+    ]
     cfg = config.load([], [*settings, "features.scale=1e30", "train.global_batch_s=6"])
     with pytest.raises(InputError, match="steps in a row were not finite"):
         train(cfg, tmp_path / "exp")
@@ -174,7 +201,9 @@ def test_weight_decay_spares_norms_and_biases() -> None:
     assert groups[0]["weight_decay"] == 0.01
     assert groups[1]["weight_decay"] == 0.0
     assert "head.weight" in decayed
-    assert all(name.endswith(".weight") and "norm" not in name for name in decayed if "ff_" not in name)
+    assert all(
+        name.endswith(".weight") and "norm" not in name for name in decayed if "ff_" not in name
+    )
     assert {"head.bias", "encoder.layers.0.norm.weight"} <= kept
     assert any(name.endswith("u_hd") for name in kept)
 
@@ -186,7 +215,9 @@ def test_choosing_and_averaging_checkpoints(tmp_path: Path) -> None:
     assert choose_epochs(wers, 3, "last") == [2, 3, 4]
     assert choose_epochs(wers, 9, "last") == [1, 2, 3, 4]
     for epoch, value in ((1, 1.0), (2, 4.0)):
-        save_checkpoint(tmp_path, epoch, {"model": {"w": torch.tensor([value]), "n": torch.tensor(3)}})
+        save_checkpoint(
+            tmp_path, epoch, {"model": {"w": torch.tensor([value]), "n": torch.tensor(3)}}
+        )
     mean = average_weights([checkpoint_path(tmp_path, epoch) for epoch in (1, 2)])
     assert mean["w"].item() == 2.5
     assert mean["n"].item() == 3

@@ -1,0 +1,153 @@
+"""Recipes as a user runs them: end to end at smoke size, markers, and the control that must fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DATA = os.environ.get("SIGMOID_ASR_DATA")
+
+
+def recipe(script: str, *words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
+    run = subprocess.run(
+        [ROOT / "recipes" / script, *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert not check or run.returncode == 0, run.stdout + run.stderr
+    return run
+
+
+def wer(exp: Path, name: str = "test") -> float:
+    return json.loads((exp / "decode" / name / "score.json").read_text())["wer"]
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    work = tmp_path_factory.mktemp("mini")
+    conf = work / "smoke.yaml"
+    shutil.copy(ROOT / "recipes/mini/conf/smoke.yaml", conf)
+    return work, conf
+
+
+def mini(smoke: tuple[Path, Path], *words: object) -> str:
+    work, conf = smoke
+    size = ("--hours", 0.02, "--dev", 4, "--test", 5)
+    return recipe("mini/run.sh", "--work", work, "--config", conf, *size, *words).stdout
+
+
+def test_mini_runs_every_stage_and_prints_the_table(smoke: tuple[Path, Path]) -> None:
+    assert "decode-sigmoid-alibi" in mini(smoke, "--dry-run")
+    assert not (smoke[0] / "data").exists()
+    printed = mini(smoke)
+    assert "softmax" in printed
+    assert "sigmoid" in printed
+    assert "WER" in printed
+    for name in ("compare.md", "compare.json", "curves.png"):
+        assert (smoke[0] / "exp" / name).stat().st_size > 0
+    for system in ("softmax-alibi", "sigmoid-alibi"):
+        assert wer(smoke[0] / "exp" / system) >= 0
+
+
+def test_a_rerun_does_nothing_and_a_changed_configuration_is_noticed(
+    smoke: tuple[Path, Path],
+) -> None:
+    mini(smoke)
+    again = mini(smoke)
+    assert again.count("done before, unchanged") == len(mini(smoke, "--list").splitlines())
+    assert "done in" not in again
+    smoke[1].write_text(smoke[1].read_text().replace("epochs: 2", "epochs: 1"))
+    states = dict(line.split()[1:3] for line in mini(smoke, "--list").splitlines())
+    assert states.pop("data") == "done"
+    assert set(states.values()) == {"changed"}
+
+
+def test_wrong_options_are_refused(smoke: tuple[Path, Path]) -> None:
+    for words, message in (
+        (["--hour", "1"], "unknown option '--hour'"),
+        (["--hours"], "--hours needs a value"),
+        (["--stage", "nothing", "--dry-run"], "no stage 'nothing'"),
+        (["softmax"], "unexpected 'softmax'"),
+    ):
+        run = recipe("mini/run.sh", "--work", smoke[0], *words, check=False)
+        assert run.returncode == 2
+        assert message in run.stderr
+
+
+def test_control_wrong_labels_are_learnt_by_nobody(tiny_corpus: Path, tmp_path: Path) -> None:
+    """The same training on true and on exchanged labels, decoded on its own utterances: what the
+    true labels teach within a minute, the exchanged ones must not."""
+    conf = ROOT / "recipes/mini/conf/control.yaml"
+    cuts = tiny_corpus / "train.cuts.jsonl.gz"
+    rates = {}
+    for shuffled in ("false", "true"):
+        exp = tmp_path / shuffled
+        for words in (
+            ["train", "--config", conf, "--exp", exp, f"data.train=[{cuts}]", f"data.dev=[{cuts}]"],
+            ["decode", "--model", exp, "--cuts", cuts, "--threads", "1"],
+        ):
+            if words[0] == "train":
+                words.append(f"data.shuffle_labels={shuffled}")
+            subprocess.run([sys.executable, "-m", "asr.cli", *map(str, words)], check=True)
+        rates[shuffled] = wer(exp, "train")
+    assert rates["false"] < 0.2
+    assert rates["true"] > 0.9
+
+
+@pytest.mark.slow
+def test_control_the_full_recipe_fails_on_shuffled_labels(tmp_path: Path) -> None:
+    words = ("--work", tmp_path, "--systems", "sigmoid+alibi", "--", "data.shuffle_labels=true")
+    recipe("mini/run.sh", *words)
+    assert wer(tmp_path / "exp" / "sigmoid-alibi") > 0.9
+
+
+needs_data = pytest.mark.skipif(
+    DATA is None, reason="SIGMOID_ASR_DATA is unset: no folder with librispeech-mini"
+)
+
+
+@needs_data
+def test_librispeech_runs_every_stage_on_real_speech(tmp_path: Path) -> None:
+    printed = recipe(
+        "librispeech/run.sh",
+        *("--corpus", f"{DATA}/librispeech-mini", "--work", tmp_path),
+        *("--train", "train-clean-6", "--dev", "dev-clean-mini", "--test", "test-clean-mini"),
+        *(
+            "--systems",
+            "sigmoid+relative",
+            "--config",
+            ROOT / "recipes/librispeech/conf/small.yaml",
+        ),
+        *("--", "train.num_threads=1", "data.max_utterances=30", "train.max_validate_utterances=5"),
+    ).stdout
+    assert "train-clean-6: 1790 utterances, 6.14 hours, 242 speakers, 0 left out" in printed
+    score = json.loads(
+        (tmp_path / "exp/small-sigmoid-relative/decode/test-clean-mini/score.json").read_text()
+    )
+    assert score["reference_words"] == 6048
+    assert "lowercase-apostrophe" in printed
+
+
+@needs_data
+@pytest.mark.slow
+def test_overfit_learns_sixteen_real_utterances_by_heart(tmp_path: Path) -> None:
+    recipe(
+        "librispeech/overfit.sh",
+        *("--corpus", f"{DATA}/librispeech-mini", "--part", "train-clean-6", "--work", tmp_path),
+    )
+    for system in ("sigmoid-alibi", "softmax-relative"):
+        assert wer(tmp_path / f"exp/overfit-{system}", "overfit") <= 0.05

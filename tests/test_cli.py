@@ -1,0 +1,239 @@
+"""The command line: bad input gets one line and a non-zero exit; good input gives the words."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from asr import config
+from asr.api import load
+from asr.cli import main
+from asr.data.manifest import load_waveform, read_cuts
+from asr.errors import InputError
+from asr.model import Recogniser
+from asr.model_folder import save_model
+from asr.text.tokenizer import train_tokenizer
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*words: object) -> tuple[int, str, str]:
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as stop:  # argparse's own way out
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained model: its words are noise, but the same noise every time."""
+    cfg = config.load(
+        [], ["encoder.num_layers=1", "encoder.dim=32", "encoder.ff_dim=32", "tokenizer.kind=char"]
+    )
+    tokenizer = train_tokenizer(["the quick brown fox jumps over a lazy dog"], cfg.tokenizer)
+    torch.manual_seed(0)
+    exp = tmp_path_factory.mktemp("cli") / "exp"
+    save_model(exp / "model", Recogniser(cfg, tokenizer.vocab_size).state_dict(), cfg, tokenizer)
+    return exp
+
+
+@pytest.fixture(scope="module")
+def speech(tiny_corpus: Path) -> np.ndarray:
+    return load_waveform(next(iter(read_cuts(tiny_corpus / "test.cuts.jsonl.gz"))), 16000)
+
+
+def refused(result: tuple[int, str, str], *parts: str) -> None:
+    code, out, err = result
+    assert code == 2
+    assert out == ""
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("asr: error: ")
+    for part in parts:
+        assert part in lines[0]
+
+
+def test_prepare_refuses_what_is_not_there(run: Run, tmp_path: Path, tiny_corpus: Path) -> None:
+    out = tmp_path / "out"
+    corpus = tiny_corpus / "corpus"
+    prepare = ("prepare", "librispeech", "--out", out, "--corpus")
+    refused(run(*prepare, tmp_path / "nowhere"), "nowhere")
+    refused(run(*prepare, corpus, "--parts", "tset"), "no part 'tset'", "did you mean test?")
+    (tmp_path / "corpus" / "empty").mkdir(parents=True)
+    refused(run(*prepare, tmp_path / "corpus", "--parts", "empty"), "empty")
+    assert not out.exists() or not any(out.iterdir())
+
+
+def test_train_refuses_a_misspelt_key_and_writes_nothing(run: Run, tmp_path: Path) -> None:
+    result = run("train", "--exp", tmp_path / "exp", "attention.wieghting=softmax")
+    refused(result, "attention.wieghting", "did you mean attention.weighting?")
+    refused(run("train", "--exp", tmp_path / "exp", "train.epochs=-1"), "must be at least 1")
+    assert not (tmp_path / "exp").exists()
+
+
+def test_decode_refuses_a_model_without_weights(run: Run, model: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "exp"
+    (bare / "model").mkdir(parents=True)
+    (bare / "model" / "config.yaml").write_text((model / "model" / "config.yaml").read_text())
+    result = run("decode", "--model", bare, "--cuts", "x", "--out", tmp_path / "out")
+    refused(result, "model.safetensors is missing")
+    refused(
+        run(
+            "decode",
+            "--model",
+            model,
+            "--cuts",
+            tmp_path / "no.jsonl.gz",
+            "--out",
+            tmp_path / "out",
+        ),
+        "no.jsonl.gz",
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["missing", "truncated", "empty", "nan", "text"])
+def test_transcribe_refuses_bad_audio(
+    run: Run, model: Path, tmp_path: Path, speech: np.ndarray, kind: str
+) -> None:
+    path = tmp_path / f"{kind}.flac"
+    if kind == "truncated":
+        soundfile.write(path, speech, 16000)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif kind == "empty":
+        path = tmp_path / "empty.wav"
+        soundfile.write(path, np.zeros(0, np.float32), 16000)
+    elif kind == "nan":
+        path = tmp_path / "nan.wav"
+        soundfile.write(path, np.full(16000, np.nan, np.float32), 16000, subtype="FLOAT")
+    elif kind == "text":
+        path.write_text("these are words, not sound")
+    refused(run("transcribe", path, "--model", model), path.name)
+
+
+def test_transcribe_goes_on_after_a_bad_file(
+    run: Run, model: Path, tmp_path: Path, speech: np.ndarray
+) -> None:
+    good, bad = tmp_path / "good.wav", tmp_path / "bad.wav"
+    soundfile.write(good, speech, 16000)
+    bad.write_bytes(b"")
+    code, out, err = run("transcribe", bad, good, "--model", model)
+    assert code == 0
+    assert out.startswith(f"{good}\t")
+    assert err.count("\n") == 1
+    assert "bad.wav" in err
+
+
+def test_transcribe_gives_the_same_words_for_any_container(
+    run: Run, model: Path, tmp_path: Path, speech: np.ndarray
+) -> None:
+    """Lossless containers and channel counts exactly; the array through the Python API too."""
+    mono, stereo = tmp_path / "mono.flac", tmp_path / "stereo.wav"
+    soundfile.write(mono, speech, 16000, subtype="PCM_16")
+    soundfile.write(stereo, np.stack([speech, speech], axis=1), 16000, subtype="FLOAT")
+    texts = {run("transcribe", path, "--model", model)[1] for path in (mono, stereo)}
+    assert len(texts) == 1
+    transcriber = load(model, device="cpu")
+    assert transcriber.transcribe(speech, 16000) == texts.pop().strip()
+    assert transcriber.transcribe(np.stack([speech, speech]), 16000) == transcriber.transcribe(mono)
+    with pytest.raises(InputError, match="sample_rate"):
+        transcriber.transcribe(speech)
+
+
+def test_a_short_sound_gives_an_empty_text(run: Run, model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "click.wav"
+    soundfile.write(path, np.full(10, 0.1, np.float32), 16000)
+    assert run("transcribe", path, "--model", model)[:2] == (0, "\n")
+
+
+@pytest.mark.parametrize("search", ["greedy", "beam"])
+def test_decode_writes_every_file_and_score_repeats_it(
+    run: Run, model: Path, tiny_corpus: Path, tmp_path: Path, search: str
+) -> None:
+    out = tmp_path / "out"
+    cuts = tiny_corpus / "test.cuts.jsonl.gz"
+    code, printed, _ = run(
+        "decode", "--model", model, "--cuts", cuts, "--out", out, "--search", search, "--threads", 1
+    )
+    assert code == 0
+    assert "real-time factor" in printed
+    names = {path.name for path in out.iterdir()}
+    assert names == {
+        "hypotheses.jsonl",
+        "decode.json",
+        "score.json",
+        "ref.trn",
+        "hyp.trn",
+        "alignment.txt",
+    }
+    before = (out / "score.json").read_text()
+    code, again, _ = run("score", out)
+    assert code == 0
+    assert again.strip() in printed
+    assert (out / "score.json").read_text() == before
+
+
+def test_subset_chooses_by_length_in_manifest_order(
+    run: Run, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    cuts = tiny_corpus / "train.cuts.jsonl.gz"
+    every = [cut for cut in read_cuts(cuts) if 2 <= cut.duration <= 3]
+    code, _, _ = run(
+        "subset",
+        "--cuts",
+        cuts,
+        "--out",
+        tmp_path / "s.cuts.jsonl.gz",
+        "--min-s",
+        2,
+        "--max-s",
+        3,
+        "--first",
+        3,
+    )
+    assert code == 0
+    assert [cut.id for cut in read_cuts(tmp_path / "s.cuts.jsonl.gz")] == [
+        cut.id for cut in every[:3]
+    ]
+    refused(
+        run("subset", "--cuts", cuts, "--out", tmp_path / "t", "--min-s", 900),
+        "no utterance of 900",
+    )
+
+
+def test_doctor_runs_every_backend_and_says_why_not(run: Run) -> None:
+    code, out, _ = run("doctor")
+    assert code == 0
+    lines = [line.split(maxsplit=4) for line in out.splitlines() if line.startswith("attention")]
+    works = {
+        (device, weighting, backend): verdict for _, device, weighting, backend, verdict in lines
+    }
+    assert works["cpu", "sigmoid", "blockwise"] == "works"
+    assert works["cpu", "softmax", "sdpa"] == "works"
+    assert "softmax only" in works["cpu", "sigmoid", "sdpa"]
+
+
+def test_errors_come_without_a_traceback_from_the_installed_command(tmp_path: Path) -> None:
+    command = Path(sys.executable).with_name("asr")
+    run = subprocess.run(
+        [command, "transcribe", tmp_path / "no.wav", "--model", tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 2
+    assert run.stderr.startswith("asr: error: ")
+    assert run.stderr.count("\n") == 1
