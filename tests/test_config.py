@@ -37,9 +37,15 @@ def test_dump_reads_back_as_the_same_configuration(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("attention.wieghting=softmax", r"unknown key attention\.wieghting; did you mean attention\.weighting\?"),
+        (
+            "attention.wieghting=softmax",
+            r"unknown key attention\.wieghting; did you mean attention\.weighting\?",
+        ),
         ("atention.weighting=softmax", r"unknown section 'atention'; did you mean attention\?"),
-        ("attention.weighting=sotfmax", r"attention\.weighting = 'sotfmax': choose one of softmax, sigmoid"),
+        (
+            "attention.weighting=sotfmax",
+            r"attention\.weighting = 'sotfmax': choose one of softmax, sigmoid",
+        ),
         ("train.epochs=0", r"train\.epochs = 0: must be at least 1"),
         ("encoder.dropout=2", r"encoder\.dropout = 2\.0: must be at most 0\.9"),
         ("optimizer.lr=fast", r"optimizer\.lr: Value 'fast'"),
@@ -87,7 +93,9 @@ def test_every_option_is_explained_and_within_its_own_bounds() -> None:
     for key, value, item in config.walk(config.Config()):
         assert len(config.explain(item)) > 10, key
         low = item.metadata["low"]
-        assert low is None or all(v >= low for v in (value if isinstance(value, list) else [value])), key
+        assert low is None or all(
+            v >= low for v in (value if isinstance(value, list) else [value])
+        ), key
 
 
 @pytest.mark.parametrize("name", sorted(config.base_files()))

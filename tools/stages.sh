@@ -7,6 +7,8 @@
 #   stage NAME "STAGES IT NEEDS" "FILES IT READS" COMMAND [ARGUMENT ...]
 #   stages_finish
 #
+# Stages between `stages_together N` and `stages_wait` run side by side, N at a time.
+#
 # A finished stage leaves $work/.done/NAME with a fingerprint of its command, of the contents of the
 # files it reads and of the stages it needs. It is skipped while the fingerprint is the same and runs
 # again when any of them changed.
@@ -22,8 +24,10 @@
 #   -- KEY=VALUE ...  options of the training configuration (`asr config` lists them)
 
 : "${work:=.}"
+export PYTHONUNBUFFERED=1 # what a stage prints is seen when it is printed
 overrides=()
 stages_mode=run stages_only='' stages_from='' stages_to='' stages_force=no
+stages_at_once=1 stages_running=''
 stages_number=0 stages_started=no stages_ended=no stages_matched=no
 
 stages_fail() {
@@ -121,7 +125,32 @@ stage() {
         echo
         return 0
     fi
-    stages_run "$name" "$marker" "$print" "$state" "$@"
+    if [ "$stages_at_once" -eq 1 ]; then
+        stages_run "$name" "$marker" "$print" "$state" "$@"
+        return 0
+    fi
+    # pipefail is set by every recipe, so the subshell ends with the stage's own status
+    (stages_run "$name" "$marker" "$print" "$state" "$@" 2>&1 | while IFS= read -r line; do
+        echo "[$name] $line"
+    done) &
+    stages_running+=" $!"
+    if [ "$(wc -w <<<"$stages_running")" -ge "$stages_at_once" ]; then stages_join; fi
+}
+
+stages_together() {
+    stages_at_once=$1
+}
+
+stages_wait() {
+    stages_join
+    stages_at_once=1
+}
+
+stages_join() {
+    local process code=0
+    for process in $stages_running; do wait "$process" || code=$?; done
+    stages_running=''
+    if [ "$code" -ne 0 ]; then exit "$code"; fi
 }
 
 # Whether --stage, --from and --to let this stage run.

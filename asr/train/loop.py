@@ -43,6 +43,8 @@ from asr.train.setup import (
 from asr.train.validate import validate
 
 MAX_SKIPPED_IN_A_ROW = 10
+# Where there is no terminal for a progress bar, a line this often instead.
+TELL_EVERY_S = 30.0
 
 
 @dataclass
@@ -108,6 +110,7 @@ class Trainer:
         self._train = Loader(setup.train, num_workers, pin_memory=device.type == "cuda")
         self._dev = Loader(setup.dev, num_workers)
         self._skipped_in_a_row = 0
+        self._told_s = time.perf_counter()
 
     def run(self, log: TrainingLog) -> None:
         """From where the run stands to its last epoch."""
@@ -171,6 +174,13 @@ class Trainer:
                     wall_s=progress.wall_s + now - begun,
                 )
                 bar.set_postfix_str(f"loss {loss:.3f}, lr {lr:.1e}, {speed:.0f} s of audio/s")
+                if bar.disable and now - self._told_s > TELL_EVERY_S:
+                    self._told_s = now
+                    print(
+                        f"step {progress.step:6d} of {self.num_steps}  loss {loss:.3f}  lr {lr:.1e}  "
+                        f"{speed:.0f} s of audio/s",
+                        flush=True,
+                    )
                 since_s, since_audio_s, losses = now, 0.0, []
         progress.wall_s += time.perf_counter() - begun
 

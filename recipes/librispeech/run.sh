@@ -28,12 +28,13 @@ stage prepare '' '' \
 manifests=''
 for part in $train; do manifests+=${manifests:+,}$work/data/$part.cuts.jsonl.gz; done
 
+bases=$(echo ../../asr/conf/*.yaml)
 decoded='' experiments=()
 for system in $systems; do
     weighting=${system%+*} position=${system#*+} name=$(basename "$config" .yaml)-${system/+/-}
     exp=$work/exp/$name
     experiments+=("$exp")
-    stage "train-$name" prepare "$config" \
+    stage "train-$name" prepare "$config $bases" \
         asr train --config "$config" --exp "$exp" --resume \
         "data.train=[$manifests]" "data.dev=[$work/data/$dev.cuts.jsonl.gz]" \
         "attention.weighting=$weighting" "attention.position=$position" ${overrides[@]+"${overrides[@]}"}

@@ -8,28 +8,38 @@
 #   --seed 1                                  of the corpus
 #   --dev 150, --test 400                     utterances of the other parts
 #   --config conf/mini.yaml                   training configuration
+#   --jobs 2                                  models trained side by side, one thread each
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 systems='softmax+alibi sigmoid+alibi' hours=4 seed=1 dev=150 test=400 config=conf/mini.yaml
-options='systems hours seed dev test config' paths='config'
+jobs=2
+options='systems hours seed dev test config jobs' paths='config'
 source ../../tools/stages.sh
 
 stage data '' '' \
     asr prepare synthetic --out "$work/data" --hours "$hours" --seed "$seed" \
     --dev "$dev" --test "$test"
 
-decoded='' experiments=()
+bases=$(echo ../../asr/conf/*.yaml)
+experiments=()
+stages_together "$jobs"
 for system in $systems; do
     weighting=${system%+*} position=${system#*+} name=${system/+/-}
     exp=$work/exp/$name
     experiments+=("$exp")
-    stage "train-$name" data "$config" \
+    stage "train-$name" data "$config $bases" \
         asr train --config "$config" --exp "$exp" --resume \
         "data.train=[$work/data/train.cuts.jsonl.gz]" "data.dev=[$work/data/dev.cuts.jsonl.gz]" \
         "attention.weighting=$weighting" "attention.position=$position" ${overrides[@]+"${overrides[@]}"}
+done
+stages_wait
+
+decoded=''
+for system in $systems; do
+    name=${system/+/-}
     stage "decode-$name" "train-$name" '' \
-        asr decode --model "$exp" --cuts "$work/data/test.cuts.jsonl.gz"
+        asr decode --model "$work/exp/$name" --cuts "$work/data/test.cuts.jsonl.gz"
     decoded+=" decode-$name"
 done
 

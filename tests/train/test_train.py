@@ -56,7 +56,7 @@ def records(exp: Path) -> list[dict[str, Any]]:
 
 
 def command(exp: Path, corpus: Path, *more: str) -> list[str]:
-    words = [
+    return [
         sys.executable,
         "-m",
         "asr.cli",
