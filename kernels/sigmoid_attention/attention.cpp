@@ -176,10 +176,13 @@ struct Rows {
     const float* bias = c.bias ? c.bias + h * (z.offsets + 2 * VL) + VL + column(s0, t) : nullptr;
     int64_t from = std::clamp(lo(t) - s0, int64_t(0), s1 - s0);
     int64_t to = std::clamp(hi(t) - s0, from, s1 - s0);
-    if (bias)
-      for (int64_t j = from / VL * VL; j < to; j += VL) store(x + j, load(x + j) + load(bias + j));
     if (c.softmax) {
+      if (bias)
+        for (int64_t j = from / VL * VL; j < to; j += VL) store(x + j, load(x + j) + load(bias + j));
       soft(x, from, to);
+    } else if (bias) {
+      for (int64_t j = from / VL * VL; j < to; j += VL)
+        store(x + j, 1.0f / (1.0f + exp_(-(load(x + j) + load(bias + j) + row))));
     } else {
       for (int64_t j = from / VL * VL; j < to; j += VL)
         store(x + j, 1.0f / (1.0f + exp_(-(load(x + j) + row))));

@@ -170,6 +170,20 @@ def test_disjoint_shards_of_the_keys_add_up(position, backend):
     torch.testing.assert_close(sum(parts), whole)
 
 
+@pytest.mark.parametrize("n", [1, 2048, 65536])
+@pytest.mark.parametrize("engine", ["torch", "c++"])
+def test_left_tail_is_relatively_accurate(engine, n, monkeypatch):
+    if engine == "torch":
+        monkeypatch.setattr(dispatch, "_engine", lambda *_: "torch")
+    x = torch.linspace(-25, 25, 101)
+    k, v = x.view(1, 1, -1, 1), torch.eye(101)[None, None]
+    q = torch.ones(1, 1, 1, 1)
+    how = {"weighting": Weighting.sigmoid(n=n), "scale": 1.0, "backend": "blockwise"}
+    p = attend(q, k, v, **how).flatten().double()
+    exact = torch.sigmoid(x.double() - torch.tensor(float(n)).double().log())
+    assert (p / exact - 1).abs().max().item() < 2.0**-17
+
+
 def test_usable_without_asr_and_without_triton():
     program = (
         "import sys; sys.modules['asr'] = None; sys.modules['triton'] = None\n"

@@ -57,7 +57,7 @@ def test_opcheck_backward(position):
 class Layer(nn.Module):
     """Half a Conformer layer: self-attention and a depthwise convolution, each with a residual."""
 
-    def __init__(self, weighting, position, backend, d_model=16, heads=2):
+    def __init__(self, weighting, position, backend, d_model=16, heads=2, device="cpu"):
         super().__init__()
         self.heads, self.kind = heads, position
         self.norm, self.qkv = nn.LayerNorm(d_model), nn.Linear(d_model, 3 * d_model)
@@ -71,7 +71,8 @@ class Layer(nn.Module):
         self.u, self.v = nn.Parameter(torch.randn(heads, d)), nn.Parameter(torch.randn(heads, d))
         self.r = nn.Parameter(torch.randn(heads, 63, d))
         kind = None if position == "none" else position
-        self.attend = resolve(weighting, kind, "key_lens+query_lens", backend=backend)
+        masks = "key_lens+query_lens"
+        self.attend = resolve(weighting, kind, masks, device=device, backend=backend)
 
     def forward(self, x_btd, lens_b):
         batch, frames, channels = x_btd.shape

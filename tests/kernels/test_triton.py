@@ -13,6 +13,7 @@ from sigmoid_attention import Mask, Weighting, attend, ops
 from sigmoid_attention.flat import flatten
 
 from .cases import MASKS, POSITIONS, Sizes, assert_same, make
+from .test_operator import Layer
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 pytestmark = [] if INTERPRETED else [pytest.mark.gpu]
@@ -104,6 +105,27 @@ def test_large_problem_of_the_same_kernels_is_deterministic():
     )
     once, twice = first.run("triton"), first.run("triton")
     assert all(torch.equal(a, b) for a, b in zip(once, twice, strict=True))
+
+
+@pytest.mark.parametrize("position", ["none", "relative"])
+def test_compile_has_no_graph_break(position):
+    torch._dynamo.reset()
+    layer = Layer(Weighting.sigmoid(), position, "triton", device=DEVICE).to(DEVICE)
+    x, lens_b = torch.randn(2, 20, 16, device=DEVICE), torch.tensor([20, 13], device=DEVICE)
+    expected = layer(x, lens_b)
+    got = torch.compile(layer, backend="aot_eager", fullgraph=True)(x, lens_b)
+    got.sum().backward()
+    torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_opcheck(position):
+    flat = make("per_head", position, "causal", Sizes(dtype=torch.float32, device=DEVICE))
+    flat = flatten(flat.q, flat.k, flat.v, flat.weighting, flat.position, flat.mask or Mask(), None)
+    operator = torch.ops.sigmoid_attention.attend.default
+    torch.library.opcheck(
+        operator, (*flat, "triton"), test_utils=("test_schema", "test_faketensor")
+    )
 
 
 def weights(x, mode, n):

@@ -1,0 +1,72 @@
+"""Kernels compiled for GPUs that need not be here: no spills, matrix instructions, few MUFU.
+
+The table census.json holds the bounds and names the triton version it was made with; another
+version compiles differently, so the gate holds only for that one.
+"""
+
+import os
+
+import pytest
+
+triton = pytest.importorskip("triton")
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("the interpreter compiles nothing", allow_module_level=True)
+
+from sigmoid_attention.triton import census, configs  # noqa: E402
+from sigmoid_attention.triton.census import Variant  # noqa: E402
+
+TABLE = census.read()
+QUICK = (
+    Variant("forward", 90, 64, "bf16", "none", False),
+    Variant("forward", 80, 64, "bf16", "none", False),
+    Variant("forward", 90, 64, "bf16", "none", False, "mixed"),
+    Variant("forward", 90, 64, "bf16", "relative", True),
+    Variant("query", 90, 64, "bf16", "alibi", True),
+    Variant("key", 90, 64, "bf16", "none", True),
+    Variant("offset", 90, 64, "bf16", "relative", True),
+)
+
+
+def check(variant):
+    if triton.__version__ != TABLE["triton"]:
+        pytest.skip(f"the table is of triton {TABLE['triton']}, this is {triton.__version__}")
+    allowed = TABLE["kernels"].get(variant.name)
+    assert census.complaints(variant, census.compile_variant(variant), allowed) == []
+
+
+@pytest.mark.parametrize("variant", QUICK, ids=lambda v: v.name)
+def test_quick(variant):
+    check(variant)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", census.variants(), ids=lambda v: v.name)
+def test_every_kernel(variant):
+    check(variant)
+
+
+@pytest.mark.parametrize("name", TABLE["kernels"])
+def test_the_table_itself_is_within_the_gate(name):
+    known = TABLE["kernels"][name]
+    variant = next(v for v in census.variants() if v.name == name)
+    assert census.complaints(variant, census.Count(**known), known) == []
+
+
+def test_every_variant_is_in_the_table():
+    assert {v.name for v in census.variants()} == set(TABLE["kernels"])
+
+
+def test_forward_on_hopper_has_the_aim_within_reach():
+    full = TABLE["kernels"]["forward/sm_90/d64/bf16/none/full/mixed"]
+    assert full["special_per_score"] <= 1.0
+    assert full["matrix_kind"] == "HGMMA"
+
+
+@pytest.mark.parametrize("capability", [75, 80, 86, 89, 90, 100])
+def test_every_device_finds_a_tile(capability):
+    for kernel in configs.KERNELS:
+        for channels in (32, 64, 80, 128):
+            for position in ("none", "alibi", "table", "relative"):
+                for wide in (False, True):
+                    row = configs.row_name(kernel, channels, position, wide)
+                    assert configs.choose(capability, row).warps in (4, 8)
