@@ -19,6 +19,9 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 pytestmark = [] if INTERPRETED else [pytest.mark.gpu]
 if not INTERPRETED and not torch.cuda.is_available():
     pytest.skip("neither a GPU nor TRITON_INTERPRET=1", allow_module_level=True)
+
+from sigmoid_attention.triton import device, launch  # noqa: E402
+
 DEVICE = "cpu" if INTERPRETED else "cuda"
 LENGTHS = (1, 7, 63, 111, 257)
 SHIFTS = ("no_shift", "constant", "visible", "per_head", "sequence", "number")
@@ -138,8 +141,10 @@ def weights(x, mode, n):
     return ops.call(flat, "triton").flatten().cpu().double()
 
 
+@pytest.mark.parametrize("mode", ["SEPARATE", "SHARED", "MIXED"])
 @pytest.mark.parametrize("n", [1, 2048, 65536])
-def test_left_tail_is_relatively_accurate(n):
+def test_left_tail_is_relatively_accurate(n, mode, monkeypatch):
+    monkeypatch.setitem(launch.MODES, "exact", getattr(device, mode).value)
     x = torch.linspace(-25, 25, 101)
     expected = torch.sigmoid(x.double() - torch.tensor(float(n)).double().log())
     error = (weights(x, "exact", n) / expected - 1).abs().max().item()
@@ -147,8 +152,10 @@ def test_left_tail_is_relatively_accurate(n):
     assert error < 2.0**-17
 
 
+@pytest.mark.parametrize("mode", ["SEPARATE", "SHARED", "MIXED"])
 @pytest.mark.parametrize("extreme", [-1e4, -300.0, 300.0, 1e4])
-def test_an_extreme_score_leaves_its_neighbour_alone(extreme):
+def test_an_extreme_score_leaves_its_neighbour_alone(extreme, mode, monkeypatch):
+    monkeypatch.setitem(launch.MODES, "exact", getattr(device, mode).value)
     x = torch.tensor([0.25, extreme, extreme, -0.5] * 8)
     p = weights(x, "exact", 1)
     expected = torch.sigmoid(x.double())

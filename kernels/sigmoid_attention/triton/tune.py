@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 
 import triton
@@ -88,6 +89,7 @@ def main() -> None:
                     rows[f"{kernel}/{channels}{name}/float32"] = FLOAT32
     how = "by compilation: the largest tile without spills; not by timing"
     text = json.dumps({"how": how, "triton": triton.__version__, "tiles": tiles}, indent=1)
+    text = re.sub(r"\[\s+(\d+),\s+(\d+),\s+(\d+),\s+(\d+)\s+\]", r"[\1, \2, \3, \4]", text)
     if args.write:
         TABLE.write_text(text + "\n")
     else:
