@@ -10,10 +10,10 @@ mini: $(STAMP)  ## set up, then the main job: two models trained and compared
 	PATH="$(abspath $(BIN)):$$PATH" recipes/mini/run.sh
 
 test: $(STAMP)  ## set up, then the tests of every day
-	PYTHONSAFEPATH=1 $(BIN)/python -m pytest
+	PYTHONSAFEPATH=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: $(STAMP)  ## everything: the full product of cases too (hardware tests skip themselves)
-	PYTHONSAFEPATH=1 $(BIN)/python -m pytest -m ''
+	PYTHONSAFEPATH=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m ''
 
 setup: $(STAMP)  ## only set up .venv
 

@@ -25,7 +25,7 @@ _SENTENCE, _SOUND = 0, 1  # streams of random numbers of one utterance
 _UTTERANCES_PER_CHAPTER = 50
 
 # Drawn uniformly per utterance.
-RATE_WPM = (140, 210)
+RATE_WPM = (130, 190)
 PITCH = (35, 65)  # espeak's 0 to 99; 50 is the variant's own
 PITCH_RANGE = (30, 70)
 EDGE_S = (0.03, 0.1)  # silence before and after speech

@@ -12,16 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-ACCENTS = (
-    "en-us",
-    "en-gb-x-rp",
-    "en-gb-scotland",
-    "en-us-nyc",
-    "en",
-    "en-029",
-    "en-gb-x-gbclan",
-    "en-gb-x-gbcwmd",
-)
+ACCENTS = ("en-us", "en-gb-x-rp", "en-gb-scotland", "en")
 
 TRAIN_MALE = (
     "m1", "m2", "m3", "m5", "m6", "m8", "Alex", "Diogo", "Gene", "Jacky", "Mario", "Michael",
