@@ -9,7 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
+import soxr
 
 ROOT = Path(__file__).parents[2]
 DATA = os.environ.get("SIGMOID_ASR_DATA")
@@ -109,9 +112,9 @@ def test_control_wrong_labels_are_learnt_by_nobody(tiny_corpus: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_control_the_full_recipe_fails_on_shuffled_labels(tmp_path: Path) -> None:
-    words = ("--work", tmp_path, "--systems", "sigmoid+alibi", "--", "data.shuffle_labels=true")
-    recipe("mini/run.sh", *words)
+def test_control_the_mini_recipe_fails_on_shuffled_labels(tmp_path: Path) -> None:
+    size = ("--systems", "sigmoid+alibi", "--hours", 2)
+    recipe("mini/run.sh", "--work", tmp_path, *size, "--", "data.shuffle_labels=true")
     assert wer(tmp_path / "exp" / "sigmoid-alibi") > 0.9
 
 
@@ -145,9 +148,33 @@ def test_librispeech_runs_every_stage_on_real_speech(tmp_path: Path) -> None:
 @needs_data
 @pytest.mark.slow
 def test_overfit_learns_sixteen_real_utterances_by_heart(tmp_path: Path) -> None:
+    """And transcribes one of them from FLAC, from 44.1 kHz stereo WAV, from MP3 and from Opus."""
     recipe(
         "librispeech/overfit.sh",
         *("--corpus", f"{DATA}/librispeech-mini", "--part", "train-clean-6", "--work", tmp_path),
     )
     for system in ("sigmoid-alibi", "softmax-relative"):
-        assert wer(tmp_path / f"exp/overfit-{system}", "overfit") <= 0.05
+        exp = tmp_path / f"exp/overfit-{system}"
+        assert wer(exp, "overfit") <= 0.05
+        lines = (exp / "decode/overfit/hypotheses.jsonl").read_text().splitlines()
+        known = next(u for u in map(json.loads, lines) if u["hypothesis"] == u["reference"])
+        files = copies_of(known["id"], tmp_path / "audio")
+        command = [Path(sys.executable).with_name("asr"), "transcribe", "--model", exp, *files]
+        printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        texts = [line.split("\t")[1] for line in printed.splitlines()]
+        assert texts == [known["reference"]] * len(files)
+
+
+def copies_of(utterance: str, folder: Path) -> list[Path]:
+    """The same utterance as FLAC, 44.1 kHz stereo WAV, MP3 and Opus."""
+    folder.mkdir(exist_ok=True)
+    speaker, chapter, _ = utterance.split("-")
+    source = Path(f"{DATA}/librispeech-mini/LibriSpeech/train-clean-6/{speaker}/{chapter}")
+    audio, rate = soundfile.read(next(source.glob(f"{utterance}.*")), dtype="float32")
+    wide = soxr.resample(audio, rate, 44100)
+    names = [folder / f"{utterance}.{kind}" for kind in ("flac", "wav", "mp3", "opus")]
+    soundfile.write(names[0], audio, rate)
+    soundfile.write(names[1], np.stack([wide, wide], axis=1), 44100)
+    soundfile.write(names[2], wide, 44100, format="MP3")
+    soundfile.write(names[3], audio, rate, format="OGG", subtype="OPUS")
+    return names
