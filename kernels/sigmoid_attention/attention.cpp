@@ -6,6 +6,8 @@
 
 #include <vector>
 
+#include <omp.h>
+
 #include "products.cpp"
 
 extern "C" {
@@ -45,8 +47,15 @@ struct Shape {
 };
 
 // One key head's k and v: natural rows padded with zeros, and in blocks of KEYS transposed.
+// A thread's memory for it is taken once: freed for each task it would go back to the system.
 struct Packed {
   Buffer k, v, kt, vt;
+  Packed(const Call& c, const Shape& z, bool backward) {
+    int64_t num_keys = round_up(c.keys, KEYS);
+    kt = buffer(num_keys * c.d);
+    (backward ? k : v) = buffer(num_keys * (backward ? z.dp : z.dvp));
+    if (backward) vt = buffer(num_keys * c.dv);
+  }
 };
 
 void seen_keys(const Call& c, int64_t b, int64_t* first, int64_t* last) {
@@ -62,16 +71,16 @@ void seen_keys(const Call& c, int64_t b, int64_t* first, int64_t* last) {
 }
 
 void pack_one(const Call& c, const Strided& x, int64_t b, int64_t hk, int64_t width, int64_t padded,
-              Buffer* rows, Buffer* blocks) {
-  int64_t first, last, num_blocks = (c.keys + KEYS - 1) / KEYS;
+              float* rows, float* blocks) {
+  int64_t first, last, num_keys = round_up(c.keys, KEYS);
   seen_keys(c, b, &first, &last);
-  if (rows) *rows = zeros(num_blocks * KEYS * padded);
-  if (blocks) *blocks = zeros(num_blocks * KEYS * width);
+  if (rows) std::memset(rows, 0, num_keys * padded * 4);
+  if (blocks) std::memset(blocks, 0, num_keys * width * 4);
   for (int64_t s = first; s < last; s++) {
     const float* from = x.data + b * x.b + hk * x.h + s * x.t;
-    if (rows) std::memcpy(rows->get() + s * padded, from, width * 4);
+    if (rows) std::memcpy(rows + s * padded, from, width * 4);
     if (!blocks) continue;
-    float* to = blocks->get() + (s / KEYS) * KEYS * width + s % KEYS;
+    float* to = blocks + (s / KEYS) * KEYS * width + s % KEYS;
     for (int64_t d = 0; d < width; d++) to[d * KEYS] = from[d];
   }
 }
@@ -291,17 +300,16 @@ int64_t strip_width(const Call& c) { return c.softmax ? round_up(c.keys, KEYS) :
 
 // One key head of one utterance. Each task packs for itself: threads that share a head do it twice,
 // which costs less than waiting for each other.
-Packed pack(const Call& c, const Shape& z, int64_t b, int64_t hk, bool backward) {
-  Packed p;
-  pack_one(c, c.k, b, hk, c.d, z.dp, backward ? &p.k : nullptr, &p.kt);
-  pack_one(c, c.v, b, hk, c.dv, z.dvp, backward ? nullptr : &p.v, backward ? &p.vt : nullptr);
-  return p;
+void pack(const Call& c, const Shape& z, int64_t b, int64_t hk, Packed& p) {
+  pack_one(c, c.k, b, hk, c.d, z.dp, p.k.get(), p.kt.get());
+  pack_one(c, c.v, b, hk, c.dv, z.dvp, p.v.get(), p.vt.get());
 }
 
 // Forward of one key head over a share of the blocks of queries.
-void forward_task(const Call& c, Rows& rows, float* o, int64_t b, int64_t hk, int64_t split) {
+void forward_task(const Call& c, Rows& rows, Packed& kv, float* o, int64_t b, int64_t hk,
+                  int64_t split) {
   const Shape& z = rows.z;
-  const Packed kv = pack(c, z, b, hk, false);
+  pack(c, z, b, hk, kv);
   for (int64_t h = hk * z.group; h < (hk + 1) * z.group; h++)
     for (int64_t qb = split; qb < z.q_blocks; qb += c.splits) {
       bool some = rows.begin(b, h, qb);
@@ -317,10 +325,10 @@ void forward_task(const Call& c, Rows& rows, float* o, int64_t b, int64_t hk, in
 }
 
 // Backward of one key head over a share of the blocks of queries; sums into dk (S, Dp), dv (S, Dvp).
-void backward_task(const Call& c, Rows& rows, int64_t b, int64_t hk, int64_t split, float* dk,
-                   float* dv) {
+void backward_task(const Call& c, Rows& rows, Packed& kv, int64_t b, int64_t hk, int64_t split,
+                   float* dk, float* dv) {
   const Shape& z = rows.z;
-  const Packed kv = pack(c, z, b, hk, true);
+  pack(c, z, b, hk, kv);
   for (int64_t h = hk * z.group; h < (hk + 1) * z.group; h++)
     for (int64_t qb = split; qb < z.q_blocks; qb += c.splits) {
       bool some = rows.begin(b, h, qb);
@@ -346,6 +354,11 @@ void reduce(const Buffer* sums, int64_t splits, int64_t num, int64_t padded, flo
     }
 }
 
+void write_sums(const Call& c, const Shape& z, int64_t item, const Buffer* dk, const Buffer* dv) {
+  reduce(dk, c.splits, c.keys, z.dp, c.dk + item * c.keys * c.d, c.d);
+  reduce(dv, c.splits, c.keys, z.dvp, c.dv_out + item * c.keys * c.dv, c.dv);
+}
+
 }  // namespace
 
 extern "C" {
@@ -359,11 +372,12 @@ void sigmoid_attention_forward(const Call* call) {
 #pragma omp parallel num_threads(c.threads)
   {
     Rows rows(c, strip_width(c), false);
+    Packed kv(c, z, false);
     Buffer o = buffer(QUERIES * z.dvp);
 #pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < tasks; i++) {
       int64_t item = i / c.splits;
-      forward_task(c, rows, o.get(), item / c.kv_heads, item % c.kv_heads, i % c.splits);
+      forward_task(c, rows, kv, o.get(), item / c.kv_heads, item % c.kv_heads, i % c.splits);
     }
   }
 }
@@ -372,27 +386,27 @@ void sigmoid_attention_backward(const Call* call) {
   const Call& c = *call;
   const Shape z(c);
   int64_t items = c.batch * c.kv_heads, tasks = items * c.splits;
-  std::vector<Buffer> dk(tasks), dv(tasks);
-  auto finish = [&](int64_t item) {
-    reduce(&dk[item * c.splits], c.splits, c.keys, z.dp, c.dk + item * c.keys * c.d, c.d);
-    reduce(&dv[item * c.splits], c.splits, c.keys, z.dvp, c.dv_out + item * c.keys * c.dv, c.dv);
-  };
+  // Sums over all keys: one set per thread, or where threads share a head one per task.
+  bool shared = c.splits > 1;
+  std::vector<Buffer> dk(shared ? tasks : c.threads), dv(shared ? tasks : c.threads);
 #pragma omp parallel num_threads(c.threads)
   {
     Rows rows(c, strip_width(c), true);
+    Packed kv(c, z, true);
 #pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < tasks; i++) {
-      int64_t item = i / c.splits;
-      dk[i] = zeros(c.keys * z.dp), dv[i] = zeros(c.keys * z.dvp);
-      backward_task(c, rows, item / c.kv_heads, item % c.kv_heads, i % c.splits, dk[i].get(),
-                    dv[i].get());
-      if (c.splits > 1) continue;
-      finish(item);
-      dk[i].reset(), dv[i].reset();
+      int64_t item = i / c.splits, at = shared ? i : omp_get_thread_num();
+      if (!dk[at]) dk[at] = buffer(c.keys * z.dp), dv[at] = buffer(c.keys * z.dvp);
+      std::memset(dk[at].get(), 0, c.keys * z.dp * 4);
+      std::memset(dv[at].get(), 0, c.keys * z.dvp * 4);
+      backward_task(c, rows, kv, item / c.kv_heads, item % c.kv_heads, i % c.splits, dk[at].get(),
+                    dv[at].get());
+      if (!shared) write_sums(c, z, item, &dk[at], &dv[at]);
     }
-    if (c.splits > 1) {
+    if (shared) {
 #pragma omp for schedule(dynamic)
-      for (int64_t item = 0; item < items; item++) finish(item);
+      for (int64_t item = 0; item < items; item++)
+        write_sums(c, z, item, &dk[item * c.splits], &dv[item * c.splits]);
     }
   }
 }
