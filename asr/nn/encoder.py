@@ -60,4 +60,5 @@ class Encoder(nn.Module):
         """Which backend serves the layers' attention on this device."""
         attention = self.layers[0].get_submodule("attention")
         assert isinstance(attention, MultiHeadAttention)
-        return attention.resolve(device, dtype).name
+        chosen = attention.resolve(device, dtype)
+        return f"{chosen.name} ({chosen.engine})"
