@@ -19,6 +19,7 @@ RANKS = [
     ["asr.model_folder"],
     ["asr.train", "asr.evaluate", "asr.doctor"],
     ["asr.api"],
+    ["asr.commands"],
     ["asr.cli"],
 ]
 APART = [("asr.train", "asr.evaluate"), ("asr.evaluate", "asr.train"), ("asr.nn", "asr.data")]

@@ -1,0 +1,47 @@
+"""`asr decode`: a manifest -> hypotheses, scored."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from asr.commands.options import Verbs, above_zero, add_model_options, count
+
+
+def add(verbs: Verbs) -> None:
+    parser = verbs.add_parser("decode", help="a manifest -> hypotheses, scored")
+    parser.add_argument("--model", type=Path, required=True, help="model or experiment folder")
+    parser.add_argument("--cuts", type=Path, required=True, help="manifest to decode")
+    parser.add_argument("--out", type=Path, help="default: EXP/decode/NAME OF THE MANIFEST")
+    parser.add_argument(
+        "--max-batch-s", type=above_zero, default=300.0, help="padded seconds at once"
+    )
+    parser.add_argument("--workers", type=count, default=0, help="processes that read audio")
+    add_model_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from asr.evaluate.decode import decode_set, set_name
+    from asr.evaluate.score import format_score, score_folder
+    from asr.model_folder import load_model
+    from asr.runtime import choose_device, prepare_cpu
+
+    prepare_cpu(args.threads)
+    model = load_model(args.model, choose_device(args.device))
+    out = args.out or args.model / "decode" / set_name(args.cuts)
+    summary = decode_set(
+        model,
+        args.cuts,
+        out,
+        search=args.search,
+        beam=args.beam,
+        max_batch_s=args.max_batch_s,
+        num_workers=args.workers,
+    )
+    print(format_score(score_folder(out)))
+    print(
+        f"{summary['num_utterances']} utterances, {summary['audio_s']:.0f} s of audio in "
+        f"{summary['wall_s']:.1f} s: real-time factor {summary['rtf']:.4f}; written to {out}"
+    )
+    return 0
