@@ -11,7 +11,6 @@ import itertools
 import json
 import os
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,7 @@ from tqdm import tqdm
 
 from asr.data.audio import AudioError, AudioInfo, check_audio, check_finite, probe, to_mono
 from asr.errors import InputError
+from asr.files import write_atomically
 
 # Lhotse's own choice tries torchaudio.load, which needs an extra package since torchaudio 2.9, and
 # ffmpeg. libsndfile reads everything a corpus holds. A user's own choice goes first.
@@ -329,27 +329,6 @@ def _source(cut: Cut) -> str:
         return ""
     source = recording.sources[0]
     return str(source.source) if source.type == "file" else f"<{source.type}>"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """All or nothing: a reader never sees half a file, a failure leaves the old one.
-
-    Raises:
-        InputError: its folder cannot be made or written to.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise InputError(f"{path.parent}: cannot be written to: {error.strerror}") from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would keep a group's colleagues out
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _one_line(error: Exception) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asr.errors import InputError
-from asr.evaluate.files import make_folder, parse_object, read_text, write_atomically
+from asr.files import make_folder, parse_object, read_text, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

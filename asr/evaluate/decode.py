@@ -17,6 +17,7 @@ from asr.data.batches import sorted_batches
 from asr.data.dataset import Utterances, iterate
 from asr.data.manifest import MANIFEST_SUFFIX, read_cuts
 from asr.errors import InputError
+from asr.files import write_atomically
 from asr.model_folder import Model
 from asr.search.greedy import greedy
 from asr.search.hypothesis import Hypothesis
@@ -106,12 +107,9 @@ def decode_set(
         }
         for index, (text, score) in sorted(results.items())
     ]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        _write(out / "hypotheses.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-        _write(out / "decode.json", json.dumps(summary, indent=2) + "\n")
-    except OSError as error:
-        raise InputError(f"{out}: cannot write: {error.strerror}") from None
+    hypotheses = "".join(json.dumps(line) + "\n" for line in lines)
+    write_atomically(out / "hypotheses.jsonl", hypotheses)
+    write_atomically(out / "decode.json", json.dumps(summary, indent=2) + "\n")
     return summary
 
 
@@ -132,9 +130,3 @@ def _decode(
                 results[int(index)] = (model.tokenizer.decode(best.tokens), best.score)
             bar.update(len(indices))
     return results
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

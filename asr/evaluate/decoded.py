@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asr.errors import InputError
-from asr.evaluate.files import field, parse_object, read_json_object, read_text, required
+from asr.files import field, parse_object, read_json_object, read_text, required
 
 HYPOTHESES = "hypotheses.jsonl"
 DECODE = "decode.json"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from asr.errors import InputError
 from asr.evaluate.decoded import Decoding, Utterance, read_decoding, read_utterances
-from asr.evaluate.files import field, read_json_object, required
 from asr.evaluate.score import utterance_counts
+from asr.files import field, read_json_object, required
 from asr.wer import ErrorCounts
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from asr.errors import InputError
 from asr.evaluate.decoded import Decoding, Utterance, read_decoding, read_utterances
-from asr.evaluate.files import write_atomically
 from asr.evaluate.trn import trn_ids, trn_text
+from asr.files import write_atomically
 from asr.wer import Edit, ErrorCounts, Op, align, count_errors
 
 _LISTING_WIDTH = 100

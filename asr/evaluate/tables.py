@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from asr.evaluate.comparison import Comparison, Difference, Row, SetResult
-from asr.evaluate.files import make_folder, write_atomically
 from asr.evaluate.score import percent
 from asr.evaluate.statistics import Interval
+from asr.files import make_folder, write_atomically
 
 _NONE = "-"
 # Columns of text; all others hold numbers and are aligned to the right.

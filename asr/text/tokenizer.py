@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -18,6 +17,7 @@ import sentencepiece
 
 from asr.config import TokenizerConfig
 from asr.errors import InputError
+from asr.files import write_atomically
 
 BLANK = 0
 UNKNOWN = 1
@@ -96,7 +96,7 @@ class CharTokenizer(Tokenizer):
     def save(self, folder: Path) -> None:
         content = {"format": _CHAR_FORMAT, "characters": "".join(self._characters)}
         text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
-        _write(folder / _CHAR_FILE, text.encode("utf-8"))
+        write_atomically(folder / _CHAR_FILE, text.encode("utf-8"))
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -139,7 +139,7 @@ class SentencePieceTokenizer(Tokenizer):
         return str(self._processor.decode(self._check(tokens)))
 
     def save(self, folder: Path) -> None:
-        _write(folder / _SPM_FILE, self._model)
+        write_atomically(folder / _SPM_FILE, self._model)
 
 
 def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
@@ -243,11 +243,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot read: {error.strerror}") from None
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Complete or absent: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from asr.files import write_atomically
+
 
 class TrainingLog:
     """Appends records to ``EXP/log.jsonl``; numbers also go to ``EXP/tensorboard``.
@@ -20,9 +22,7 @@ class TrainingLog:
     def __init__(self, exp: Path, tensorboard: bool, resume_step: int):
         self.path = exp / "log.jsonl"
         kept = [line for line in self._lines() if json.loads(line)["step"] <= resume_step]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(kept) if resume_step else "", encoding="utf-8")
-        temporary.replace(self.path)
+        write_atomically(self.path, "".join(kept) if resume_step else "")
         self._file = self.path.open("a", encoding="utf-8")
         self._writer = (
             SummaryWriter(str(exp / "tensorboard"), purge_step=resume_step + 1)

@@ -20,6 +20,7 @@ from asr.data.dataset import Utterances, iterate
 from asr.data.features import estimate_norm
 from asr.data.manifest import read_cuts
 from asr.errors import InputError
+from asr.files import write_atomically
 from asr.model import Recogniser, count_parameters
 from asr.provenance import commit, versions
 from asr.text.normalise import get_normaliser
@@ -84,13 +85,7 @@ def claim_folder(exp: Experiment, config: Config, resume: bool) -> None:
         changed = _changed_keys(configuration.load([exp.config]), config)
         if changed:
             raise InputError(f"{exp.root}: cannot resume with another configuration: {changed}")
-    try:
-        exp.root.mkdir(parents=True, exist_ok=True)
-        temporary = exp.config.with_suffix(".tmp")
-        temporary.write_text(configuration.dump(config), encoding="utf-8")
-        temporary.replace(exp.config)
-    except OSError as error:
-        raise InputError(f"{exp.root}: cannot write: {error.strerror}") from None
+    write_atomically(exp.config, configuration.dump(config))
 
 
 def _changed_keys(old: Config, new: Config) -> str:
@@ -212,9 +207,7 @@ def describe(setup: Setup, config: Config, device: torch.device, bf16: bool) -> 
 
 def write_run(exp: Experiment, values: dict[str, Any]) -> None:
     """``run.json``: what `asr compare` and a reader want to know of a run."""
-    temporary = exp.run.with_suffix(".tmp")
-    temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(exp.run)
+    write_atomically(exp.run, json.dumps(values, indent=2) + "\n")
 
 
 def run_record(setup: Setup, config: Config, exp: Experiment, command: str) -> dict[str, Any]:

@@ -171,7 +171,7 @@ def test_bad_corpora_and_parts_get_one_line(corpus: Path, tmp_path: Path) -> Non
 
 def test_an_out_that_cannot_be_written_and_bad_jobs(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(InputError, match="cannot be written to"):
+    with pytest.raises(InputError, match="cannot make this folder"):
         prepare_librispeech(corpus, tmp_path / "file", ["dev-y"])
     with pytest.raises(InputError, match="num_jobs"):
         prepare_librispeech(corpus, tmp_path / "out", ["dev-y"], num_jobs=-1)

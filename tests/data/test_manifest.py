@@ -220,19 +220,3 @@ def test_nothing_is_written_when_nothing_is_usable(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="1 x empty audio"):
         manifest.prepare_part("x", [utterance(tmp_path / "empty.flac")], tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_a_failed_write_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "a.json"
-    manifest.write_atomically(path, b"old")
-
-    def fail(*_: object) -> None:
-        raise OSError("disk gone")
-
-    monkeypatch.setattr(manifest.os, "replace", fail)
-    with pytest.raises(OSError, match="disk gone"):
-        manifest.write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]

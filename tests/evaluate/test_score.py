@@ -16,9 +16,9 @@ import pytest
 
 from asr.errors import InputError
 from asr.evaluate.decoded import Utterance, read_utterances
-from asr.evaluate.files import write_atomically
 from asr.evaluate.score import format_score, score_folder
 from asr.evaluate.trn import trn_ids, trn_text
+from asr.files import write_atomically
 from asr.wer import ErrorCounts, count_errors
 
 SCLITE = ["sclite"] if shutil.which("sclite") else ["sctk", "sclite"]

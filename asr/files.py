@@ -84,12 +84,13 @@ def make_folder(path: Path) -> None:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file (text as UTF-8) that is there whole or not at all.
+    """Write a file (text as UTF-8), and its folder where missing: there whole or not at all.
 
     Raises:
-        InputError: the folder cannot be written to.
+        InputError: the folder cannot be made or written to, or the disk is full.
     """
     temporary = None
+    make_folder(path.parent)
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "wb") as file:
