@@ -22,7 +22,7 @@ def test_a_failed_write_leaves_the_old_file(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(files.os, "replace", fail)
-    with pytest.raises(InputError, match="a.json: cannot write: No space left on device"):
+    with pytest.raises(InputError, match=r"a\.json: cannot write: No space left on device"):
         files.write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
