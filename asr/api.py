@@ -10,9 +10,9 @@ import torch
 
 from asr.data.audio import check_finite, read_audio, to_mono
 from asr.errors import InputError
-from asr.evaluate.decode import choose_search
 from asr.model_folder import Model, load_model
 from asr.runtime import choose_device
+from asr.search.factory import SearchOptions, build_search
 
 
 class Transcriber:
@@ -20,7 +20,8 @@ class Transcriber:
 
     def __init__(self, model: Model, search: str = "greedy", beam: int = 8):
         self.model = model
-        self._search = choose_search(search, beam)
+        options = SearchOptions(search=search, beam=beam)
+        self._search = build_search(options, model.tokenizer, model.folder)
 
     @torch.inference_mode()
     def transcribe(
@@ -47,7 +48,7 @@ class Transcriber:
         device = next(self.model.net.parameters()).device
         wave_bn = torch.from_numpy(wave_n)[None].to(device)
         lens_b = torch.tensor([wave_bn.shape[1]], device=device)
-        best = self._search(*self.model.net(wave_bn, lens_b))[0]
+        best = self._search(*self.model.net(wave_bn, lens_b))[0][0]
         return self.model.tokenizer.decode(best.tokens)
 
 

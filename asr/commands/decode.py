@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from asr.commands.options import Verbs, above_zero, add_model_options, count
+from asr.commands.options import Verbs, above_zero, add_model_options, count, search_options
 
 
 def add(verbs: Verbs) -> None:
@@ -34,8 +34,7 @@ def run(args: argparse.Namespace) -> int:
         model,
         args.cuts,
         out,
-        search=args.search,
-        beam=args.beam,
+        options=search_options(args),
         max_batch_s=args.max_batch_s,
         num_workers=args.workers,
     )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from asr.search.factory import SearchOptions
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -14,6 +17,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--beam", type=int, default=8, help="prefixes that beam search keeps")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=count, default=0, help="CPU threads; 0: PyTorch's choice")
+
+
+def search_options(args: argparse.Namespace) -> SearchOptions:
+    """What ``add_model_options`` read about the search."""
+    from asr.search.factory import SearchOptions
+
+    return SearchOptions(search=args.search, beam=args.beam)
 
 
 def count(text: str) -> int:

@@ -4,46 +4,20 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from asr.config import DataConfig
 from asr.data.batches import sorted_batches
 from asr.data.dataset import Utterances, iterate
 from asr.data.manifest import MANIFEST_SUFFIX, read_cuts
-from asr.errors import InputError
 from asr.files import write_atomically
 from asr.model_folder import Model
-from asr.search.greedy import greedy
-from asr.search.hypothesis import Hypothesis
-from asr.search.prefix_beam import prefix_beam
+from asr.search.factory import GREEDY, Search, SearchOptions, build_search
 from asr.text.normalise import get_normaliser
-
-Search = Callable[[Tensor, Tensor], list[Hypothesis]]
-
-SEARCHES = ("greedy", "beam")
-
-
-def choose_search(name: str, beam: int) -> Search:
-    """Greedy or prefix beam search: (log-probabilities, lengths) -> one hypothesis per utterance.
-
-    Raises:
-        InputError: no such search, or a beam below 1.
-    """
-    if name == "greedy":
-        return greedy
-    if name != "beam":
-        raise InputError(f"search {name!r}: choose one of {', '.join(SEARCHES)}")
-    if beam < 1:
-        raise InputError(f"beam = {beam}: must be at least 1")
-    return lambda log_probs_btv, lens_b: [
-        best[0] for best in prefix_beam(log_probs_btv, lens_b, beam=beam)
-    ]
 
 
 def set_name(cuts: Path) -> str:
@@ -56,8 +30,7 @@ def decode_set(
     cuts: Path,
     out: Path,
     *,
-    search: str = "greedy",
-    beam: int = 8,
+    options: SearchOptions = GREEDY,
     max_batch_s: float = 300.0,
     num_workers: int = 0,
 ) -> dict[str, Any]:
@@ -67,7 +40,7 @@ def decode_set(
     Raises:
         InputError: no such manifest, audio that cannot be read, a folder that cannot be written.
     """
-    run_search = choose_search(search, beam)
+    search = build_search(options, model.tokenizer, model.folder)
     config = model.config
     utterances = Utterances(
         read_cuts(cuts),
@@ -79,14 +52,13 @@ def decode_set(
         train=False,
     )
     begun = time.perf_counter()
-    results = _decode(model, utterances, run_search, max_batch_s, num_workers)
+    results = _decode(model, utterances, search, max_batch_s, num_workers)
     wall_s = time.perf_counter() - begun
     audio_s = float(utterances.durations_s.sum())
     summary = {
         "set": set_name(cuts),
         "cuts": str(cuts),
-        "search": search,
-        "beam": beam if search == "beam" else None,
+        **search.settings,
         "normaliser": config.tokenizer.normaliser,
         "num_utterances": len(utterances),
         "audio_s": round(audio_s, 2),
@@ -126,7 +98,7 @@ def _decode(
             log_probs_btv, lens_b = model.net(
                 batch.wave_bn.to(device), batch.wave_lens_b.to(device)
             )
-            for index, best in zip(indices, search(log_probs_btv, lens_b), strict=True):
+            for index, (best, *_) in zip(indices, search(log_probs_btv, lens_b), strict=True):
                 results[int(index)] = (model.tokenizer.decode(best.tokens), best.score)
             bar.update(len(indices))
     return results

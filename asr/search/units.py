@@ -1,0 +1,51 @@
+"""How words come out of tokens: which tokens begin one, and which letters each adds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from asr.text.tokenizer import BLANK, UNKNOWN, UNKNOWN_TEXT, Tokenizer
+
+_SPACE = "▁"  # SentencePiece's spelling of a space, at the front of the piece that follows it
+
+
+@dataclass(frozen=True)
+class Units:
+    """Attributes:
+    begins_v: whether the token ends the word before it.
+    letters_v: what the token adds to the word; empty for a space alone and for the blank.
+    """
+
+    begins_v: tuple[bool, ...]
+    letters_v: tuple[str, ...]
+
+    def split(self, tokens: Sequence[int]) -> list[list[int]]:
+        """Positions of the tokens that spell each word; spaces alone belong to none."""
+        words: list[list[int]] = []
+        ended = True
+        for position, token in enumerate(tokens):
+            ended = ended or self.begins_v[token]
+            if self.letters_v[token]:
+                if ended:
+                    words.append([])
+                words[-1].append(position)
+                ended = False
+        return words
+
+    def spell(self, tokens: Sequence[int]) -> list[str]:
+        """The words that tokens spell: ``tokenizer.decode(tokens).split()``."""
+        return [
+            "".join(self.letters_v[tokens[position]] for position in positions)
+            for positions in self.split(tokens)
+        ]
+
+
+def units_of(tokenizer: Tokenizer) -> Units:
+    """Of characters, of SentencePiece's pieces: both spell a space the same way."""
+    pieces = tokenizer.pieces
+    pieces[BLANK], pieces[UNKNOWN] = "", UNKNOWN_TEXT
+    return Units(
+        begins_v=tuple(piece.startswith(_SPACE) or piece.isspace() for piece in pieces),
+        letters_v=tuple(piece.lstrip(_SPACE).strip() for piece in pieces),
+    )

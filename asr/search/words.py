@@ -1,0 +1,90 @@
+"""Words of a hypothesis with their times and confidences, from its tokens and their frames."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asr.search.hypothesis import Hypothesis
+from asr.search.units import Units
+from asr.text.tokenizer import BLANK
+
+
+@dataclass(frozen=True)
+class Word:
+    """Attributes:
+    start_s, end_s: seconds from the first sample of the audio.
+    confidence: from 0 to 1: the geometric mean, over the word's tokens, of the highest
+        probability that each reaches.
+    """
+
+    text: str
+    start_s: float
+    end_s: float
+    confidence: float
+
+
+def words_of(
+    hypothesis: Hypothesis,
+    log_probs_tv: NDArray[np.floating],
+    units: Units,
+    frame_s: float,
+    shift_s: float = 0.0,
+) -> list[Word]:
+    """The words of a hypothesis, in order and without overlap.
+
+    A word lasts from the first frame of its first token to the last frame of its last one, in the
+    hypothesis' alignment.
+
+    Args:
+        hypothesis: from a search over ``log_probs_tv``, whose frames count from its first one.
+        log_probs_tv: (frames, tokens), natural-log probabilities.
+        units: of the model's tokenizer.
+        frame_s: seconds between frames: the feature hop times the subsampling.
+        shift_s: added to every time; times never leave the audio.
+    """
+    tokens, first_frames = hypothesis.tokens, hypothesis.frames
+    ends = end_frames(log_probs_tv, tokens, first_frames)
+    total_s = len(log_probs_tv) * frame_s
+    words = []
+    for positions in units.split(tokens):
+        begin, end = first_frames[positions[0]], ends[positions[-1]]
+        peaks = [log_probs_tv[first_frames[i] : ends[i], tokens[i]].max() for i in positions]
+        words.append(
+            Word(
+                text="".join(units.letters_v[tokens[i]] for i in positions),
+                start_s=min(max(begin * frame_s + shift_s, 0.0), total_s),
+                end_s=min(max(end * frame_s + shift_s, 0.0), total_s),
+                confidence=float(np.exp(np.mean(peaks, dtype=np.float64))),
+            )
+        )
+    return words
+
+
+def end_frames(
+    log_probs_tv: NDArray[np.floating],
+    tokens: Sequence[int],
+    first_frames: Sequence[int],
+    blank: int = BLANK,
+) -> tuple[int, ...]:
+    """The frame after the last one of each token, in the likeliest alignment with these first frames.
+
+    Between two first frames a token is repeated, then blanks follow: where it stops is where the
+    sum over both is highest. Between two equal tokens at least one blank stands.
+    """
+    ends = []
+    limits = [*first_frames[1:], len(log_probs_tv)][: len(tokens)]
+    for i, (token, begin, limit) in enumerate(zip(tokens, first_frames, limits, strict=True)):
+        repeats = i + 1 < len(tokens) and tokens[i + 1] == token
+        # after the first frame every one is the token's or a blank's, and the token's come first
+        gain_t = (
+            log_probs_tv[begin + 1 : limit - repeats, token]
+            - (log_probs_tv[begin + 1 : limit - repeats, blank])
+        )
+        best = int(np.argmax([0.0, *itertools.accumulate(gain_t.tolist())]))
+        ends.append(begin + 1 + best)
+    return tuple(ends)
