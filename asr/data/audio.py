@@ -26,7 +26,7 @@ MEDIA_EXTENSIONS = frozenset(
 )
 
 # The length in an MP3 header counts encoder delay and padding, at most some four frames of 1152.
-_MP3_TOLERANCE_SAMPLES = 4 * 1152
+MP3_TOLERANCE_SAMPLES = 4 * 1152
 # Writers to a pipe cannot know the length and leave 0 or a huge number in a WAV header.
 _WAV_UNKNOWN_BYTES = 0x7FFF0000
 _WAV_TOLERANCE_BYTES = 64
@@ -66,14 +66,14 @@ def probe(path: str | os.PathLike[str]) -> tuple[int, int, int]:
         AudioError: as ``read_audio``, as far as the header tells.
     """
     path = Path(path)
-    _check_container(path)
+    check_container(path)
     try:
         info = soundfile.info(str(path))
     except soundfile.LibsndfileError as error:
-        if _use_pyav(path, error):
+        if use_pyav(path, error):
             samples_nc, rate = _decode_with_pyav(path)
             return samples_nc.shape[0], rate, samples_nc.shape[1]
-        raise  # not reached: _use_pyav raises where PyAV cannot serve
+        raise  # not reached: use_pyav raises where PyAV cannot serve
     if info.frames == 0:
         raise AudioError(f"{path}: no audio: zero samples", "empty audio")
     return info.frames, info.samplerate, info.channels
@@ -96,14 +96,14 @@ def decode(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
         AudioError: as ``read_audio``.
     """
     path = Path(path)
-    _check_container(path)
+    check_container(path)
     try:
         with soundfile.SoundFile(str(path)) as file:
             promised, rate = file.frames, file.samplerate
-            tolerance = _MP3_TOLERANCE_SAMPLES if file.format == "MP3" else 0
+            tolerance = MP3_TOLERANCE_SAMPLES if file.format == "MP3" else 0
             samples_nc = _read_frames(file, path)
     except soundfile.LibsndfileError as error:
-        if _use_pyav(path, error):
+        if use_pyav(path, error):
             promised, tolerance = 0, 0
             samples_nc, rate = _decode_with_pyav(path)
     if samples_nc.shape[0] < promised - tolerance:
@@ -143,12 +143,12 @@ def _read_frames(file: Any, path: Path) -> np.ndarray:
         # The header was fine, so this is an audio file whose data end early or are damaged.
         raise AudioError(
             f"{path}: truncated or damaged: the header promises {file.frames} samples, "
-            f"decoding fails ({_reason(error)})",
+            f"decoding fails ({reason_of(error)})",
             "truncated audio",
         ) from None
 
 
-def _check_container(path: Path) -> None:
+def check_container(path: Path) -> None:
     """What soundfile says unclearly or not at all: no such file, no bytes, a missing tail."""
     try:
         if path.is_dir():
@@ -204,7 +204,7 @@ def _check_ogg_tail(file: BinaryIO, path: Path) -> None:
         raise AudioError(f"{path}: truncated: the Ogg stream has no last page", "truncated audio")
 
 
-def _use_pyav(path: Path, error: soundfile.LibsndfileError) -> bool:
+def use_pyav(path: Path, error: soundfile.LibsndfileError) -> bool:
     """True if PyAV may try; AudioError if it may not."""
     if importlib.util.find_spec("av") is not None:
         return True
@@ -212,7 +212,7 @@ def _use_pyav(path: Path, error: soundfile.LibsndfileError) -> bool:
         raise AudioError(
             f"{path}: reading {path.suffix} needs PyAV: pip install sigmoid-asr[media]"
         ) from None
-    raise AudioError(f"{path}: not an audio file that can be read ({_reason(error)})") from None
+    raise AudioError(f"{path}: not an audio file that can be read ({reason_of(error)})") from None
 
 
 def _decode_with_pyav(path: Path) -> tuple[np.ndarray, int]:
@@ -231,12 +231,15 @@ def _decode_with_pyav(path: Path) -> tuple[np.ndarray, int]:
                 blocks_cn += [block.to_ndarray() for block in resampler.resample(frame)]
             blocks_cn += [block.to_ndarray() for block in resampler.resample(None)]
     except (av.FFmpegError, EOFError) as error:
-        raise AudioError(f"{path}: not an audio file that can be read ({_reason(error)})") from None
+        raise AudioError(
+            f"{path}: not an audio file that can be read ({reason_of(error)})"
+        ) from None
     if not blocks_cn:
         raise AudioError(f"{path}: no audio: zero samples", "empty audio")
     return np.concatenate(blocks_cn, axis=1).T.astype(np.float32, copy=False), rate
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """What a library says is wrong, on one line."""
     text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
     return " ".join(str(text).split()).rstrip(".")

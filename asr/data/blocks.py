@@ -1,0 +1,244 @@
+"""Audio of any length in blocks: mono float32 at the model's rate, in memory that does not grow.
+
+What cannot be read does not end the reading: it is noted as a gap, and what lies before and after it
+is delivered. Only where nothing at all can be read is there an error.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+from lhotse.cut import Cut
+
+from asr.data.audio import (
+    MP3_TOLERANCE_SAMPLES,
+    AudioError,
+    check_container,
+    reason_of,
+    use_pyav,
+)
+from asr.data.manifest import load_waveform
+
+BLOCK_S = 10.0
+# Outside of these a header is damaged, and resampling would ask for absurd amounts of memory.
+_LOWEST_RATE, _HIGHEST_RATE = 1000, 1_000_000
+# Spans of bad samples that are closer than this are told as one.
+_MERGE_GAPS_S = 0.1
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A part of the input that was not transcribed. ``end_s`` is None where nobody can know it."""
+
+    start_s: float
+    end_s: float | None
+    reason: str
+
+
+@dataclass
+class _Opened:
+    """A file that decodes.
+
+    Attributes:
+        promised: samples that the header announces, 0 where it does not.
+        notes: what turned out to be wrong, filled while ``blocks_nc`` are read.
+    """
+
+    rate: int
+    promised: int
+    blocks_nc: Iterator[np.ndarray]
+    notes: list[str]
+
+
+def read_blocks(
+    path: Path, sample_rate: int, gaps: list[Gap], channel: int | None = None
+) -> Iterator[np.ndarray]:
+    """float32 (n,) blocks of a file, one after the other, at ``sample_rate``.
+
+    Args:
+        gaps: what cannot be read is appended here while the blocks come.
+        channel: the one to take, from 0; None is the mean of all.
+
+    Raises:
+        AudioError: missing, unreadable, without samples or without such a channel.
+    """
+    notes: list[str] = []
+    try:
+        check_container(path)
+    except AudioError as error:
+        if error.reason != "truncated audio":
+            raise
+        notes.append(str(error))
+    opened = _open(path, notes)
+    num_read = 0
+
+    def counted() -> Iterator[np.ndarray]:
+        nonlocal num_read
+        for block_nc in opened.blocks_nc:
+            num_read += len(block_nc)
+            yield block_nc
+
+    yield from convert(counted(), opened.rate, sample_rate, gaps, channel, str(path))
+    if num_read < opened.promised:
+        notes.append(
+            f"{path}: truncated: the header promises {opened.promised} samples, "
+            f"{num_read} can be decoded"
+        )
+    if num_read == 0:
+        raise AudioError(notes[0] if notes else f"{path}: no audio: zero samples", "empty audio")
+    if notes:
+        end = opened.promised / opened.rate if num_read < opened.promised else None
+        gaps.append(Gap(num_read / opened.rate, end, notes[0]))
+
+
+def read_cut_blocks(cut: Cut, sample_rate: int, gaps: list[Gap]) -> Iterator[np.ndarray]:
+    """As ``read_blocks``, of a Lhotse cut and through Lhotse: the cut itself says its channels.
+
+    Raises:
+        InputError: names the cut, the file and the reason.
+    """
+
+    def pieces() -> Iterator[np.ndarray]:
+        start_s = 0.0
+        while start_s < cut.duration:
+            length_s = min(BLOCK_S, cut.duration - start_s)
+            whole = length_s == cut.duration
+            piece = cut if whole else cut.truncate(offset=start_s, duration=length_s)
+            yield load_waveform(piece, cut.sampling_rate)[:, None]
+            start_s += BLOCK_S
+
+    yield from convert(pieces(), cut.sampling_rate, sample_rate, gaps, None, f"cut {cut.id}")
+
+
+def convert(
+    blocks_nc: Iterable[np.ndarray],
+    source_rate: int,
+    sample_rate: int,
+    gaps: list[Gap],
+    channel: int | None = None,
+    where: str = "array",
+) -> Iterator[np.ndarray]:
+    """Blocks (n, channels) at ``source_rate`` to mono float32 (m,) at ``sample_rate``.
+
+    NaN and infinite samples become silence and a gap. Samples beyond 1 are left as they are.
+
+    Raises:
+        AudioError: no such channel, an absurd rate, or no finite sample at all.
+    """
+    if not _LOWEST_RATE <= source_rate <= _HIGHEST_RATE:
+        raise AudioError(f"{where}: {source_rate} samples per second, which cannot be right")
+    # soxr's state is float32 as its input; equal rates need none
+    stream = (
+        None if source_rate == sample_rate else soxr.ResampleStream(source_rate, sample_rate, 1)
+    )
+    at, num_bad = 0, 0
+    for block_nc in blocks_nc:
+        mono_n = np.ascontiguousarray(_choose(block_nc, channel, where), dtype=np.float32)
+        bad_n = ~np.isfinite(mono_n)
+        if bad_n.any():
+            mono_n = np.where(bad_n, np.float32(0), mono_n)
+            num_bad += int(bad_n.sum())
+            _note_bad(bad_n, at, source_rate, gaps)
+        at += len(mono_n)
+        yield mono_n if stream is None else stream.resample_chunk(mono_n)
+    if stream is not None:
+        yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+    if at and num_bad == at:
+        raise AudioError(f"{where}: NaN or infinite samples only", "NaN or infinite samples")
+
+
+def _choose(block_nc: np.ndarray, channel: int | None, where: str) -> np.ndarray:
+    num_channels = block_nc.shape[1]
+    if channel is not None and channel >= num_channels:
+        raise AudioError(
+            f"{where}: no channel {channel + 1}: choose from 1 to {num_channels}", "no such channel"
+        )
+    if channel is not None or num_channels == 1:
+        return block_nc[:, channel or 0]
+    with np.errstate(invalid="ignore"):
+        return block_nc.mean(axis=1)
+
+
+def _note_bad(bad_n: np.ndarray, at: int, rate: int, gaps: list[Gap]) -> None:
+    """Append the spans of bad samples of one block, joined to what came shortly before."""
+    reason = "NaN or infinite samples"
+    edges = np.flatnonzero(np.diff(bad_n, prepend=False, append=False)).reshape(-1, 2)
+    for first, end in (edges + at) / rate:
+        before = gaps[-1] if gaps and gaps[-1].reason == reason else None
+        if before and before.end_s is not None and first - before.end_s < _MERGE_GAPS_S:
+            gaps[-1] = Gap(before.start_s, float(end), reason)
+        else:
+            gaps.append(Gap(float(first), float(end), reason))
+
+
+def _open(path: Path, notes: list[str]) -> _Opened:
+    try:
+        file = soundfile.SoundFile(str(path))
+    except soundfile.LibsndfileError as error:
+        use_pyav(path, error)
+        return _open_with_pyav(path, notes)
+    tolerance = MP3_TOLERANCE_SAMPLES if file.format == "MP3" else 0
+    promised = max(0, file.frames - tolerance)
+    return _Opened(file.samplerate, promised, _soundfile_blocks(file, path, notes), notes)
+
+
+def _soundfile_blocks(
+    file: soundfile.SoundFile, path: Path, notes: list[str]
+) -> Iterator[np.ndarray]:
+    with file:
+        num_frames = int(BLOCK_S * file.samplerate)
+        while True:
+            try:
+                block_nc = file.read(num_frames, dtype="float32", always_2d=True)
+            except soundfile.LibsndfileError as error:
+                notes.append(f"{path}: damaged: decoding fails ({reason_of(error)})")
+                return
+            if not len(block_nc):
+                return
+            yield block_nc
+
+
+def _open_with_pyav(path: Path, notes: list[str]) -> _Opened:
+    import av
+
+    try:
+        container = av.open(str(path))
+    except (av.FFmpegError, EOFError) as error:
+        raise AudioError(
+            f"{path}: not an audio file that can be read ({reason_of(error)})"
+        ) from None
+    if not container.streams.audio:
+        container.close()
+        raise AudioError(f"{path}: has no audio track", "empty audio")
+    rate = int(container.streams.audio[0].rate)
+    return _Opened(rate, 0, _pyav_blocks(container, path, notes), notes)
+
+
+def _pyav_blocks(container: Any, path: Path, notes: list[str]) -> Iterator[np.ndarray]:
+    import av
+
+    with container:
+        stream = container.streams.audio[0]
+        rate = int(stream.rate)
+        resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
+        pending: list[np.ndarray] = []
+        num_pending = 0
+        try:
+            for frame in itertools.chain(container.decode(stream), [None]):
+                for block in resampler.resample(frame):
+                    pending.append(block.to_ndarray().T)
+                    num_pending += len(pending[-1])
+                if num_pending >= BLOCK_S * rate:
+                    yield np.concatenate(pending)
+                    pending, num_pending = [], 0
+        except (av.FFmpegError, EOFError) as error:
+            notes.append(f"{path}: damaged: decoding fails ({reason_of(error)})")
+        if pending:
+            yield np.concatenate(pending)
