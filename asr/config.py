@@ -47,6 +47,9 @@ class DataConfig:
         0, "processes that read audio; 0 reads in the training process", low=0
     )
     cache_mb: int = option(0, "keep up to this much decoded audio in memory", low=0)
+    max_unreadable: float = option(
+        0.01, "share of the training utterances that may turn out unreadable", low=0.0, high=1.0
+    )
     shuffle_labels: bool = option(
         False, "give every training utterance another one's text: the control that must fail"
     )
@@ -158,6 +161,12 @@ class TrainConfig:
     )
     max_batch_s: float = option(
         300.0, "padded seconds computed at once; more is accumulated", low=0.1
+    )
+    attention_balance_s: float = option(
+        0.0,
+        "length at which attention costs as much as all else: d seconds count d (1 + d / this) "
+        "towards max_batch_s; 0 counts seconds",
+        low=0.0,
     )
     validate_epochs: int = option(1, "epochs between validations", low=1)
     max_validate_utterances: int = option(0, "validate on the first N utterances; 0 is all", low=0)

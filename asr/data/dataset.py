@@ -6,7 +6,7 @@ Shapes: b utterance, n sample, u token.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from lhotse.cut import Cut
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from asr.config import AugmentConfig, DataConfig
 from asr.data.augment import change_speed, draw_speed, stable_hash, utterance_rng
@@ -53,6 +53,7 @@ class Batch:
     audio_s         seconds of audio, padding not counted, after speed change
     speakers        one per utterance
     texts           normalised references
+    left_out        utterances that were to be in this batch and could not be read
     """
 
     ids: tuple[str, ...]
@@ -63,6 +64,7 @@ class Batch:
     audio_s: float
     speakers: tuple[str, ...]
     texts: tuple[str, ...]
+    left_out: tuple[LeftOut, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -304,7 +306,9 @@ def _reason_to_leave_out(
     return None
 
 
-def collate(examples: Sequence[Example], sample_rate: int) -> Batch:
+def collate(
+    examples: Sequence[Example], sample_rate: int, left_out: Sequence[LeftOut] = ()
+) -> Batch:
     """Zero-padded tensors, in the order given."""
     wave_bn, wave_lens_b = _pad([example.wave_n for example in examples], torch.float32, 0.0)
     tokens_bu, token_lens_b = _pad([example.tokens_u for example in examples], torch.int64, BLANK)
@@ -317,76 +321,14 @@ def collate(examples: Sequence[Example], sample_rate: int) -> Batch:
         audio_s=float(wave_lens_b.sum()) / sample_rate,
         speakers=tuple(example.speaker for example in examples),
         texts=tuple(example.text for example in examples),
+        left_out=tuple(left_out),
     )
 
 
 def _pad(arrays: Sequence[np.ndarray], dtype: torch.dtype, value: float) -> tuple[Tensor, Tensor]:
     lens_b = torch.tensor([len(array) for array in arrays], dtype=torch.int64)
-    padded = torch.full((len(arrays), int(lens_b.max())), value, dtype=dtype)
+    longest = max((len(array) for array in arrays), default=0)
+    padded = torch.full((len(arrays), longest), value, dtype=dtype)
     for row, array in zip(padded, arrays, strict=True):
         row[: len(array)] = torch.from_numpy(array)
     return padded, lens_b
-
-
-class _Batches(Dataset["Batch | InputError"]):
-    """Whole batches as items: a worker collates what it read, and returns an InputError it met.
-
-    Raised, it would reach the main process with a worker's traceback in its message.
-    """
-
-    def __init__(self, dataset: Utterances) -> None:
-        self._dataset = dataset
-
-    def __getitem__(self, key: tuple[int, list[int]]) -> Batch | InputError:
-        epoch, indices = key
-        try:
-            examples = [self._dataset[epoch, index] for index in indices]
-        except InputError as error:
-            return InputError(str(error))
-        return collate(examples, self._dataset.sample_rate)
-
-
-class Loader:
-    """Reads batches in this process, or ahead in others that live as long as the loader."""
-
-    def __init__(self, dataset: Utterances, num_workers: int = 0, pin_memory: bool = False) -> None:
-        """
-        Args:
-            num_workers: processes; 0 reads in this one. They are spawned, not forked: a fork of a
-                process that holds CUDA or threads can hang.
-            pin_memory: hand out batches in page-locked memory.
-        """
-        self._plan: list[tuple[int, list[int]]] = []
-        self._loader: DataLoader[Batch | InputError] = DataLoader(
-            _Batches(dataset),
-            batch_size=None,
-            sampler=self._plan,
-            num_workers=num_workers,
-            collate_fn=_identity,
-            pin_memory=pin_memory,
-            multiprocessing_context="spawn" if num_workers else None,
-            persistent_workers=num_workers > 0,
-        )
-
-    def epoch(self, epoch: int, batches: Sequence[np.ndarray]) -> Iterator[Batch]:
-        """The batches in their order.
-
-        Raises:
-            InputError: audio that cannot be read.
-        """
-        self._plan[:] = [(epoch, [int(index) for index in batch]) for batch in batches]
-        for item in self._loader:
-            if isinstance(item, InputError):
-                raise item
-            yield item
-
-
-def iterate(
-    dataset: Utterances, batches: Sequence[np.ndarray], num_workers: int = 0, epoch: int = 0
-) -> Iterator[Batch]:
-    """``Loader`` for a single pass."""
-    yield from Loader(dataset, num_workers).epoch(epoch, batches)
-
-
-def _identity(item: Any) -> Any:
-    return item

@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from asr.config import DataConfig
 from asr.data.batches import sorted_batches
-from asr.data.dataset import Utterances, iterate
+from asr.data.dataset import Utterances
+from asr.data.loader import iterate
 from asr.data.manifest import MANIFEST_SUFFIX, read_cuts
 from asr.files import write_atomically
 from asr.model_folder import Model

@@ -14,7 +14,8 @@ from tqdm import tqdm
 from asr.config import Config
 from asr.data.augment import spec_augment, utterance_rng
 from asr.data.batches import sorted_batches
-from asr.data.dataset import Batch, Loader
+from asr.data.dataset import Batch
+from asr.data.loader import Loader
 from asr.errors import InputError
 from asr.model import ctc_loss
 from asr.model_folder import save_model
@@ -107,7 +108,8 @@ class Trainer:
         self.num_steps = config.train.epochs * setup.batches.num_steps
         self.progress = Progress()
         num_workers = config.data.num_workers
-        self._train = Loader(setup.train, num_workers, pin_memory=device.type == "cuda")
+        pin_memory, unreadable = device.type == "cuda", config.data.max_unreadable
+        self._train = Loader(setup.train, num_workers, pin_memory, unreadable)
         self._dev = Loader(setup.dev, num_workers)
         self._skipped_in_a_row = 0
         self._told_s = time.perf_counter()
@@ -192,6 +194,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for batch in batches:
+            if len(batch) == 0:
+                continue  # nothing in it could be read
             # a sum over the whole step's tokens: how the step is cut into batches changes nothing
             loss = self._loss(batch) / max(num_tokens, 1)
             loss.backward()

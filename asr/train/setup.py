@@ -16,8 +16,9 @@ from tqdm import tqdm
 from asr import config as configuration
 from asr.config import Config
 from asr.data.batches import DurationBatches, check_durations, sorted_batches
-from asr.data.dataset import Utterances, iterate
+from asr.data.dataset import Utterances
 from asr.data.features import estimate_norm
+from asr.data.loader import iterate
 from asr.data.manifest import read_cuts
 from asr.errors import InputError
 from asr.files import write_atomically
@@ -136,7 +137,8 @@ def prepare(config: Config, exp: Experiment, device: torch.device) -> Setup:
 
     train = utterances(train_cuts, train=True, cache_mb=config.data.cache_mb)
     dev = utterances(dev_cuts, train=False)
-    check_durations(train.slowest_durations_s, config.train.max_batch_s, train.ids)
+    balance_s = config.train.attention_balance_s
+    check_durations(train.slowest_durations_s, config.train.max_batch_s, train.ids, balance_s)
     stride = max(len(train_cuts) // NORM_UTTERANCES, 1)
     plain = utterances(CutSet.from_cuts(list(train_cuts)[::stride]), train=False)
     batches = DurationBatches(
@@ -145,6 +147,7 @@ def prepare(config: Config, exp: Experiment, device: torch.device) -> Setup:
         config.train.seed,
         config.train.global_batch_s,
         train.ids,
+        balance_s,
     )
     return Setup(net, tokenizer, train, dev, plain, batches)
 

@@ -167,3 +167,81 @@ def test_sorted_batches_of_nothing() -> None:
 def test_waste_by_hand() -> None:
     durations_s = np.array([4.0, 3.0, 1.0])
     assert padding_waste([np.array([0, 1]), np.array([2])], durations_s) == pytest.approx(1 / 9)
+
+
+@pytest.mark.parametrize("attention_balance_s", [0.0, 30.0])
+@given(
+    durations_s=durations,
+    max_batch_s=st.floats(34.0, 100.0),  # 20 s of balance 30 s cost 33.3 s
+    global_batch_s=st.floats(1.0, 300.0),
+    world_size=st.integers(1, 9),
+)
+@settings(max_examples=100, deadline=None)
+def test_shares_are_a_step_and_equally_many_batches(
+    durations_s: np.ndarray,
+    max_batch_s: float,
+    global_batch_s: float,
+    world_size: int,
+    attention_balance_s: float,
+) -> None:
+    batches = DurationBatches(
+        durations_s, max_batch_s, 1, global_batch_s, attention_balance_s=attention_balance_s
+    )
+    plan = batches.plan(0)
+    assert len(plan) == batches.num_steps == len(batches.plan(1))
+    seen: list[int] = []
+    for step in range(len(plan)):
+        shares = [plan.share(step, rank, world_size) for rank in range(world_size)]
+        indices = np.concatenate([batch for share in shares for batch in share]).tolist()
+        assert sorted(indices) == sorted(plan.utterances(step).tolist())
+        assert sorted(indices) == sorted(np.concatenate(plan[step]).tolist())
+        seen += indices
+        assert len({len(share) for share in shares}) == 1
+        counts = [sum(map(len, share)) for share in shares]
+        assert min(counts) > 0 or len(indices) < world_size
+        for batch in (batch for share in shares for batch in share if len(batch) > 1):
+            longest_s = durations_s[batch].max()
+            cost_s = len(batch) * longest_s
+            if attention_balance_s:
+                cost_s += len(batch) * longest_s**2 / attention_balance_s
+            assert cost_s <= max_batch_s * (1 + 1e-6)
+    assert sorted(seen) == list(range(len(durations_s)))
+
+
+@pytest.mark.parametrize("world_size", [2, 4, 8])
+def test_shares_cost_about_the_same(world_size: int) -> None:
+    durations_s = librispeech_like(4000)
+    plan = DurationBatches(durations_s, 120, 1, 150.0 * world_size).plan(0)
+    busy_s, idle_s = 0.0, 0.0
+    for step in range(len(plan)):
+        work_s = [
+            sum(padded_s(batch, durations_s) for batch in plan.share(step, rank, world_size))
+            for rank in range(world_size)
+        ]
+        busy_s += sum(work_s)
+        idle_s += world_size * max(work_s) - sum(work_s)
+    assert idle_s / busy_s < 0.06
+    shares = [plan.share(step, 0, world_size) for step in range(len(plan))]
+    waste = padding_waste([batch for share in shares for batch in share], durations_s)
+    assert waste < 0.05
+
+
+def test_any_step_alone_is_the_step_of_the_whole_epoch() -> None:
+    durations_s = librispeech_like(600)
+    batches = DurationBatches(durations_s, 100, 7, 200)
+    whole = as_lists(batches.steps(4))
+    for step in (len(whole) - 1, 0, 11):
+        assert as_lists([batches.plan(4)[step]]) == [whole[step]]
+    with pytest.raises(IndexError, match=f"step {len(whole)} of an epoch of {len(whole)}"):
+        batches.plan(4)[len(whole)]
+
+
+def test_attention_bounds_a_batch_by_hand() -> None:
+    # 20 s cost 20 (1 + 20 / 20) = 40 s; three make 120 s. Of seconds alone six would fit.
+    batches = DurationBatches(np.full(6, 20.0), 120, 1, 120, attention_balance_s=20.0)
+    assert [len(batch) for batch in batches.epoch(0)] == [3, 3]
+    assert [len(batch) for batch in DurationBatches(np.full(6, 20.0), 120, 1, 120).epoch(0)] == [6]
+    with pytest.raises(
+        InputError, match=r"of 20 s: longer than train.max_batch_s = 30 \(train.att"
+    ):
+        DurationBatches(np.full(6, 20.0), 30, 1, attention_balance_s=20.0)

@@ -12,8 +12,9 @@ from lhotse.cut import Cut
 from asr.config import AugmentConfig, DataConfig, FeatureConfig, TokenizerConfig
 from asr.data.audio import AudioInfo
 from asr.data.batches import DurationBatches
-from asr.data.dataset import Batch, Loader, Utterances, collate, iterate, shuffle_texts
+from asr.data.dataset import Batch, Utterances, collate, shuffle_texts
 from asr.data.features import Fbank, GlobalNorm, estimate_norm
+from asr.data.loader import Loader, iterate
 from asr.data.manifest import Utterance, make_cut, min_ctc_frames
 from asr.errors import InputError
 from asr.text.normalise import get_normaliser
