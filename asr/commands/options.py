@@ -48,3 +48,11 @@ def above_zero(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{value}: must be above 0")
     return value
+
+
+def share(text: str) -> float:
+    """A number of 0 or more and below 1."""
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{value}: must be 0 or more and below 1")
+    return value

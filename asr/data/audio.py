@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import struct
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,6 +25,12 @@ MEDIA_EXTENSIONS = frozenset(
     {".m4a", ".m4b", ".mp4", ".m4v", ".aac", ".webm", ".mkv", ".mka", ".mov", ".avi", ".wma"}
     | {".wmv", ".flv", ".3gp", ".amr", ".ac3"}
 )
+
+# Files that count as audio when a folder is searched for it.
+CORPUS_EXTENSIONS = MEDIA_EXTENSIONS | {
+    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf"),
+    *(".w64", ".rf64", ".sph"),
+}
 
 # The length in an MP3 header counts encoder delay and padding, at most some four frames of 1152.
 MP3_TOLERANCE_SAMPLES = 4 * 1152
@@ -68,7 +75,7 @@ def probe(path: str | os.PathLike[str]) -> tuple[int, int, int]:
     path = Path(path)
     check_container(path)
     try:
-        info = soundfile.info(str(path))
+        info = soundfile.info(_name(path))
     except soundfile.LibsndfileError as error:
         if use_pyav(path, error):
             samples_nc, rate = _decode_with_pyav(path)
@@ -98,7 +105,7 @@ def decode(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
     path = Path(path)
     check_container(path)
     try:
-        with soundfile.SoundFile(str(path)) as file:
+        with soundfile.SoundFile(_name(path)) as file:
             promised, rate = file.frames, file.samplerate
             tolerance = MP3_TOLERANCE_SAMPLES if file.format == "MP3" else 0
             samples_nc = _read_frames(file, path)
@@ -134,6 +141,11 @@ def to_mono(samples_cn: np.ndarray, source_rate: int, sample_rate: int) -> np.nd
     if source_rate == sample_rate:
         return mono
     return np.asarray(soxr.resample(mono, source_rate, sample_rate), dtype=np.float32)
+
+
+def _name(path: Path) -> str | bytes:
+    """For soundfile, which cannot spell a name that is not UTF-8 but takes its bytes."""
+    return str(path) if sys.platform == "win32" else os.fsencode(path)
 
 
 def _read_frames(file: Any, path: Path) -> np.ndarray:

@@ -21,7 +21,8 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from asr.data.manifest import LeftOut, PartReport, Utterance, prepare_part
+from asr.data.manifest import LeftOut
+from asr.data.preparation import Part, PartReport, Utterance, prepare_parts
 from asr.errors import InputError
 
 AUDIO_EXTENSIONS = (".flac", ".wav", ".opus", ".ogg", ".mp3")
@@ -59,18 +60,8 @@ def prepare_librispeech(
     for part in chosen:
         if part not in known:
             raise InputError(_unknown_part(root, part, known))
-    scans = {part: _scan_part(root / part) for part in chosen}
-    return [
-        prepare_part(
-            part,
-            scans[part][0],
-            Path(out),
-            left_out=scans[part][1],
-            num_jobs=num_jobs,
-            check=check_audio,
-        )
-        for part in chosen
-    ]
+    scanned = [_scan_part(root / part) for part in chosen]
+    return prepare_parts(scanned, Path(out), num_jobs=num_jobs, check=check_audio)
 
 
 def find_corpus(corpus: Path) -> Path:
@@ -116,7 +107,7 @@ def _folders(path: Path) -> list[Path]:
         return sorted(Path(e.path) for e in entries if e.is_dir() and not e.name.startswith("."))
 
 
-def _scan_part(part: Path) -> tuple[list[Utterance], list[LeftOut]]:
+def _scan_part(part: Path) -> Part:
     utterances: list[Utterance] = []
     left_out: list[LeftOut] = []
     for speaker, chapter in _chapters(part):
@@ -138,7 +129,7 @@ def _scan_part(part: Path) -> tuple[list[Utterance], list[LeftOut]]:
             for key in texts
             if key not in audio
         ]
-    return utterances, left_out
+    return Part(part.name, utterances, left_out)
 
 
 def _read_transcripts(path: Path, texts: dict[str, str], left_out: list[LeftOut]) -> None:

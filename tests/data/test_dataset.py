@@ -15,7 +15,8 @@ from asr.data.batches import DurationBatches
 from asr.data.dataset import Batch, Utterances, collate, shuffle_texts
 from asr.data.features import Fbank, GlobalNorm, estimate_norm
 from asr.data.loader import Loader, iterate
-from asr.data.manifest import Utterance, make_cut, min_ctc_frames
+from asr.data.manifest import min_ctc_frames
+from asr.data.preparation import Utterance, make_cut
 from asr.errors import InputError
 from asr.text.normalise import get_normaliser
 from asr.text.tokenizer import load_tokenizer, train_tokenizer

@@ -10,9 +10,10 @@ import soundfile
 import torch
 from lhotse import CutSet, MonoCut, MultiCut
 
-from asr.data import manifest
+from asr.data import manifest, preparation
 from asr.data.audio import AudioInfo, check_audio
-from asr.data.manifest import Utterance, min_ctc_frames
+from asr.data.manifest import min_ctc_frames
+from asr.data.preparation import Utterance
 from asr.errors import InputError
 
 RATE = 16000
@@ -33,7 +34,7 @@ def utterance(path: Path, text: str = "A WORD", speaker: str = "7") -> Utterance
 
 
 def cut_of(path: Path) -> MonoCut | MultiCut:
-    return manifest.make_cut(utterance(path), check_audio(path))
+    return preparation.make_cut(utterance(path), check_audio(path))
 
 
 def test_min_ctc_frames_by_hand() -> None:
@@ -152,7 +153,7 @@ def test_load_waveform_names_cut_file_and_reason(tmp_path: Path) -> None:
     whole = path.read_bytes()
     nan = tmp_path / "nan.wav"
     soundfile.write(nan, np.full(RATE, np.nan), RATE, subtype="FLOAT")
-    nan_cut = manifest.make_cut(utterance(nan), AudioInfo(RATE, RATE, 1))
+    nan_cut = preparation.make_cut(utterance(nan), AudioInfo(RATE, RATE, 1))
 
     def reason(cut: MonoCut | MultiCut, file: Path) -> str:
         with pytest.raises(InputError) as caught:
@@ -186,7 +187,7 @@ def test_prepare_part_keeps_the_good_and_names_the_rest(tmp_path: Path) -> None:
         Utterance("fits4", short, "AAAA", "8"),
     ]
     out = tmp_path / "out"
-    report = manifest.prepare_part("x", items, out, num_jobs=2)
+    report = preparation.prepare_part("x", items, out, num_jobs=2)
     assert [cut.id for cut in manifest.read_cuts(out / "x.cuts.jsonl.gz")] == [
         "fits", "fits3", "good",
     ]  # fmt: skip
@@ -207,7 +208,7 @@ def test_prepare_part_keeps_the_good_and_names_the_rest(tmp_path: Path) -> None:
 def test_report_lines_name_a_few_and_count_the_rest(tmp_path: Path) -> None:
     good = write_noise(tmp_path / "good.flac")
     left_out = [manifest.LeftOut(f"u{n}", "some reason", f"file {n}") for n in range(10)]
-    report = manifest.prepare_part("x", [utterance(good)], tmp_path / "out", left_out=left_out)
+    report = preparation.prepare_part("x", [utterance(good)], tmp_path / "out", left_out=left_out)
     lines = report.lines()
     assert "1 utterances" in lines[0]
     assert "10 left out" in lines[0]
@@ -218,5 +219,5 @@ def test_report_lines_name_a_few_and_count_the_rest(tmp_path: Path) -> None:
 def test_nothing_is_written_when_nothing_is_usable(tmp_path: Path) -> None:
     (tmp_path / "empty.flac").touch()
     with pytest.raises(InputError, match="1 x empty audio"):
-        manifest.prepare_part("x", [utterance(tmp_path / "empty.flac")], tmp_path / "out")
+        preparation.prepare_part("x", [utterance(tmp_path / "empty.flac")], tmp_path / "out")
     assert not (tmp_path / "out").exists()

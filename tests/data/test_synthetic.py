@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr.data.manifest import ENCODER_FRAME_S, min_ctc_frames, read_cuts
+from asr.data.manifest import min_ctc_frames, read_cuts
+from asr.data.preparation import ENCODER_FRAME_S
 from asr.data.synthetic import corpus, grammar, render
 from asr.data.synthetic.corpus import prepare_synthetic, read_marker
 from asr.data.synthetic.espeak import Espeak

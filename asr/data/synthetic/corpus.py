@@ -20,7 +20,7 @@ from typing import Any
 from tqdm import tqdm
 
 from asr.data.librispeech import prepare_librispeech
-from asr.data.manifest import PartReport, num_workers
+from asr.data.preparation import PartReport, num_workers
 from asr.data.synthetic.espeak import Espeak
 from asr.data.synthetic.grammar import CLASSES, RULES, entropy
 from asr.data.synthetic.render import PARTS, SAMPLE_RATE, Plan, Rendered, render_range

@@ -1,0 +1,87 @@
+"""A folder of audio files, each with its transcript beside it: ``talk.mp3`` and ``talk.txt``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from asr.data.audio import CORPUS_EXTENSIONS
+from asr.data.corpora.common import name_utterances
+from asr.data.manifest import LeftOut
+from asr.data.preparation import UNKNOWN_SPEAKER, Part, Utterance
+from asr.errors import InputError
+
+TRANSCRIPT_SUFFIX = ".txt"
+
+
+def read_folder(corpus: Path, speaker_level: int = 0) -> Part:
+    """Every audio file in the folder and the folders in it; the part has the folder's name.
+
+    Lines of a transcript are joined.
+
+    Args:
+        speaker_level: which folder below ``corpus`` is named after the speaker, 1 is the first;
+            0: speakers are unknown.
+
+    Raises:
+        InputError: no such folder, one without an audio file, or a file that lies less than
+            ``speaker_level`` folders deep.
+    """
+    if not corpus.is_dir():
+        raise InputError(f"{corpus}: no such folder")
+    utterances: list[Utterance] = []
+    left_out: list[LeftOut] = []
+    transcripts: set[Path] = set()
+    for path in _files(corpus):
+        if path.suffix.lower() == TRANSCRIPT_SUFFIX:
+            transcripts.add(path)
+        elif path.suffix.lower() in CORPUS_EXTENSIONS:
+            speaker = _speaker(path, corpus, speaker_level)
+            utterances.append(Utterance("", path, "", speaker))
+    if not utterances:
+        raise InputError(
+            f"{corpus}: no audio file in it; expected NAME.wav (or .flac, .mp3, …) beside NAME.txt"
+        )
+    told = []
+    for item in name_utterances(utterances):
+        transcript = item.audio_path.with_suffix(TRANSCRIPT_SUFFIX)
+        transcripts.discard(transcript)
+        try:
+            text = transcript.read_text(encoding="utf-8-sig")
+        except FileNotFoundError:
+            left_out.append(LeftOut(item.id, "audio without transcript", str(item.audio_path)))
+        except UnicodeDecodeError:
+            left_out.append(LeftOut(item.id, "unreadable transcript", f"{transcript}: not UTF-8"))
+        except OSError as error:
+            detail = f"{transcript}: {error.strerror}"
+            left_out.append(LeftOut(item.id, "unreadable transcript", detail))
+        else:
+            told.append(replace(item, text=" ".join(text.split())))
+    left_out += [
+        LeftOut(path.stem, "transcript without audio", str(path)) for path in sorted(transcripts)
+    ]
+    return Part(corpus.resolve().name, told, left_out)
+
+
+def _files(corpus: Path) -> Iterator[Path]:
+    """Sorted; links to folders are followed once, hidden files and folders are not looked at."""
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(corpus, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _speaker(path: Path, corpus: Path, level: int) -> str:
+    folders = path.relative_to(corpus).parts[:-1]
+    if level == 0:
+        return UNKNOWN_SPEAKER
+    if len(folders) < level:
+        raise InputError(f"{path}: is not in {level} folders below {corpus}, so has no speaker")
+    return folders[level - 1]
