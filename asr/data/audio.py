@@ -75,7 +75,7 @@ def probe(path: str | os.PathLike[str]) -> tuple[int, int, int]:
     path = Path(path)
     check_container(path)
     try:
-        info = soundfile.info(_name(path))
+        info = soundfile.info(soundfile_name(path))
     except soundfile.LibsndfileError as error:
         if use_pyav(path, error):
             samples_nc, rate = _decode_with_pyav(path)
@@ -105,7 +105,7 @@ def decode(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
     path = Path(path)
     check_container(path)
     try:
-        with soundfile.SoundFile(_name(path)) as file:
+        with soundfile.SoundFile(soundfile_name(path)) as file:
             promised, rate = file.frames, file.samplerate
             tolerance = MP3_TOLERANCE_SAMPLES if file.format == "MP3" else 0
             samples_nc = _read_frames(file, path)
@@ -143,7 +143,7 @@ def to_mono(samples_cn: np.ndarray, source_rate: int, sample_rate: int) -> np.nd
     return np.asarray(soxr.resample(mono, source_rate, sample_rate), dtype=np.float32)
 
 
-def _name(path: Path) -> str | bytes:
+def soundfile_name(path: Path) -> str | bytes:
     """For soundfile, which cannot spell a name that is not UTF-8 but takes its bytes."""
     return str(path) if sys.platform == "win32" else os.fsencode(path)
 

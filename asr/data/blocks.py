@@ -22,6 +22,7 @@ from asr.data.audio import (
     AudioError,
     check_container,
     reason_of,
+    soundfile_name,
     use_pyav,
 )
 from asr.data.manifest import load_waveform
@@ -180,7 +181,7 @@ def _note_bad(bad_n: np.ndarray, at: int, rate: int, gaps: list[Gap]) -> None:
 
 def _open(path: Path, notes: list[str]) -> _Opened:
     try:
-        file = soundfile.SoundFile(str(path))
+        file = soundfile.SoundFile(soundfile_name(path))
     except soundfile.LibsndfileError as error:
         use_pyav(path, error)
         return _open_with_pyav(path, notes)

@@ -14,7 +14,7 @@ from asr.config import DataConfig, TokenizerConfig
 from asr.data.audio import AudioInfo
 from asr.data.dataset import Utterances
 from asr.data.loader import Loader
-from asr.data.manifest import Utterance, make_cut
+from asr.data.preparation import Utterance, make_cut
 from asr.errors import InputError
 from asr.text.normalise import get_normaliser
 from asr.text.tokenizer import train_tokenizer
