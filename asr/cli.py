@@ -13,6 +13,7 @@ from asr.commands import (
     config,
     decode,
     doctor,
+    lm,
     prepare,
     score,
     subset,
@@ -23,7 +24,7 @@ from asr.errors import InputError
 
 # In the order of `asr --help`. Everything heavy is imported inside a command's run(), so that
 # `asr --help` answers at once.
-COMMANDS = (prepare, subset, train, decode, score, transcribe, compare, config, doctor)
+COMMANDS = (prepare, subset, train, lm, decode, score, transcribe, compare, config, doctor)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,7 +14,16 @@ ROOT = Path(__file__).parents[1]
 # Low to high: a module may import from its own row and from the rows above it in this list.
 RANKS = [
     ["asr", "asr.errors", "asr.files", "asr.config", "sigmoid_attention"],
-    ["asr.nn", "asr.text", "asr.data", "asr.wer", "asr.search", "asr.provenance", "asr.runtime"],
+    [
+        "asr.nn",
+        "asr.text",
+        "asr.data",
+        "asr.wer",
+        "asr.search",
+        "asr.lm",
+        "asr.provenance",
+        "asr.runtime",
+    ],
     ["asr.model"],
     ["asr.model_folder"],
     ["asr.train", "asr.evaluate", "asr.doctor"],

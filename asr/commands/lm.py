@@ -1,0 +1,75 @@
+"""`asr lm`: text -> a language model, and how well it predicts a text."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from asr.commands.options import Verbs
+
+
+def add(verbs: Verbs) -> None:
+    parser = verbs.add_parser("lm", help="text -> a language model; its perplexity")
+    parts = parser.add_subparsers(required=True, metavar="ACTION")
+
+    train = parts.add_parser("train", help="text -> a modified Kneser-Ney n-gram (ARPA)")
+    _add_text_options(train)
+    train.add_argument("--order", type=int, default=3, help="words per n-gram, 1 to 5")
+    train.add_argument("--out", type=Path, required=True, help="NAME.arpa or NAME.arpa.gz to write")
+    train.set_defaults(run=run_train)
+
+    perplexity = parts.add_parser("perplexity", help="how well an ARPA file predicts a text")
+    perplexity.add_argument("--lm", type=Path, required=True, help="NAME.arpa or NAME.arpa.gz")
+    _add_text_options(perplexity)
+    perplexity.set_defaults(run=run_perplexity)
+
+
+def run_train(args: argparse.Namespace) -> int:
+    from asr.lm.arpa import write_arpa
+    from asr.lm.kneser_ney import estimate
+    from asr.lm.text import read_sentences
+    from asr.text.normalise import get_normaliser
+
+    sentences = read_sentences(args.text, get_normaliser(args.normaliser), args.ids)
+    model, discounts = estimate(sentences, args.order)
+    write_arpa(model, args.out)
+    for order, (level, discount) in enumerate(zip(model.levels, discounts, strict=True), start=1):
+        values = " ".join(f"{value:.4f}" for value in discount.values)
+        how = "" if discount.estimated else " (too little text to estimate them: fixed)"
+        print(f"{order}-grams {len(level.keys):9d}  discounts {values}{how}")
+    print(f"written to {args.out}")
+    return 0
+
+
+def run_perplexity(args: argparse.Namespace) -> int:
+    from asr.lm.arpa import read_arpa
+    from asr.lm.ngram import perplexity
+    from asr.lm.text import read_sentences
+    from asr.text.normalise import get_normaliser
+
+    sentences = read_sentences(args.text, get_normaliser(args.normaliser), args.ids)
+    found = perplexity(read_arpa(args.lm), sentences)
+    print(
+        f"{found.num_sentences} sentences, {found.num_words} words, {found.num_unknown} unknown\n"
+        f"perplexity {found.with_unknown:.2f}; without the unknown words {found.without_unknown:.2f}"
+    )
+    return 0
+
+
+def _add_text_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--text",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="a sentence per line (.gz: gzipped), or manifests (.cuts.jsonl.gz)",
+    )
+    parser.add_argument(
+        "--ids",
+        action="store_true",
+        help="each line begins with an id, as in LibriSpeech's .trans.txt",
+    )
+    parser.add_argument(
+        "--normaliser", default="lowercase-apostrophe", help="applied to every line; or none"
+    )
