@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import logging
 import os
@@ -29,9 +30,10 @@ class Resolved:
     engine: "torch" for reference, sdpa and pure torch blockwise; "c++" for compiled blockwise,
     "triton".
 
-    Call it with q_bhtd, k_bhsd, v_bhsd and the position and mask of this batch; both must be of
-    the kinds it was resolved for. `bias_h` (H,) replaces the weighting's own, for a module that
-    wants its parameter to travel through each call.
+    Call it with q_bhtd, k_bhsd, v_bhsd and the position and mask of this batch; tensors must be of
+    the device and dtype, position and mask of the kinds that it was resolved for. `bias_h` (H,)
+    replaces the weighting's own, for a module that wants its parameter to travel through each call.
+    `backend` is what was asked for.
     """
 
     name: str
@@ -39,6 +41,16 @@ class Resolved:
     weighting: Weighting
     position_kind: str | None
     mask_kind: str
+    device: torch.device
+    dtype: torch.dtype
+    backend: str
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Resolved:
+        """Itself, or the same request resolved for another device or dtype (under autocast)."""
+        if device.type == self.device.type and dtype == self.dtype:
+            return self
+        request = (self.weighting, self.position_kind, self.mask_kind, device, dtype, self.backend)
+        return resolve(*request)
 
     def __call__(
         self,
@@ -54,7 +66,7 @@ class Resolved:
         """o_bhtd (B, H, T, Dv); see `attend`."""
         mask = mask or NO_MASK
         weighting = self.weighting if bias_h is None else replace(self.weighting, bias_h=bias_h)
-        self._check_kinds(position, mask)
+        self._check_as_resolved(q_bhtd, position, mask)
         check_call(q_bhtd, k_bhsd, v_bhsd, weighting, position, mask)
         if self.name == "reference":
             return reference.attend(
@@ -71,7 +83,12 @@ class Resolved:
         flat = flatten(q_bhtd, k_bhsd, v_bhsd, weighting, position, mask, scale)
         return sdpa.attend(flat) if self.name == "sdpa" else ops.call(flat, self.engine)
 
-    def _check_kinds(self, position: PositionBias | None, mask: Mask) -> None:
+    def _check_as_resolved(self, q_bhtd: Tensor, position: PositionBias | None, mask: Mask) -> None:
+        if q_bhtd.device.type != self.device.type or q_bhtd.dtype != self.dtype:
+            raise ValueError(
+                f"q_bhtd: got {q_bhtd.dtype} on {q_bhtd.device.type}, allowed: {self.dtype} on "
+                f"{self.device.type}, as resolved"
+            )
         kind = position.kind if position else None
         if kind != self.position_kind:
             raise ValueError(
@@ -115,9 +132,10 @@ def resolve(
     reason = refusal(name, weighting, device, dtype)
     if reason:
         raise ValueError(f"backend: got {backend!r}, which cannot serve: {reason}")
-    chosen = Resolved(name, _engine(name, weighting.map, device, dtype), weighting, kind, masks)
-    _log(chosen)
-    return chosen
+    engine = _engine(name, weighting.map, device, dtype)
+    what = (weighting.map, kind or "no position", masks or "no mask")
+    _log(*what, device.type, str(dtype), name, engine)
+    return Resolved(name, engine, weighting, kind, masks, device, dtype, backend)
 
 
 @torch.compiler.assume_constant_result
@@ -135,8 +153,14 @@ def _engine(name: str, weighting_map: str, device: torch.device, dtype: torch.dt
 
 
 @torch.compiler.assume_constant_result
-def _log(chosen: Resolved) -> None:
-    logger.debug("attention %s by %s (%s)", chosen.weighting.map, chosen.name, chosen.engine)
+def _log(*choice: str) -> None:
+    _log_once(choice)
+
+
+@functools.cache
+def _log_once(choice: tuple[str, ...]) -> None:
+    """One line for each different choice, however many layers make it."""
+    logger.info("attention: %s, %s, %s, %s %s: by %s (%s)", *choice)
 
 
 def _choose(

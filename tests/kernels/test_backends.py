@@ -197,6 +197,26 @@ def test_usable_without_asr_and_without_triton():
     subprocess.run([sys.executable, "-c", program], check=True, env=env, timeout=100)
 
 
+def test_a_choice_is_made_again_only_for_another_device_or_dtype():
+    chosen = dispatch.resolve(Weighting.sigmoid(), "alibi", "key_lens")
+    assert chosen.to(torch.device("cpu"), torch.float32) is chosen
+    half = chosen.to(torch.device("cpu"), torch.bfloat16)
+    assert (half.dtype, half.engine, half.mask_kind) == (torch.bfloat16, "torch", "key_lens")
+    with pytest.raises(ValueError, match=r"triton.*cannot serve"):
+        dispatch.resolve(Weighting.sigmoid(), device="cuda", backend="triton").to(
+            torch.device("cuda"), torch.float64
+        )
+
+
+def test_each_different_choice_is_logged_once(caplog):
+    dispatch._log_once.cache_clear()
+    caplog.set_level("INFO", logger="sigmoid_attention")
+    for _ in range(3):
+        dispatch.resolve(Weighting.sigmoid(), "alibi", "key_lens", dtype=torch.float64)
+    lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith("attention:")]
+    assert lines == ["attention: sigmoid, alibi, key_lens, cpu torch.float64: by blockwise (torch)"]
+
+
 def test_parameters_train_through_a_resolved_call():
     bias = nn.Parameter(torch.zeros(2))
     chosen = dispatch.resolve(Weighting.sigmoid(), None, "key_lens")

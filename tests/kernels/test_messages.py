@@ -74,6 +74,9 @@ WRONG = {
     "mask_kind: got 'lens'": lambda: resolve(SIGMOID, None, "lens"),
     "dtype: got torch.int8": lambda: resolve(SIGMOID, dtype=torch.int8),
     "position: got kind None, allowed: 'alibi'": lambda: resolve(SIGMOID, "alibi")(X, X, X),
+    "q_bhtd: got torch.float64 on cpu, allowed: torch.float32 on cpu, as resolved": lambda: resolve(
+        SIGMOID
+    )(X.double(), X.double(), X.double()),
     "mask: got causal, allowed: none": lambda: resolve(SIGMOID)(X, X, X, mask=Mask(causal=True)),
 }
 
