@@ -1,0 +1,52 @@
+"""The benchmark of encoders runs, and counts what it says it counts."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow  # three processes that import everything
+def test_both_tables_are_written(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tools.bench_encoder", "--only", "ours sigmoid relative"]
+    command += [
+        "--layers",
+        "1",
+        "--threads",
+        "1",
+        "--batch",
+        "2",
+        "--length",
+        "24",
+        "--rounds",
+        "2",
+    ]
+    command += ["--lengths", "40", "4000", "--rounds-by-length", "1", "--memory-gb", "0.05"]
+    command += ["--out", str(tmp_path / "result")]
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True)
+    result = json.loads((tmp_path / "result.json").read_text())
+    (row,) = result["tables"][0]["rows"]
+    d, ff, kernel = 256, 1024, 31
+    attention = 4 * (d * d + d) + d * d + 2 * d
+    convolution = 3 * (d * d + d) + (kernel + 1) * d + 4 * d
+    feed_forwards = 2 * (2 * d * ff + ff + d + 2 * d)
+    # and the norms of attention and of the layer
+    assert row["parameters"] == attention + convolution + feed_forwards + 4 * d
+    for what in ("forward", "total"):
+        assert len(row[what]["times_ms"]) == 2
+        assert row[what]["ratio"] == {"low": 1, "median": 1, "high": 1}  # nobody else ran
+    short, long = result["by_length"]
+    assert 0 < short["rows"][0]["peak_mb"] < 50
+    assert long["rows"] == []
+    page = (tmp_path / "result.md").read_text()
+    assert page.count("| ours sigmoid relative | relative | 1.6M |") == 2
+    # 4000 frames of 1024 channels are 16 MB, and a layer keeps many of those
+    assert "Could not run: ours sigmoid relative: takes more than 0.05 GB." in page

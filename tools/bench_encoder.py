@@ -1,0 +1,214 @@
+"""Time whole Conformer encoders, blocks only: ours beside torchaudio's, SpeechBrain's, transformers'.
+
+    python -m tools.bench_encoder --out docs/results/encoder-cpu        # both tables, JSON and Markdown
+    python -m tools.bench_encoder --rounds 1 --layers 2 --lengths --out /tmp/small
+
+Table 1: one batch, forward (evaluation mode, no gradients) and forward + backward (training mode).
+Table 2: one utterance at growing length, with the peak of memory of a forward + backward, measured in
+a process of its own that may take --memory-gb. Contenders are interleaved: each runs once a round. A
+ratio is taken within a round, to the peer that is fastest by its median; its quartiles over rounds
+are its spread. Ratios of different runs must not be compared. What could not run is listed with the
+reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from asr.model import count_parameters
+from tools.encoder_contenders import CONTENDERS, Contender, Run, Size
+from tools.encoder_report import markdown
+from tools.measure import Step, environment, interleaved_ms, peak_extra_mb, quartiles, status_kb
+
+PACKAGES = ("torch", "torchaudio", "speechbrain", "transformers")
+# by length: the fastest and the relative of everybody
+LONG = (
+    "torchaudio Conformer",
+    "SpeechBrain RoPEMHA",
+    "SpeechBrain RelPosMHAXL",
+    "transformers Parakeet",
+    "transformers wav2vec2-conformer relative",
+    "ours softmax relative",
+    "ours sigmoid rope",
+    "ours sigmoid alibi",
+    "ours sigmoid relative",
+)
+
+
+def forward_step(module: nn.Module, run: Run, x_btd: Tensor) -> Step:
+    def step() -> None:
+        module.eval()
+        with torch.no_grad():
+            run(x_btd)
+
+    return step
+
+
+def total_step(module: nn.Module, run: Run, x_btd: Tensor) -> Step:
+    """Forward and backward, to all weights and to the frames that a subsampling would have made."""
+    leaf_btd = x_btd.clone().requires_grad_()
+    direction_btd = torch.ones_like(x_btd) / x_btd.numel()
+
+    def step() -> None:
+        module.train()
+        module.zero_grad(set_to_none=True)
+        leaf_btd.grad = None
+        run(leaf_btd).backward(direction_btd)
+
+    return step
+
+
+def frames(batch: int, length: int, dim: int) -> Tensor:
+    return torch.randn(batch, length, dim, generator=torch.Generator().manual_seed(0))
+
+
+def build(names: list[str], size: Size) -> tuple[dict[str, tuple[nn.Module, Run]], dict[str, str]]:
+    """Those that can be made, and the reasons of the others."""
+    made, missing = {}, {}
+    for name in names:
+        torch.manual_seed(0)
+        try:
+            made[name] = CONTENDERS[name].make(size)
+        except ImportError as problem:
+            missing[name] = str(problem)
+    return made, missing
+
+
+def compare(
+    made: dict[str, tuple[nn.Module, Run]], x_btd: Tensor, rounds: int
+) -> list[dict[str, Any]]:
+    """One row per contender: parameters, medians, ratios to the fastest peer, all times."""
+    if not made:
+        return []
+    rows = {
+        name: {
+            "name": name,
+            "position": CONTENDERS[name].position,
+            "is_ours": CONTENDERS[name].is_ours,
+            "parameters": count_parameters(module),
+        }
+        for name, (module, _) in made.items()
+    }
+    for what, stepper in (("forward", forward_step), ("total", total_step)):
+        steps = {name: stepper(module, run, x_btd) for name, (module, run) in made.items()}
+        times = interleaved_ms(steps, rounds)
+        median = {name: quartiles(values)[1] for name, values in times.items()}
+        peers = [name for name in made if not CONTENDERS[name].is_ours] or list(made)
+        fastest = min(peers, key=median.__getitem__)
+        for name, row in rows.items():
+            ratios = [a / b for a, b in zip(times[name], times[fastest], strict=True)]
+            row[what] = {
+                "median_ms": median[name],
+                "ratio": dict(zip(("low", "median", "high"), quartiles(ratios), strict=True)),
+                "to": fastest,
+                "times_ms": times[name],
+            }
+    return list(rows.values())
+
+
+def probe(name: str, size: Size, length: int, memory_gb: float) -> None:
+    """In a process of its own: print the peak of memory of one forward + backward, in MB."""
+    module, run = CONTENDERS[name].make(size)
+    total_step(module, run, frames(1, 16, size.dim))()  # libraries load, kernels are built
+    step = total_step(module, run, frames(1, length, size.dim))
+    limit = int(status_kb("VmData") * 1e3 + memory_gb * 1e9)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    print(json.dumps(peak_extra_mb(step)))
+
+
+def probed_mb(contender: Contender, length: int, args: argparse.Namespace) -> float | str:
+    """Peak of memory, or why there is none."""
+    command = [sys.executable, "-m", "tools.bench_encoder", "--probe", contender.name]
+    command += ["--lengths", str(length), "--memory-gb", str(args.memory_gb)]
+    command += ["--layers", str(args.layers), "--threads", str(args.threads)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return float(json.loads(done.stdout.splitlines()[-1]))
+    errors = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+    if "allocate" in errors[-1] or "MemoryError" in errors[-1]:
+        return f"takes more than {args.memory_gb:g} GB"
+    return errors[-1]
+
+
+def by_length(args: argparse.Namespace, size: Size) -> list[dict[str, Any]]:
+    """One table per length."""
+    tables = []
+    names = [name for name in LONG if args.only in name]
+    for length in args.lengths:
+        made, missing = build(names, size)
+        peaks = {}
+        for name in list(made):
+            peak = probed_mb(CONTENDERS[name], length, args)
+            if isinstance(peak, str):
+                missing[name] = peak
+                del made[name]
+            else:
+                peaks[name] = peak
+        rows = compare(made, frames(1, length, size.dim), args.rounds_by_length)
+        for row in rows:
+            row["peak_mb"] = peaks[row["name"]]
+        tables.append({"batch": 1, "length": length, "rows": rows, "could_not_run": missing})
+        print(f"{length} frames done", file=sys.stderr)
+    return tables
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--length", type=int, default=400, help="frames, of the first table")
+    parser.add_argument("--layers", type=int, default=Size.layers)
+    parser.add_argument("--rounds", type=int, default=9, help="0: no first table")
+    parser.add_argument(
+        "--lengths", nargs="*", type=int, default=[200, 400, 1000, 2000, 4000, 8000]
+    )
+    parser.add_argument("--rounds-by-length", type=int, default=3)
+    parser.add_argument("--memory-gb", type=float, default=12.0, help="more than this is too much")
+    parser.add_argument("--threads", type=int, default=0, help="0: as torch has it")
+    parser.add_argument("--only", default="", help="contenders whose name contains this")
+    parser.add_argument("--out", type=Path, help="path without suffix: .json and .md are added")
+    parser.add_argument("--probe", choices=list(CONTENDERS), help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    size = Size(layers=args.layers)
+    if args.probe:
+        probe(args.probe, size, args.lengths[0], args.memory_gb)
+        return
+    result: dict[str, Any] = {
+        "environment": environment("python -m tools.bench_encoder", PACKAGES),
+        "size": asdict(size),
+        "tables": [],
+        "by_length": [],
+    }
+    if args.rounds:
+        made, missing = build([name for name in CONTENDERS if args.only in name], size)
+        rows = compare(made, frames(args.batch, args.length, size.dim), args.rounds)
+        result["tables"].append(
+            {"batch": args.batch, "length": args.length, "rows": rows, "could_not_run": missing}
+        )
+    result["by_length"] = by_length(args, size)
+    text = markdown(result)
+    print(text)
+    if args.out:
+        args.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+        args.out.with_suffix(".md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
