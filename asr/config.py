@@ -10,7 +10,6 @@ import dataclasses
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from asr.capabilities import refusal
+from asr.config_layers import parse_override, read_yaml_chain
 from asr.errors import InputError
 
 
@@ -25,7 +26,7 @@ def option(
     default: Any,
     meaning: str,
     *,
-    choices: Sequence[str] | None = None,
+    choices: Sequence[str | int] | None = None,
     low: float | None = None,
     high: float | None = None,
 ) -> Any:
@@ -105,11 +106,40 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    weighting: str = option("sigmoid", "how scores become weights", choices=("softmax", "sigmoid"))
+    weighting: str = option(
+        "sigmoid",
+        "how scores become weights",
+        choices=("softmax", "sigmoid", "relu", "polynomial"),
+    )
     position: str = option(
-        "alibi", "how position enters the scores", choices=("none", "rope", "alibi", "relative")
+        "alibi",
+        "how position enters the scores, or the frames before the first layer (sinusoidal, cape)",
+        choices=("none", "sinusoidal", "cape", "rope", "alibi", "relative", "table"),
     )
     num_heads: int = option(4, "attention heads", low=1)
+    num_kv_heads: int = option(
+        0, "heads of keys and values, shared by groups of heads; 0 is num_heads", low=0
+    )
+    shift: str = option(
+        "-log n", "what is added to sigmoid's scores", choices=("none", "constant", "-log n")
+    )
+    shift_constant: float = option(-5.0, "the constant of shift: constant")
+    shift_per_head: bool = option(False, "add a trained number per head to sigmoid's shift")
+    count: str = option(
+        "visible",
+        "the n of shift and row_scale: the keys a row may see, or the utterance's frames",
+        choices=("visible", "sequence"),
+    )
+    row_scale: str = option(
+        "auto",
+        "factor on the weights; auto: 1/n for relu, 1/sqrt n for polynomial, none for sigmoid",
+        choices=("auto", "none", "1/n", "1/sqrt n"),
+    )
+    power: int = option(3, "exponent of polynomial (odd)", low=1, high=15)
+    qk_norm: bool = option(
+        False, "QK-norm: each head's queries and keys to a root mean square of 1"
+    )
+    output_norm: bool = option(False, "hybrid norm: a norm on what attention adds to the residual")
     backend: str = option(
         "auto", "what computes it", choices=("auto", "reference", "sdpa", "blockwise", "triton")
     )
@@ -125,7 +155,26 @@ class EncoderConfig:
     conv_norm: str = option(
         "layernorm", "norm inside the convolution module", choices=("layernorm", "rmsnorm")
     )
+    subsampling: int = option(4, "feature frames per frame of the encoder", choices=(4, 8))
     subsampling_channels: int = option(64, "channels of the subsampling convolutions", low=1)
+    norm: str = option(
+        "pre", "norm before each module or after its residual sum", choices=("pre", "post")
+    )
+    layer_scale: float = option(
+        0.0,
+        "LayerScale: first value of a trained gain on each module; 0 is none",
+        low=0.0,
+        high=1.0,
+    )
+    stochastic_depth: float = option(
+        0.0, "how often training leaves a module of the last layer out", low=0.0, high=0.9
+    )
+    intermediate_ctc: list[int] = option(
+        [], "layers (from 1) whose output gets a CTC loss of its own", low=1
+    )
+    intermediate_ctc_weight: float = option(
+        0.3, "share of those losses in the whole", low=0.0, high=1.0
+    )
     dropout: float = option(0.1, "dropout everywhere", low=0.0, high=0.9)
 
 
@@ -206,8 +255,8 @@ def load(
     merged = OmegaConf.structured(Config)
     layers: list[tuple[str, dict[str, Any]]] = []
     for file in files:
-        layers += _read_yaml_chain(Path(file), (), follow_base)
-    layers += [(f"override {text!r}", _parse_override(text)) for text in overrides]
+        layers += read_yaml_chain(Path(file), (), follow_base)
+    layers += [(f"override {text!r}", parse_override(text)) for text in overrides]
     for origin, layer in layers:
         _check_keys(layer, origin)
         try:
@@ -238,86 +287,13 @@ def explain(item: dataclasses.Field[Any]) -> str:
     """An option's meaning and allowed values."""
     text = str(item.metadata["help"])
     if item.metadata["choices"]:
-        text += f"; one of {', '.join(item.metadata['choices'])}"
+        text += f"; one of {', '.join(map(str, item.metadata['choices']))}"
     bounds = [
         f"{word} {item.metadata[name]:g}"
         for name, word in (("low", "at least"), ("high", "at most"))
         if item.metadata[name] is not None
     ]
     return "; ".join([text, *bounds])
-
-
-def base_files() -> dict[str, Path]:
-    """The package's own yamls by name."""
-    folder = Path(str(resources.files("asr.conf")))
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-
-
-def _read_yaml_chain(
-    path: Path, seen: tuple[Path, ...], follow_base: bool
-) -> list[tuple[str, dict[str, Any]]]:
-    path = path.resolve()
-    if path in seen:
-        raise InputError(f"{path}: `base:` names itself in a circle")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot read configuration: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid yaml: {' '.join(str(error).split())}") from None
-    if content is None:
-        content = {}
-    if not isinstance(content, dict):
-        raise InputError(
-            f"{path}: a configuration is `section: {{key: value}}`, not a {type(content).__name__}"
-        )
-    _refuse_interpolation(content, str(path))
-    base = content.pop("base", None)
-    if base is None:
-        return [(str(path), content)]
-    if not follow_base:
-        raise InputError(f"{path}: base: {base!r}: a model folder's configuration has no base")
-    below = _read_yaml_chain(_find_base(base, path), (*seen, path), follow_base)
-    return [*below, (str(path), content)]
-
-
-def _find_base(name: Any, path: Path) -> Path:
-    known = base_files()
-    if isinstance(name, str) and name in known:
-        return known[name]
-    if isinstance(name, str) and (path.parent / name).is_file():
-        return path.parent / name
-    raise InputError(
-        f"{path}: base: {name!r} is neither a file beside it nor one of {', '.join(known)}"
-    )
-
-
-def _parse_override(text: str) -> dict[str, Any]:
-    key, separator, value = text.partition("=")
-    parts = key.split(".")
-    if not separator or len(parts) != 2 or not all(parts):
-        raise InputError(
-            f"override {text!r}: write it as section.key=value, for example train.epochs=3"
-        )
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise InputError(f"override {text!r}: {value!r} is not a yaml value") from None
-    layer = {parts[0]: {parts[1]: parsed}}
-    _refuse_interpolation(layer, f"override {text!r}")
-    return layer
-
-
-def _refuse_interpolation(node: Any, origin: str) -> None:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            _refuse_interpolation(key, origin)
-            _refuse_interpolation(value, origin)
-    elif isinstance(node, list):
-        for value in node:
-            _refuse_interpolation(value, origin)
-    elif isinstance(node, str) and "${" in node:
-        raise InputError(f"{origin}: {node!r}: interpolation is not allowed in a configuration")
 
 
 def _check_keys(layer: dict[Any, Any], origin: str) -> None:
@@ -353,26 +329,16 @@ def _check_values(config: Config) -> None:
         choices, low, high = (item.metadata[name] for name in ("choices", "low", "high"))
         for one in values:
             if choices is not None and one not in choices:
-                raise InputError(f"{key} = {one!r}: choose one of {', '.join(choices)}")
+                raise InputError(f"{key} = {one!r}: choose one of {', '.join(map(str, choices))}")
             if isinstance(one, float) and one != one:
                 raise InputError(f"{key} = {one!r}: must be a number")
             if low is not None and one < low:
                 raise InputError(f"{key} = {one!r}: must be at least {low:g}")
             if high is not None and one > high:
                 raise InputError(f"{key} = {one!r}: must be at most {high:g}")
-    attention, encoder = config.attention, config.encoder
-    if encoder.dim % attention.num_heads:
-        raise InputError(
-            f"encoder.dim = {encoder.dim} must be a multiple of "
-            f"attention.num_heads = {attention.num_heads}"
-        )
-    if attention.position == "rope" and (encoder.dim // attention.num_heads) % 2:
-        raise InputError(
-            f"attention.position = rope needs an even width per head, "
-            f"not {encoder.dim} / {attention.num_heads}"
-        )
-    if encoder.conv_kernel % 2 == 0:
-        raise InputError(f"encoder.conv_kernel = {encoder.conv_kernel}: must be odd")
+    reason = refusal(config)
+    if reason:
+        raise InputError(reason)
     if not config.augment.speed_factors:
         raise InputError("augment.speed_factors = []: give at least one speed, 1.0 for none")
     if len(config.optimizer.betas) != 2:

@@ -10,6 +10,7 @@ import torch
 from sigmoid_attention import PositionBias, attend
 from sigmoid_attention.dispatch import BACKENDS
 
+from asr.config import AttentionConfig
 from asr.nn.attention import WEIGHTINGS
 from asr.provenance import commit, versions
 
@@ -43,7 +44,7 @@ def report() -> list[str]:
             for backend in BACKENDS:
                 if backend != "auto":
                     works = _try_backend(device, weighting, backend)
-                    lines.append(f"attention   {device} {weighting:8s} {backend:10s} {works}")
+                    lines.append(f"attention   {device} {weighting:10s} {backend:10s} {works}")
     return lines
 
 
@@ -52,7 +53,7 @@ def _try_backend(device: str, weighting: str, backend: str) -> str:
     q_bhtd = torch.randn(1, 2, 17, 32, device=device, requires_grad=True)
     alibi = PositionBias.alibi(torch.tensor([0.5, 0.25], device=device))
     try:
-        chosen = WEIGHTINGS[weighting]()
+        chosen = WEIGHTINGS[weighting](AttentionConfig())
         attend(
             q_bhtd, q_bhtd, q_bhtd, weighting=chosen, position=alibi, backend=backend
         ).sum().backward()

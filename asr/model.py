@@ -32,22 +32,57 @@ class Recogniser(nn.Module):
         self.norm = GlobalNorm(config.features.num_mels)
         self.encoder = Encoder(config.encoder, config.attention, config.features.num_mels)
         self.head = nn.Linear(config.encoder.dim, vocab_size)
+        self.subsampling = config.encoder.subsampling
+        self.intermediate_layers = tuple(config.encoder.intermediate_ctc)
+        self.intermediate_weight = config.encoder.intermediate_ctc_weight
 
     def forward(
         self, wave_bn: Tensor, wave_lens_b: Tensor, augment: Augment | None = None
     ) -> tuple[Tensor, Tensor]:
+        feats_btf, feat_lens_b = self.normalised_features(wave_bn, wave_lens_b, augment)
+        encoded_btd, lens_b = self.encoder(feats_btf, feat_lens_b)
+        return self.log_probs(encoded_btd), lens_b
+
+    def loss(
+        self,
+        wave_bn: Tensor,
+        wave_lens_b: Tensor,
+        tokens_bu: Tensor,
+        token_lens_b: Tensor,
+        augment: Augment | None = None,
+    ) -> Tensor:
+        """(b) what training minimises: the CTC loss of each utterance, mixed with those of the layers
+        of ``intermediate_ctc`` through the same head (Lee and Watanabe 2021, arXiv 2102.03216, eq. 9,
+        several layers averaged)."""
+        feats_btf, feat_lens_b = self.normalised_features(wave_bn, wave_lens_b, augment)
+        encoded, lens_b = self.encoder.outputs(feats_btf, feat_lens_b, self.intermediate_layers)
+        *between_b, last_b = (
+            ctc_loss(self.log_probs(encoded_btd), lens_b, tokens_bu, token_lens_b)
+            for encoded_btd in encoded
+        )
+        if not between_b:
+            return last_b
+        return torch.lerp(last_b, torch.stack(between_b).mean(0), self.intermediate_weight)
+
+    def log_probs(self, encoded_btd: Tensor) -> Tensor:
+        """(b, t, v) in float32 from what a layer gives."""
+        return self.head(encoded_btd).float().log_softmax(-1)
+
+    def normalised_features(
+        self, wave_bn: Tensor, wave_lens_b: Tensor, augment: Augment | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(b, t, f) what the encoder reads, and the lengths in feature frames."""
         # features stay in float32 whatever autocast does: a log of small energies needs the range
         with torch.autocast(wave_bn.device.type, enabled=False), torch.no_grad():
             feats_btf, feat_lens_b = self.features(wave_bn, wave_lens_b)
             feats_btf = self.norm(feats_btf, feat_lens_b)
             if augment is not None:
                 feats_btf = augment(feats_btf, feat_lens_b)
-        encoded_btd, lens_b = self.encoder(feats_btf, feat_lens_b)
-        return self.head(encoded_btd).float().log_softmax(-1), lens_b
+        return feats_btf, feat_lens_b
 
     def num_output_frames(self, num_samples: int) -> int:
         """Frames that the loss and the search get from so many samples."""
-        return subsampled(self.features.num_frames(num_samples))
+        return subsampled(self.features.num_frames(num_samples), self.subsampling)
 
     def attention_backend(self) -> str:
         """Which backend computes attention here, for the log."""

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from asr import config
+from asr.config_layers import base_files
 from asr.errors import InputError
 
 
@@ -98,9 +99,9 @@ def test_every_option_is_explained_and_within_its_own_bounds() -> None:
         ), key
 
 
-@pytest.mark.parametrize("name", sorted(config.base_files()))
+@pytest.mark.parametrize("name", sorted(base_files()))
 def test_the_packages_own_yamls_load(name: str) -> None:
-    config.load([config.base_files()[name]])
+    config.load([base_files()[name]])
 
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*/conf/*.yaml"))

@@ -3,51 +3,83 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from sigmoid_attention import Mask, Resolved, Weighting, attend, resolve
 from torch import Tensor, nn
 
 from asr.config import AttentionConfig
-from asr.nn.position import Alibi, Position, Relative, Rope
+from asr.nn.position import Alibi, Cape, Position, Relative, Rope, Sinusoidal, Table
 
 
 class MultiHeadAttention(nn.Module):
-    """``o = W_o attend(W_q x, W_k x, W_v x)``.
+    """``o = N_o(W_o attend(N_q(W_q x), N_k(W_k x), W_v x))``, the norms being optional.
 
     Shapes: (batch, frame, channel) in and out. Keys that the mask hides contribute exactly nothing and
-    padded query rows come out as the output projection's bias alone.
+    padded query rows come out as those of a zero.
     """
 
     def __init__(
-        self, dim: int, num_heads: int, position: Position, weighting: Weighting, backend: str
+        self,
+        dim: int,
+        num_heads: int,
+        position: Position,
+        weighting: Weighting,
+        backend: str = "auto",
+        num_kv_heads: int | None = None,
+        bias_h: nn.Parameter | None = None,
+        head_norm: Callable[[int], nn.Module] = nn.Identity,
+        output_norm: Callable[[int], nn.Module] = nn.Identity,
     ):
+        """
+        Args:
+            num_kv_heads: heads of keys and values, each shared by ``num_heads / num_kv_heads`` heads
+                of queries (grouped-query attention, Ainslie et al. 2023, arXiv 2305.13245).
+            bias_h: a trained number per head, added to the shift of the weighting.
+            head_norm: of each head's queries and keys, before position enters (QK-norm).
+            output_norm: of what is added to the residual ("hybrid norm", Ramapuram et al. 2024).
+        """
         super().__init__()
-        if dim % num_heads:
-            raise ValueError(f"dim = {dim} must be a multiple of num_heads = {num_heads}")
-        self.num_heads = num_heads
+        num_kv_heads = num_kv_heads or num_heads
+        if dim % num_heads or num_heads % num_kv_heads:
+            raise ValueError(
+                f"dim = {dim} must be a multiple of num_heads = {num_heads}, "
+                f"and that of num_kv_heads = {num_kv_heads}"
+            )
+        head_dim = dim // num_heads
+        self.heads = (num_heads, num_kv_heads, num_kv_heads)
         self.position = position
         self.weighting = weighting
         self.backend = backend
-        self.project_qkv = nn.Linear(dim, 3 * dim)
+        self.bias_h = bias_h
+        self.norm_q, self.norm_k = head_norm(head_dim), head_norm(head_dim)
+        self.project_qkv = nn.Linear(dim, sum(self.heads) * head_dim)
         self.project_out = nn.Linear(dim, dim)
+        self.norm_out = output_norm(dim)
 
     def forward(self, x_btd: Tensor, mask: Mask) -> Tensor:
-        q_bhtd, k_bhsd, v_bhsd = (
-            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for part in self.project_qkv(x_btd).chunk(3, dim=-1)
-        )
+        q_bhtd, k_bhsd, v_bhsd = self._heads(x_btd)
         q_bhtd, k_bhsd, bias = self.position(q_bhtd, k_bhsd, mask.q_start, mask.k_start)
+        weighting = self.weighting
+        if self.bias_h is not None:
+            weighting = replace(weighting, bias_h=self.bias_h)
         o_bhtd = attend(
             q_bhtd,
             k_bhsd,
             v_bhsd,
-            weighting=self.weighting,
+            weighting=weighting,
             position=bias,
             mask=mask,
             backend=self.backend,
         )
-        return self.project_out(o_bhtd.transpose(1, 2).flatten(2))
+        return self.norm_out(self.project_out(o_bhtd.transpose(1, 2).flatten(2)))
+
+    def _heads(self, x_btd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        qkv_bthd = self.project_qkv(x_btd).unflatten(-1, (sum(self.heads), -1))
+        q_bthd, k_bshd, v_bshd = qkv_bthd.split(self.heads, dim=2)
+        q_bthd, k_bshd = self.norm_q(q_bthd), self.norm_k(k_bshd)
+        return q_bthd.transpose(1, 2), k_bshd.transpose(1, 2), v_bshd.transpose(1, 2)
 
     def resolve(self, device: torch.device, dtype: torch.dtype) -> Resolved:
         """The backend that utterances of different lengths get, chosen or refused."""
@@ -56,25 +88,52 @@ class MultiHeadAttention(nn.Module):
         )
 
 
-WEIGHTINGS = {
-    "softmax": Weighting.softmax,
-    # the shift -log n over the keys a row may see makes the initial row sum about softmax's 1
-    "sigmoid": lambda: Weighting.sigmoid(shift="-log n", n="visible"),
+def _sigmoid(config: AttentionConfig) -> Weighting:
+    shifts = {"none": None, "constant": config.shift_constant, "-log n": "-log n"}
+    return _scaled(Weighting.sigmoid(shifts[config.shift], n=config.count), config)
+
+
+def _scaled(weighting: Weighting, config: AttentionConfig) -> Weighting:
+    scales = {"auto": weighting.row_scale, "none": None, "1/n": "1/n", "1/sqrt n": "1/sqrt n"}
+    return replace(weighting, row_scale=scales[config.row_scale])
+
+
+WEIGHTINGS: dict[str, Callable[[AttentionConfig], Weighting]] = {
+    "softmax": lambda config: Weighting.softmax(),
+    "sigmoid": _sigmoid,
+    "relu": lambda config: _scaled(Weighting.relu(n=config.count), config),
+    "polynomial": lambda config: _scaled(Weighting.polynomial(config.power, config.count), config),
 }
 
+# what position is inside attention: (width, heads) -> module
 POSITIONS: dict[str, Callable[[int, int], Position]] = {
     "none": lambda dim, num_heads: Position(),
+    "sinusoidal": lambda dim, num_heads: Position(),
+    "cape": lambda dim, num_heads: Position(),
     "rope": lambda dim, num_heads: Rope(dim // num_heads),
     "alibi": lambda dim, num_heads: Alibi(num_heads),
     "relative": Relative,
+    "table": lambda dim, num_heads: Table(num_heads),
 }
+
+# what position is before the first layer; the others leave the frames alone
+ABSOLUTE_POSITIONS: dict[str, Callable[[], nn.Module]] = {"sinusoidal": Sinusoidal, "cape": Cape}
 
 
 def build_attention(config: AttentionConfig, dim: int) -> MultiHeadAttention:
-    """The attention that two words choose."""
-    position = POSITIONS[config.position](dim, config.num_heads)
-    weighting = WEIGHTINGS[config.weighting]()
-    return MultiHeadAttention(dim, config.num_heads, position, weighting, config.backend)
+    """The attention that two words choose, with its remedies."""
+    num_heads = config.num_heads
+    return MultiHeadAttention(
+        dim,
+        num_heads,
+        POSITIONS[config.position](dim, num_heads),
+        WEIGHTINGS[config.weighting](config),
+        config.backend,
+        num_kv_heads=config.num_kv_heads or num_heads,
+        bias_h=nn.Parameter(torch.zeros(num_heads)) if config.shift_per_head else None,
+        head_norm=nn.RMSNorm if config.qk_norm else nn.Identity,
+        output_norm=nn.LayerNorm if config.output_norm else nn.Identity,
+    )
 
 
 def frame_mask(lens_b: Tensor, num_frames: int) -> Tensor:

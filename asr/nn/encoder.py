@@ -2,63 +2,105 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from sigmoid_attention import Mask
 from torch import Tensor, nn
 
 from asr.config import AttentionConfig, EncoderConfig
-from asr.nn.attention import MultiHeadAttention, build_attention, frame_mask
-from asr.nn.conformer import ConformerLayer
+from asr.nn.attention import (
+    ABSOLUTE_POSITIONS,
+    MultiHeadAttention,
+    build_attention,
+    frame_mask,
+)
+from asr.nn.conformer import Around, ConformerLayer, Convolution, FeedForward, SelfAttention
 from asr.nn.dropout import Dropout
-from asr.nn.subsampling import Subsampling4
+from asr.nn.residual import RESIDUALS, Frames, PreNorm
+from asr.nn.subsampling import Subsampling
 from asr.nn.transformer import TransformerLayer
 
 
-def _conformer_layer(config: EncoderConfig, attention: AttentionConfig) -> nn.Module:
+def _conformer_layer(config: EncoderConfig, attention: SelfAttention, around: Around) -> nn.Module:
     return ConformerLayer(
-        build_attention(attention, config.dim),
-        config.dim,
-        config.ff_dim,
-        config.conv_kernel,
-        config.conv_norm,
-        config.dropout,
+        attention,
+        Convolution(config.dim, config.conv_kernel, config.conv_norm, config.dropout),
+        FeedForward(config.dim, config.ff_dim, config.dropout),
+        FeedForward(config.dim, config.ff_dim, config.dropout),
+        around,
+        nn.LayerNorm(config.dim) if config.norm == "pre" else nn.Identity(),
     )
 
 
-def _transformer_layer(config: EncoderConfig, attention: AttentionConfig) -> nn.Module:
+def _transformer_layer(
+    config: EncoderConfig, attention: SelfAttention, around: Around
+) -> nn.Module:
     return TransformerLayer(
-        build_attention(attention, config.dim), config.dim, config.ff_dim, config.dropout
+        attention, FeedForward(config.dim, config.ff_dim, config.dropout), around
     )
 
 
 LAYERS = {"conformer": _conformer_layer, "transformer": _transformer_layer}
 
 
+def _layer(config: EncoderConfig, attention: AttentionConfig, depth: float) -> nn.Module:
+    """A layer; ``depth`` is its number over the number of layers: later ones are dropped more often
+    (Huang et al. 2016, eq. 4)."""
+    residual = RESIDUALS[config.norm]
+
+    def around(module: nn.Module, weight: float) -> PreNorm:
+        drop_rate = config.stochastic_depth * depth
+        return residual(module, config.dim, weight, config.layer_scale, drop_rate)
+
+    heads = SelfAttention(build_attention(attention, config.dim), config.dropout)
+    return LAYERS[config.kind](config, heads, around)
+
+
 class Encoder(nn.Module):
-    """(b, t, f) features and their lengths -> (b, ceil(t / 4), dim) and their lengths."""
+    """(b, t, f) features and their lengths -> (b, ceil(t / subsampling), dim) and their lengths."""
 
     def __init__(self, config: EncoderConfig, attention: AttentionConfig, num_mels: int):
         super().__init__()
-        self.subsampling = Subsampling4(num_mels, config.subsampling_channels, config.dim)
+        self.subsampling = Subsampling(
+            num_mels, config.subsampling_channels, config.dim, config.subsampling
+        )
+        absolute = ABSOLUTE_POSITIONS.get(attention.position)
+        self.position = None if absolute is None else absolute()
         self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(
-            LAYERS[config.kind](config, attention) for _ in range(config.num_layers)
+            _layer(config, attention, (number + 1) / config.num_layers)
+            for number in range(config.num_layers)
         )
-        # a Conformer layer ends in a norm of its own
-        self.norm = nn.Identity() if config.kind == "conformer" else nn.LayerNorm(config.dim)
+        # Conformer layers and post-norm ones end in a norm of their own
+        ends_in_norm = config.kind == "conformer" or config.norm == "post"
+        self.norm = nn.Identity() if ends_in_norm else nn.LayerNorm(config.dim)
 
     def forward(self, feats_btf: Tensor, lens_b: Tensor) -> tuple[Tensor, Tensor]:
+        outputs, lens_b = self.outputs(feats_btf, lens_b)
+        return outputs[-1], lens_b
+
+    def outputs(
+        self, feats_btf: Tensor, lens_b: Tensor, after: Collection[int] = ()
+    ) -> tuple[list[Tensor], Tensor]:
+        """What the layers of the numbers ``after`` (from 1) give, normalised as the last one's, then
+        what the last one gives; and the lengths."""
         x_btd, lens_b = self.subsampling(feats_btf, lens_b)
+        if self.position is not None:
+            x_btd = self.position(x_btd, lens_b, 0)
         x_btd = self.dropout(x_btd)
-        frames_bt = frame_mask(lens_b, x_btd.shape[1])
-        mask = Mask(key_lens=lens_b, query_lens=lens_b)
-        for layer in self.layers:
-            x_btd = layer(x_btd, mask, frames_bt)
-        return self.norm(x_btd), lens_b
+        frames = Frames(
+            frame_mask(lens_b, x_btd.shape[1]), Mask(key_lens=lens_b, query_lens=lens_b)
+        )
+        outputs = []
+        for number, layer in enumerate(self.layers, start=1):
+            x_btd = layer(x_btd, frames)
+            if number in after or number == len(self.layers):
+                outputs.append(self.norm(x_btd))
+        return outputs, lens_b
 
     def attention_backend(self, device: torch.device, dtype: torch.dtype) -> str:
         """Which backend serves the layers' attention on this device."""
-        attention = self.layers[0].get_submodule("attention")
-        assert isinstance(attention, MultiHeadAttention)
-        chosen = attention.resolve(device, dtype)
+        first = next(m for m in self.layers.modules() if isinstance(m, MultiHeadAttention))
+        chosen = first.resolve(device, dtype)
         return f"{chosen.name} ({chosen.engine})"

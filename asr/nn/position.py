@@ -1,8 +1,10 @@
-"""How position enters attention: modules that may turn queries and keys and may add a score bias.
+"""How position enters attention: modules that may turn queries and keys and may add a score bias,
+and absolute positions, which are added to the frames before the first layer.
 
-Each maps ``(q_bhtd, k_bhsd, q_start, k_start)`` to ``(q_bhtd, k_bhsd, PositionBias | None)``. Query
-row t stands at frame ``q_start + t`` and key row s at ``k_start + s``, so caches and chunks need no
-other code. None of them knows the weighting. Offsets are key minus query throughout.
+Each of the former maps ``(q_bhtd, k_bhsd, q_start, k_start)`` to
+``(q_bhtd, k_bhsd, PositionBias | None)``. Query row t stands at frame ``q_start + t`` and key row s
+at ``k_start + s``, so caches and chunks need no other code. None of them knows the weighting. Offsets
+are key minus query throughout.
 """
 
 from __future__ import annotations
@@ -109,9 +111,90 @@ class Relative(Position):
         return q_bhtd, k_bhsd, PositionBias.relative(self.u_hd, self.v_hd, r_hpd, zero=-lowest)
 
 
+class Table(Position):
+    """A trained score per head and offset, added to the scores (T5: Raffel et al. 2020,
+    arXiv 1910.10683, section 2.1). Offsets share ``num_buckets`` values: half of them for each
+    side, small offsets one by one, larger ones in logarithmic steps up to ``max_distance``, and one
+    bucket for all beyond. Zero in the beginning, so that training starts from no position."""
+
+    kind = "table"
+
+    def __init__(self, num_heads: int, num_buckets: int = 32, max_distance: int = 128):
+        super().__init__()
+        self.max_distance = max_distance
+        self.values_hc = nn.Parameter(torch.zeros(num_heads, num_buckets))
+        offsets_p = torch.arange(-max_distance, max_distance + 1)
+        buckets_p = offset_buckets(offsets_p, num_buckets, max_distance)
+        self.register_buffer("buckets_p", buckets_p, persistent=False)
+        self.buckets_p: Tensor
+
+    def forward(self, q_bhtd: Tensor, k_bhsd: Tensor, q_start: int, k_start: int) -> Positioned:
+        table_hp = self.values_hc[:, self.buckets_p]
+        return q_bhtd, k_bhsd, PositionBias.table(table_hp, zero=self.max_distance)
+
+
+def offset_buckets(offsets_p: Tensor, num_buckets: int, max_distance: int) -> Tensor:
+    """T5's bucket of each offset (key minus query): 0 ... num_buckets / 2 - 1 for keys at or before
+    the query, the rest for keys ahead; exact below a quarter of the buckets, then logarithmic."""
+    per_side = num_buckets // 2
+    exact = per_side // 2
+    distances_p = offsets_p.abs()
+    ratio_p = (distances_p.clamp(min=exact).double() / exact).log() / math.log(max_distance / exact)
+    coarse_p = (exact + (ratio_p * (per_side - exact)).long()).clamp(max=per_side - 1)
+    bucket_p = torch.where(distances_p < exact, distances_p, coarse_p)
+    return bucket_p + per_side * (offsets_p > 0)
+
+
+class Sinusoidal(nn.Module):
+    """Absolute positions added to the frames: ``x sqrt(dim) + sinusoids(frame)`` (Vaswani et al.
+    2017, arXiv 1706.03762, sections 3.4 and 3.5); frames count from ``start``."""
+
+    def forward(self, x_btd: Tensor, lens_b: Tensor, start: int) -> Tensor:
+        positions_t = torch.arange(start, start + x_btd.shape[1], device=x_btd.device)
+        return _add_sinusoids(x_btd, positions_t)
+
+
+class Cape(nn.Module):
+    """Continuous augmented positional embeddings (Likhomanenko et al. 2021, arXiv 2106.03143,
+    section 3): sinusoidal positions whose zero is the middle of each utterance, so that padding
+    moves nothing. In training every utterance's positions are shifted together by up to
+    ``max_shift``, each frame's by up to ``max_local_shift``, and all are stretched by a factor
+    between 1 / ``max_scale`` and ``max_scale``: what is learnt is relative.
+
+    Units are frames. The paper's values for speech are 60 s, half a frame and a factor of 1.1.
+    """
+
+    def __init__(
+        self, max_shift: float = 1500.0, max_local_shift: float = 0.5, max_scale: float = 1.1
+    ):
+        super().__init__()
+        self.max_shift, self.max_local_shift, self.max_scale = max_shift, max_local_shift, max_scale
+
+    def forward(self, x_btd: Tensor, lens_b: Tensor, start: int) -> Tensor:
+        if start:
+            raise ValueError(f"start = {start}: cape needs whole utterances, it centres them")
+        frames_t = torch.arange(x_btd.shape[1], device=x_btd.device, dtype=torch.float64)
+        positions_bt = frames_t - (lens_b[:, None] - 1) / 2
+        if self.training:
+            positions_bt = self._augment(positions_bt)
+        return _add_sinusoids(x_btd, positions_bt)
+
+    def _augment(self, positions_bt: Tensor) -> Tensor:
+        shift_b1 = torch.empty_like(positions_bt[:, :1]).uniform_(-1, 1) * self.max_shift
+        local_bt = torch.empty_like(positions_bt).uniform_(-1, 1) * self.max_local_shift
+        log_scale_b1 = torch.empty_like(shift_b1).uniform_(-1, 1) * math.log(self.max_scale)
+        return (positions_bt + shift_b1 + local_bt) * log_scale_b1.exp()
+
+
+def _add_sinusoids(x_btd: Tensor, positions_t: Tensor) -> Tensor:
+    dim = x_btd.shape[-1]
+    return x_btd * math.sqrt(dim) + sinusoids(positions_t, dim).to(x_btd.dtype)
+
+
 def sinusoids(positions_p: Tensor, dim: int) -> Tensor:
-    """(p, dim): sines in the first half of the channels, cosines in the second (dim odd: one sine
-    more), of position / 10000 ** (2 i / dim). In float64, for the same reason as in ``Rope``."""
+    """(..., p) -> (..., p, dim): sines in the first half of the channels, cosines in the second (dim
+    odd: one sine more), of position / 10000 ** (2 i / dim). In float64, for the same reason as in
+    ``Rope``."""
     exponents_i = torch.arange(0, dim, 2, device=positions_p.device, dtype=torch.float64) / dim
-    angles_pi = positions_p[:, None] * 10000.0**-exponents_i
-    return torch.cat([angles_pi.sin(), angles_pi.cos()[:, : dim // 2]], dim=-1)
+    angles_pi = positions_p[..., None] * 10000.0**-exponents_i
+    return torch.cat([angles_pi.sin(), angles_pi.cos()[..., : dim // 2]], dim=-1)

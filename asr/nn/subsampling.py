@@ -1,7 +1,8 @@
-"""Fewer frames: two strided convolutions before the encoder."""
+"""Fewer frames: strided convolutions before the encoder."""
 
 from __future__ import annotations
 
+import math
 from typing import TypeVar
 
 import torch
@@ -11,41 +12,52 @@ from asr.nn.attention import frame_mask
 
 Count = TypeVar("Count", int, Tensor)
 
+FACTORS = (4, 8)
 
-class Subsampling4(nn.Module):
-    """Two 3x3 convolutions of stride 2 over time and mel bins, the second depthwise-separable as in
-    FastConformer (Rekesh et al. 2023, arXiv 2305.05084), then a projection to the width.
+
+class Subsampling(nn.Module):
+    """3x3 convolutions of stride 2 over time and mel bins, all but the first depthwise-separable as
+    in FastConformer (Rekesh et al. 2023, arXiv 2305.05084), then a projection to the width.
 
     Frames past an utterance's length are zeroed before each convolution, so an utterance gives the
     same frames alone and padded.
     """
 
-    def __init__(self, num_mels: int, channels: int, dim: int):
+    def __init__(self, num_mels: int, channels: int, dim: int, factor: int = 4):
         super().__init__()
-        self.first = nn.Conv2d(1, channels, 3, stride=2, padding=1)
-        self.second = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, stride=2, padding=1, groups=channels),
-            nn.Conv2d(channels, channels, 1),
-        )
-        self.project = nn.Linear(channels * _halve(_halve(num_mels)), dim)
+        if factor not in FACTORS:
+            raise ValueError(f"factor = {factor}: choose one of {', '.join(map(str, FACTORS))}")
+        separable = [_separable(channels) for _ in range(int(math.log2(factor)) - 1)]
+        first = nn.Conv2d(1, channels, 3, stride=2, padding=1)
+        self.convolutions = nn.ModuleList([first, *separable])
+        self.project = nn.Linear(channels * subsampled(num_mels, factor), dim)
 
     def forward(self, feats_btf: Tensor, lens_b: Tensor) -> tuple[Tensor, Tensor]:
-        """(b, t, f), (b) -> (b, ceil(t / 4), dim), ceil(lens / 4); at least one frame."""
+        """(b, t, f), (b) -> (b, ceil(t / factor), dim), ceil(lens / factor); at least one frame."""
         if feats_btf.shape[1] == 0:
             # sound shorter than a window: a frame of padding keeps every shape legal, lens_b stays 0
             feats_btf = feats_btf.new_zeros(feats_btf.shape[0], 1, feats_btf.shape[2])
         # channels last: twice as fast on a CPU, and the last flattening below copies nothing
         x_bctf = feats_btf.unsqueeze(1).contiguous(memory_format=torch.channels_last)
-        for convolution in (self.first, self.second):
+        for convolution in self.convolutions:
             x_bctf = torch.where(frame_mask(lens_b, x_bctf.shape[2])[:, None, :, None], x_bctf, 0.0)
             x_bctf = nn.functional.relu(convolution(x_bctf))
             lens_b = _halve(lens_b)
         return self.project(x_bctf.permute(0, 2, 3, 1).flatten(2)), lens_b
 
 
-def subsampled(num_frames: int) -> int:
-    """How many frames ``Subsampling4`` makes of this many."""
-    return _halve(_halve(num_frames))
+def _separable(channels: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, 3, stride=2, padding=1, groups=channels),
+        nn.Conv2d(channels, channels, 1),
+    )
+
+
+def subsampled(count: int, factor: int) -> int:
+    """How many frames (or mel bins) ``Subsampling`` makes of this many."""
+    for _ in range(int(math.log2(factor))):
+        count = _halve(count)
+    return count
 
 
 def _halve(n: Count) -> Count:

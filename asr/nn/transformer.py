@@ -1,26 +1,20 @@
-"""Transformer encoder layer, pre-norm (Xiong et al. 2020, arXiv 2002.04745)."""
+"""Transformer encoder layer (Vaswani et al. 2017, arXiv 1706.03762)."""
 
 from __future__ import annotations
 
-from sigmoid_attention import Mask
 from torch import Tensor, nn
 
-from asr.nn.attention import MultiHeadAttention
-from asr.nn.conformer import FeedForward
-from asr.nn.dropout import Dropout
+from asr.nn.conformer import Around, FeedForward, SelfAttention
+from asr.nn.residual import Frames
 
 
 class TransformerLayer(nn.Module):
     """Attention, then a feed-forward."""
 
-    def __init__(self, attention: MultiHeadAttention, dim: int, ff_dim: int, dropout: float):
+    def __init__(self, attention: SelfAttention, ff: FeedForward, around: Around):
         super().__init__()
-        self.attention_norm = nn.LayerNorm(dim)
-        self.attention = attention
-        self.attention_dropout = Dropout(dropout)
-        self.ff = FeedForward(dim, ff_dim, dropout)
+        self.attention = around(attention, 1.0)
+        self.ff = around(ff, 1.0)
 
-    def forward(self, x_btd: Tensor, mask: Mask, frames_bt: Tensor) -> Tensor:
-        attended_btd = self.attention(self.attention_norm(x_btd), mask)
-        x_btd = x_btd + self.attention_dropout(attended_btd)
-        return x_btd + self.ff(x_btd)
+    def forward(self, x_btd: Tensor, frames: Frames) -> Tensor:
+        return self.ff(self.attention(x_btd, frames), frames)

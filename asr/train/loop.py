@@ -17,7 +17,6 @@ from asr.data.batches import sorted_batches
 from asr.data.dataset import Batch
 from asr.data.loader import Loader
 from asr.errors import InputError
-from asr.model import ctc_loss
 from asr.model_folder import save_model
 from asr.runtime import choose_device, prepare_cpu
 from asr.train.checkpoint import (
@@ -215,16 +214,15 @@ class Trainer:
         frame_s = config.features.hop_ms / 1000
         rngs = [utterance_rng(seed, epoch, name, "specaugment") for name in batch.ids]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            log_probs_btv, lens_b = self.setup.net(
+            return self.setup.net.loss(
                 batch.wave_bn.to(self.device, non_blocking=True),
                 batch.wave_lens_b.to(self.device, non_blocking=True),
+                batch.tokens_bu.to(self.device, non_blocking=True),
+                batch.token_lens_b.to(self.device, non_blocking=True),
                 lambda feats_btf, lens_b: spec_augment(
                     feats_btf, lens_b, rngs, config.augment, frame_s
                 ),
-            )
-        tokens_bu = batch.tokens_bu.to(self.device, non_blocking=True)
-        token_lens_b = batch.token_lens_b.to(self.device, non_blocking=True)
-        return ctc_loss(log_probs_btv, lens_b, tokens_bu, token_lens_b).sum()
+            ).sum()
 
     def _skip(self, batches: list[Batch], loss: float, log: TrainingLog) -> None:
         """A step that is not finite changes nothing; its utterances are named in the log."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from . import cpp_engine as cpp
 from . import ops, reference, sdpa
 from .checks import DTYPES, check_call, check_tensors
-from .flat import flatten
+from .flat import flatten, row_factor
 from .spec import NO_MASK, POSITIONS, Mask, PositionBias, Weighting, check_mask_kind
 
 BACKENDS = ("auto", "reference", "sdpa", "blockwise", "triton")
@@ -81,7 +81,13 @@ class Resolved:
         if self.name == "triton":
             _check_channels(q_bhtd, v_bhsd)
         flat = flatten(q_bhtd, k_bhsd, v_bhsd, weighting, position, mask, scale)
-        return sdpa.attend(flat) if self.name == "sdpa" else ops.call(flat, self.engine)
+        if self.name == "sdpa":
+            return sdpa.attend(flat)
+        o_bhtd = ops.call(flat, self.engine)
+        factor_bt = row_factor(q_bhtd, k_bhsd.shape[2], weighting, mask)
+        if factor_bt is None:
+            return o_bhtd
+        return (o_bhtd * factor_bt[:, None, :, None]).to(o_bhtd.dtype)
 
     def _check_as_resolved(self, q_bhtd: Tensor, position: PositionBias | None, mask: Mask) -> None:
         if q_bhtd.device.type != self.device.type or q_bhtd.dtype != self.dtype:

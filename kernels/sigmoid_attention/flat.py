@@ -18,7 +18,8 @@ class Flat(NamedTuple):
     """One call. B' is 1 where all utterances agree, else B; runs and rows may be missing.
 
     lo_bt, hi_bt: (B', T) int32, row t sees keys lo <= s < hi; none visible as lo = hi = 0.
-    row_shift_bt: (B', T) added to scores; row_factor_bt: (B', T) times the weights.
+    row_shift_bt: (B', T) added to scores; row_factor_bt: (B', T) times the weights, for maps that
+    are not bounded (sigmoid's weights are at most 1, so its factor may wait for the sum: `row_factor`).
     prefix: rows without keys aside, lo is 0 and hi does not depend on t.
     delta: offset of key 0 and query 0.
     """
@@ -66,8 +67,8 @@ def flatten(
         n_bt = row_counts(weighting, mask, runs, num_queries, num_keys, q_bhtd.device).to(dtype)
         if weighting.shift == "-log n":
             row_shift_bt = -n_bt.log()
-        else:
-            row_factor_bt = 1.0 / n_bt if weighting.row_scale == "1/n" else n_bt.rsqrt()
+        if weighting.map != "sigmoid":
+            row_factor_bt = _factor(weighting, n_bt)
     p = position
     return Flat(
         q_bhtd,
@@ -157,6 +158,21 @@ def row_counts(
         n = num_keys if isinstance(weighting.n, str) else weighting.n
         n_bt = torch.full((1, 1), n, device=device)
     return n_bt.clamp(min=1).expand(-1, num_queries)
+
+
+def row_factor(q_bhtd: Tensor, num_keys: int, weighting: Weighting, mask: Mask) -> Tensor | None:
+    """(B', T) what sigmoid's output is multiplied by; None for nothing."""
+    if weighting.map != "sigmoid" or weighting.row_scale is None:
+        return None
+    num_queries = q_bhtd.shape[2]
+    runs = visible_runs(mask, num_queries, num_keys, q_bhtd.device)
+    n_bt = row_counts(weighting, mask, runs, num_queries, num_keys, q_bhtd.device)
+    return _factor(weighting, n_bt.to(compute_dtype(q_bhtd.dtype)))
+
+
+def _factor(weighting: Weighting, n_bt: Tensor) -> Tensor | None:
+    factors = {"1/n": n_bt.reciprocal, "1/sqrt n": n_bt.rsqrt}
+    return factors[weighting.row_scale]() if weighting.row_scale else None
 
 
 def row_term(flat: Flat) -> Tensor | None:

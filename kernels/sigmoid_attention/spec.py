@@ -25,6 +25,7 @@ class Weighting:
 
     `softmax`: p = exp(s) / sum exp(s) over the visible keys.
     `sigmoid`: p = 1 / (1 + exp(-(s + shift + bias_h))) (Ramapuram et al. 2024, eq. 3).
+    row_scale multiplies the weights of any other map by 1 / n or 1 / sqrt(n).
     `relu`: p = max(s, 0) / n. `polynomial`: p = s^power / sqrt(n) (Saratchandran et al. 2024).
 
     `n` says what is counted: "visible" (the keys this row may see), "sequence" (the utterance's
@@ -67,6 +68,12 @@ class Weighting:
             raise ValueError(
                 f"Weighting.shift: got a shift or bias_h with map={self.map!r}, "
                 "allowed: only with 'sigmoid'"
+            )
+
+        if self.map == "softmax" and self.row_scale is not None:
+            raise ValueError(
+                f"Weighting.row_scale: got {self.row_scale!r} with map='softmax', "
+                "allowed: None, its rows sum to one"
             )
 
     @staticmethod

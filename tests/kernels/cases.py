@@ -13,6 +13,8 @@ WEIGHTINGS = {
     "per_head": Weighting.sigmoid,  # with a trainable bias_h
     "sequence": lambda: Weighting.sigmoid(n="sequence"),
     "number": lambda: Weighting.sigmoid(n=5),
+    "mean": lambda: Weighting("sigmoid", row_scale="1/n"),
+    "root": lambda: Weighting("sigmoid", shift="-log n", row_scale="1/sqrt n"),
     "relu": Weighting.relu,
     "polynomial": lambda: Weighting.polynomial(2),
 }

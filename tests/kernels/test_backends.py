@@ -40,7 +40,9 @@ def test_blockwise_torch(weighting, position, mask, blocks, pure_torch):
 @needs_cpp
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("position", POSITIONS)
-@pytest.mark.parametrize("weighting", ["softmax", "no_shift", "constant", "per_head", "sequence"])
+@pytest.mark.parametrize(
+    "weighting", ["softmax", "no_shift", "constant", "per_head", "sequence", "mean", "root"]
+)
 def test_blockwise_cpp(weighting, position, mask):
     case = make(weighting, position, mask, Sizes(dtype=torch.float32, queries=61, keys=150, d=20))
     chosen = dispatch.resolve(case.weighting, case.position, case.mask, backend="blockwise")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,31 +15,35 @@ from asr.config import AttentionConfig, EncoderConfig
 from asr.nn.attention import build_attention, frame_mask
 from asr.nn.dropout import Dropout
 from asr.nn.encoder import Encoder
-from asr.nn.subsampling import Subsampling4, subsampled
-from asr.nn.transformer import TransformerLayer
+from asr.nn.residual import Frames, PostNorm, PreNorm
+from asr.nn.subsampling import Subsampling, subsampled
+
+SOFTMAX = AttentionConfig("softmax", "none", 4)
 
 
-def _softmax_attention(dim: int, num_heads: int):  # type: ignore[no-untyped-def]
-    return build_attention(AttentionConfig("softmax", "none", num_heads, "auto"), dim)
+def layer(dim: int, ff_dim: int, kind: str, kernel: int = 5, norm: str = "pre") -> nn.Module:
+    config = EncoderConfig(
+        kind, 1, dim, ff_dim, kernel, norm=norm, subsampling_channels=4, dropout=0.0
+    )
+    return Encoder(config, SOFTMAX, 80).layers[0]
 
 
-def test_transformer_layer_equals_pytorchs_with_copied_weights() -> None:
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_transformer_layer_equals_pytorchs_with_copied_weights(norm: str) -> None:
     torch.manual_seed(0)
     dim, ff_dim, lens = 16, 32, torch.tensor([9, 5])
     theirs = nn.TransformerEncoderLayer(
-        dim, 4, ff_dim, 0.0, nn.functional.silu, batch_first=True, norm_first=True
+        dim, 4, ff_dim, 0.0, nn.functional.silu, batch_first=True, norm_first=norm == "pre"
     )
-    ours = TransformerLayer(_softmax_attention(dim, 4), dim, ff_dim, 0.0)
+    ours = layer(dim, ff_dim, "transformer", norm=norm)
+    heads = ours.attention.branch.attention
     pairs = {
-        ours.attention.project_qkv: (
-            theirs.self_attn.in_proj_weight,
-            theirs.self_attn.in_proj_bias,
-        ),
-        ours.attention.project_out: _both(theirs.self_attn.out_proj),
-        ours.attention_norm: _both(theirs.norm1),
-        ours.ff[0]: _both(theirs.norm2),
-        ours.ff[1]: _both(theirs.linear1),
-        ours.ff[4]: _both(theirs.linear2),
+        heads.project_qkv: (theirs.self_attn.in_proj_weight, theirs.self_attn.in_proj_bias),
+        heads.project_out: _both(theirs.self_attn.out_proj),
+        ours.attention.norm: _both(theirs.norm1),
+        ours.ff.norm: _both(theirs.norm2),
+        ours.ff.branch.widen: _both(theirs.linear1),
+        ours.ff.branch.narrow: _both(theirs.linear2),
     }
     with torch.no_grad():
         for mine, (weight, bias) in pairs.items():
@@ -47,7 +52,7 @@ def test_transformer_layer_equals_pytorchs_with_copied_weights() -> None:
     x_btd = torch.randn(2, 9, dim)
     frames_bt = frame_mask(lens, 9)
     expected = theirs(x_btd, src_key_padding_mask=~frames_bt)
-    got = ours(x_btd, Mask(key_lens=lens, query_lens=lens), frames_bt)
+    got = ours(x_btd, Frames(frames_bt, Mask(key_lens=lens, query_lens=lens)))
     torch.testing.assert_close(got[frames_bt], expected[frames_bt], atol=1e-5, rtol=1e-5)
 
 
@@ -58,26 +63,24 @@ def test_conformer_layer_equals_torchaudios_with_copied_weights() -> None:
     dim, ff_dim, kernel, lens = 16, 32, 5, torch.tensor([9, 6])
     theirs = torchaudio.models.conformer.ConformerLayer(dim, ff_dim, 4, kernel, 0.0).eval()
     theirs.conv_module.sequential[3] = nn.Identity()
-    config = EncoderConfig("conformer", 1, dim, ff_dim, kernel, "layernorm", 4, 0.0)
-    ours = Encoder(config, AttentionConfig("softmax", "none", 4, "auto"), 80).layers[0]
-    ours.convolution.depthwise_norm = nn.Identity()
+    ours = layer(dim, ff_dim, "conformer", kernel)
+    heads, convolution = ours.attention.branch.attention, ours.convolution.branch
+    convolution.depthwise_norm = nn.Identity()
     conv = theirs.conv_module.sequential
     pairs = {
-        ours.attention.project_qkv: (
-            theirs.self_attn.in_proj_weight,
-            theirs.self_attn.in_proj_bias,
-        ),
-        ours.attention.project_out: _both(theirs.self_attn.out_proj),
-        ours.attention_norm: _both(theirs.self_attn_layer_norm),
+        heads.project_qkv: (theirs.self_attn.in_proj_weight, theirs.self_attn.in_proj_bias),
+        heads.project_out: _both(theirs.self_attn.out_proj),
+        ours.attention.norm: _both(theirs.self_attn_layer_norm),
         ours.convolution.norm: _both(theirs.conv_module.layer_norm),
-        ours.convolution.widen: (conv[0].weight[..., 0], conv[0].bias),
-        ours.convolution.depthwise: (conv[2].weight[:, :, None], conv[2].bias),
-        ours.convolution.narrow: (conv[5].weight[..., 0], conv[5].bias),
+        convolution.widen: (conv[0].weight[..., 0], conv[0].bias),
+        convolution.depthwise: (conv[2].weight[:, :, None], conv[2].bias),
+        convolution.narrow: (conv[5].weight[..., 0], conv[5].bias),
         ours.norm: _both(theirs.final_layer_norm),
     }
     for mine, other in ((ours.ff_before, theirs.ffn1), (ours.ff_after, theirs.ffn2)):
-        for place in (0, 1, 4):
-            pairs[mine[place]] = _both(other.sequential[place])
+        pairs[mine.norm] = _both(other.sequential[0])
+        pairs[mine.branch.widen] = _both(other.sequential[1])
+        pairs[mine.branch.narrow] = _both(other.sequential[4])
     with torch.no_grad():
         for mine, (weight, bias) in pairs.items():
             mine.weight.copy_(weight)
@@ -88,7 +91,8 @@ def test_conformer_layer_equals_torchaudios_with_copied_weights() -> None:
         alone = x_btd[row : row + 1, :length]
         expected = theirs(alone.transpose(0, 1), None).transpose(0, 1)
         frames_bt = frame_mask(lens, 9)
-        got = ours(x_btd, Mask(key_lens=lens, query_lens=lens), frames_bt)[row : row + 1, :length]
+        got = ours(x_btd, Frames(frames_bt, Mask(key_lens=lens, query_lens=lens)))
+        got = got[row : row + 1, :length]
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -96,19 +100,25 @@ def _both(module: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     return module.weight, module.bias  # type: ignore[return-value]
 
 
+@pytest.mark.parametrize("factor", [4, 8])
 @pytest.mark.parametrize("num_frames", [0, 1, 2, 3, 4, 5, 8, 9, 63])
-def test_subsampling_counts_its_frames_and_ignores_padding(num_frames: int) -> None:
+def test_subsampling_counts_its_frames_and_ignores_padding(num_frames: int, factor: int) -> None:
     torch.manual_seed(2)
-    module = Subsampling4(num_mels=20, channels=3, dim=8)
+    module = Subsampling(num_mels=20, channels=3, dim=8, factor=factor)
     padded = torch.full((2, 70, 20), float("nan"))
     padded[0, :num_frames] = torch.randn(num_frames, 20)
     padded[1] = 0.0
     out_btd, lens_b = module(padded, torch.tensor([num_frames, 70]))
-    assert lens_b[0] == subsampled(num_frames) == math.ceil(math.ceil(num_frames / 2) / 2)
+    assert lens_b[0] == subsampled(num_frames, factor) == math.ceil(num_frames / factor)
     alone_btd, _ = module(padded[:1, : max(num_frames, 1)], torch.tensor([num_frames]))
     length = int(lens_b[0])
     torch.testing.assert_close(out_btd[0, :length], alone_btd[0, :length])
     assert out_btd[0, :length].isfinite().all()
+
+
+def test_subsampling_by_another_factor_is_refused() -> None:
+    with pytest.raises(ValueError, match="factor = 6: choose one of 4, 8"):
+        Subsampling(20, 3, 8, factor=6)
 
 
 def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
@@ -135,3 +145,110 @@ def test_dropout_off_is_the_identity() -> None:
     assert Dropout(0.0)(x) is x
     with pytest.raises(ValueError, match="rate"):
         Dropout(1.0)
+
+
+class Halve(nn.Module):
+    def forward(self, x_btd: torch.Tensor, frames: Frames) -> torch.Tensor:
+        return x_btd / 2
+
+
+FRAMES = Frames(torch.ones(1, 1, dtype=torch.bool), Mask())
+
+
+def test_residuals_by_hand() -> None:
+    x = torch.tensor([[[3.0, -1.0]]])
+    # the norm of (3, -1) is (1, -1), its half is the branch; half of that is added, or a tenth of it
+    pre = PreNorm(Halve(), 2, weight=0.5)
+    torch.testing.assert_close(pre(x, FRAMES), torch.tensor([[[3.25, -1.25]]]), atol=1e-4, rtol=0)
+    scaled = PreNorm(Halve(), 2, weight=0.5, layer_scale=0.1)
+    torch.testing.assert_close(
+        scaled(x, FRAMES), torch.tensor([[[3.025, -1.025]]]), atol=1e-4, rtol=0
+    )
+    post = PostNorm(Halve(), 2)
+    torch.testing.assert_close(post(x, FRAMES), torch.tensor([[[1.0, -1.0]]]), atol=1e-4, rtol=0)
+
+
+def test_stochastic_depth_drops_whole_utterances_and_keeps_the_mean() -> None:
+    torch.manual_seed(4)
+    dropped = PreNorm(Halve(), 2, drop_rate=0.25)
+    x = torch.tensor([3.0, -1.0]).expand(20_000, 3, 2)
+    branch = (dropped(x, FRAMES) - x)[..., 0]
+    # a branch of 0.5 is either left out or scaled by 4/3, for all frames of an utterance alike
+    torch.testing.assert_close(branch, branch[:, :1].expand_as(branch))
+    assert sorted({round(float(value), 3) for value in branch.unique()}) == [0.0, 0.667]
+    # the deviation of the mean of 20,000 draws is 0.002
+    assert float(branch.mean()) == pytest.approx(0.5, abs=0.01)
+    torch.testing.assert_close(
+        dropped.eval()(x, FRAMES), PreNorm(Halve(), 2)(x, FRAMES), atol=1e-6, rtol=0
+    )
+
+
+def test_stochastic_depth_grows_with_depth() -> None:
+    config = EncoderConfig(
+        "transformer", 4, 8, 8, subsampling_channels=2, stochastic_depth=0.4, dropout=0.0
+    )
+    layers = Encoder(config, SOFTMAX, 80).layers
+    assert [layer.ff.drop_rate for layer in layers] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+
+
+def test_grouped_heads_equal_full_heads_with_repeated_weights() -> None:
+    torch.manual_seed(5)
+    grouped = build_attention(replace(SOFTMAX, num_kv_heads=2), 16)
+    full = build_attention(SOFTMAX, 16)
+    q, k, v = grouped.project_qkv.weight.data.split([16, 8, 8])
+    bq, bk, bv = grouped.project_qkv.bias.data.split([16, 8, 8])
+
+    def repeat(rows: torch.Tensor) -> torch.Tensor:
+        return rows.unflatten(0, (2, 4)).repeat_interleave(2, dim=0).flatten(0, 1)
+
+    full.project_qkv.weight.data = torch.cat([q, repeat(k), repeat(v)])
+    full.project_qkv.bias.data = torch.cat([bq, repeat(bk), repeat(bv)])
+    full.project_out.load_state_dict(grouped.project_out.state_dict())
+    x_btd, mask = torch.randn(2, 7, 16), Mask(key_lens=torch.tensor([7, 4]))
+    torch.testing.assert_close(grouped(x_btd, mask), full(x_btd, mask))
+
+
+def test_qk_norm_bounds_the_scores() -> None:
+    """With unit gains each head's query and key have length sqrt(d), so no score exceeds sqrt(d)."""
+    torch.manual_seed(6)
+    attention = build_attention(replace(SOFTMAX, qk_norm=True), 16)
+    q_bhtd, k_bhsd, _ = attention._heads(1e3 * torch.randn(1, 9, 16))
+    torch.testing.assert_close(q_bhtd.square().mean(-1), torch.ones(1, 4, 9), atol=1e-4, rtol=0)
+    assert float((q_bhtd @ k_bhsd.mT / 2.0).abs().max()) <= 2.0 + 1e-3
+
+
+def test_output_norm_normalises_what_is_added() -> None:
+    torch.manual_seed(7)
+    attention = build_attention(replace(SOFTMAX, output_norm=True), 16)
+    o_btd = attention(1e3 * torch.randn(1, 9, 16), Mask())
+    torch.testing.assert_close(o_btd.mean(-1), torch.zeros(1, 9), atol=1e-4, rtol=0)
+    torch.testing.assert_close(o_btd.var(-1, correction=0), torch.ones(1, 9), atol=1e-3, rtol=0)
+
+
+SIGMOIDS = [
+    # five keys: what is added to a score of 0, and what multiplies the weight
+    ({"shift": "none"}, 0.0, 1.0),
+    ({"shift": "constant", "shift_constant": -2.0}, -2.0, 1.0),
+    ({}, -math.log(3), 1.0),
+    ({"count": "sequence"}, -math.log(5), 1.0),
+    ({"shift": "none", "row_scale": "1/n"}, 0.0, 1 / 3),
+    ({"shift": "none", "row_scale": "1/sqrt n"}, 0.0, 1 / math.sqrt(3)),
+    ({"shift_per_head": True}, -math.log(3) + 0.7, 1.0),
+]
+
+
+@pytest.mark.parametrize(("options", "shift", "scale"), SIGMOIDS)
+def test_sigmoid_shifts_by_hand(options: dict[str, object], shift: float, scale: float) -> None:
+    """Frame 2 of 5 sees itself and two before it; keys are zero, values and projections one."""
+    attention = build_attention(AttentionConfig("sigmoid", "none", 1, **options), 4)  # type: ignore[arg-type]
+    with torch.no_grad():
+        for parameter in attention.parameters():
+            parameter.zero_()
+        attention.project_qkv.bias[-4:] = 1.0
+        attention.project_out.weight.copy_(torch.eye(4))
+        if attention.bias_h is not None:
+            attention.bias_h.fill_(0.7)
+    mask = Mask(key_lens=torch.tensor([5]), causal=True)
+    out = attention(torch.randn(1, 6, 4), mask)[0, 2]
+    expected = 3 * scale / (1 + math.exp(-shift))
+    torch.testing.assert_close(out, torch.full((4,), expected))

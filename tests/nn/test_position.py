@@ -8,7 +8,18 @@ import pytest
 import torch
 from sigmoid_attention import Mask, Weighting, attend
 
-from asr.nn.position import Alibi, Position, Relative, Rope, alibi_slopes, sinusoids
+from asr.nn.position import (
+    Alibi,
+    Cape,
+    Position,
+    Relative,
+    Rope,
+    Sinusoidal,
+    Table,
+    alibi_slopes,
+    offset_buckets,
+    sinusoids,
+)
 
 
 def test_rope_turns_a_pair_by_the_hand_computed_angle() -> None:
@@ -125,3 +136,80 @@ def test_relative_position_term_factorises_by_angle_addition() -> None:
 def test_no_position_changes_nothing() -> None:
     q, k = torch.randn(1, 1, 2, 4), torch.randn(1, 1, 3, 4)
     assert Position()(q, k, 5, 9) == (q, k, None)
+
+
+def test_table_shares_distant_offsets_by_hand() -> None:
+    """Eight buckets, four a side: 0 and 1 alone, then [2, 6) and beyond for a distance of 18, since
+    2 * sqrt(18 / 2) = 6."""
+    offsets = torch.tensor([-30, -6, -5, -2, -1, 0, 1, 2, 5, 6, 30])
+    buckets = offset_buckets(offsets, num_buckets=8, max_distance=18)
+    assert buckets.tolist() == [3, 3, 2, 2, 1, 0, 5, 6, 6, 7, 7]
+
+
+def test_table_buckets_are_those_of_t5() -> None:
+    t5 = pytest.importorskip("transformers.models.t5.modeling_t5", reason="transformers is absent")
+    offsets = torch.arange(-300, 301)
+    for num_buckets, max_distance in ((32, 128), (16, 64), (8, 20)):
+        theirs = t5.T5Attention._relative_position_bucket(offsets, True, num_buckets, max_distance)
+        torch.testing.assert_close(offset_buckets(offsets, num_buckets, max_distance), theirs)
+
+
+def test_table_adds_the_offsets_value_to_the_score() -> None:
+    torch.manual_seed(3)
+    table = Table(num_heads=2, num_buckets=8, max_distance=4).double()
+    torch.nn.init.normal_(table.values_hc)
+    q = k = torch.zeros(1, 2, 9, 4, dtype=torch.float64)
+    v = torch.eye(9, dtype=torch.float64).expand(1, 2, -1, -1)
+    mask = Mask(q_start=3, k_start=1)
+    _, _, bias = table(q, k, mask.q_start, mask.k_start)
+    none = Weighting.sigmoid(shift=None)
+    weights = attend(q, k, v, weighting=none, position=bias, mask=mask)
+    for i in range(9):
+        for j in range(9):
+            bucket = offset_buckets(torch.tensor([(1 + j) - (3 + i)]), 8, 4)[0]
+            torch.testing.assert_close(weights[0, :, i, j], table.values_hc[:, bucket].sigmoid())
+
+
+def test_sinusoidal_adds_the_frames_number_by_hand() -> None:
+    x_btd = torch.ones(1, 2, 4)
+    out = Sinusoidal()(x_btd, torch.tensor([2]), 5)
+    expected = [
+        [2 + math.sin(5), 2 + math.sin(0.05), 2 + math.cos(5), 2 + math.cos(0.05)],
+        [2 + math.sin(6), 2 + math.sin(0.06), 2 + math.cos(6), 2 + math.cos(0.06)],
+    ]
+    torch.testing.assert_close(out[0], torch.tensor(expected))
+
+
+def test_cape_counts_from_the_middle_of_each_utterance() -> None:
+    cape = Cape().eval()
+    out = cape(torch.zeros(2, 5, 4), torch.tensor([5, 2]), 0)
+    for row, middle in ((0, 2.0), (1, 0.5)):
+        expected = sinusoids(torch.arange(5) - middle, 4).float()
+        torch.testing.assert_close(out[row], expected)
+    with pytest.raises(ValueError, match="whole utterances"):
+        cape(torch.zeros(1, 5, 4), torch.tensor([5]), 3)
+
+
+def test_cape_moves_positions_within_its_bounds_in_training() -> None:
+    torch.manual_seed(4)
+    cape = Cape(max_shift=100.0, max_local_shift=0.5, max_scale=1.25)
+    positions_bt = torch.arange(-20.0, 21.0, dtype=torch.float64).expand(4000, -1)
+    moved_bt = cape._augment(positions_bt)
+    # least squares per utterance: what stretches, what shifts, what is left over
+    scales_b = (moved_bt * positions_bt).sum(1) / (positions_bt**2).sum(1)
+    shifts_b = moved_bt.mean(1) / scales_b
+    left_bt = moved_bt / scales_b[:, None] - positions_bt - shifts_b[:, None]
+    assert 0.79 < float(scales_b.min()) < 0.81
+    assert 1.24 < float(scales_b.max()) < 1.27
+    assert 98.0 < float(shifts_b.abs().max()) < 101.0
+    # uniform on (-100, 100) has a deviation of 57.7, on (-0.5, 0.5) of 0.289
+    assert float(shifts_b.std()) == pytest.approx(57.7, rel=0.03)
+    assert float(left_bt.std()) == pytest.approx(0.289, rel=0.05)
+    assert bool((moved_bt.diff(dim=1) > 0).all())  # frames keep their order
+
+
+def test_cape_differs_between_passes_in_training_only() -> None:
+    cape, x_btd, lens_b = Cape(), torch.zeros(1, 5, 4), torch.tensor([5])
+    assert not torch.equal(cape(x_btd, lens_b, 0), cape(x_btd, lens_b, 0))
+    cape.eval()
+    assert torch.equal(cape(x_btd, lens_b, 0), cape(x_btd, lens_b, 0))

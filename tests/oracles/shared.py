@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from asr import config
 from asr.nn.attention import MultiHeadAttention, frame_mask
-from asr.nn.conformer import ConformerLayer
+from asr.nn.conformer import ConformerLayer, SelfAttention
 from asr.nn.encoder import Encoder
 from asr.nn.position import Relative
+from asr.nn.residual import Frames
 
 DIM, HEADS, FF_DIM, KERNEL = 64, 4, 96, 7
 LENS = (61, 23, 1)
@@ -113,16 +114,28 @@ def batch() -> tuple[Tensor, Tensor]:
     return torch.randn(len(LENS), max(LENS), DIM), torch.tensor(LENS)
 
 
+def heads_of(layer: ConformerLayer) -> MultiHeadAttention:
+    """The layer's attention without norm, dropout and residual."""
+    branch = layer.attention.branch
+    assert isinstance(branch, SelfAttention)
+    return branch.attention
+
+
 def attention_of(layer: ConformerLayer) -> Callable[[Tensor, Tensor], Tensor]:
     """(x_btd, lens_b) -> what the layer's attention alone gives."""
-    return lambda x_btd, lens_b: layer.attention(x_btd, Mask(key_lens=lens_b, query_lens=lens_b))
+    heads = heads_of(layer)
+    return lambda x_btd, lens_b: heads(x_btd, Mask(key_lens=lens_b, query_lens=lens_b))
 
 
 def whole(layer: ConformerLayer) -> Callable[[Tensor, Tensor], Tensor]:
     """(x_btd, lens_b) -> what the whole layer gives."""
-    return lambda x_btd, lens_b: layer(
-        x_btd, Mask(key_lens=lens_b, query_lens=lens_b), frame_mask(lens_b, x_btd.shape[1])
-    )
+
+    def run(x_btd: Tensor, lens_b: Tensor) -> Tensor:
+        mask = Mask(key_lens=lens_b, query_lens=lens_b)
+        out_btd: Tensor = layer(x_btd, Frames(frame_mask(lens_b, x_btd.shape[1]), mask))
+        return out_btd
+
+    return run
 
 
 def one_by_one(theirs: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:

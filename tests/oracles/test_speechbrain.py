@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from asr.nn.conformer import ConformerLayer
+from asr.nn.conformer import ConformerLayer, Convolution
 
 from .shared import (
     DIM,
@@ -20,6 +20,7 @@ from .shared import (
     fill,
     fill_from,
     fill_relative,
+    heads_of,
     one_by_one,
     our_layer,
     randomise,
@@ -66,24 +67,26 @@ def per_head(weight: Tensor, position: str) -> Tensor:
 def fill_layer(ours: ConformerLayer, theirs: ConformerEncoderLayer, position: str) -> None:
     attention = theirs.mha_layer
     if position == "none":
-        fill(ours.attention.project_qkv, attention.att.in_proj_weight, attention.att.in_proj_bias)
-        fill_from(ours.attention.project_out, attention.att.out_proj)
+        fill(heads_of(ours).project_qkv, attention.att.in_proj_weight, attention.att.in_proj_bias)
+        fill_from(heads_of(ours).project_out, attention.att.out_proj)
     else:
-        fill(ours.attention.project_qkv, per_head(attention.in_proj_weight, position), None)
-        fill_from(ours.attention.project_out, attention.out_proj)
+        fill(heads_of(ours).project_qkv, per_head(attention.in_proj_weight, position), None)
+        fill_from(heads_of(ours).project_out, attention.out_proj)
     if position == "relative":
         # declared (channel, head), used as (head, channel)
         u_hd, v_hd = (
             x.view(HEADS, DIM // HEADS) for x in (attention.pos_bias_u, attention.pos_bias_v)
         )
-        fill_relative(ours.attention.position, attention.linear_pos.weight, u_hd, v_hd)
+        fill_relative(heads_of(ours).position, attention.linear_pos.weight, u_hd, v_hd)
     for mine, other in ((ours.ff_before, theirs.ffn_module1), (ours.ff_after, theirs.ffn_module2)):
-        for place, part in ((0, other[0]), (1, other[1].ffn[0]), (4, other[1].ffn[3])):
-            fill_from(mine[place], part)
-    fill_from(ours.attention_norm, theirs.norm1.norm)
+        fill_from(mine.norm, other[0])
+        fill_from(mine.branch.get_submodule("widen"), other[1].ffn[0])
+        fill_from(mine.branch.get_submodule("narrow"), other[1].ffn[3])
+    fill_from(ours.attention.norm, theirs.norm1.norm)
     fill_from(ours.norm, theirs.norm2.norm)
-    convolution, other = ours.convolution, theirs.convolution_module
-    fill_from(convolution.norm, other.layer_norm)
+    convolution, other = ours.convolution.branch, theirs.convolution_module
+    assert isinstance(convolution, Convolution)
+    fill_from(ours.convolution.norm, other.layer_norm)
     fill(convolution.widen, other.bottleneck[0].weight[..., 0], other.bottleneck[0].bias)
     fill(convolution.depthwise, other.conv.weight[:, :, None], other.conv.bias)
     fill_from(convolution.depthwise_norm, other.after_conv[0])

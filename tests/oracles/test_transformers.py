@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from asr.nn.attention import frame_mask
-from asr.nn.conformer import ConformerLayer, FeedForward
+from asr.nn.conformer import ConformerLayer, Convolution
 from asr.nn.position import Rope
+from asr.nn.residual import PreNorm
 
 from .shared import (
     DIM,
@@ -26,6 +27,7 @@ from .shared import (
     fill_attention,
     fill_from,
     fill_relative,
+    heads_of,
     one_by_one,
     our_layer,
     randomise,
@@ -95,33 +97,35 @@ def fill_from_nemo_attention(
     ours: ConformerLayer, theirs: parakeet.ParakeetEncoderAttention
 ) -> None:
     fill_attention(
-        ours.attention, Projections(theirs.q_proj, theirs.k_proj, theirs.v_proj, theirs.o_proj)
+        heads_of(ours), Projections(theirs.q_proj, theirs.k_proj, theirs.v_proj, theirs.o_proj)
     )
     w_r = theirs.relative_k_proj.weight
-    fill_relative(ours.attention.position, w_r, theirs.bias_u, theirs.bias_v)
+    fill_relative(heads_of(ours).position, w_r, theirs.bias_u, theirs.bias_v)
 
 
 def fill_from_w2v2_attention(
     ours: ConformerLayer, theirs: w2v2.Wav2Vec2ConformerSelfAttention
 ) -> None:
     fill_attention(
-        ours.attention,
+        heads_of(ours),
         Projections(theirs.linear_q, theirs.linear_k, theirs.linear_v, theirs.linear_out),
     )
     if theirs.position_embeddings_type == "relative":
         w_r = theirs.linear_pos.weight
-        fill_relative(ours.attention.position, w_r, theirs.pos_bias_u, theirs.pos_bias_v)
+        fill_relative(heads_of(ours).position, w_r, theirs.pos_bias_u, theirs.pos_bias_v)
 
 
-def fill_ff(ours: FeedForward, norm: nn.Module, widen: nn.Module, narrow: nn.Module) -> None:
-    for place, theirs in ((0, norm), (1, widen), (4, narrow)):
-        fill_from(ours[place], theirs)
+def fill_ff(ours: PreNorm, norm: nn.Module, widen: nn.Module, narrow: nn.Module) -> None:
+    fill_from(ours.norm, norm)
+    fill_from(ours.branch.get_submodule("widen"), widen)
+    fill_from(ours.branch.get_submodule("narrow"), narrow)
 
 
 def fill_convolution(ours: ConformerLayer, norm: nn.Module, theirs: nn.Module) -> None:
     """``theirs`` has the same names in both models but for the batch norm."""
-    convolution = ours.convolution
-    fill_from(convolution.norm, norm)
+    convolution = ours.convolution.branch
+    assert isinstance(convolution, Convolution)
+    fill_from(ours.convolution.norm, norm)
     widen, depthwise, narrow = (
         theirs.get_submodule(name)
         for name in ("pointwise_conv1", "depthwise_conv", "pointwise_conv2")
@@ -150,7 +154,7 @@ def test_conformer_layer_is_parakeets(nemo: parakeet.ParakeetEncoderBlock) -> No
     """Ragged, through their mask of attention and convolution."""
     ours = our_layer("relative")
     fill_from_nemo_attention(ours, nemo.self_attn)
-    fill_from(ours.attention_norm, nemo.norm_self_att)
+    fill_from(ours.attention.norm, nemo.norm_self_att)
     first, second = nemo.feed_forward1, nemo.feed_forward2
     fill_ff(ours.ff_before, nemo.norm_feed_forward1, first.linear1, first.linear2)
     fill_ff(ours.ff_after, nemo.norm_feed_forward2, second.linear1, second.linear2)
@@ -167,7 +171,7 @@ def test_conformer_layer_is_parakeets(nemo: parakeet.ParakeetEncoderBlock) -> No
 
 def fill_from_w2v2_layer(ours: ConformerLayer, theirs: w2v2.Wav2Vec2ConformerEncoderLayer) -> None:
     fill_from_w2v2_attention(ours, theirs.self_attn)
-    fill_from(ours.attention_norm, theirs.self_attn_layer_norm)
+    fill_from(ours.attention.norm, theirs.self_attn_layer_norm)
     first, second = theirs.ffn1, theirs.ffn2
     fill_ff(ours.ff_before, theirs.ffn1_layer_norm, first.intermediate_dense, first.output_dense)
     fill_ff(ours.ff_after, theirs.ffn2_layer_norm, second.intermediate_dense, second.output_dense)

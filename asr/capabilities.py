@@ -1,0 +1,103 @@
+"""Which combinations of options exist: one table that drives refusals and tests alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from asr.config import Config
+
+
+class Rule(NamedTuple):
+    """A combination that is refused: ``broken`` says whether it is there, ``reason`` why not."""
+
+    broken: Callable[[Config], bool]
+    reason: str
+    """Filled with the configuration's sections: "{attention.shift}"."""
+
+
+RULES = (
+    Rule(
+        lambda c: c.encoder.dim % c.attention.num_heads != 0,
+        "encoder.dim = {encoder.dim} must be a multiple of attention.num_heads = {attention.num_heads}",
+    ),
+    Rule(
+        lambda c: (
+            bool(c.attention.num_kv_heads) and c.attention.num_heads % c.attention.num_kv_heads != 0
+        ),
+        "attention.num_heads = {attention.num_heads} must be a multiple of "
+        "attention.num_kv_heads = {attention.num_kv_heads}",
+    ),
+    Rule(
+        lambda c: (
+            c.attention.position == "rope" and (c.encoder.dim // c.attention.num_heads) % 2 != 0
+        ),
+        "attention.position = rope needs an even width per head, "
+        "not {encoder.dim} / {attention.num_heads}",
+    ),
+    Rule(
+        lambda c: c.attention.weighting != "sigmoid" and c.attention.shift != "-log n",
+        "attention.shift = {attention.shift}: only sigmoid has a shift, not {attention.weighting}",
+    ),
+    Rule(
+        lambda c: c.attention.weighting != "sigmoid" and c.attention.shift_per_head,
+        "attention.shift_per_head: only sigmoid has a shift, not {attention.weighting}",
+    ),
+    Rule(
+        lambda c: c.attention.weighting == "softmax" and c.attention.row_scale != "auto",
+        "attention.row_scale = {attention.row_scale}: softmax's rows sum to one already",
+    ),
+    Rule(
+        lambda c: c.attention.count != "visible" and not _counts(c),
+        "attention.count = {attention.count}: nothing is counted with weighting "
+        "{attention.weighting}, shift {attention.shift} and row_scale {attention.row_scale}",
+    ),
+    Rule(
+        lambda c: c.attention.weighting != "polynomial" and c.attention.power != 3,
+        "attention.power = {attention.power}: only polynomial has a power, not {attention.weighting}",
+    ),
+    Rule(
+        lambda c: c.attention.power % 2 == 0,
+        "attention.power = {attention.power}: must be odd, or opposite scores weigh the same",
+    ),
+    Rule(
+        lambda c: c.attention.backend == "sdpa" and c.attention.weighting != "softmax",
+        "attention.backend = sdpa has softmax only, not {attention.weighting}",
+    ),
+    Rule(
+        lambda c: c.attention.backend == "triton" and c.attention.weighting != "sigmoid",
+        "attention.backend = triton has sigmoid only, not {attention.weighting}",
+    ),
+    Rule(
+        lambda c: c.encoder.conv_kernel % 2 == 0,
+        "encoder.conv_kernel = {encoder.conv_kernel}: must be odd",
+    ),
+    Rule(
+        lambda c: (
+            len(set(c.encoder.intermediate_ctc)) < len(c.encoder.intermediate_ctc)
+            or any(layer >= c.encoder.num_layers for layer in c.encoder.intermediate_ctc)
+        ),
+        "encoder.intermediate_ctc = {encoder.intermediate_ctc}: give different layers below the last, "
+        "which is {encoder.num_layers}",
+    ),
+)
+
+
+def refusal(config: Config) -> str | None:
+    """Why this configuration cannot be, in one line; None where it can."""
+    for rule in RULES:
+        if rule.broken(config):
+            return rule.reason.format(attention=config.attention, encoder=config.encoder)
+    return None
+
+
+def _counts(config: Config) -> bool:
+    attention = config.attention
+    if attention.weighting == "softmax":
+        return False
+    if attention.row_scale not in ("auto", "none"):
+        return True
+    if attention.weighting == "sigmoid":
+        return attention.shift == "-log n"
+    return attention.row_scale == "auto"

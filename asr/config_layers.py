@@ -1,0 +1,84 @@
+"""What stands in yaml files and overrides, layer by layer, before anybody knows what the keys mean."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from asr.errors import InputError
+
+
+def base_files() -> dict[str, Path]:
+    """The package's own yamls by name."""
+    folder = Path(str(resources.files("asr.conf")))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def read_yaml_chain(
+    path: Path, seen: tuple[Path, ...], follow_base: bool
+) -> list[tuple[str, dict[str, Any]]]:
+    path = path.resolve()
+    if path in seen:
+        raise InputError(f"{path}: `base:` names itself in a circle")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot read configuration: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid yaml: {' '.join(str(error).split())}") from None
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise InputError(
+            f"{path}: a configuration is `section: {{key: value}}`, not a {type(content).__name__}"
+        )
+    _refuse_interpolation(content, str(path))
+    base = content.pop("base", None)
+    if base is None:
+        return [(str(path), content)]
+    if not follow_base:
+        raise InputError(f"{path}: base: {base!r}: a model folder's configuration has no base")
+    below = read_yaml_chain(_find_base(base, path), (*seen, path), follow_base)
+    return [*below, (str(path), content)]
+
+
+def _find_base(name: Any, path: Path) -> Path:
+    known = base_files()
+    if isinstance(name, str) and name in known:
+        return known[name]
+    if isinstance(name, str) and (path.parent / name).is_file():
+        return path.parent / name
+    raise InputError(
+        f"{path}: base: {name!r} is neither a file beside it nor one of {', '.join(known)}"
+    )
+
+
+def parse_override(text: str) -> dict[str, Any]:
+    key, separator, value = text.partition("=")
+    parts = key.split(".")
+    if not separator or len(parts) != 2 or not all(parts):
+        raise InputError(
+            f"override {text!r}: write it as section.key=value, for example train.epochs=3"
+        )
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise InputError(f"override {text!r}: {value!r} is not a yaml value") from None
+    layer = {parts[0]: {parts[1]: parsed}}
+    _refuse_interpolation(layer, f"override {text!r}")
+    return layer
+
+
+def _refuse_interpolation(node: Any, origin: str) -> None:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            _refuse_interpolation(key, origin)
+            _refuse_interpolation(value, origin)
+    elif isinstance(node, list):
+        for value in node:
+            _refuse_interpolation(value, origin)
+    elif isinstance(node, str) and "${" in node:
+        raise InputError(f"{origin}: {node!r}: interpolation is not allowed in a configuration")

@@ -1,0 +1,254 @@
+"""Every weighting x position x encoder x remedy: what is allowed works, what is not is refused.
+
+Every day each pair of choices occurs in some case; the whole product is in the slow tier.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+
+from asr import config
+from asr.capabilities import RULES
+from asr.config import Config
+from asr.config_layers import parse_override
+from asr.errors import InputError
+from asr.model import Recogniser
+from asr.model_folder import load_model, save_model
+from asr.nn.attention import POSITIONS, WEIGHTINGS
+from asr.nn.encoder import LAYERS
+from asr.search.greedy import greedy
+from asr.text.tokenizer import Tokenizer, train_tokenizer
+
+SMALL = (
+    "encoder.num_layers=2",
+    "encoder.dim=16",
+    "encoder.ff_dim=24",
+    "encoder.conv_kernel=5",
+    "encoder.subsampling_channels=4",
+    "encoder.dropout=0",
+    "attention.num_heads=4",
+    "tokenizer.kind=char",
+    "features.num_mels=20",
+)
+
+REMEDIES = {
+    "plain": [],
+    "no shift": ["attention.shift=none"],
+    "constant shift": ["attention.shift=constant", "attention.shift_constant=-3.0"],
+    "shift per head": ["attention.shift_per_head=true"],
+    "sequence": ["attention.count=sequence"],
+    "1/n": ["attention.row_scale=1/n"],
+    "1/sqrt n": ["attention.row_scale=1/sqrt n"],
+    "QK-norm": ["attention.qk_norm=true"],
+    "hybrid norm": ["attention.output_norm=true"],
+    "grouped heads": ["attention.num_kv_heads=2"],
+    "LayerScale": ["encoder.layer_scale=0.1"],
+    "post-norm": ["encoder.norm=post"],
+    "subsampling 8": ["encoder.subsampling=8"],
+    "stochastic depth": ["encoder.stochastic_depth=0.2"],
+    "intermediate CTC": ["encoder.intermediate_ctc=[1]"],
+}
+
+# which remedies make no sense for which weightings, and the option that the refusal names
+REFUSED = {
+    **{
+        (weighting, remedy): "attention.shift"
+        for weighting in ("softmax", "relu", "polynomial")
+        for remedy in ("no shift", "constant shift", "shift per head")
+    },
+    ("softmax", "sequence"): "attention.count",
+    ("softmax", "1/n"): "attention.row_scale",
+    ("softmax", "1/sqrt n"): "attention.row_scale",
+}
+
+AXES = (list(WEIGHTINGS), list(POSITIONS), list(LAYERS), list(REMEDIES))
+Variant = tuple[str, str, str, str]
+
+
+def allowed(variant: Variant) -> bool:
+    return (variant[0], variant[3]) not in REFUSED
+
+
+def pairwise(variants: list[Variant]) -> list[Variant]:
+    """A few of the variants that hold every pair of choices that any of them holds."""
+
+    def pairs(variant: Variant) -> set[tuple[int, str, int, str]]:
+        return {
+            (i, variant[i], j, variant[j]) for i, j in itertools.combinations(range(len(AXES)), 2)
+        }
+
+    missing = set().union(*map(pairs, variants))
+    chosen = []
+    while missing:
+        best = max(variants, key=lambda variant: len(pairs(variant) & missing))
+        chosen.append(best)
+        missing -= pairs(best)
+    return chosen
+
+
+ALL = [variant for variant in itertools.product(*AXES) if allowed(variant)]
+EVERY_DAY = set(pairwise(ALL))
+CASES = [
+    pytest.param(*variant, marks=() if variant in EVERY_DAY else pytest.mark.slow)
+    for variant in ALL
+]
+
+
+def make_config(weighting: str, position: str, encoder: str, remedy: str) -> Config:
+    chosen = (
+        f"attention.weighting={weighting}",
+        f"attention.position={position}",
+        f"encoder.kind={encoder}",
+    )
+    return config.load([], [*SMALL, *chosen, *REMEDIES[remedy]])
+
+
+def test_every_pair_of_choices_is_tried_every_day() -> None:
+    for i, j in itertools.combinations(range(len(AXES)), 2):
+        for one, other in itertools.product(AXES[i], AXES[j]):
+            tried = any(variant[i] == one and variant[j] == other for variant in EVERY_DAY)
+            assert tried or (one, other) in REFUSED
+    assert len(EVERY_DAY) < 130
+
+
+TEXTS = ["a cab", "bad", "dad"]
+LENS = [9000, 4321, 6500]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer(TEXTS, config.load([], list(SMALL)).tokenizer)
+
+
+@pytest.mark.parametrize(("weighting", "position", "encoder", "remedy"), CASES)
+def test_a_variant_learns_ignores_padding_and_survives_its_folder(
+    weighting: str,
+    position: str,
+    encoder: str,
+    remedy: str,
+    tokenizer: Tokenizer,
+    tmp_path: Path,
+) -> None:
+    cfg = make_config(weighting, position, encoder, remedy)
+    torch.manual_seed(0)
+    net = Recogniser(cfg, tokenizer.vocab_size)
+    generator = torch.Generator().manual_seed(1)
+    waves = [0.3 * torch.randn(length, generator=generator) for length in LENS]
+
+    losses = train(net, waves, tokenizer)
+    assert sum(losses[-5:]) / 5 < 0.95 * losses[0]
+
+    net.eval()
+    alone = {i: outputs(net, waves, [i], 0)[i] for i in range(3)}
+    for order, extra in (([0, 1, 2], 0), ([2, 0, 1], 5000), ([1, 2], 1)):
+        for i, (log_probs, tokens) in outputs(net, waves, order, extra).items():
+            torch.testing.assert_close(log_probs, alone[i][0], atol=1e-4, rtol=0)
+            assert tokens == alone[i][1]
+
+    save_model(tmp_path / "model", net.state_dict(), cfg, tokenizer)
+    model = load_model(tmp_path)
+    assert model.config == cfg
+    for i, (log_probs, tokens) in outputs(model.net, waves, [0, 1, 2], 0).items():
+        torch.testing.assert_close(log_probs, alone[i][0], atol=1e-4, rtol=0)
+        assert model.tokenizer.decode(tokens) == tokenizer.decode(alone[i][1])
+
+
+def train(net: Recogniser, waves: list[torch.Tensor], tokenizer: Tokenizer) -> list[float]:
+    """Thirty steps; the losses. Every parameter gets a finite gradient, and not always zero."""
+    wave_bn = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
+    tokens = [torch.tensor(tokenizer.encode(text)) for text in TEXTS]
+    tokens_bu = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True)
+    token_lens_b = torch.tensor([len(part) for part in tokens])
+    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
+    moved = {name: 0.0 for name, _ in net.named_parameters()}
+    losses = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = net.loss(wave_bn, torch.tensor(LENS), tokens_bu, token_lens_b).sum()
+        loss.backward()
+        for name, parameter in net.named_parameters():
+            assert parameter.grad is not None, name
+            moved[name] += float(parameter.grad.abs().sum())
+        optimizer.step()
+        losses.append(loss.item())
+    for name, total in moved.items():
+        assert 0.0 < total < float("inf"), name
+    return losses
+
+
+Outputs = dict[int, tuple[torch.Tensor, tuple[int, ...]]]
+
+
+def outputs(net: Recogniser, waves: list[torch.Tensor], order: list[int], extra: int) -> Outputs:
+    """Log-probabilities and greedy tokens of some of the utterances, in this order, padded by
+    ``extra`` samples."""
+    wave_bn = torch.zeros(len(order), max(LENS[i] for i in order) + extra)
+    for row, i in enumerate(order):
+        wave_bn[row, : LENS[i]] = waves[i]
+    with torch.inference_mode():
+        log_probs_btv, lens_b = net(wave_bn, torch.tensor([LENS[i] for i in order]))
+    best = greedy(log_probs_btv, lens_b)
+    return {i: (log_probs_btv[row, : lens_b[row]], best[row].tokens) for row, i in enumerate(order)}
+
+
+@pytest.mark.parametrize(
+    "variant", [variant for variant in itertools.product(*AXES) if not allowed(variant)]
+)
+def test_what_makes_no_sense_is_refused_in_one_line(variant: Variant) -> None:
+    with pytest.raises(InputError) as caught:
+        make_config(*variant)
+    text = str(caught.value)
+    assert text.startswith(REFUSED[variant[0], variant[3]])
+    assert variant[0] in text
+    assert "\n" not in text
+
+
+BROKEN = [
+    (["encoder.dim=18"], "encoder.dim = 18 must be a multiple of attention.num_heads = 4"),
+    (["attention.num_kv_heads=3"], "must be a multiple of attention.num_kv_heads = 3"),
+    (["encoder.dim=12", "attention.position=rope"], "even width per head, not 12 / 4"),
+    (["attention.weighting=softmax", "attention.shift=none"], "only sigmoid has a shift"),
+    (["attention.weighting=relu", "attention.shift_per_head=true"], "only sigmoid has a shift"),
+    (["attention.weighting=softmax", "attention.row_scale=1/n"], "rows sum to one already"),
+    (["attention.shift=none", "attention.count=sequence"], "nothing is counted"),
+    (["attention.power=5"], "only polynomial has a power"),
+    (["attention.weighting=polynomial", "attention.power=4"], "must be odd"),
+    (["attention.backend=sdpa"], "sdpa has softmax only, not sigmoid"),
+    (["attention.backend=triton", "attention.weighting=relu"], "triton has sigmoid only, not relu"),
+    (["encoder.conv_kernel=4"], "encoder.conv_kernel = 4: must be odd"),
+    (["encoder.intermediate_ctc=[2]"], "give different layers below the last, which is 2"),
+    (["encoder.intermediate_ctc=[1, 1]"], "give different layers below the last"),
+]
+
+
+@pytest.mark.parametrize(("options", "reason"), BROKEN)
+def test_each_rule_refuses_in_one_line(options: list[str], reason: str) -> None:
+    with pytest.raises(InputError) as caught:
+        config.load([], [*SMALL, *options])
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_rule_has_its_case() -> None:
+    def broken(options: list[str]) -> list[int]:
+        # checked one rule at a time on the configuration as merged, before it is refused
+        return [number for number, rule in enumerate(RULES) if rule.broken(unchecked(options))]
+
+    assert {number for options, _ in BROKEN for number in broken(options)} == set(range(len(RULES)))
+
+
+def unchecked(options: list[str]) -> Config:
+    sections: dict[str, dict[str, object]] = {}
+    for option in [*SMALL, *options]:
+        for section, values in parse_override(option).items():
+            sections.setdefault(section, {}).update(values)
+    return Config(
+        **{
+            name: type(getattr(Config(), name))(**values)  # type: ignore[arg-type]
+            for name, values in sections.items()
+        }
+    )
