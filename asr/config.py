@@ -201,8 +201,22 @@ class TrainConfig:
     seed: int = option(1, "of weights, order and augmentation", low=0)
     device: str = option("auto", "where to train: auto, cpu, cuda or cuda:N")
     precision: str = option(
-        "auto", "auto is bf16 on CUDA, fp32 elsewhere", choices=("auto", "fp32", "bf16")
+        "auto",
+        "auto is bf16 on CUDA, fp32 elsewhere",
+        choices=("auto", "fp32", "bf16", "fp64"),
     )
+    parallel: str = option(
+        "ddp",
+        "how processes under torchrun share the work: each holds all weights, or a part of them",
+        choices=("ddp", "fsdp"),
+    )
+    timeout_minutes: float = option(
+        10.0, "how long a process waits for another before it gives up", low=0.1
+    )
+    checkpoint_activations: bool = option(
+        False, "recompute each layer in the backward pass: less memory, a third more work"
+    )
+    compile: bool = option(False, "compile the encoder's layers with torch.compile")
     num_threads: int = option(0, "CPU threads; 0 is PyTorch's own choice", low=0)
     epochs: int = option(30, "passes over the data", low=1)
     global_batch_s: float = option(
@@ -218,10 +232,32 @@ class TrainConfig:
         low=0.0,
     )
     validate_epochs: int = option(1, "epochs between validations", low=1)
+    validate_steps: int = option(
+        0, "optimiser steps between validations; 0: validate_epochs counts", low=0
+    )
     max_validate_utterances: int = option(0, "validate on the first N utterances; 0 is all", low=0)
     average_checkpoints: int = option(5, "weights of the final model: mean of N checkpoints", low=1)
     average_what: str = option(
         "best", "which checkpoints: best by dev WER, or last", choices=("best", "last")
+    )
+    ema_decay: float = option(
+        0.0,
+        "of a moving average of the weights, validated and kept in their place; 0 is none",
+        low=0.0,
+        high=0.999999,
+    )
+    cr_ctc: float = option(
+        0.0,
+        "weight of the consistency between two SpecAugmented views (CR-CTC; its paper takes 0.2); 0 is "
+        "one view",
+        low=0.0,
+    )
+    max_skipped: int = option(10, "steps in a row that may turn out not finite", low=1)
+    checkpoint_minutes: float = option(
+        10.0, "minutes between checkpoints, beside those of validations; 0 is none", low=0.0
+    )
+    checkpoint_steps: int = option(
+        0, "optimiser steps between checkpoints, beside the others; 0 is none", low=0
     )
     log_steps: int = option(10, "optimiser steps between log lines", low=1)
     tensorboard: bool = option(True, "write TensorBoard series beside log.jsonl")

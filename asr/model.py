@@ -54,19 +54,33 @@ class Recogniser(nn.Module):
         """(b) what training minimises: the CTC loss of each utterance, mixed with those of the layers
         of ``intermediate_ctc`` through the same head (Lee and Watanabe 2021, arXiv 2102.03216, eq. 9,
         several layers averaged)."""
+        return self.loss_and_output(wave_bn, wave_lens_b, tokens_bu, token_lens_b, augment)[0]
+
+    def loss_and_output(
+        self,
+        wave_bn: Tensor,
+        wave_lens_b: Tensor,
+        tokens_bu: Tensor,
+        token_lens_b: Tensor,
+        augment: Augment | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What ``loss`` and what ``forward`` give, from one pass."""
         feats_btf, feat_lens_b = self.normalised_features(wave_bn, wave_lens_b, augment)
         encoded, lens_b = self.encoder.outputs(feats_btf, feat_lens_b, self.intermediate_layers)
+        outputs = [self.log_probs(encoded_btd) for encoded_btd in encoded]
         *between_b, last_b = (
-            ctc_loss(self.log_probs(encoded_btd), lens_b, tokens_bu, token_lens_b)
-            for encoded_btd in encoded
+            ctc_loss(log_probs_btv, lens_b, tokens_bu, token_lens_b) for log_probs_btv in outputs
         )
-        if not between_b:
-            return last_b
-        return torch.lerp(last_b, torch.stack(between_b).mean(0), self.intermediate_weight)
+        if between_b:
+            last_b = torch.lerp(last_b, torch.stack(between_b).mean(0), self.intermediate_weight)
+        return last_b, outputs[-1], lens_b
 
     def log_probs(self, encoded_btd: Tensor) -> Tensor:
-        """(b, t, v) in float32 from what a layer gives."""
-        return self.head(encoded_btd).float().log_softmax(-1)
+        """(b, t, v) from what a layer gives, in float32 at least: under autocast it is bfloat16."""
+        logits_btv = self.head(encoded_btd)
+        return logits_btv.log_softmax(
+            -1, dtype=torch.promote_types(logits_btv.dtype, torch.float32)
+        )
 
     def normalised_features(
         self, wave_bn: Tensor, wave_lens_b: Tensor, augment: Augment | None = None

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
+from typing import Any
+
+import torch
 
 VERSIONED = ("sigmoid-asr", "torch", "torchaudio", "triton", "numpy", "lhotse", "sentencepiece")
+STEERING = ("OMP_", "MKL_", "CUDA_", "NCCL_", "GLOO_", "TORCH_", "PYTORCH_", "SLURM_JOB_ID")
 
 
 def commit() -> tuple[str, bool]:
@@ -22,6 +27,29 @@ def commit() -> tuple[str, bool]:
     except OSError:
         return "unknown", False
     return run.stdout.strip(), bool(changes)
+
+
+def uncommitted() -> str:
+    """What tracked files of this package's checkout have that the commit has not, as a diff."""
+    try:
+        return _git(Path(__file__).resolve().parent, "diff", "HEAD").stdout
+    except OSError:
+        return ""
+
+
+def environment() -> dict[str, Any]:
+    """The machine, and the environment variables that steer computing; no others, for they may hold
+    secrets."""
+    return {
+        "platform": platform.platform(),
+        "num_cpus": os.cpu_count(),
+        "cuda_devices": [
+            torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())
+        ],
+        "variables": {
+            name: value for name, value in sorted(os.environ.items()) if name.startswith(STEERING)
+        },
+    }
 
 
 def _git(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -24,6 +24,7 @@ RANKS = [
         "asr.lm",
         "asr.provenance",
         "asr.runtime",
+        "asr.processes",
     ],
     ["asr.model"],
     ["asr.model_folder"],

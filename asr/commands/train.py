@@ -15,14 +15,36 @@ def add(verbs: Verbs) -> None:
     parser.add_argument("--config", type=Path, nargs="+", default=[], help="yaml files, later wins")
     parser.add_argument("--exp", type=Path, required=True, help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="go on after the newest checkpoint")
+    parser.add_argument(
+        "--init-from", type=Path, help="begin with the weights of this model or experiment folder"
+    )
+    parser.add_argument(
+        "--new-tokenizer", action="store_true", help="with --init-from: learn one, the head is new"
+    )
+    parser.add_argument("--profile", action="store_true", help="leave a trace in EXP/profile")
+    parser.add_argument(
+        "--tracker", type=Path, help="a Python file whose tracker(run) gets every record of the log"
+    )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     from asr import config
-    from asr.train.loop import train
+    from asr.train.loop import Options, train
+    from asr.train.stopping import EXIT_STATUS, Stopped
 
-    command = shlex.join(["asr", *sys.argv[1:]])
-    train(config.load(args.config, args.overrides), args.exp, args.resume, command)
+    options = Options(
+        resume=args.resume,
+        command=shlex.join(["asr", *sys.argv[1:]]),
+        init_from=args.init_from,
+        new_tokenizer=args.new_tokenizer,
+        profile=args.profile,
+        tracker=args.tracker,
+    )
+    try:
+        train(config.load(args.config, args.overrides), args.exp, options)
+    except Stopped as stopped:
+        print(f"asr: {stopped}; --resume goes on", file=sys.stderr)
+        return EXIT_STATUS
     return 0

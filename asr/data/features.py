@@ -78,11 +78,12 @@ class Fbank(nn.Module):
             lens_b: samples of each utterance, at most n.
 
         Returns:
-            (feats_btf float32, feat_lens_b int64); t is what n samples give.
+            (feats_btf, feat_lens_b int64); t is what n samples give. Features are float32, or float64
+            in a module that was converted to it.
         """
         # bfloat16 keeps 8 bits: far too few for an FFT and a logarithm.
         with torch.autocast(wave_bn.device.type, enabled=False):
-            return self._forward(wave_bn.float(), lens_b.to(wave_bn.device))
+            return self._forward(wave_bn.to(self.window_w.dtype), lens_b.to(wave_bn.device))
 
     def _forward(self, wave_bn: Tensor, lens_b: Tensor) -> tuple[Tensor, Tensor]:
         feat_lens_b = self.num_frames(lens_b)

@@ -1,7 +1,9 @@
 """Training checkpoints: complete or absent, the newest found by itself, the best kept.
 
-``EXP/checkpoints/epoch-0007.pt`` holds all that training needs to go on after epoch 7. It is read with
-``weights_only=True``; what is shared with others is the model folder, not this.
+``EXP/checkpoints/step-00001234.pt`` holds all that training needs to go on after step 1234; sharded
+training leaves a folder ``step-00001234.sharded`` instead. What is shared with others is the model
+folder, not these: a file is read with ``weights_only=True``, but the index of a sharded checkpoint is
+a pickle, as ``torch.distributed.checkpoint`` writes it, and must come from someone you trust.
 """
 
 from __future__ import annotations
@@ -9,80 +11,267 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 
 from asr.errors import InputError
+from asr.processes import Processes
 
-_NAME = re.compile(r"epoch-(\d+)\.pt")
-
-
-def checkpoint_path(folder: Path, epoch: int) -> Path:
-    """Where the state after ``epoch`` finished epochs lies."""
-    return folder / f"epoch-{epoch:04d}.pt"
+_NAME = re.compile(r"step-(\d+)\.(pt|sharded)")
+_UNFINISHED = ".tmp"
+_OTHER_STATE = "other.pt"
 
 
-def save_checkpoint(folder: Path, epoch: int, state: dict[str, Any]) -> Path:
-    """Writes beside, flushes to the disk, then renames: a kill leaves the old file or the new one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = checkpoint_path(folder, epoch)
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+class Store(Protocol):
+    """Writes and reads the checkpoints of one run."""
+
+    def save(
+        self,
+        step: int,
+        net: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        average: dict[str, Tensor],
+        other: dict[str, Any],
+    ) -> None:
+        """Leaves a complete checkpoint of ``step`` or none.
+
+        Args:
+            average: moving average of the weights by name, empty where there is none.
+            other: whatever else is needed, of plain numbers and texts.
+        """
+
+    def restore(
+        self,
+        step: int,
+        net: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        average: dict[str, Tensor],
+    ) -> dict[str, Any]:
+        """Puts weights, optimiser and average back in place; returns ``other``.
+
+        Raises:
+            InputError: damaged.
+        """
+
+
+class FileStore:
+    """One file per checkpoint, written by the first process."""
+
+    def __init__(self, folder: Path, processes: Processes):
+        self.folder, self.processes = folder, processes
+
+    def save(
+        self,
+        step: int,
+        net: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        average: dict[str, Tensor],
+        other: dict[str, Any],
+    ) -> None:
+        if self.processes.first:
+            state = {
+                "model": net.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "average": average,
+                "other": other,
+            }
+            write_file(self.folder, step, state)
+        self.processes.wait()
+
+    def restore(
+        self,
+        step: int,
+        net: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        average: dict[str, Tensor],
+    ) -> dict[str, Any]:
+        state = read_file(list_checkpoints(self.folder)[step])
+        net.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        for name, value in average.items():
+            value.copy_(state["average"][name])
+        return state["other"]
+
+
+class ShardedStore:
+    """A folder per checkpoint, to which every process writes the part of the weights that it holds.
+
+    Any number of processes can read it back.
+    """
+
+    def __init__(self, folder: Path, processes: Processes):
+        self.folder, self.processes = folder, processes
+
+    def save(
+        self,
+        step: int,
+        net: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        average: dict[str, Tensor],
+        other: dict[str, Any],
+    ) -> None:
+        path = self.folder / f"step-{step:08d}.sharded"
+        unfinished = path.with_suffix(_UNFINISHED)
+        if self.processes.first:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+        self.processes.wait()
+        dcp.save(_sharded_state(net, optimizer, average), checkpoint_id=unfinished)
+        if self.processes.first:
+            with (unfinished / _OTHER_STATE).open("wb") as file:
+                torch.save(other, file)
+                _to_disk(file.fileno())
+            os.replace(unfinished, path)
+            _sync_folder(self.folder)
+        self.processes.wait()
+
+    def restore(
+        self,
+        step: int,
+        net: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        average: dict[str, Tensor],
+    ) -> dict[str, Any]:
+        path = list_checkpoints(self.folder)[step]
+        state = _sharded_state(net, optimizer, average)
+        dcp.load(state, checkpoint_id=path)
+        set_model_state_dict(net, state["model"])
+        set_optimizer_state_dict(net, optimizer, state["optimizer"])
+        return _load(path / _OTHER_STATE)
+
+
+def _sharded_state(
+    net: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor]
+) -> dict[str, Any]:
+    # `average` is loaded in place
+    return {
+        "model": get_model_state_dict(net),
+        "optimizer": get_optimizer_state_dict(net, optimizer),
+        "average": average,
+    }
+
+
+def write_file(folder: Path, step: int, state: dict[str, Any]) -> Path:
+    """Writes beside, flushes to the disk, then renames: a kill leaves the old file or the new one.
+
+    Raises:
+        InputError: the folder cannot be written to, or the disk is full.
+    """
+    path = folder / f"step-{step:08d}.pt"
+    unfinished = path.with_suffix(_UNFINISHED)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with unfinished.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            _to_disk(file.fileno())
+        os.replace(unfinished, path)
+        _sync_folder(folder)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+        unfinished.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise InputError(f"{path}: cannot write this checkpoint: {reason}") from None
     return path
 
 
+def read_file(path: Path) -> dict[str, Any]:
+    """The state ``write_file`` wrote.
+
+    Raises:
+        InputError: damaged.
+    """
+    return _load(path)
+
+
 def list_checkpoints(folder: Path) -> dict[int, Path]:
-    """Complete checkpoints by epoch, oldest first."""
+    """Complete checkpoints by step, oldest first."""
     found = {}
-    for path in sorted(folder.glob("epoch-*.pt")):
+    for path in folder.glob("step-*"):
         match = _NAME.fullmatch(path.name)
         if match:
             found[int(match.group(1))] = path
     return dict(sorted(found.items()))
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The state ``save_checkpoint`` wrote.
+def choose_steps(wers: dict[int, float], count: int, what: str) -> list[int]:
+    """The validated steps whose weights are averaged: ``count`` best by dev WER (the later one of
+    equals), or ``count`` last."""
+    steps = sorted(wers)
+    if what == "best":
+        steps = sorted(steps, key=lambda step: (-wers[step], step))
+    return sorted(steps[-count:])
 
-    Raises:
-        InputError: damaged.
-    """
+
+def remove_others(folder: Path, keep: Sequence[int]) -> None:
+    """Deletes every checkpoint but these, and what a kill left unfinished."""
+    for step, path in list_checkpoints(folder).items():
+        if step in keep:
+            continue
+        if path.is_dir():
+            # first out of the list of complete ones, then piece by piece
+            shutil.rmtree(path.replace(path.with_suffix(_UNFINISHED)))
+        else:
+            path.unlink()
+    for path in folder.glob(f"step-*{_UNFINISHED}"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def average_weights(paths: Sequence[Path]) -> dict[str, Tensor]:
+    """Mean of the checkpoints' weights, summed in float64; where a checkpoint has a moving average,
+    that stands for its weights."""
+    total: dict[str, Tensor] = {}
+    kinds: dict[str, torch.dtype] = {}
+    for path in paths:
+        for name, value in _weights(path).items():
+            kinds[name] = value.dtype
+            total[name] = total[name] + value.double() if name in total else value.double()
+    return {name: (value / len(paths)).to(kinds[name]) for name, value in total.items()}
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_dir():
+        state = read_file(path)
+        return state["model"] | state["average"]
+    found = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}}
+    for name, item in found.items():
+        part, _, key = name.partition(".")
+        if part in parts and isinstance(item, dcp.metadata.TensorStorageMetadata):
+            parts[part][key] = torch.empty(item.size, dtype=item.properties.dtype)
+    dcp.load(parts, checkpoint_id=path, no_dist=True)
+    return parts["model"] | parts["average"]
+
+
+def _load(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(f"{path}: damaged checkpoint: {str(error).splitlines()[0]}") from None
 
 
-def choose_epochs(wers: dict[int, float], count: int, what: str) -> list[int]:
-    """The epochs whose weights are averaged: ``count`` best by dev WER (the later one of equals), or
-    ``count`` last."""
-    epochs = sorted(wers)
-    if what == "best":
-        epochs = sorted(epochs, key=lambda epoch: (-wers[epoch], epoch))
-    return sorted(epochs[-count:])
+def _to_disk(handle: int) -> None:
+    os.fsync(handle)
 
 
-def remove_others(folder: Path, keep: Sequence[int]) -> None:
-    """Deletes every checkpoint but these."""
-    for epoch, path in list_checkpoints(folder).items():
-        if epoch not in keep:
-            path.unlink()
-
-
-def average_weights(paths: Sequence[Path]) -> dict[str, Tensor]:
-    """Mean of the checkpoints' weights, summed in float64."""
-    total: dict[str, Tensor] = {}
-    kinds: dict[str, torch.dtype] = {}
-    for path in paths:
-        for name, value in load_checkpoint(path)["model"].items():
-            kinds[name] = value.dtype
-            total[name] = total[name] + value.double() if name in total else value.double()
-    return {name: (value / len(paths)).to(kinds[name]) for name, value in total.items()}
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename last through a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +22,10 @@ from asr.data.manifest import read_cuts
 from asr.errors import InputError
 from asr.files import write_atomically
 from asr.model import Recogniser, count_parameters
-from asr.provenance import commit, versions
+from asr.processes import Processes
 from asr.text.normalise import get_normaliser
 from asr.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from asr.train.initialise import Start, keeps_tokenizer, take_weights
 
 NORM_UTTERANCES = 500
 
@@ -68,6 +68,8 @@ class Setup:
     plain: Utterances
     """Evenly spaced training utterances without augmentation: what mean and variance come from."""
     batches: DurationBatches
+    initialised: str
+    """What was taken from another model; empty: nothing."""
 
 
 def claim_folder(exp: Experiment, config: Config, resume: bool) -> None:
@@ -99,27 +101,35 @@ def _changed_keys(old: Config, new: Config) -> str:
     return "; ".join(changes)
 
 
-def prepare(config: Config, exp: Experiment, device: torch.device) -> Setup:
+def prepare(
+    config: Config, exp: Experiment, device: torch.device, start: Start | None, new_tokenizer: bool
+) -> Setup:
     """Reads the manifests, trains or reads the tokenizer, builds the model on its device.
 
+    Args:
+        start: a model whose weights, and where it is of the kind asked for its tokenizer, are taken.
+        new_tokenizer: learn one even so.
+
     Raises:
-        InputError: a manifest is missing, or nothing in it can be trained on.
+        InputError: a manifest is missing, nothing in it can be trained on, or ``start`` does not fit.
     """
     train_cuts = _read_all(config.data.train, "data.train")
     dev_cuts = _read_all(config.data.dev, "data.dev")
     if config.train.max_validate_utterances:
         dev_cuts = dev_cuts.subset(first=config.train.max_validate_utterances)
     normalise = get_normaliser(config.tokenizer.normaliser)
-    if exp.tokenizer.is_dir():
-        tokenizer = load_tokenizer(exp.tokenizer)
-    else:
-        texts = [normalise(s.text or "") for cut in train_cuts for s in cut.supervisions]
-        tokenizer = train_tokenizer(texts, config.tokenizer)
-        exp.tokenizer.mkdir(exist_ok=True)
-        tokenizer.save(exp.tokenizer)
+    if not exp.tokenizer.is_dir():
+        if start is not None and keeps_tokenizer(start, config) and not new_tokenizer:
+            tokenizer = start.tokenizer
+        else:
+            texts = [normalise(s.text or "") for cut in train_cuts for s in cut.supervisions]
+            tokenizer = train_tokenizer(texts, config.tokenizer)
+        _save_tokenizer(tokenizer, exp.tokenizer)
+    tokenizer = load_tokenizer(exp.tokenizer)
     torch.manual_seed(config.train.seed)
     net = Recogniser(config, tokenizer.vocab_size)
-    net.to(device)
+    initialised = "" if start is None else take_weights(net, start, tokenizer)
+    net.to(device, torch.float64 if config.train.precision == "fp64" else torch.float32)
 
     def utterances(cuts: CutSet, train: bool, cache_mb: int = 0) -> Utterances:
         return Utterances(
@@ -149,7 +159,15 @@ def prepare(config: Config, exp: Experiment, device: torch.device) -> Setup:
         train.ids,
         balance_s,
     )
-    return Setup(net, tokenizer, train, dev, plain, batches)
+    return Setup(net, tokenizer, train, dev, plain, batches, initialised)
+
+
+def _save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Whole or not at all: a kill must not leave an empty folder."""
+    unfinished = folder.with_name(f".{folder.name}")
+    unfinished.mkdir(exist_ok=True)
+    tokenizer.save(unfinished)
+    unfinished.replace(folder)
 
 
 def _read_all(paths: list[str], key: str) -> CutSet:
@@ -161,8 +179,9 @@ def _read_all(paths: list[str], key: str) -> CutSet:
     return CutSet.from_cuts(cuts)
 
 
-def set_norm(setup: Setup, config: Config, device: torch.device) -> None:
-    """Estimates the global mean and variance of the features."""
+def set_norm(setup: Setup, config: Config, processes: Processes) -> None:
+    """Estimates the global mean and variance of the features, once for all processes."""
+    norm, device = setup.net.norm, processes.device
     plan = sorted_batches(setup.plain.durations_s, config.train.max_batch_s)
 
     def features() -> Iterator[tuple[Tensor, Tensor]]:
@@ -172,7 +191,10 @@ def set_norm(setup: Setup, config: Config, device: torch.device) -> None:
         ):
             yield setup.net.features(batch.wave_bn.to(device), batch.wave_lens_b.to(device))
 
-    setup.net.norm.set_statistics(*estimate_norm(features()))
+    if processes.first:
+        norm.set_statistics(*estimate_norm(features()))
+    for buffer in norm.buffers():
+        processes.broadcast_(buffer)
 
 
 def _summary(utterances: Utterances) -> str:
@@ -183,19 +205,21 @@ def _summary(utterances: Utterances) -> str:
     )
 
 
-def describe(setup: Setup, config: Config, device: torch.device, bf16: bool) -> list[str]:
+def describe(
+    setup: Setup, config: Config, precision: str, engine: str, processes: Processes
+) -> list[str]:
     """What is effective, for the reader of the log."""
     attention, augment, train = config.attention, config.augment, config.train
     masks = (
         f"SpecAugment {augment.num_freq_masks} x {augment.max_freq_mask} mel bins, up to "
         f"{augment.num_time_masks} x {augment.time_mask_fraction:g} of the length"
     )
-    return [
+    lines = [
         f"model       {config.encoder.kind}, {count_parameters(setup.net):,} parameters",
         f"attention   {attention.weighting} + {attention.position}, "
         f"backend {setup.net.attention_backend()}",
-        f"device      {device}, {'bf16 autocast' if bf16 else 'fp32'}, "
-        f"{torch.get_num_threads()} threads",
+        f"device      {processes.device}, {precision}, {torch.get_num_threads()} threads; "
+        f"{processes.size} processes, {engine}",
         f"text        {setup.tokenizer.kind}, {setup.tokenizer.vocab_size} units, "
         f"normaliser {config.tokenizer.normaliser}",
         f"train       {_summary(setup.train)}",
@@ -206,30 +230,4 @@ def describe(setup: Setup, config: Config, device: torch.device, bf16: bool) -> 
         f"optimiser   AdamW, peak lr {config.optimizer.lr:g}, {config.optimizer.schedule}, "
         f"{train.epochs} epochs = {train.epochs * setup.batches.num_steps} steps, seed {train.seed}",
     ]
-
-
-def write_run(exp: Experiment, values: dict[str, Any]) -> None:
-    """``run.json``: what `asr compare` and a reader want to know of a run."""
-    write_atomically(exp.run, json.dumps(values, indent=2) + "\n")
-
-
-def run_record(setup: Setup, config: Config, exp: Experiment, command: str) -> dict[str, Any]:
-    """The part of ``run.json`` that is known before training."""
-    revision, dirty = commit()
-    return {
-        "name": exp.root.name,
-        "weighting": config.attention.weighting,
-        "position": config.attention.position,
-        "encoder": config.encoder.kind,
-        "num_params": count_parameters(setup.net),
-        "attention_backend": setup.net.attention_backend(),
-        "normaliser": config.tokenizer.normaliser,
-        "commit": revision,
-        "dirty": dirty,
-        "seed": config.train.seed,
-        "epochs": config.train.epochs,
-        "train_hours": round(float(setup.train.durations_s.sum()) / 3600, 3),
-        "num_threads": torch.get_num_threads(),
-        "command": command,
-        "versions": versions(),
-    }
+    return [*lines, *([setup.initialised] if setup.initialised else [])]

@@ -1,0 +1,146 @@
+"""What keeps a run from ending hours in: the worst batch first, and the layer at fault by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from asr.config import Config
+from asr.data.batches import costs_s
+from asr.data.dataset import Batch, Utterances
+from asr.errors import InputError
+from asr.train.engines import Engine
+from asr.train.flops import Flops, count_layers
+from asr.train.step import Launched, Step, cut, update
+
+
+def worst_batch(utterances: Utterances, config: Config, vocab_size: int) -> Batch:
+    """Noise as long as the longest utterance at its slowest, as many of them as a batch can hold,
+    each with as many tokens as the longest transcript: no batch of the run takes more memory."""
+    longest_s = float(utterances.slowest_durations_s.max())
+    audio_s = min(config.train.max_batch_s, max(1.1 * config.train.global_batch_s, longest_s))
+    cost_s = float(costs_s(np.array([longest_s]), config.train.attention_balance_s)[0])
+    count = max(int(audio_s / cost_s), 1)
+    num_samples = int(longest_s * config.features.sample_rate)
+    most_tokens = max(len(utterances.tokens(index)) for index in range(len(utterances)))
+    rng = np.random.default_rng(0)
+    wave_bn = 0.1 * rng.standard_normal((count, num_samples), dtype=np.float32)
+    # neighbours differ, so that a transcript needs no blanks between its tokens
+    tokens_u = torch.arange(most_tokens) % (vocab_size - 1) + 1
+    return Batch(
+        ids=tuple(f"worst batch, {number}" for number in range(count)),
+        wave_bn=torch.from_numpy(wave_bn),
+        wave_lens_b=torch.full((count,), num_samples),
+        tokens_bu=tokens_u.expand(count, -1).contiguous(),
+        token_lens_b=torch.full((count,), most_tokens),
+        audio_s=count * longest_s,
+        speakers=("",) * count,
+        texts=("",) * count,
+    )
+
+
+def probe(step: Step, engine: Engine, optimizer: torch.optim.Optimizer, batch: Batch) -> Flops:
+    """Forward, backward and an update that changes nothing: whatever training needs is allocated.
+
+    Where memory runs out, ``step`` will cut batches into smaller pieces from the start.
+
+    Returns:
+        operations of a forward pass, counted on the way.
+
+    Raises:
+        InputError: not even one utterance fits.
+    """
+    while True:
+        pieces = cut(batch, step.most_samples)
+        try:
+            with count_layers(engine.net) as counted, engine.accumulating(last=False):
+                step.loss(pieces[0], epoch=0, objective=engine.objective).sum().backward()
+            for parameter in engine.net.parameters():
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            update(optimizer, torch.zeros((), dtype=torch.bool, device=engine.processes.device))
+            break
+        except torch.OutOfMemoryError:
+            if not engine.splits_on_out_of_memory:
+                raise InputError(
+                    "out of memory for the worst batch, and sharded training cannot split it: "
+                    "lower train.max_batch_s"
+                ) from None
+        optimizer.zero_grad(set_to_none=True)
+        step.halve(pieces)
+    optimizer.zero_grad(set_to_none=True)
+    lens_b = pieces[0].wave_lens_b
+    return Flops(counted[0] / float(lens_b.sum()), _attention_flops(engine, int(lens_b[0])))
+
+
+def _attention_flops(engine: Engine, num_samples: int) -> float:
+    """Per squared sample: q k and the weighted sum of v, 2 t^2 d operations each and layer."""
+    net = engine.net
+    frames_per_sample = net.num_output_frames(num_samples) / num_samples
+    dim = net.head.in_features
+    return 4.0 * len(net.encoder.layers) * dim * frames_per_sample**2
+
+
+def find_fault(step: Step, engine: Engine, launched: Launched) -> dict[str, Any]:
+    """Computes a step that was not finite once more and says where the first such number appears.
+
+    With the weights as they are now, one step later. Gradients are dropped.
+    """
+    fault: dict[str, Any] = {}
+    step.reseed(launched.step)
+    for batch in launched.batches:
+        if not len(batch):
+            continue
+        with _watch_forward(engine.net, fault):
+            loss_b = step.loss(batch, launched.epoch, objective=engine.objective)
+        broken = [
+            name
+            for name, fine in zip(batch.ids, loss_b.isfinite().tolist(), strict=True)
+            if not fine
+        ]
+        fault.setdefault("utterances", []).extend(broken)
+        with engine.accumulating(last=False):
+            loss_b.sum().backward()
+    if "layer" not in fault:
+        fault["layer"] = "loss" if fault.get("utterances") else _last_broken_gradient(engine.net)
+    engine.net.zero_grad(set_to_none=True)
+    return fault
+
+
+@contextmanager
+def _watch_forward(net: nn.Module, fault: dict[str, Any]) -> Iterator[None]:
+    """Notes the first module that hands on a number that is not finite."""
+
+    def watcher(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def watch(module: nn.Module, inputs: Any, output: Any) -> None:
+            if "layer" not in fault and not _finite(output):
+                fault["layer"] = name if _finite(inputs) else f"what {name} receives"
+
+        return watch
+
+    named = [(name, module) for name, module in net.named_modules() if name]
+    handles = [module.register_forward_hook(watcher(name)) for name, module in named]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return not value.is_floating_point() or bool(value.isfinite().all())
+    return all(_finite(item) for item in value) if isinstance(value, list | tuple) else True
+
+
+def _last_broken_gradient(net: nn.Module) -> str:
+    """A backward pass runs from the last layer to the first: the last layer that is broken began."""
+    for name, parameter in reversed(list(net.named_parameters())):
+        if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
+            return f"gradient of {name}"
+    return "not found again with the weights of one step later"

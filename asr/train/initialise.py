@@ -1,0 +1,91 @@
+"""`asr train --init-from`: weights of a model that is there already (fine-tuning)."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from asr import config as configuration
+from asr.config import Config
+from asr.errors import InputError
+from asr.model import Recogniser
+from asr.model_folder import CONFIG, WEIGHTS, find_model
+from asr.text.tokenizer import Tokenizer, load_tokenizer
+
+# Tensors that belong to the vocabulary.
+HEAD = "head."
+
+
+@dataclass(frozen=True)
+class Start:
+    """A model folder to begin from."""
+
+    folder: Path
+    config: Config
+    tokenizer: Tokenizer
+    weights: dict[str, Tensor]
+
+
+def read_start(path: Path, config: Config) -> Start:
+    """The model folder, or that of an experiment.
+
+    Raises:
+        InputError: none there, damaged, or made for other features.
+    """
+    folder = find_model(path)
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{folder / WEIGHTS}: damaged: {error}") from None
+    theirs = configuration.load([folder / CONFIG], follow_base=False)
+    for field in dataclasses.fields(config.features):
+        ours, those = (getattr(each.features, field.name) for each in (config, theirs))
+        if ours != those:
+            raise InputError(
+                f"--init-from {path}: its features.{field.name} = {those!r}, here {ours!r}; "
+                "the features must be the same"
+            )
+    return Start(folder, theirs, load_tokenizer(folder), weights)
+
+
+def keeps_tokenizer(start: Start, config: Config) -> bool:
+    """Whether this configuration asks for the kind of tokenizer that the model has."""
+    ours, theirs = config.tokenizer, start.config.tokenizer
+    same_size = ours.kind == "char" or ours.vocab_size == theirs.vocab_size
+    return ours.kind == theirs.kind and ours.normaliser == theirs.normaliser and same_size
+
+
+def take_weights(net: Recogniser, start: Start, tokenizer: Tokenizer) -> str:
+    """Copies what fits; the head stays new where the tokenizer is another one.
+
+    Returns:
+        one line that says what was taken.
+
+    Raises:
+        InputError: a tensor is missing there, is too many, or has another shape.
+    """
+    same_tokenizer = tokenizer.pieces == start.tokenizer.pieces
+    own = net.state_dict()
+    wanted = {name for name in own if same_tokenizer or not name.startswith(HEAD)}
+    offered = {name for name in start.weights if same_tokenizer or not name.startswith(HEAD)}
+    hint = f"encoder.* and attention.* must be as in {start.folder / CONFIG}"
+    for name in sorted(wanted ^ offered):
+        where = "is missing there" if name in wanted else "is not part of this configuration"
+        raise InputError(f"--init-from {start.folder}: {name} {where}; {hint}")
+    for name in sorted(wanted):
+        ours, theirs = tuple(own[name].shape), tuple(start.weights[name].shape)
+        if ours != theirs:
+            raise InputError(
+                f"--init-from {start.folder}: {name} is {theirs} there and {ours} here; {hint}"
+            )
+    net.load_state_dict({name: start.weights[name] for name in wanted}, strict=False)
+    line = f"init        {len(wanted)} tensors from {start.folder}"
+    if same_tokenizer:
+        return f"{line}, its tokenizer too"
+    new = ", ".join(sorted(set(own) - wanted))
+    return f"{line}; new, for another tokenizer: {new}"

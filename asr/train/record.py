@@ -1,0 +1,57 @@
+"""``run.json``: what `asr compare` and a reader want to know of a run."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+
+from asr.config import Config
+from asr.files import write_atomically
+from asr.model import count_parameters
+from asr.provenance import commit, environment, uncommitted, versions
+from asr.train.setup import Experiment, Setup
+
+DIFF = "uncommitted.diff"
+
+
+def write_run(exp: Experiment, values: dict[str, Any]) -> None:
+    """``run.json``: what `asr compare` and a reader want to know of a run."""
+    write_atomically(exp.run, json.dumps(values, indent=2) + "\n")
+
+
+def run_record(
+    setup: Setup, config: Config, exp: Experiment, command: str, num_processes: int
+) -> dict[str, Any]:
+    """The part of ``run.json`` that is known before training; what the checkout has beyond its commit
+    goes into ``EXP/uncommitted.diff``."""
+    revision, dirty = commit()
+    return {
+        "name": exp.root.name,
+        "weighting": config.attention.weighting,
+        "position": config.attention.position,
+        "encoder": config.encoder.kind,
+        "num_params": count_parameters(setup.net),
+        "attention_backend": setup.net.attention_backend(),
+        "normaliser": config.tokenizer.normaliser,
+        "commit": revision,
+        "dirty": dirty,
+        "diff": DIFF if dirty else None,
+        "seed": config.train.seed,
+        "epochs": config.train.epochs,
+        "train_hours": round(float(setup.train.durations_s.sum()) / 3600, 3),
+        "num_threads": torch.get_num_threads(),
+        "num_processes": num_processes,
+        "initialised": setup.initialised or None,
+        "command": command,
+        "versions": versions(),
+        "environment": environment(),
+    }
+
+
+def write_diff(exp: Experiment) -> None:
+    """The changes that ``run.json`` speaks of, where there are any."""
+    changes = uncommitted()
+    if changes:
+        write_atomically(exp.root / DIFF, changes)

@@ -1,0 +1,198 @@
+"""Killed at any moment and resumed, a run ends with the bits of one that was left alone."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from asr import config
+from asr.errors import InputError
+from asr.train.checkpoint import list_checkpoints, read_file
+from asr.train.loop import Options, train
+
+# Everything that has a state: dropout, speeds, SpecAugment, a moving average, a window of the log, more
+# checkpoints than are kept, validation in the middle of an epoch, and a checkpoint every other step.
+SETTINGS = [
+    "encoder.num_layers=1",
+    "encoder.dim=32",
+    "encoder.ff_dim=48",
+    "encoder.conv_kernel=5",
+    "encoder.subsampling_channels=4",
+    "encoder.dropout=0.1",
+    "augment.speed_factors=[0.9,1.0,1.1]",
+    "tokenizer.kind=char",
+    "train.epochs=5",
+    "train.global_batch_s=8",
+    "train.max_batch_s=9",
+    "train.num_threads=1",
+    "train.tensorboard=false",
+    "train.average_checkpoints=2",
+    "train.log_steps=3",
+    "train.validate_steps=7",
+    "train.checkpoint_steps=2",
+    "train.checkpoint_minutes=0",
+    "train.ema_decay=0.9",
+]
+
+spawn = multiprocessing.get_context("forkserver")
+spawn.set_forkserver_preload(["asr.train.loop"])
+
+
+def settings(corpus: Path, *more: str) -> list[str]:
+    dev = f"data.dev=[{corpus}/dev.cuts.jsonl.gz]"
+    return [*SETTINGS, f"data.train=[{corpus}/train.cuts.jsonl.gz]", dev, *more]
+
+
+def records(exp: Path) -> list[dict[str, Any]]:
+    """The log without what depends on the clock."""
+    clock = ("audio_s_per_s", "waiting", "wall_s")
+    lines = [json.loads(line) for line in (exp / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in clock} for line in lines]
+
+
+def assert_same(left: Any, right: Any, where: str) -> None:
+    """Nested states, bit for bit."""
+    assert type(left) is type(right), where
+    if isinstance(left, dict):
+        assert left.keys() == right.keys(), where
+        for key in left:
+            assert_same(left[key], right[key], f"{where}.{key}")
+    elif isinstance(left, list | tuple):
+        assert len(left) == len(right), where
+        for index, pair in enumerate(zip(left, right, strict=True)):
+            assert_same(*pair, f"{where}[{index}]")
+    elif isinstance(left, torch.Tensor):
+        assert torch.equal(left, right), where
+    else:
+        assert left == right, where
+
+
+def assert_same_run(whole: Path, killed: Path) -> None:
+    first, second = (load_file(exp / "model" / "model.safetensors") for exp in (whole, killed))
+    assert_same(first, second, "model")
+    left, right = (list_checkpoints(exp / "checkpoints") for exp in (whole, killed))
+    assert list(left) == list(right)
+    for step in left:
+        states = [read_file(paths[step]) for paths in (left, right)]
+        for state in states:
+            del state["other"]["log_bytes"]  # the clock's numbers differ in length
+            del state["other"]["progress"]["wall_s"]
+        assert_same(*states, f"step {step}")
+    assert records(whole) == records(killed)
+    steps = [record["step"] for record in records(killed) if record["kind"] == "train"]
+    assert steps == sorted(set(steps))
+
+
+def after(delay_s: float) -> Callable[[Path], bool]:
+    due_s = time.monotonic() + delay_s
+    return lambda exp: time.monotonic() > due_s
+
+
+def while_a_checkpoint_is_written(exp: Path) -> bool:
+    return any((exp / "checkpoints").glob("*.tmp"))
+
+
+def kill_when(exp: Path, corpus: Path, due: Callable[[Path], bool]) -> bool:
+    """Starts or resumes the run and kills it; false if it came to its end before."""
+    cfg = config.load([], settings(corpus))
+    process = spawn.Process(target=train, args=(cfg, exp, Options(resume=True)))
+    process.start()
+    deadline = time.monotonic() + 120
+    while process.is_alive() and not due(exp):
+        assert time.monotonic() < deadline
+        time.sleep(0.0005)
+    process.kill()
+    process.join()
+    return process.exitcode == -signal.SIGKILL
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    exp = tmp_path_factory.mktemp("whole") / "exp"
+    train(config.load([], settings(tiny_corpus)), exp)
+    return exp
+
+
+@pytest.mark.parametrize("num_kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_killed_run_resumes_to_the_same_bits(
+    num_kills: int, whole: Path, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    exp = tmp_path / "killed"
+    rng = random.Random(num_kills)
+    killed = 0
+    for number in range(num_kills):
+        # at any moment from the first import on, and every other time within a write
+        due = after(rng.uniform(0.1, 4.0)) if number % 2 else while_a_checkpoint_is_written
+        killed += kill_when(exp, tiny_corpus, due)
+    assert killed == num_kills or (exp / "model").is_dir()
+    train(config.load([], settings(tiny_corpus)), exp, Options(resume=True))
+    assert_same_run(whole, exp)
+
+
+def test_kills_while_writing_leave_the_checkpoint_before(tiny_corpus: Path, tmp_path: Path) -> None:
+    """Not by luck: the write itself is cut short at each of its bytes' thirds."""
+    exp = tmp_path / "exp"
+    train(config.load([], settings(tiny_corpus, "train.epochs=1")), exp)
+    newest, path = max(list_checkpoints(exp / "checkpoints").items())
+    content = path.read_bytes()
+    for share in (0, 1, 2):
+        path.with_name("step-00009999.tmp").write_bytes(content[: len(content) * share // 3])
+        assert max(list_checkpoints(exp / "checkpoints")) == newest
+    path.write_bytes(content[: len(content) // 3])
+    with pytest.raises(InputError, match="damaged checkpoint"):
+        read_file(path)
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
+def test_a_signal_leaves_a_checkpoint_and_an_exit_status_of_its_own(
+    number: signal.Signals, whole: Path, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    exp = tmp_path / "exp"
+    words = [sys.executable, "-m", "asr.cli", "train", "--exp", str(exp), *settings(tiny_corpus)]
+    process = subprocess.Popen(
+        words, env={**os.environ, "PYTHONSAFEPATH": "1"}, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list_checkpoints(exp / "checkpoints"):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    assert "stopped after step" in errors
+    stopped_at = int(errors.split("stopped after step")[1].split(";")[0])
+    assert max(list_checkpoints(exp / "checkpoints")) == stopped_at
+    train(config.load([], settings(tiny_corpus)), exp, Options(resume=True))
+    assert_same_run(whole, exp)
+
+
+def test_a_checkpoint_by_the_clock(tiny_corpus: Path, tmp_path: Path) -> None:
+    often = ("train.checkpoint_steps=0", "train.checkpoint_minutes=1e-9", "train.epochs=1")
+    exp = tmp_path / "exp"
+    train(config.load([], settings(tiny_corpus, *often)), exp)
+    assert max(list_checkpoints(exp / "checkpoints")) == max(r["step"] for r in records(exp))
+
+
+def test_a_log_that_lost_lines_is_noticed(tiny_corpus: Path, tmp_path: Path) -> None:
+    exp = tmp_path / "exp"
+    cfg = config.load([], settings(tiny_corpus, "train.epochs=1"))
+    train(cfg, exp)
+    (exp / "log.jsonl").write_text("")
+    with pytest.raises(InputError, match=r"log\.jsonl: 0 bytes"):
+        train(cfg, exp, Options(resume=True))
