@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
+from typing import TypeVar
 
 from asr.errors import InputError
-from asr.evaluate.comparison import Comparison, Difference, Row, SetResult
-from asr.evaluate.experiment import Experiment, ScoredSet, read_experiment
-from asr.evaluate.statistics import (
-    Floats,
-    percentile_interval,
-    pool_by_speaker,
-    ratios,
-    resample_totals,
-    resampling_unit,
-    two_sided_p,
+from asr.evaluate.attention_types import find_types, type_differences, type_results
+from asr.evaluate.comparison import (
+    Comparison,
+    Difference,
+    Part,
+    Row,
+    SetResult,
+    TypeDifference,
+    TypeResult,
 )
+from asr.evaluate.experiment import Experiment, ScoredSet, read_experiment
+from asr.evaluate.paired import Bootstrap, Group, group_of, paired_differences, wer_intervals
+from asr.evaluate.parts import parts_of, read_noise_db
+from asr.evaluate.statistics import MIN_RESAMPLED, MIN_SPEAKERS, Interval, holm
 from asr.evaluate.tables import format_terminal, write_comparison
 from asr.wer import ErrorCounts
+
+AnyDifference = TypeVar("AnyDifference", Difference, TypeDifference)
 
 __all__ = ["compare", "format_terminal", "write_comparison"]
 
@@ -55,28 +60,45 @@ def compare(
     names = _distinct_names(experiments)
     set_names = sorted({name for experiment in experiments for name in experiment.sets})
 
+    how = Bootstrap(level, num_resamples, seed)
+    runs = [experiment.run for experiment in experiments]
     results: dict[tuple[int, str], SetResult] = {}
     differences: list[Difference] = []
+    types: list[TypeResult] = []
+    type_differences_: list[TypeDifference] = []
+    parts: list[Part] = []
     unpaired: list[str] = []
     for set_name in set_names:
         members = {k: e.sets[set_name] for k, e in enumerate(experiments) if set_name in e.sets}
-        for group in _groups_of_equal_references(members):
-            totals = _resample({k: members[k] for k in group}, num_resamples, seed)
-            for k in group:
-                results[k, set_name] = _set_result(members[k], totals.get(k), level)
-            if group[0] == 0:
-                differences += [
-                    _difference(members, totals, k, names, set_name, level) for k in group[1:]
-                ]
+        for numbers in _groups_of_equal_references(members):
+            group = group_of(set_name, {k: members[k] for k in numbers})
+            for k, interval in zip(numbers, wer_intervals(group, how), strict=True):
+                results[k, set_name] = _set_result(members[k], group, interval)
+            parts += parts_of(group, names, read_noise_db(members[numbers[0]].decoding.cuts))
+            if numbers[0] == 0:
+                differences += paired_differences(group, names, how)
+                found, replicas = find_types(group, runs, names)
+                unpaired += replicas
+                types += type_results(group, found, names, level)
+                type_differences_ += type_differences(group, found, level)
             elif 0 in members:
-                unpaired += [_why_unpaired(members, k, names, set_name) for k in group]
+                unpaired += [_why_unpaired(members, k, names, set_name) for k in numbers]
 
     rows = [
         Row(name, str(experiment.folder), experiment.run, _sets_of(results, k))
         for k, (name, experiment) in enumerate(zip(names, experiments, strict=True))
     ]
-    notes = [*_warnings(rows), *unpaired, *(n for e in experiments for n in e.left_out)]
-    return Comparison(rows, differences, notes, level, num_resamples, seed)
+    return Comparison(
+        rows=rows,
+        differences=_corrected(differences),
+        types=types,
+        type_differences=_corrected(type_differences_),
+        parts=parts,
+        notes=[*_warnings(rows), *unpaired, *(n for e in experiments for n in e.left_out)],
+        level=level,
+        num_resamples=num_resamples,
+        seed=seed,
+    )
 
 
 def _distinct_names(experiments: Sequence[Experiment]) -> list[str]:
@@ -96,47 +118,17 @@ def _groups_of_equal_references(members: dict[int, ScoredSet]) -> list[list[int]
     return list(groups.values())
 
 
-def _resample(
-    members: dict[int, ScoredSet], num_resamples: int, seed: int
-) -> dict[int, tuple[Floats, Floats]]:
-    """(errors, words) of each member in each resample, all drawn together; empty if too few units.
-
-    The members have the same utterances, perhaps in different orders.
-    """
-    errors_by_id = [
-        {u.id: count.errors for u, count in zip(scored.utterances, scored.counts, strict=True)}
-        for scored in members.values()
-    ]
-    first = next(iter(members.values()))
-    # Sorted, so that a figure depends on neither the order of a file nor that of the systems.
-    order = sorted(zip(first.utterances, first.counts, strict=True), key=lambda pair: pair[0].id)
-    values_uk = np.array(
-        [
-            [count.reference_words, *(errors[utterance.id] for errors in errors_by_id)]
-            for utterance, count in order
-        ],
-        dtype=np.float64,
-    )
-    speakers = [utterance.speaker for utterance, _ in order]
-    if resampling_unit(speakers) == "speaker":
-        values_uk = pool_by_speaker(values_uk, speakers)
-    if len(values_uk) < 2 or not values_uk[:, 0].any():
-        return {}
-    totals_rk = resample_totals(values_uk, num_resamples, seed)
-    return {k: (totals_rk[:, 1 + i], totals_rk[:, 0]) for i, k in enumerate(members)}
-
-
-def _set_result(scored: ScoredSet, totals: tuple[Floats, Floats] | None, level: float) -> SetResult:
+def _set_result(scored: ScoredSet, group: Group, interval: Interval | None) -> SetResult:
     counts = sum(scored.counts, ErrorCounts())
-    speakers = [utterance.speaker for utterance in scored.utterances]
     decoding = scored.decoding
     return SetResult(
         counts=counts,
         wer=counts.wer if counts.reference_words else None,
-        interval=None if totals is None else percentile_interval(ratios(*totals), level),
-        unit=resampling_unit(speakers),
-        num_utterances=len(speakers),
-        num_speakers=len(set(speakers)),
+        interval=interval,
+        unit=group.unit,
+        method="bootstrap" if group.resampled else "t",
+        num_utterances=len(scored.utterances),
+        num_speakers=len({utterance.speaker for utterance in scored.utterances}),
         normaliser=decoding.normaliser,
         search=decoding.search,
         beam=decoding.beam,
@@ -145,33 +137,13 @@ def _set_result(scored: ScoredSet, totals: tuple[Floats, Floats] | None, level: 
     )
 
 
-def _difference(
-    members: dict[int, ScoredSet],
-    totals: dict[int, tuple[Floats, Floats]],
-    k: int,
-    names: Sequence[str],
-    set_name: str,
-    level: float,
-) -> Difference:
-    counts = sum(members[k].counts, ErrorCounts())
-    baseline = sum(members[0].counts, ErrorCounts())
-    interval = p_value = better_share = None
-    if k in totals:
-        (errors_r, words_r), (baseline_r, _) = totals[k], totals[0]
-        differences_r = ratios(errors_r - baseline_r, words_r)
-        interval = percentile_interval(differences_r, level)
-        p_value = two_sided_p(differences_r)
-        better_share = float((differences_r < 0).mean())
-    return Difference(
-        name=names[k],
-        baseline=names[0],
-        set_name=set_name,
-        difference=(counts.errors - baseline.errors) / max(1, baseline.reference_words),
-        interval=interval,
-        p_value=p_value,
-        better_share=better_share,
-        unit=resampling_unit([utterance.speaker for utterance in members[k].utterances]),
-    )
+def _corrected(differences: list[AnyDifference]) -> list[AnyDifference]:
+    """With Holm's correction over all that have a p-value."""
+    known = [one.p_value for one in differences if one.p_value is not None]
+    adjusted = iter(holm(known))
+    return [
+        one if one.p_value is None else replace(one, p_holm=next(adjusted)) for one in differences
+    ]
 
 
 def _why_unpaired(
@@ -224,10 +196,15 @@ def _warnings(rows: Sequence[Row]) -> list[str]:
                 f"{set_name}: real-time factors are of different devices ({_listed(devices)})"
             )
         few = min(result.num_speakers for _, result in present)
-        if any(result.unit == "utterance" for _, result in present) and few > 1:
+        if few < MIN_SPEAKERS:
             notes.append(
-                f"{set_name}: {few} speakers are too few to resample, so utterances are: the "
-                f"intervals are for these speakers, those for any speaker would be wider"
+                f"{set_name}: {few} speaker{'s are' if few > 1 else ' is'} too few to say anything "
+                f"of another speaker: intervals and p-values are over utterances, for these alone"
+            )
+        elif few < MIN_RESAMPLED:
+            notes.append(
+                f"{set_name}: {few} speakers are too few to resample, so intervals and p-values "
+                f"are Student's t over them, and wide"
             )
     return notes
 

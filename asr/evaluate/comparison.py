@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from asr.evaluate.experiment import Run
+from asr.evaluate.mapsswe import Mapsswe
 from asr.evaluate.statistics import Interval
 from asr.wer import ErrorCounts
 
@@ -15,8 +16,9 @@ class SetResult:
 
     Attributes:
         wer: a fraction, None without reference words.
-        interval: of the WER, None where there are fewer than two units to resample.
-        unit: what was resampled, ``speaker`` or ``utterance``.
+        interval: of the WER, None where there are too few units with errors for one.
+        unit: what is independent of each other, ``speaker`` or ``utterance``.
+        method: of the interval, ``bootstrap`` or ``t``.
         rtf: seconds of decoding per second of audio.
     """
 
@@ -24,6 +26,7 @@ class SetResult:
     wer: float | None
     interval: Interval | None
     unit: str
+    method: str
     num_utterances: int
     num_speakers: int
     normaliser: str
@@ -48,8 +51,11 @@ class Difference:
     """A system's WER minus the first system's on the same utterances, as fractions.
 
     Attributes:
-        p_value: two-sided, of no difference; of this one comparison, not of all of them together.
-        better_share: share of the resamples in which the system had fewer errors than the first.
+        p_value: two-sided, of no difference; of this one comparison.
+        p_holm: the same after Holm's correction for all differences of the table.
+        better_share: share of the bootstrap's resamples in which the system had fewer errors.
+        method: of interval and p-value, ``random signs`` or ``t``.
+        mapsswe: the matched-pairs sentence-segment test of the same pair.
     """
 
     name: str
@@ -58,19 +64,92 @@ class Difference:
     difference: float
     interval: Interval | None
     p_value: float | None
+    p_holm: float | None
     better_share: float | None
     unit: str
+    method: str
+    mapsswe: Mapsswe | None
+
+
+@dataclass(frozen=True)
+class TypeResult:
+    """Runs that are alike in all but the seed.
+
+    Attributes:
+        wer: the mean over the runs; interval: for another training and another speaker.
+        wers: of each run, in the order of ``names``.
+    """
+
+    weighting: str
+    position: str
+    set_name: str
+    names: list[str]
+    wers: list[float]
+    wer: float
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
+class TypeDifference:
+    """A type's mean WER minus another's, over seeds and speakers (or utterances).
+
+    Attributes:
+        kind: what differs, ``weighting`` or ``position``.
+        within: what is the same: one word, or several where their mean is compared.
+        num_seeds: the fewest runs of any type that takes part.
+        df: degrees of freedom of the t test.
+        seed_error, unit_error: standard errors from seeds alone and from speakers alone.
+    """
+
+    kind: str
+    name: str
+    baseline: str
+    within: list[str]
+    set_name: str
+    difference: float
+    interval: Interval | None
+    p_value: float | None
+    p_holm: float | None
+    df: float
+    num_seeds: int
+    unit: str
+    seed_error: float
+    unit_error: float
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some utterances of a set and each system's WER on them, None without reference words.
+
+    Attributes:
+        by: ``length``, ``speaker`` or ``noise``; label: which, for a reader.
+        low, high: bounds of what they are sorted by (seconds, dB), None for a speaker.
+    """
+
+    set_name: str
+    by: str
+    label: str
+    low: float | None
+    high: float | None
+    num_utterances: int
+    reference_words: int
+    wers: dict[str, float | None]
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Attributes:
     differences: paired ones; a pair whose utterances differ has a note instead.
+    types: of those trained at least twice, and their differences.
+    parts: WER by length, speaker and noise.
     notes: what a reader must know before believing the table, most important first.
     """
 
     rows: list[Row]
     differences: list[Difference]
+    types: list[TypeResult]
+    type_differences: list[TypeDifference]
+    parts: list[Part]
     notes: list[str]
     level: float
     num_resamples: int

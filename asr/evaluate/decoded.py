@@ -30,6 +30,7 @@ class Decoding:
     """How a set was decoded; what an older file does not say is None."""
 
     set_name: str
+    cuts: str | None
     normaliser: str
     search: str | None
     beam: int | None
@@ -76,7 +77,7 @@ def read_decoding(folder: Path) -> Decoding:
     """
     path = folder / DECODE
     content = read_json_object(path)
-    text = {key: field(content, key, str, str(path)) for key in ("search", "device")}
+    text = {key: field(content, key, str, str(path)) for key in ("cuts", "search", "device")}
     number = {key: field(content, key, float, str(path)) for key in ("audio_s", "wall_s", "rtf")}
     count = {
         key: field(content, key, int, str(path))

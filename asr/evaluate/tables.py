@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from asr.evaluate.comparison import Comparison, Difference, Row, SetResult
+from asr.evaluate.comparison import Comparison, Difference, Row, SetResult, TypeDifference
 from asr.evaluate.score import percent
 from asr.evaluate.statistics import Interval
 from asr.files import make_folder, write_atomically
@@ -16,7 +16,7 @@ from asr.files import make_folder, write_atomically
 _NONE = "-"
 # Columns of text; all others hold numbers and are aligned to the right.
 _TEXT_COLUMNS = frozenset(
-    {"system", "weighting", "position", "encoder", "set", "commit", "against"}
+    {"system", "weighting", "position", "encoder", "set", "commit", "against", "what", "within"}
 )
 
 
@@ -31,15 +31,19 @@ def format_terminal(comparison: Comparison) -> str:
     parts = [_caption(comparison), _as_columns(_systems(comparison, repeat=False))]
     if comparison.differences:
         parts += [_difference_caption(comparison), _as_columns(_differences(comparison))]
+    for caption, table in _type_tables(comparison):
+        parts += [caption, _as_columns(table)]
     parts.append("\n".join([*_legend(comparison), *comparison.notes]))
     return "\n\n".join(parts)
 
 
 def format_markdown(comparison: Comparison) -> str:
-    """The tables as Markdown, every cell filled."""
+    """The tables as Markdown, every cell filled, and WER by length and by noise."""
     parts = [_caption(comparison), _as_markdown(_systems(comparison, repeat=True))]
     if comparison.differences:
         parts += [_difference_caption(comparison), _as_markdown(_differences(comparison))]
+    for caption, table in [*_type_tables(comparison), *_part_tables(comparison)]:
+        parts += [caption, _as_markdown(table)]
     parts.append("\n".join(f"- {note}" for note in [*comparison.notes, *_legend(comparison)]))
     commands = [row for row in comparison.rows if row.run.command]
     if commands:
@@ -112,14 +116,78 @@ def _set_cells(result: SetResult | None) -> list[str]:
 
 
 def _differences(comparison: Comparison) -> _Table:
-    header = ["system", "set", "difference", f"[{100 * comparison.level:g} %]", "p", "better in"]
+    header = ["system", "set", "difference", f"[{100 * comparison.level:g} %]", "p"]
+    header += ["p (Holm)", "p (MAPSSWE)", "better in"]
     return _Table(header, [_difference_cells(one) for one in comparison.differences])
 
 
 def _difference_cells(one: Difference) -> list[str]:
     better = _NONE if one.better_share is None else f"{100 * one.better_share:.1f} %"
-    difference = f"{100 * one.difference:+.2f}"
-    return [one.name, one.set_name, difference, _interval(one.interval), _p(one.p_value), better]
+    segments = None if one.mapsswe is None else one.mapsswe.p_value
+    tests = [p_text(one.p_value), p_text(one.p_holm), p_text(segments)]
+    return [one.name, one.set_name, points(one.difference), _interval(one.interval), *tests, better]
+
+
+def _type_tables(comparison: Comparison) -> list[tuple[str, _Table]]:
+    """Types and their differences, with captions; none where no type was trained twice."""
+    level = f"[{100 * comparison.level:g} %]"
+    tables = []
+    if comparison.types:
+        header = ["weighting", "position", "set", "runs", f"mean WER % {level}", "runs' WERs"]
+        rows = [
+            [
+                one.weighting,
+                one.position,
+                one.set_name,
+                str(len(one.names)),
+                f"{percent(one.wer)} {_interval(one.interval)}".rstrip(),
+                " ".join(percent(wer) for wer in one.wers),
+            ]
+            for one in comparison.types
+        ]
+        tables.append(("Attention types, over the seeds of their trainings:", _Table(header, rows)))
+    if comparison.type_differences:
+        header = ["what", "within", "set", "seeds", "difference", level, "p", "p (Holm)", "df"]
+        rows = [
+            [
+                f"{one.name} - {one.baseline}",
+                within_text(one),
+                one.set_name,
+                str(one.num_seeds),
+                points(one.difference),
+                _interval(one.interval),
+                p_text(one.p_value),
+                p_text(one.p_holm),
+                f"{one.df:.1f}",
+            ]
+            for one in comparison.type_differences
+        ]
+        caption = "Differences of attention types in points of WER, over seeds and speakers:"
+        tables.append((caption, _Table(header, rows)))
+    return tables
+
+
+def _part_tables(comparison: Comparison) -> list[tuple[str, _Table]]:
+    tables = []
+    for by in ("length", "noise"):
+        parts = [part for part in comparison.parts if part.by == by]
+        if not parts:
+            continue
+        labels = list(dict.fromkeys((part.set_name, part.label) for part in parts))
+        header = ["system", *(label for _, label in labels)]
+        rows = []
+        for row in comparison.rows:
+            cells = []
+            for key in labels:
+                found = [
+                    part.wers[row.name]
+                    for part in parts
+                    if (part.set_name, part.label) == key and row.name in part.wers
+                ]
+                cells.append(_NONE if not found or found[0] is None else percent(found[0]))
+            rows.append([row.name, *cells])
+        tables.append((f"WER % by {by}:", _Table(header, rows)))
+    return tables
 
 
 def _caption(comparison: Comparison) -> str:
@@ -150,23 +218,51 @@ def _difference_caption(comparison: Comparison) -> str:
 
 def _legend(comparison: Comparison) -> list[str]:
     """What the columns mean, where there is something to explain."""
-    units = {(name, result.unit) for row in comparison.rows for name, result in row.sets.items()}
+    units = {
+        (name, result.unit, result.method)
+        for row in comparison.rows
+        for name, result in row.sets.items()
+    }
     lines = []
     if units:
-        resampled = ", ".join(f"{unit}s of {name}" for name, unit in sorted(units))
-        lines.append(
-            f"[{100 * comparison.level:g} %]: percentile bootstrap interval, "
-            f"{comparison.num_resamples} resamples of {resampled} (seed {comparison.seed})."
-        )
+        lines += [_method_line(comparison, *unit) for unit in sorted(units)]
         lines.append(
             "S/D/I: substituted, deleted, inserted words. RTF: decoding time over audio time."
         )
     lines.append("train: seconds of audio per second of training. commit +: with local changes.")
     if comparison.differences:
+        lines.append("MAPSSWE: NIST's matched-pairs sentence-segment test, blind to speakers.")
         lines.append("better in: share of the resamples in which the system had fewer errors.")
-    if len(comparison.differences) > 1:
-        lines.append("Each p is of its own comparison, not corrected for their number.")
+    if max(len(comparison.differences), len(comparison.type_differences)) > 1:
+        lines.append("p (Holm): corrected for the number of comparisons in its table.")
+    if comparison.type_differences:
+        lines.append(
+            "Types: t over seeds and speakers, both taken as samples (docs/statistics.md)."
+        )
     return lines
+
+
+def _method_line(comparison: Comparison, set_name: str, unit: str, method: str) -> str:
+    level = f"[{100 * comparison.level:g} %]"
+    if method == "t":
+        return f"{level}, p: Student's t over {unit}s of {set_name}."
+    return (
+        f"{level}: studentised bootstrap, p: random signs; {comparison.num_resamples} resamples of "
+        f"{unit}s of {set_name} (seed {comparison.seed})."
+    )
+
+
+def within_text(one: TypeDifference) -> str:
+    """What is the same in a difference of types: a word, or how many words' mean."""
+    if len(one.within) == 1:
+        return one.within[0]
+    other = "position" if one.kind == "weighting" else "weighting"
+    return f"mean of {len(one.within)} {other}s"
+
+
+def points(difference: float) -> str:
+    """A difference of two rates in points of percent."""
+    return f"{100 * difference:+.2f}"
 
 
 def _interval(interval: Interval | None, scale: float = 100.0) -> str:
@@ -175,7 +271,8 @@ def _interval(interval: Interval | None, scale: float = 100.0) -> str:
     return f"[{scale * interval.low:.2f}, {scale * interval.high:.2f}]"
 
 
-def _p(value: float | None) -> str:
+def p_text(value: float | None) -> str:
+    """Three decimals, or that it is below 0.001."""
     if value is None:
         return _NONE
     return "<0.001" if value < 0.001 else f"{value:.3f}"

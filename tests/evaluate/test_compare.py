@@ -14,6 +14,7 @@ import pytest
 from asr.errors import InputError
 from asr.evaluate.compare import compare, format_terminal, write_comparison
 from asr.evaluate.score import score_folder
+from asr.evaluate.statistics import holm, student, studentised_bootstrap
 from asr.evaluate.tables import format_markdown
 from asr.wer import count_errors
 
@@ -144,43 +145,44 @@ def test_rows_of_the_table(pair: list[Path]) -> None:
     assert max(len(line) for line in text.splitlines()) <= 120
 
 
-def test_bootstrap_is_over_speakers_and_paired(pair: list[Path], tmp_path: Path) -> None:
-    """The same intervals from a plain loop over resamples of speakers."""
-    errors: dict[str, np.ndarray] = {}
-    for folder in pair:
-        lines = (folder / "decode" / "test" / "hypotheses.jsonl").read_text().splitlines()
-        totals: dict[str, list[int]] = {}
-        for line in map(json.loads, lines):
-            counts = count_errors(line["reference"].split(), line["hypothesis"].split())
-            one = totals.setdefault(line["speaker"], [0, 0])
-            one[0] += counts.errors
-            one[1] += counts.reference_words
-        errors[folder.name] = np.array([totals[speaker] for speaker in sorted(totals)])
+def per_speaker(folder: Path) -> np.ndarray:
+    """(errors, words) of each speaker of a decoded test set, recounted."""
+    lines = (folder / "decode" / "test" / "hypotheses.jsonl").read_text().splitlines()
+    totals: dict[str, list[int]] = {}
+    for line in map(json.loads, lines):
+        counts = count_errors(line["reference"].split(), line["hypothesis"].split())
+        one = totals.setdefault(line["speaker"], [0, 0])
+        one[0] += counts.errors
+        one[1] += counts.reference_words
+    return np.array([totals[speaker] for speaker in sorted(totals)], dtype=float)
+
+
+def test_units_are_speakers_and_paired(pair: list[Path]) -> None:
+    """The same intervals and p-value from a plain loop over speakers."""
+    base, new = (per_speaker(folder) for folder in pair)
     rng = np.random.default_rng(99)
-    wers, differences = [], []
-    for _ in range(4000):
-        drawn = rng.integers(12, size=12)
-        base, new = errors["base"][drawn].sum(axis=0), errors["new"][drawn].sum(axis=0)
-        wers.append(base[0] / base[1])
-        differences.append(new[0] / new[1] - base[0] / base[1])
     comparison = compare(pair)
+    expected = studentised_bootstrap(base[:, :1], base[:, 1:], 4000, 99, 0.95)
     interval = comparison.rows[0].sets["test"].interval
     assert interval is not None
-    assert [interval.low, interval.high] == pytest.approx(
-        np.quantile(wers, [0.025, 0.975]), abs=4e-3
-    )
+    assert [interval.low, interval.high] == pytest.approx([end[0] for end in expected], rel=0.05)
     (difference,) = comparison.differences
     assert (difference.name, difference.baseline) == ("new", "base")
     assert (difference.set_name, difference.unit) == ("test", "speaker")
-    assert difference.interval is not None
-    assert [difference.interval.low, difference.interval.high] == pytest.approx(
-        np.quantile(differences, [0.025, 0.975]), abs=4e-3
-    )
-    assert difference.better_share == pytest.approx(np.mean(np.array(differences) < 0), abs=0.01)
+    assert difference.method == "random signs"
+    observed = new[:, 0] - base[:, 0]
+    signs = rng.choice([-1, 1], size=(20_000, 12))
+    larger = np.abs(signs @ observed) >= abs(observed.sum())
+    assert difference.p_value == pytest.approx(larger.mean(), abs=0.01)
+    drawn = rng.integers(12, size=(4000, 12))
+    better = (new[drawn, 0].sum(axis=1) < base[drawn, 0].sum(axis=1)).mean()
+    assert difference.better_share == pytest.approx(better, abs=0.01)
     wer = [row.sets["test"].wer for row in comparison.rows]
     assert wer[0] is not None
     assert wer[1] is not None
     assert difference.difference == pytest.approx(wer[1] - wer[0])
+    assert difference.interval is not None
+    assert difference.interval.low < difference.difference < difference.interval.high
 
 
 def test_difference_is_printed(pair: list[Path]) -> None:
@@ -203,7 +205,7 @@ def test_equal_systems_do_not_differ(tmp_path: Path) -> None:
     assert (one.difference, one.p_value, one.better_share) == (0.0, 1.0, 0.0)
 
 
-@pytest.mark.parametrize("num_speakers", [4, 12])
+@pytest.mark.parametrize("num_speakers", [2, 12])
 def test_figures_depend_on_the_seed_alone(num_speakers: int, tmp_path: Path) -> None:
     pair = [write_experiment(tmp_path / name) for name in ("a", "b")]
     for seed, folder in enumerate(pair):
@@ -222,13 +224,164 @@ def test_figures_depend_on_the_seed_alone(num_speakers: int, tmp_path: Path) -> 
 
 
 def test_few_speakers_are_said_to_be_few(tmp_path: Path) -> None:
+    folders = [write_experiment(tmp_path / name) for name in ("a", "b")]
+    for seed, folder in enumerate(folders):
+        write_decoded(folder, "test", 0.2, num_speakers=4, seed=seed)
+    comparison = compare(folders)
+    result = comparison.rows[0].sets["test"]
+    assert (result.unit, result.method) == ("speaker", "t")
+    one, other = (per_speaker(folder) for folder in folders)
+    expected = student(other[:, :1] - one[:, :1], one[:, 1:], 0.95)
+    assert comparison.differences[0].method == "t"
+    assert comparison.differences[0].p_value == expected.p_k[0]
+    text = format_terminal(comparison)
+    assert "Student's t over speakers of test" in text
+    assert "4 speakers are too few to resample" in text
+
+
+def test_two_speakers_say_nothing_of_a_third(tmp_path: Path) -> None:
     exp = write_experiment(tmp_path / "a")
-    write_decoded(exp, "test", 0.2, num_speakers=4)
+    write_decoded(exp, "test", 0.2, num_speakers=2)
     comparison = compare([exp])
     assert comparison.rows[0].sets["test"].unit == "utterance"
+    assert "2 speakers are too few to say anything of another speaker" in comparison.notes[0]
+
+
+def test_p_values_are_corrected_over_the_table(tmp_path: Path) -> None:
+    folders = [write_experiment(tmp_path / name) for name in "abcd"]
+    for seed, (folder, rate) in enumerate(zip(folders, (0.2, 0.19, 0.15, 0.05), strict=True)):
+        write_decoded(folder, "test", rate, seed=seed)
+    found = compare(folders).differences
+    assert [one.p_holm for one in found] == holm([one.p_value or 0.0 for one in found])
+    assert found[2].p_holm == pytest.approx(3 * min(one.p_value or 0.0 for one in found))
+    assert all(one.mapsswe is not None for one in found)
+
+
+def seeds_of(folder: Path, weighting: str, position: str, rate: float) -> list[Path]:
+    """Three trainings of a type."""
+    folders = []
+    for seed in (1, 2, 3):
+        name = f"{weighting}-{position}-{seed}"
+        exp = write_experiment(folder / name, weighting=weighting, position=position, seed=seed)
+        write_decoded(exp, "test", rate, seed=hash_of(name))
+        folders.append(exp)
+    return folders
+
+
+def hash_of(name: str) -> int:
+    return sum(ord(char) * (k + 1) for k, char in enumerate(name))
+
+
+def test_types_over_seeds(tmp_path: Path) -> None:
+    rates = {
+        ("softmax", "rope"): 0.3,
+        ("sigmoid", "rope"): 0.1,
+        ("softmax", "alibi"): 0.3,
+        ("sigmoid", "alibi"): 0.1,
+        ("relu", "alibi"): 0.3,
+    }
+    folders = [e for words, rate in rates.items() for e in seeds_of(tmp_path, *words, rate)]
+    comparison = compare(folders)
+    assert [(one.weighting, one.position) for one in comparison.types] == list(rates)
+    for one in comparison.types:
+        assert one.names == [f"{one.weighting}-{one.position}-{seed}" for seed in (1, 2, 3)]
+        assert one.wer == pytest.approx(np.mean(one.wers))
+        assert one.interval is not None
+        assert one.interval.low < one.wer < one.interval.high
+    scopes = [(one.name, one.baseline, one.within) for one in comparison.type_differences]
+    assert scopes == [
+        ("sigmoid", "softmax", ["rope", "alibi"]),
+        ("sigmoid", "softmax", ["rope"]),
+        ("sigmoid", "softmax", ["alibi"]),
+        ("relu", "softmax", ["alibi"]),
+        ("alibi", "rope", ["softmax", "sigmoid"]),
+    ]
+    overall, relu, alibi = (comparison.type_differences[k] for k in (0, 3, 4))
+    mean = {(one.weighting, one.position): one.wer for one in comparison.types}
+    sigmoid = (mean["sigmoid", "rope"] + mean["sigmoid", "alibi"]) / 2
+    softmax = (mean["softmax", "rope"] + mean["softmax", "alibi"]) / 2
+    assert overall.difference == pytest.approx(sigmoid - softmax)
+    assert overall.p_value is not None
+    assert overall.p_holm is not None
+    assert overall.p_value < overall.p_holm < 0.001
+    assert relu.p_value is not None
+    assert relu.p_value > 0.05
+    assert alibi.p_value is not None
+    assert alibi.p_value > 0.05
     text = format_terminal(comparison)
-    assert "resamples of utterances of test" in text
-    assert "4 speakers are too few to resample" in text
+    assert "mean of 2 positions" in text
+    assert "sigmoid - softmax" in text
+
+
+def test_the_same_training_twice_is_no_second_seed(tmp_path: Path) -> None:
+    folders = [write_experiment(tmp_path / name) for name in ("a", "b")]
+    for seed, folder in enumerate(folders):
+        write_decoded(folder, "test", 0.2, seed=seed)
+    comparison = compare(folders)
+    assert comparison.types == []
+    assert "b has the type and the seed of a: not counted" in comparison.notes[0]
+
+
+def test_types_of_different_encoders_are_not_compared(tmp_path: Path) -> None:
+    folders = [
+        write_experiment(tmp_path / str(seed), seed=seed, encoder=encoder)
+        for seed, encoder in enumerate(("conformer", "conformer", "transformer"))
+    ]
+    for seed, folder in enumerate(folders):
+        write_decoded(folder, "test", 0.2, seed=seed)
+    comparison = compare(folders)
+    assert comparison.types == []
+    assert "test: encoders differ, so no attention types are compared" in comparison.notes
+
+
+def test_parts_by_length_speaker_and_noise(tmp_path: Path) -> None:
+    """Utterances of 1 to 60 s, the longer ones noisier; every word of the last part is wrong."""
+    exp = write_experiment(tmp_path / "a")
+    write_decoded(exp, "test", 0.2, references=[["a", "b"]] * 60)
+    folder = exp / "decode" / "test"
+    lines = [json.loads(line) for line in (folder / "hypotheses.jsonl").read_text().splitlines()]
+    cuts = []
+    for k, line in enumerate(lines):
+        line["duration_s"] = k + 1.0
+        line["hypothesis"] = "x y" if k >= 45 else "a b"
+        cuts.append({"id": line["id"], "custom": {"snr_db": 60.0 - k}})
+    (folder / "hypotheses.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    manifest = tmp_path / "test.cuts.jsonl"
+    manifest.write_text("".join(json.dumps(as_cut(**cut)) + "\n" for cut in cuts))
+    decoding = json.loads((folder / "decode.json").read_text())
+    (folder / "decode.json").write_text(json.dumps({**decoding, "cuts": str(manifest)}))
+    score_folder(folder)
+    parts = compare([exp]).parts
+    by_length = [part for part in parts if part.by == "length"]
+    assert [part.num_utterances for part in by_length] == [14, 15, 15, 16]
+    assert [part.wers["a"] for part in by_length[:3]] == [0.0, 0.0, 0.0]
+    assert by_length[3].wers["a"] == pytest.approx(15 / 16)
+    assert (by_length[0].low, by_length[-1].high) == (1.0, 60.0)
+    noisiest = next(part for part in parts if part.by == "noise")
+    assert noisiest.label.endswith("dB")
+    assert noisiest.wers["a"] == 1.0
+    assert sum(part.by == "speaker" for part in parts) == 12
+    assert "WER % by length" in format_markdown(compare([exp]))
+
+
+def as_cut(id: str, custom: dict[str, float]) -> dict[str, Any]:
+    recording = {
+        "id": id,
+        "sources": [{"type": "file", "channels": [0], "source": "nowhere.flac"}],
+        "sampling_rate": 16000,
+        "num_samples": 16000,
+        "duration": 1.0,
+    }
+    supervision = {"id": id, "recording_id": id, "start": 0.0, "duration": 1.0, "channel": 0}
+    return {
+        "type": "MonoCut",
+        "id": id,
+        "start": 0.0,
+        "duration": 1.0,
+        "channel": 0,
+        "recording": recording,
+        "supervisions": [{**supervision, "custom": custom}],
+    }
 
 
 def test_one_utterance_has_no_interval(tmp_path: Path) -> None:

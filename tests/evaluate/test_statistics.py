@@ -1,21 +1,29 @@
-"""The bootstrap against enumeration, the delta method and simulations whose truth is known."""
+"""Resampling against enumeration, the delta method, hand-computed cases and known truths."""
 
 from __future__ import annotations
 
 import itertools
+import json
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from asr.evaluate.statistics import (
+    holm,
+    log_t,
     percentile_interval,
     pool_by_speaker,
+    random_signs,
     ratios,
     resample_totals,
     resampling_unit,
-    two_sided_p,
+    student,
+    studentised_bootstrap,
 )
 
 Floats = NDArray[np.float64]
@@ -81,30 +89,6 @@ def test_percentile_interval_by_hand() -> None:
             percentile_interval(values, level)
 
 
-@pytest.mark.parametrize(
-    ("differences", "p"),
-    [
-        ([0.0] * 99, 1.0),  # two systems with equal errors everywhere
-        ([1.0] * 99, 2 / 100),
-        ([-1.0] * 99, 2 / 100),
-        ([-1.0] * 9 + [1.0] * 90, 20 / 100),
-        ([-1.0] * 49 + [0.0] + [1.0] * 49, 1.0),
-    ],
-)
-def test_p_by_hand(differences: list[float], p: float) -> None:
-    assert two_sided_p(np.array(differences)) == pytest.approx(p)
-
-
-def test_p_and_interval_agree() -> None:
-    rng = np.random.default_rng(2)
-    for shift in np.linspace(-3.5, 3.5, 60):
-        values = rng.normal(shift, 1.0, size=4000)
-        p = two_sided_p(values)
-        interval = percentile_interval(values, 0.95)
-        if abs(p - 0.05) > 0.002:
-            assert (p < 0.05) == (interval.low > 0 or interval.high < 0)
-
-
 def test_speakers_are_pooled() -> None:
     values_uk = np.array([[1.0, 10.0], [2.0, 20.0], [4.0, 40.0]])
     pooled = pool_by_speaker(values_uk, ["b", "a", "b"])
@@ -112,49 +96,102 @@ def test_speakers_are_pooled() -> None:
 
 
 def test_which_unit() -> None:
-    assert resampling_unit([str(k % 9) for k in range(50)]) == "utterance"
-    assert resampling_unit([str(k % 10) for k in range(50)]) == "speaker"
+    assert resampling_unit([str(k % 2) for k in range(50)]) == "utterance"
+    assert resampling_unit([str(k % 3) for k in range(50)]) == "speaker"
 
 
-def simulated(rng: np.random.Generator, num_speakers: int, spread: float) -> tuple[Floats, Floats]:
-    """(errors, words) per (speaker, utterance); a speaker's error rate is 0.15 times a factor."""
-    words = rng.integers(5, 30, size=(num_speakers, 5))
-    rate = 0.15 * rng.gamma(1 / spread, spread, size=(num_speakers, 1))
-    return rng.poisson(rate * words).astype(float), words.astype(float)
+def column(values: list[float]) -> Floats:
+    return np.array(values)[:, None]
 
 
-def within_binomial_bounds(hits: int, trials: int, share: float) -> bool:
-    return abs(hits - trials * share) <= 3.5 * np.sqrt(trials * share * (1 - share))
+DIFFERENCES = [3.0, -1.0, 4.0, 2.0, -2.0, 5.0, 1.0, 0.0, 3.0, 2.0]
+WORDS = [50.0, 40.0, 60.0, 45.0, 30.0, 70.0, 20.0, 35.0, 55.0, 40.0]
 
 
-def test_coverage_when_speakers_vary() -> None:
-    """Resampling speakers covers the true WER as often as it says; utterances do not."""
-    rng = np.random.default_rng(5)
-    trials, covered = 400, {"speaker": 0, "utterance": 0}
-    for trial in range(trials):
-        errors, words = simulated(rng, num_speakers=80, spread=0.2)
-        by_utterance = np.stack([errors.ravel(), words.ravel()], axis=1)
-        by_speaker = np.stack([errors.sum(axis=1), words.sum(axis=1)], axis=1)
-        for unit, values_uk in (("speaker", by_speaker), ("utterance", by_utterance)):
-            totals = resample_totals(values_uk, 400, seed=trial)
-            interval = percentile_interval(ratios(totals[:, 0], totals[:, 1]))
-            covered[unit] += interval.low <= 0.15 <= interval.high
-    # A percentile interval over 80 skewed units is a little short of its 95 %.
-    assert within_binomial_bounds(covered["speaker"], trials, 0.94)
-    assert covered["utterance"] < 0.85 * trials
+def enumerated_p(shift: float) -> float:
+    """The mid p-value of the randomisation test over all 1024 exchanges of labels."""
+    d = np.array(DIFFERENCES) - shift * np.array(WORDS)
+    sums = np.abs(np.array(list(itertools.product([-1, 1], repeat=10))) @ d)
+    observed = abs(d.sum())
+    ties = np.isclose(sums, observed, rtol=1e-12, atol=1e-12)
+    return float(((sums > observed) & ~ties).mean() + ties.mean() / 2)
 
 
-def test_rejection_rate_where_there_is_no_difference() -> None:
-    """Two systems with the same error rate, correlated through their common utterances."""
-    rng = np.random.default_rng(6)
-    trials, rejected = 400, 0
-    for trial in range(trials):
-        words = rng.integers(5, 30, size=150)
-        rate = 0.15 * rng.gamma(2.0, 0.5, size=150)
-        errors_2u = rng.poisson(rate * words, size=(2, 150))
-        totals = resample_totals(np.stack([*errors_2u, words], axis=1).astype(float), 400, trial)
-        rejected += two_sided_p(ratios(totals[:, 1] - totals[:, 0], totals[:, 2])) <= 0.05
-    assert within_binomial_bounds(rejected, trials, 0.05)
+def test_random_signs_against_all_exchanges() -> None:
+    found = random_signs(column(DIFFERENCES), column(WORDS), 40_000, 1, 0.95)
+    assert found.p_k[0] == pytest.approx(enumerated_p(0.0), abs=0.004)
+    # The interval holds what the test does not reject, and nothing else.
+    for end, inwards in ((found.low_k[0], 1), (found.high_k[0], -1)):
+        assert enumerated_p(end + inwards * 0.004) > 0.05
+        assert enumerated_p(end - inwards * 0.004) < 0.05
+
+
+def test_random_signs_of_nothing_and_of_everything() -> None:
+    words = column([10.0] * 12)
+    assert random_signs(column([0.0] * 12), words, 999, 1, 0.95).p_k[0] == 1
+    assert random_signs(column([1.0, -1.0] * 6), words, 999, 1, 0.95).p_k[0] == 1
+    everywhere = random_signs(column([2.0] * 12), words, 9999, 1, 0.95)
+    assert everywhere.p_k[0] < 0.002
+    assert (everywhere.low_k[0], everywhere.high_k[0]) == pytest.approx((0.2, 0.2))
+    # Five units cannot reject: there are but 16 splits.
+    few = random_signs(column([2.0] * 4), column([10.0] * 4), 9999, 1, 0.95)
+    assert few.p_k[0] > 0.05
+    assert few.low_k[0] == -np.inf
+    mirrored = random_signs(column([-d for d in DIFFERENCES]), column(WORDS), 999, 1, 0.95)
+    straight = random_signs(column(DIFFERENCES), column(WORDS), 999, 1, 0.95)
+    assert mirrored.p_k[0] == straight.p_k[0]
+    assert mirrored.low_k[0] == -straight.high_k[0]
+
+
+def test_student_by_hand() -> None:
+    """Equal words: the paired t test of the units' differences 1, 2, 3 per ten words."""
+    found = student(column([1.0, 2.0, 3.0]), column([10.0] * 3), 0.95)
+    # t = 2 / (1 / sqrt 3) = 3.4641 with two degrees of freedom
+    assert found.p_k[0] == pytest.approx(1 - 3.4641016 / np.sqrt(2 + 12), abs=1e-7)
+    half = 4.30265273 / np.sqrt(3) / 10
+    assert (found.low_k[0], found.high_k[0]) == pytest.approx((0.2 - half, 0.2 + half))
+    assert student(column([0.0] * 3), column([10.0] * 3), 0.95).p_k[0] == 1
+
+
+def test_log_t_by_hand() -> None:
+    low, high = log_t(column([1.0, 2.0, 3.0]), column([10.0] * 3), 0.95)
+    factor = np.exp(4.30265273 * (0.1 / np.sqrt(3)) / 0.2)
+    assert (low[0], high[0]) == pytest.approx((0.2 / factor, 0.2 * factor))
+    assert np.isnan(log_t(column([0.0] * 3), column([10.0] * 3), 0.95)[0][0])
+
+
+def test_studentised_bootstrap_against_a_plain_loop() -> None:
+    rng = np.random.default_rng(3)
+    errors, words = rng.gamma(2, 4, size=15).round(), rng.integers(40, 90, size=15)
+
+    def estimate(chosen: NDArray[np.int64]) -> tuple[float, float]:
+        e, w = errors[chosen], words[chosen]
+        rate = e.sum() / w.sum()
+        return rate, float(np.sqrt(15 / 14 * ((e - rate * w) ** 2).sum()) / w.sum())
+
+    wer, error = estimate(np.arange(15))
+    ts = []
+    for _ in range(20_000):
+        one, its_error = estimate(rng.integers(15, size=15))
+        ts.append((one - wer) / its_error)
+    low, high = np.quantile(ts, [0.025, 0.975])
+    found = studentised_bootstrap(
+        errors[:, None], words[:, None].astype(float), 20_000, seed=1, level=0.95
+    )
+    assert (found[0][0], found[1][0]) == pytest.approx(
+        (wer - high * error, wer - low * error), rel=0.02
+    )
+
+
+def test_errors_in_too_few_units_have_no_upper_end() -> None:
+    found = studentised_bootstrap(column([5.0] + [0.0] * 11), column([50.0] * 12), 999, 1, 0.95)
+    assert not np.isfinite(found[1][0])
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.5]) == [1.0, 1.0]
+    assert holm([]) == []
 
 
 def test_a_planted_difference_is_found_by_pairing_only() -> None:
@@ -164,8 +201,33 @@ def test_a_planted_difference_is_found_by_pairing_only() -> None:
     hard = rng.gamma(0.5, 2.0, size=300)  # utterances differ far more than systems
     common = rng.poisson(0.04 * hard * words).astype(float)
     worse = common + rng.binomial(1, 0.2, size=300)
-    totals = resample_totals(np.stack([common, worse, words], axis=1), 2000, seed=0)
-    assert two_sided_p(ratios(totals[:, 1] - totals[:, 0], totals[:, 2])) < 0.01
-    one = percentile_interval(ratios(totals[:, 0], totals[:, 2]))
-    other = percentile_interval(ratios(totals[:, 1], totals[:, 2]))
-    assert one.high > other.low
+    assert random_signs((worse - common)[:, None], words[:, None], 2000, 0, 0.95).p_k[0] < 0.01
+    pair = np.stack([common, worse], axis=1)
+    low, high = studentised_bootstrap(pair, words[:, None], 2000, 0, 0.95)
+    assert high[0] > low[1]
+
+
+def checked(folder: Path, *words: str) -> dict[tuple[str, str, str], float]:
+    """Every rate of tools/check_statistics.py, which fails where a test's level is not 5 %."""
+    out = folder / "rates.json"
+    tool = Path(__file__).parents[2] / "tools" / "check_statistics.py"
+    subprocess.run([sys.executable, tool, "--out", out, *words], check=True)
+    rates = json.loads(out.read_text())["rates"]
+    return {(one["table"], one["row"], one["column"]): one["rate"] for one in rates}
+
+
+def test_levels_and_coverage_in_short(tmp_path: Path) -> None:
+    rates = checked(tmp_path, "--trials", "600")
+    speaker = "rejections %, no difference: labels exchanged per speaker"
+    # With four speakers the bootstrap would claim a difference three times as often as it may.
+    assert rates[speaker, "4 speakers", "percentile bootstrap, speakers"] > 0.12
+    assert rates[speaker, "20 speakers", "MAPSSWE"] > 0.1
+    for row in ("4 speakers", "20 speakers"):
+        row = f"{row}, rates vary by 70 %"
+        assert rates["coverage", row, "`asr compare`"] > 0.92
+        assert rates["coverage", row, "percentile bootstrap"] < 0.93
+
+
+@pytest.mark.slow
+def test_levels_over_ten_thousand_trials(tmp_path: Path) -> None:
+    checked(tmp_path, "--trials", "10000")

@@ -1,0 +1,162 @@
+"""From systems to attention types: runs that differ in the seed alone, taken together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from asr.evaluate.comparison import TypeDifference, TypeResult
+from asr.evaluate.experiment import Run
+from asr.evaluate.hierarchical import Contrast, contrast
+from asr.evaluate.paired import Group
+from asr.evaluate.statistics import Interval
+from asr.evaluate.student import t_quantile, two_sided_t
+
+MIN_RUNS = 2
+# What a claim in words takes; fewer seeds are an indication.
+CLAIM_RUNS = 5
+
+Type = tuple[str, str]
+"""(weighting, position)"""
+
+
+def find_types(
+    group: Group, runs: Sequence[Run], names: Sequence[str]
+) -> tuple[dict[Type, list[int]], list[str]]:
+    """(columns of the group's systems by type, notes): types with two runs or more, in order.
+
+    A second run of one type and seed is no replicate and is left out. No types where encoders
+    differ: then more than the attention does.
+    """
+    found: dict[Type, dict[int | None, int]] = {}
+    notes: list[str] = []
+    for column, member in enumerate(group.members):
+        run = runs[member]
+        if run.weighting is None or run.position is None:
+            continue
+        seeds = found.setdefault((run.weighting, run.position), {})
+        if run.seed in seeds:
+            notes.append(
+                f"{group.set_name}: {names[member]} has the type and the seed of "
+                f"{names[group.members[seeds[run.seed]]]}: not counted as another training"
+            )
+        else:
+            seeds[run.seed] = column
+    types = {kind: list(one.values()) for kind, one in found.items() if len(one) >= MIN_RUNS}
+    if types and len({runs[member].encoder for member in group.members}) > 1:
+        return {}, [f"{group.set_name}: encoders differ, so no attention types are compared"]
+    return types, notes
+
+
+def type_results(
+    group: Group, types: dict[Type, list[int]], names: Sequence[str], level: float
+) -> list[TypeResult]:
+    """Each type's mean WER with its interval."""
+    results = []
+    wer_m = group.errors_um.sum(axis=0) / max(1.0, group.words_u.sum())
+    for (weighting, position), columns in types.items():
+        found = _contrast(group, {(weighting, position): 1.0}, types)
+        results.append(
+            TypeResult(
+                weighting=weighting,
+                position=position,
+                set_name=group.set_name,
+                names=[names[group.members[column]] for column in columns],
+                wers=[float(wer_m[column]) for column in columns],
+                wer=float(wer_m[columns].mean()),
+                interval=None if found is None else _tested(found, level)[0],
+            )
+        )
+    return results
+
+
+def type_differences(
+    group: Group, types: dict[Type, list[int]], level: float
+) -> list[TypeDifference]:
+    """Weightings against the first weighting, positions against the first position.
+
+    Each over all that the two have in common, and weightings also at each position by itself.
+    """
+    results: list[TypeDifference] = []
+    for kind, axis in (("weighting", 0), ("position", 1)):
+        words = list(dict.fromkeys(one[axis] for one in types))
+        for word in words[1:]:
+            common = [
+                one[1 - axis]
+                for one in types
+                if one[axis] == word and _pair(axis, words[0], one[1 - axis]) in types
+            ]
+            scopes = [common] if common else []
+            if kind == "weighting" and len(common) > 1:
+                scopes += [[other] for other in common]
+            for scope in scopes:
+                results += _difference(group, types, (kind, axis), (word, words[0]), scope, level)
+    return results
+
+
+def _difference(
+    group: Group,
+    types: dict[Type, list[int]],
+    what: tuple[str, int],
+    words: tuple[str, str],
+    scope: list[str],
+    level: float,
+) -> list[TypeDifference]:
+    (kind, axis), (word, baseline) = what, words
+    signs = {
+        _pair(axis, name, other): sign / len(scope)
+        for name, sign in ((word, 1.0), (baseline, -1.0))
+        for other in scope
+    }
+    found = _contrast(group, signs, types)
+    if found is None:
+        return []
+    interval, p_value = _tested(found, level)
+    return [
+        TypeDifference(
+            kind=kind,
+            name=word,
+            baseline=baseline,
+            within=scope,
+            set_name=group.set_name,
+            difference=float(found.estimate_k[0]),
+            interval=interval,
+            p_value=p_value,
+            p_holm=None,
+            df=float(found.df_k[0]),
+            num_seeds=min(len(types[one]) for one in signs),
+            unit=group.unit,
+            seed_error=float(found.seeds_k[0]),
+            unit_error=float(found.speakers_k[0]),
+        )
+    ]
+
+
+def _pair(axis: int, word: str, other: str) -> Type:
+    return (word, other) if axis == 0 else (other, word)
+
+
+def _contrast(
+    group: Group, signs: dict[Type, float], types: dict[Type, list[int]]
+) -> Contrast | None:
+    """Of the mean of each type's runs times its sign; None without anything to compare."""
+    if not group.testable:
+        return None
+    columns, weights, type_r = [], [], []
+    for number, (one, sign) in enumerate(signs.items()):
+        columns += types[one]
+        weights += [sign / len(types[one])] * len(types[one])
+        type_r += [number] * len(types[one])
+    errors_ru = group.errors_nm[:, columns].T
+    return contrast(errors_ru[None], group.words_n[None], np.array(weights), type_r)
+
+
+def _tested(found: Contrast, level: float) -> tuple[Interval | None, float | None]:
+    """(interval, p-value); (None, None) where nothing varies at all."""
+    estimate, error = float(found.estimate_k[0]), float(np.sqrt(found.variance_k[0]))
+    if error == 0:
+        return None, None
+    df = float(found.df_k[0])
+    half = t_quantile(level, df) * error
+    return Interval(estimate - half, estimate + half), two_sided_t(estimate / error, df)

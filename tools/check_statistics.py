@@ -1,0 +1,366 @@
+"""Do the tests of `asr compare` reject as often as they say, and do its intervals cover?
+
+    python tools/check_statistics.py --trials 10000 --out docs/results/statistics.json
+    python tools/check_statistics.py --pair exp/a exp/b --set test      # a null from real hypotheses
+
+Null trials draw a new test set from a pool of decoded utterances (speakers with replacement) and
+exchange the two systems' labels at random, per utterance or per speaker, so that no test may reject
+more often than 5 %. The pool is simulated, or the hypotheses of two experiments. Prints Markdown; exit
+status 1 if a rate that a test vouches for is outside its 99 % binomial interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from asr.evaluate.decoded import read_utterances
+from asr.evaluate.hierarchical import contrast
+from asr.evaluate.mapsswe import Slot, errors_by_word, segment_errors
+from asr.evaluate.statistics import (
+    MIN_RESAMPLED,
+    Floats,
+    log_t,
+    random_signs,
+    resample_totals,
+    student,
+    studentised_bootstrap,
+)
+from asr.evaluate.student import two_sided_normal, two_sided_t
+
+LEVEL = 0.05
+RESAMPLES = 999
+BLOCK = 500  # trials computed together
+UTTERANCES = 20  # per speaker
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How often something happened. vouched: ``equal`` to or ``at most`` expected, or nothing."""
+
+    table: str
+    row: str
+    column: str
+    rate: float
+    trials: int
+    expected: float
+    vouched: str
+
+    @property
+    def half_width(self) -> float:
+        return 2.576 * math.sqrt(self.expected * (1 - self.expected) / self.trials)
+
+    @property
+    def wrong(self) -> bool:
+        above = self.rate > self.expected + self.half_width
+        below = self.rate < self.expected - self.half_width
+        return {"equal": above or below, "at most": above, "at least": below, "": False}[
+            self.vouched
+        ]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Per speaker and utterance: words, errors of two systems, MAPSSWE's (n, sum, squares)."""
+
+    words_su: Floats
+    errors_2su: Floats
+    segments_3su: Floats
+
+
+def simulated_pool(rng: np.random.Generator, ratio: float, num_speakers: int = 150) -> Pool:
+    """Word by word: speakers' error rates vary by 70 %, systems differ by 30 % between speakers.
+
+    Args:
+        ratio: error rate of the second system over that of the first.
+    """
+    words = rng.integers(3, 11, size=(num_speakers, UTTERANCES))
+    common_s = 0.1 * rng.gamma(2.0, 0.5, size=num_speakers)
+    own_2s = common_s * np.exp(rng.normal(0, 0.3, size=(2, num_speakers)))
+    own_2s[1] *= ratio
+    errors = np.zeros((2, num_speakers, UTTERANCES))
+    segments = np.zeros((3, num_speakers, UTTERANCES))
+    for s in range(num_speakers):
+        for u in range(UTTERANCES):
+            hard = rng.random(words[s, u]) < common_s[s] / 2  # for both systems alike
+            wrong = [hard | (rng.random(words[s, u]) < rate / 2) for rate in own_2s[:, s]]
+            slots = [[Slot(0, int(one)) for one in system] for system in wrong]
+            errors[:, s, u] = [system.sum() for system in wrong]
+            segments[:, s, u] = segment_sums(*slots)
+    return Pool(words.astype(float), errors, segments)
+
+
+def pool_of(pair: Sequence[Path], set_name: str) -> Pool:
+    """The hypotheses of two experiments; speakers with fewer utterances are padded with nothing."""
+    one, other = (
+        {u.id: u for u in read_utterances(folder / "decode" / set_name)} for folder in pair
+    )
+    speakers: dict[str, list[tuple[int, list[int], tuple[float, float, float]]]] = {}
+    for id_, utterance in one.items():
+        reference = utterance.reference.split()
+        slots = [
+            errors_by_word(reference, system[id_].hypothesis.split()) for system in (one, other)
+        ]
+        errors = [sum(slot.inserted + slot.wrong for slot in system) for system in slots]
+        row = (len(reference), errors, segment_sums(*slots))
+        speakers.setdefault(utterance.speaker, []).append(row)
+    longest = max(len(rows) for rows in speakers.values())
+    shape = (len(speakers), longest)
+    words, errors_2, segments = np.zeros(shape), np.zeros((2, *shape)), np.zeros((3, *shape))
+    for s, rows in enumerate(speakers.values()):
+        for u, (count, errors, sums) in enumerate(rows):
+            words[s, u], errors_2[:, s, u], segments[:, s, u] = count, errors, sums
+    return Pool(words, errors_2, segments)
+
+
+def segment_sums(one: Sequence[Slot], other: Sequence[Slot]) -> tuple[float, float, float]:
+    differences = [a - b for a, b in segment_errors(one, other)]
+    return len(differences), sum(differences), sum(d * d for d in differences)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A block of test sets: differences and words (trial, speaker, utterance), segments (3, …)."""
+
+    differences: Floats
+    words: Floats
+    segments: Floats
+
+
+def draw(pool: Pool, rng: np.random.Generator, num_speakers: int, swap: str, size: int) -> Trial:
+    """New test sets. swap: exchange labels per ``speaker``, per ``utterance``, or ``never``."""
+    chosen = rng.integers(len(pool.words_su), size=(size, num_speakers))
+    differences = (pool.errors_2su[1] - pool.errors_2su[0])[chosen]
+    segments = pool.segments_3su[:, chosen]
+    signs = np.ones_like(differences)
+    if swap == "speaker":
+        signs *= rng.choice([-1.0, 1.0], size=(size, num_speakers, 1))
+    elif swap == "utterance":
+        signs *= rng.choice([-1.0, 1.0], size=differences.shape)
+    segments = segments * np.stack([np.ones_like(signs), signs, np.ones_like(signs)])
+    return Trial(differences * signs, pool.words_su[chosen], segments)
+
+
+def p_values(trial: Trial) -> dict[str, Floats]:
+    """Of each test, one per trial; the last one is what `asr compare` does not use."""
+    size, num_speakers, _ = trial.differences.shape
+    by_speaker = trial.differences.sum(axis=2).T, trial.words.sum(axis=2).T
+    by_utterance = trial.differences.reshape(size, -1).T, trial.words.reshape(size, -1).T
+    number, total, squares = trial.segments.sum(axis=(2, 3))
+    variance = (squares - total**2 / number) / (number - 1)
+    z = total / np.sqrt(number * variance)
+    found = {}
+    if num_speakers >= MIN_RESAMPLED:
+        found["random signs, speakers"] = random_signs(*by_speaker, RESAMPLES, 1, 0.95).p_k
+    found["t, speakers"] = student(*by_speaker, 0.95).p_k
+    found["random signs, utterances"] = random_signs(*by_utterance, RESAMPLES, 1, 0.95).p_k
+    found["MAPSSWE"] = np.array([two_sided_normal(float(one)) for one in z])
+    found["percentile bootstrap, speakers"] = percentile_p(*by_speaker)
+    return found
+
+
+def percentile_p(differences_uk: Floats, words_uk: Floats) -> Floats:
+    """Twice the smaller share of resamples on either side of zero."""
+    totals = resample_totals(np.concatenate([differences_uk, words_uk], axis=1), RESAMPLES, 1)
+    differences_rk = totals[:, : differences_uk.shape[1]]
+    sides = [(differences_rk <= 0).mean(axis=0), (differences_rk >= 0).mean(axis=0)]
+    return np.minimum(1.0, 2 * np.minimum(*sides))
+
+
+def vouched_for(test: str, swap: str, num_speakers: int) -> str:
+    """What a test says of its level under this null."""
+    if test == "random signs, speakers":
+        return "equal" if num_speakers > MIN_RESAMPLED else "at most"
+    if test == "t, speakers":
+        return "at most"
+    # MAPSSWE's normal distribution needs some hundred segments.
+    enough = num_speakers >= 20 or test == "random signs, utterances"
+    if test in ("random signs, utterances", "MAPSSWE") and swap == "utterance" and enough:
+        return "equal"
+    return ""
+
+
+def system_rates(pool: Pool, trials: int, swap: str, table: str, seed: int) -> list[Rate]:
+    rates = []
+    for num_speakers in (4, 10, 20, 40):
+        rng = np.random.default_rng(seed)
+        rejected: dict[str, int] = {}
+        for size in blocks(trials):
+            for test, p_k in p_values(draw(pool, rng, num_speakers, swap, size)).items():
+                rejected[test] = rejected.get(test, 0) + int((p_k <= LEVEL).sum())
+        for test, count in rejected.items():
+            vouched = vouched_for(test, swap, num_speakers) if swap != "never" else ""
+            row = f"{num_speakers} speakers"
+            rates.append(Rate(table, row, test, count / trials, trials, LEVEL, vouched))
+    return rates
+
+
+def type_rates(trials: int, gain: float, table: str, seed: int) -> list[Rate]:
+    """Two types; 20 speakers. gain: by how much the second type's error rate is lower."""
+    rates = []
+    for name, seed_sd, speaker_sd, vouched in (
+        ("seeds by 5 %, types x speakers by 20 %", 0.05, 0.2, "equal"),
+        ("seeds by 10 %, types x speakers by 20 %", 0.1, 0.2, "equal"),
+        ("seeds by 10 %", 0.1, 0.0, "at most"),
+        ("nothing but utterances", 0.0, 0.0, "at most"),
+    ):
+        for seeds, positions in ((3, 1), (5, 1), (3, 6)):
+            rng = np.random.default_rng(seed)
+            rejected = np.zeros(3)
+            for size in blocks(trials):
+                rejected += _type_rejections(
+                    rng, size, seeds, positions, seed_sd, speaker_sd, 1 - gain
+                )
+            row = f"{name}; {seeds} seeds" + (f" x {positions} positions" if positions > 1 else "")
+            columns = ("hierarchical t", "seeds alone", "speakers alone")
+            for column, count in zip(columns, rejected, strict=True):
+                says = vouched if seeds >= 5 else "at most"
+                if gain or column != "hierarchical t":
+                    says = ""
+                rates.append(Rate(table, row, column, count / trials, trials, LEVEL, says))
+    return rates
+
+
+def _type_rejections(
+    rng: np.random.Generator,
+    size: int,
+    seeds: int,
+    positions: int,
+    seed_sd: float,
+    speaker_sd: float,
+    ratio: float,
+) -> Floats:
+    shape = (size, 2, positions, seeds, 20)
+    words = rng.integers(80, 180, size=(size, 20)).astype(float)
+    rate = 0.12 * rng.gamma(2.0, 0.5, size=(size, 1, 1, 1, 20))
+    rate = rate * np.exp(rng.normal(0, speaker_sd, size=(size, 2, 1, 1, 20)))
+    rate = rate * np.exp(rng.normal(0, seed_sd, size=(size, 2, positions, seeds, 1)))
+    rate = rate * np.array([1.0, ratio])[None, :, None, None, None]
+    errors = rng.poisson(rate * words[:, None, None, None], size=shape).astype(float)
+    num_runs = 2 * positions * seeds
+    weight_r = np.repeat([-1.0, 1.0], num_runs // 2) / (num_runs // 2)
+    type_r = np.repeat(np.arange(2 * positions), seeds)
+    found = contrast(errors.reshape(size, num_runs, 20), words, weight_r, type_r.tolist())
+    p = [
+        (np.sqrt(found.variance_k), found.df_k),
+        (found.seeds_k, np.full(size, float(num_runs - 2 * positions))),
+        (found.speakers_k, np.full(size, 19.0)),
+    ]
+    return np.array(
+        [
+            sum(
+                two_sided_t(float(t), float(df)) <= LEVEL
+                for t, df in zip(found.estimate_k / error_k, df_k, strict=True)
+            )
+            for error_k, df_k in p
+        ],
+        dtype=float,
+    )
+
+
+def coverage(trials: int, seed: int) -> list[Rate]:
+    """Of intervals of one WER for the speakers' population."""
+    rates = []
+    for spread in (0.1, 0.7, 1.0):
+        for num_speakers in (4, 10, 20, 40):
+            rng = np.random.default_rng(seed)
+            covered: dict[str, int] = {}
+            for size in blocks(trials):
+                words = rng.integers(80, 180, size=(num_speakers, size)).astype(float)
+                factor = rng.gamma(spread**-2, spread**2, size=(num_speakers, size))
+                errors = rng.poisson(0.12 * factor * words).astype(float)
+                for name, (low, high) in intervals(errors, words).items():
+                    hits = int(((low <= 0.12) & (high >= 0.12)).sum())
+                    covered[name] = covered.get(name, 0) + hits
+            row = f"{num_speakers} speakers, rates vary by {100 * spread:.0f} %"
+            for name, count in covered.items():
+                rates.append(Rate("coverage", row, name, count / trials, trials, 0.95, ""))
+    return rates
+
+
+def intervals(errors_uk: Floats, words_uk: Floats) -> dict[str, tuple[Floats, Floats]]:
+    totals = resample_totals(np.concatenate([errors_uk, words_uk], axis=1), RESAMPLES, 1)
+    wer_rk = totals[:, : errors_uk.shape[1]] / totals[:, errors_uk.shape[1] :]
+    few = len(errors_uk) < MIN_RESAMPLED
+    used = (
+        log_t(errors_uk, words_uk, 0.95)
+        if few
+        else studentised_bootstrap(errors_uk, words_uk, RESAMPLES, 1, 0.95)
+    )
+    low, high = np.quantile(wer_rk, [0.025, 0.975], axis=0)
+    return {"`asr compare`": used, "percentile bootstrap": (low, high)}
+
+
+def blocks(trials: int) -> list[int]:
+    return [min(BLOCK, trials - start) for start in range(0, trials, BLOCK)]
+
+
+def markdown(rates: Sequence[Rate]) -> str:
+    lines = []
+    for table in dict.fromkeys(rate.table for rate in rates):
+        chosen = [rate for rate in rates if rate.table == table]
+        columns = list(dict.fromkeys(rate.column for rate in chosen))
+        lines += [f"### {table}", "", "| | " + " | ".join(columns) + " |"]
+        lines.append("|---|" + "---:|" * len(columns))
+        for row in dict.fromkeys(rate.row for rate in chosen):
+            cells = {rate.column: cell(rate) for rate in chosen if rate.row == row}
+            lines.append(f"| {row} | " + " | ".join(cells.get(c, "") for c in columns) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def cell(rate: Rate) -> str:
+    text = f"{100 * rate.rate:.2f}"
+    if not rate.vouched:
+        return text
+    return f"**{text}**" if not rate.wrong else f"**{text} (wrong)**"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--pair", type=Path, nargs=2, help="two experiments instead of a simulation"
+    )
+    parser.add_argument("--set", default="test", help="their decoded set")
+    parser.add_argument("--out", type=Path, help="also write every rate as JSON")
+    args = parser.parse_args()
+    if args.pair:
+        pool = pool_of(args.pair, args.set)
+    else:
+        pool = simulated_pool(np.random.default_rng(args.seed), ratio=1.0)
+    rates: list[Rate] = []
+    for swap in ("speaker", "utterance"):
+        title = f"rejections %, no difference: labels exchanged per {swap}"
+        rates += system_rates(pool, args.trials, swap, title, args.seed)
+    if args.pair:
+        rates += system_rates(pool, args.trials, "never", "power %, as they are", args.seed)
+    else:
+        for ratio in (0.9, 0.8):
+            title = f"power %, the second system's own errors times {ratio}"
+            planted = simulated_pool(np.random.default_rng(args.seed), ratio)
+            rates += system_rates(planted, args.trials, "never", title, args.seed)
+        title = "types, rejections %, no difference"
+        rates += type_rates(args.trials, 0.0, title, args.seed)
+        rates += type_rates(args.trials, 0.1, "types, power %, error rate 10 % lower", args.seed)
+        rates += coverage(args.trials, args.seed)
+    print(markdown(rates))
+    if args.out:
+        content = {"trials": args.trials, "seed": args.seed, "rates": [asdict(r) for r in rates]}
+        args.out.write_text(json.dumps(content, indent=1) + "\n")
+    wrong = [rate for rate in rates if rate.wrong]
+    for rate in wrong:
+        print(f"WRONG: {rate}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
