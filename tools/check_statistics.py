@@ -154,8 +154,10 @@ def p_values(trial: Trial) -> dict[str, Floats]:
     by_speaker = trial.differences.sum(axis=2).T, trial.words.sum(axis=2).T
     by_utterance = trial.differences.reshape(size, -1).T, trial.words.reshape(size, -1).T
     number, total, squares = trial.segments.sum(axis=(2, 3))
+    number = np.maximum(number, 2)
     variance = (squares - total**2 / number) / (number - 1)
-    z = total / np.sqrt(number * variance)
+    with np.errstate(invalid="ignore"):
+        z = np.where(total == 0, 0.0, total / np.sqrt(number * variance))
     found = {}
     if num_speakers >= MIN_RESAMPLED:
         found["random signs, speakers"] = random_signs(*by_speaker, RESAMPLES, 1, 0.95).p_k
