@@ -15,6 +15,8 @@ from asr.commands import (
     doctor,
     lm,
     prepare,
+    pull,
+    push,
     score,
     subset,
     train,
@@ -24,7 +26,20 @@ from asr.errors import InputError
 
 # In the order of `asr --help`. Everything heavy is imported inside a command's run(), so that
 # `asr --help` answers at once.
-COMMANDS = (prepare, subset, train, lm, decode, score, transcribe, compare, config, doctor)
+COMMANDS = (
+    prepare,
+    subset,
+    train,
+    lm,
+    decode,
+    score,
+    transcribe,
+    compare,
+    push,
+    pull,
+    config,
+    doctor,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +22,13 @@ from torch import Tensor
 from asr import config as configuration
 from asr.config import Config
 from asr.errors import InputError
+from asr.files import make_folder
 from asr.model import Recogniser
 from asr.text.tokenizer import Tokenizer, load_tokenizer
 
 WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
+# A model card for people, which `asr push` writes; nothing reads it.
+CARD = "README.md"
 
 
 @dataclass(frozen=True)
@@ -39,20 +44,46 @@ class Model:
 def save_model(
     folder: Path, weights: dict[str, Tensor], config: Config, tokenizer: Tokenizer
 ) -> None:
-    """Writes the folder whole or not at all; an older one is replaced."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    """Writes the folder whole or not at all; an older one is replaced.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    with new_folder(folder, replace=True) as temporary:
         contiguous = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
         save_file(contiguous, temporary / WEIGHTS)
         (temporary / CONFIG).write_text(configuration.dump(config), encoding="utf-8")
         tokenizer.save(temporary)
-        temporary.chmod(0o755)
+
+
+@contextmanager
+def new_folder(folder: Path, replace: bool = False) -> Iterator[Path]:
+    """A folder to fill, which becomes ``folder`` when the block ends well and else disappears.
+
+    Args:
+        replace: put it in the place of an older one, which is there until the new one is complete.
+
+    Raises:
+        InputError: ``folder`` exists and is not to be replaced, or cannot be written.
+    """
+    if folder.exists() and not replace:
+        raise InputError(f"{folder}: exists already; name another folder or remove it")
+    make_folder(folder.parent)
+    temporary = None
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        filled = temporary / "new"
+        filled.mkdir()
+        yield filled
         if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
+            os.replace(folder, temporary / "old")
+        os.replace(filled, folder)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise InputError(f"{folder}: cannot write: {reason}") from None
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def find_model(path: Path) -> Path:
@@ -84,7 +115,12 @@ def load_model(path: Path, device: str | torch.device = "cpu", backend: str | No
     backend_choice = [f"attention.backend={backend or 'auto'}"]
     config = configuration.load([folder / CONFIG], backend_choice, follow_base=False)
     tokenizer = load_tokenizer(folder)
-    net = Recogniser(config, tokenizer.vocab_size)
+    try:
+        net = Recogniser(config, tokenizer.vocab_size)
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        raise InputError(
+            f"{folder / CONFIG}: no such model can be built: {str(error).splitlines()[0]}"
+        ) from None
     try:
         weights = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:

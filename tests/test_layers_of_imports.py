@@ -29,7 +29,7 @@ RANKS = [
     ["asr.model"],
     ["asr.model_folder"],
     ["asr.train", "asr.evaluate", "asr.doctor"],
-    ["asr.api"],
+    ["asr.api", "asr.hub", "asr.model_card"],
     ["asr.commands"],
     ["asr.cli"],
 ]

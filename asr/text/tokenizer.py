@@ -23,8 +23,8 @@ BLANK = 0
 UNKNOWN = 1
 BLANK_PIECE = "<blank>"
 UNKNOWN_TEXT = "⁇"
-_SPM_FILE = "tokenizer.model"
-_CHAR_FILE = "tokenizer.json"
+SPM_FILE = "tokenizer.model"
+CHAR_FILE = "tokenizer.json"
 _CHAR_FORMAT = "sigmoid-asr characters 1"
 
 
@@ -96,7 +96,7 @@ class CharTokenizer(Tokenizer):
     def save(self, folder: Path) -> None:
         content = {"format": _CHAR_FORMAT, "characters": "".join(self._characters)}
         text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
-        write_atomically(folder / _CHAR_FILE, text.encode("utf-8"))
+        write_atomically(folder / CHAR_FILE, text.encode("utf-8"))
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -139,7 +139,7 @@ class SentencePieceTokenizer(Tokenizer):
         return str(self._processor.decode(self._check(tokens)))
 
     def save(self, folder: Path) -> None:
-        write_atomically(folder / _SPM_FILE, self._model)
+        write_atomically(folder / SPM_FILE, self._model)
 
 
 def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
@@ -168,14 +168,14 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     Raises:
         InputError: the folder holds no tokenizer, two of them, or one that is damaged.
     """
-    spm_path, char_path = folder / _SPM_FILE, folder / _CHAR_FILE
+    spm_path, char_path = folder / SPM_FILE, folder / CHAR_FILE
     if spm_path.is_file() and char_path.is_file():
-        raise InputError(f"{folder}: holds both {_SPM_FILE} and {_CHAR_FILE}; remove the stale one")
+        raise InputError(f"{folder}: holds both {SPM_FILE} and {CHAR_FILE}; remove the stale one")
     if spm_path.is_file():
         return SentencePieceTokenizer(_read(spm_path), origin=str(spm_path))
     if char_path.is_file():
         return _parse_characters(_read(char_path), char_path)
-    raise InputError(f"{folder}: no tokenizer there ({_SPM_FILE} or {_CHAR_FILE})")
+    raise InputError(f"{folder}: no tokenizer there ({SPM_FILE} or {CHAR_FILE})")
 
 
 def _train_sentencepiece(texts: list[str], config: TokenizerConfig) -> bytes:

@@ -1,0 +1,103 @@
+"""The README.md that travels with a published model: what it is, where it came from, how good it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from asr.evaluate.experiment import Experiment, read_experiment
+from asr.model import count_parameters
+from asr.model_folder import Model
+
+
+@dataclass(frozen=True)
+class CardOptions:
+    """What only the author knows. Licence and language are the hub's words: ``cc-by-4.0``, ``en``."""
+
+    license: str | None = None
+    language: str | None = None
+
+
+def model_card(model: Model, path: Path, repo: str, options: CardOptions) -> str:
+    """Markdown with the hub's metadata on top.
+
+    Args:
+        path: the model or experiment folder that the user named; an experiment knows its data and
+            its word error rates.
+        repo: what readers will find the model under.
+
+    Raises:
+        InputError: the experiment's files are damaged.
+    """
+    experiment = read_experiment(path) if (path / "run.json").is_file() else None
+    metadata = {
+        "license": options.license or "unknown",
+        "language": options.language,
+        "library_name": "sigmoid-asr",
+        "pipeline_tag": "automatic-speech-recognition",
+        "tags": ["automatic-speech-recognition", "ctc", model.config.encoder.kind],
+    }
+    metadata = {key: value for key, value in metadata.items() if value is not None}
+    head = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
+    parts = [
+        f"# {repo.rstrip('/').rpartition('/')[2]}",
+        "A speech recogniser made with sigmoid-asr.",
+        _table(("", ""), _facts(model, experiment)),
+        "## Word error rates",
+        _rates(experiment),
+        "## Use",
+        f"```\nasr pull {repo} --out model\nasr transcribe talk.mp3 --model model\n```",
+    ]
+    return f"---\n{head}---\n\n" + "\n\n".join(parts) + "\n"
+
+
+def _facts(model: Model, experiment: Experiment | None) -> list[tuple[str, str]]:
+    config = model.config
+    units = f"{model.tokenizer.vocab_size} units ({model.tokenizer.kind})"
+    facts = [
+        (
+            "attention",
+            f"{config.attention.weighting} weighting, {config.attention.position} position",
+        ),
+        ("encoder", f"{config.encoder.kind}, {config.encoder.num_layers} layers"),
+        ("parameters", f"{count_parameters(model.net):,}"),
+        ("text", f"{units}, normaliser {config.tokenizer.normaliser}"),
+        ("audio", f"{config.features.sample_rate} samples per second"),
+        ("trained on", ", ".join(map(_part, config.data.train)) or "not recorded"),
+    ]
+    if experiment is not None:
+        hours = json.loads((experiment.folder / "run.json").read_text()).get("train_hours")
+        if isinstance(hours, (int, float)):
+            facts[-1] = ("trained on", f"{facts[-1][1]} ({hours:g} hours)")
+        run = experiment.run
+        revision = f"{run.commit}{' and local changes' if run.dirty else ''}"
+        facts.append(("made with", f"sigmoid-asr, commit {revision}, seed {run.seed}"))
+    return facts
+
+
+def _rates(experiment: Experiment | None) -> str:
+    if experiment is None or not experiment.sets:
+        return "None were measured: `asr decode` does."
+    rows = []
+    for name, scored in sorted(experiment.sets.items()):
+        total = sum((count.errors for count in scored.counts), 0)
+        words = sum((count.reference_words for count in scored.counts), 0)
+        wer = f"{100 * total / words:.2f}" if words else "-"
+        decoding = scored.decoding
+        rows.append((name, str(words), wer, decoding.search or "-", decoding.normaliser))
+    return _table(("set", "words", "WER %", "search", "normaliser"), rows)
+
+
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [header, tuple("---" for _ in header), *rows]
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def _part(manifest: str) -> str:
+    """A manifest's name; where it lay on the author's machine is nobody's business."""
+    return Path(manifest).name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".cuts")
