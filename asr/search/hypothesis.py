@@ -9,18 +9,40 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class ScoreParts:
+    """What the score of a search with a language model is made of, before weights.
+
+    Attributes:
+        acoustic: natural-log probability of the tokens, summed over alignments.
+        lm: natural-log probability of the words and the end of the sentence.
+        num_words, num_unknown: words, and those among them that the language model does not know.
+        hotwords: sum of the bonuses.
+        neural: natural-log probability by the neural language model; 0 where none was asked.
+    """
+
+    acoustic: float
+    lm: float
+    num_words: int
+    num_unknown: int
+    hotwords: float
+    neural: float = 0.0
+
+
+@dataclass(frozen=True)
 class Hypothesis:
     """One candidate transcript of one utterance.
 
     Attributes:
         tokens: token ids, without blanks.
-        score: natural-log probability; of what, the search says.
+        score: natural-log probability, or a weighted sum of them; of what, the search says.
         frames: for each token the first frame that emits it, in the most likely alignment.
+        parts: what the score is made of, where text has a say in it.
     """
 
     tokens: tuple[int, ...]
     score: float
     frames: tuple[int, ...]
+    parts: ScoreParts | None = None
 
 
 def check_log_probs(log_probs_btv: Tensor, lens_b: Tensor, blank: int) -> None:

@@ -4,6 +4,8 @@ Graves, "Sequence transduction with recurrent neural networks" (2012), and Hannu
 "First-pass large vocabulary continuous speech recognition using bi-directional recurrent DNNs"
 (2014). Per prefix two log-probabilities are kept, of its alignments that end in a blank and of
 those that end in its last token, since only after a blank does a repeat begin a new token.
+
+A language model adds to the rank by which prefixes are kept, never to those log-probabilities.
 """
 
 from __future__ import annotations
@@ -11,14 +13,14 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from asr.search.best_alignment import first_frames
-from asr.search.hypothesis import Hypothesis, check_log_probs
+from asr.search.hypothesis import Hypothesis, ScoreParts, check_log_probs
+from asr.search.text_score import TextScorer, TextState
 
 _NEVER = -math.inf
 
@@ -30,8 +32,10 @@ def prefix_beam(
     blank: int = 0,
     num_best: int = 1,
     token_beam: int | None = 16,
+    token_margin: float = math.inf,
+    scorer: TextScorer | None = None,
 ) -> list[list[Hypothesis]]:
-    """The ``num_best`` likeliest transcripts of each utterance, best first.
+    """The ``num_best`` best transcripts of each utterance, best first.
 
     Args:
         log_probs_btv: (batch, frames, tokens), normalised natural-log probabilities.
@@ -40,11 +44,15 @@ def prefix_beam(
         blank: id of CTC's blank.
         num_best: transcripts returned, at most ``beam`` (fewer where fewer exist).
         token_beam: tokens that may extend a prefix in one frame, the likeliest; None is all.
+        token_margin: a token extends none where its log-probability is that far below the
+            frame's highest.
+        scorer: what prefixes are worth as text; None: nothing, the acoustics decide alone.
 
     Returns:
-        Per utterance a list of hypotheses. A score is the log-probability of the transcript summed
-        over the alignments that pruning left: minus ``torch.nn.functional.ctc_loss`` where nothing
-        was pruned, never more than it.
+        Per utterance a list of hypotheses. The acoustic score is the log-probability of the
+        transcript summed over the alignments that pruning left: minus
+        ``torch.nn.functional.ctc_loss`` where nothing was pruned, never more than it. The scorer's
+        is added to it, and the hypothesis has the parts.
 
     Raises:
         ValueError: a count below 1, ``num_best`` above ``beam``; see also ``check_log_probs``.
@@ -59,22 +67,21 @@ def prefix_beam(
     results = []
     for log_probs_tv, num_frames in zip(log_probs, lens_b.tolist(), strict=True):
         valid_tv = log_probs_tv[:num_frames]
-        candidates_tk = _likeliest_tokens(valid_tv, blank, token_beam)
-        finals = _search(valid_tv.tolist(), candidates_tk, beam, blank)[:num_best]
+        candidates = _likeliest_tokens(valid_tv, blank, token_beam, token_margin)
+        tree = _PrefixTree() if scorer is None else _ScoredTree(scorer)
+        kept = _search(tree, valid_tv.tolist(), candidates, beam, blank)
         frames_tv = valid_tv.numpy()
         results.append(
             [
-                Hypothesis(final.tokens, final.score, first_frames(frames_tv, final.tokens, blank))
-                for final in finals
+                Hypothesis(tokens, score, first_frames(frames_tv, tokens, blank), parts)
+                for tokens, score, parts in tree.finish(kept)[:num_best]
             ]
         )
     return results
 
 
-@dataclass(frozen=True)
-class _Final:
-    tokens: tuple[int, ...]
-    score: float
+_Final = tuple[tuple[int, ...], float, ScoreParts | None]
+"""Tokens, score, parts of the score."""
 
 
 class _Ends(NamedTuple):
@@ -88,13 +95,14 @@ class _Ends(NamedTuple):
 class _PrefixTree:
     """Every prefix kept so far, as a number: 0 is the empty one, others extend a parent by a token.
 
-    A scorer of text (n-gram, hotwords) would keep its state per number beside ``last_token``; it
-    belongs into the rank by which ``_best`` chooses, not into the log-probabilities of ``_Ends``.
+    Attributes:
+        rank: what each prefix is worth as text.
     """
 
     def __init__(self) -> None:
         self.last_token = [-1]
         self.parent = [-1]
+        self.rank = [0.0]
         self._child: dict[tuple[int, int], int] = {}
 
     def find(self, prefix: int, token: int) -> int:
@@ -106,7 +114,20 @@ class _PrefixTree:
         if number == len(self.parent):
             self.last_token.append(token)
             self.parent.append(prefix)
+            self.rank.append(self.rank_of(prefix, token))
         return number
+
+    def rank_of(self, prefix: int, token: int) -> float:
+        """What ``prefix`` extended by ``token`` is worth as text."""
+        return 0.0
+
+    def most_gain(self, prefix: int) -> float:
+        """The most that the rank of a prefix can grow by one more token."""
+        return 0.0
+
+    def finish(self, kept: dict[int, _Ends]) -> list[_Final]:
+        """The prefixes as transcripts, best first."""
+        return _in_order([(self.tokens(prefix), end.total, None) for prefix, end in kept.items()])
 
     def tokens(self, prefix: int) -> tuple[int, ...]:
         reversed_tokens = []
@@ -116,50 +137,93 @@ class _PrefixTree:
         return tuple(reversed_tokens[::-1])
 
 
+class _ScoredTree(_PrefixTree):
+    """The same with a scorer's opinion of every prefix."""
+
+    def __init__(self, scorer: TextScorer) -> None:
+        super().__init__()
+        self._scorer = scorer
+        self._text: dict[tuple[int, int], TextState] = {(-1, -1): scorer.start()}
+
+    def rank_of(self, prefix: int, token: int) -> float:
+        found = self._text.get((prefix, token))
+        if found is None:
+            found = self._scorer.extend(self._state(prefix), token)
+            self._text[prefix, token] = found
+        return found.rank
+
+    def most_gain(self, prefix: int) -> float:
+        return math.inf
+
+    def finish(self, kept: dict[int, _Ends]) -> list[_Final]:
+        finals: list[_Final] = []
+        for prefix, end in kept.items():
+            text = self._scorer.finish(self._state(prefix))
+            parts = ScoreParts(end.total, text.lm, text.num_words, text.num_unknown, text.hotwords)
+            finals.append((self.tokens(prefix), end.total + text.rank, parts))
+        return _in_order(finals)
+
+    def _state(self, prefix: int) -> TextState:
+        return self._text[self.parent[prefix], self.last_token[prefix]]
+
+
+def _in_order(finals: list[_Final]) -> list[_Final]:
+    """Ties are broken by the tokens, so that a result never depends on the order of a dictionary."""
+    return sorted(finals, key=lambda final: (-final[1], final[0]))
+
+
 def _search(
+    tree: _PrefixTree,
     log_probs_tv: Sequence[Sequence[float]],
-    candidates_tk: Sequence[Sequence[int]],
+    candidates: Sequence[Sequence[int]],
     beam: int,
     blank: int,
-) -> list[_Final]:
-    """All prefixes in the beam after the last frame, likeliest first."""
-    tree = _PrefixTree()
+) -> dict[int, _Ends]:
+    """All prefixes in the beam after the last frame."""
     kept: dict[int, _Ends] = {0: _Ends(0.0, _NEVER, 0.0)}
-    for log_probs_v, candidates_k in zip(log_probs_tv, candidates_tk, strict=True):
+    for log_probs_v, candidates_k in zip(log_probs_tv, candidates, strict=True):
         stays = {prefix: _stay(tree, kept, prefix, log_probs_v, blank) for prefix in kept}
-        totals = heapq.nlargest(beam, (end.total for end in stays.values()))
+        ranked = [(end.total + tree.rank[prefix], prefix, -1) for prefix, end in stays.items()]
+        totals = heapq.nlargest(beam, (rank for rank, _, _ in ranked))
         # Nothing at or below what the beam is already full of can enter it.
         floor = totals[-1] if len(totals) == beam else _NEVER
-        new: list[tuple[float, int, int]] = []
         for prefix, end in kept.items():
             last = tree.last_token[prefix]
+            most = end.total + tree.rank[prefix] + tree.most_gain(prefix)
             for token in candidates_k:
-                reached = end.total + log_probs_v[token]
-                if reached <= floor:
+                if most + log_probs_v[token] <= floor:
                     break  # the candidates come likeliest first
-                if token == last:  # a repeat is a new token only after a blank
-                    reached = end.blank + log_probs_v[token]
+                # a repeat is a new token only after a blank
+                reached = (end.blank if token == last else end.total) + log_probs_v[token]
+                if reached == _NEVER:
+                    continue
+                rank = reached + tree.rank_of(prefix, token)
                 # A new prefix is reached from its parent alone; one in the beam has had it already.
-                if reached > floor and tree.find(prefix, token) not in kept:
-                    new.append((reached, prefix, token))
-        kept = _best(tree, stays, new, beam)
-    finals = [_Final(tree.tokens(prefix), end.total) for prefix, end in kept.items()]
-    # Ties are broken by the tokens, so that a result never depends on the order of a dictionary.
-    return sorted(finals, key=lambda final: (-final.score, final.tokens))
+                if rank > floor and tree.find(prefix, token) not in kept:
+                    ranked.append((rank, prefix, token))
+        kept = _best(tree, kept, stays, ranked, log_probs_v, beam)
+    return kept
 
 
 def _best(
-    tree: _PrefixTree, stays: dict[int, _Ends], new: list[tuple[float, int, int]], beam: int
+    tree: _PrefixTree,
+    kept: dict[int, _Ends],
+    stays: dict[int, _Ends],
+    ranked: list[tuple[float, int, int]],
+    log_probs_v: Sequence[float],
+    beam: int,
 ) -> dict[int, _Ends]:
-    """The ``beam`` likeliest of the old and the new prefixes (log-probability, parent, token)."""
-    ranked = [(end.total, prefix, -1) for prefix, end in stays.items()] + new
-    kept: dict[int, _Ends] = {}
-    for total, prefix, token in heapq.nlargest(beam, ranked, key=lambda item: item[0]):
+    """The ``beam`` best of the old prefixes (token -1) and the new ones (rank, parent, token)."""
+    best: dict[int, _Ends] = {}
+    for rank, prefix, token in heapq.nlargest(beam, ranked, key=lambda item: item[0]):
         if token >= 0:
-            kept[tree.add(prefix, token)] = _Ends(_NEVER, total, total)
-        elif total > _NEVER:
-            kept[prefix] = stays[prefix]
-    return kept
+            repeats = token == tree.last_token[prefix]
+            end = kept[prefix]
+            reached = (end.blank if repeats else end.total) + log_probs_v[token]
+            best[tree.add(prefix, token)] = _Ends(_NEVER, reached, reached)
+        elif rank > _NEVER:
+            best[prefix] = stays[prefix]
+    return best
 
 
 def _stay(
@@ -181,12 +245,19 @@ def _stay(
     return _Ends(in_blank, in_token, _log_add(in_blank, in_token))
 
 
-def _likeliest_tokens(log_probs_tv: Tensor, blank: int, token_beam: int | None) -> list[list[int]]:
-    """Per frame the ``token_beam`` likeliest tokens other than blank, likeliest first."""
+def _likeliest_tokens(
+    log_probs_tv: Tensor, blank: int, token_beam: int | None, margin: float
+) -> list[list[int]]:
+    """Per frame the ``token_beam`` likeliest tokens other than blank, likeliest first, without
+    those more than ``margin`` below the frame's highest."""
     others = [v for v in range(log_probs_tv.shape[1]) if v != blank]
     count = len(others) if token_beam is None else min(token_beam, len(others))
-    best_tk = log_probs_tv[:, others].topk(count, dim=1).indices
-    return torch.tensor(others, dtype=torch.long)[best_tk].tolist()
+    best_tk, index_tk = log_probs_tv[:, others].topk(count, dim=1)
+    tokens = torch.tensor(others, dtype=torch.long)[index_tk].tolist()
+    if margin == math.inf:
+        return tokens
+    counts = (best_tk >= log_probs_tv.amax(dim=1, keepdim=True) - margin).sum(dim=1).tolist()
+    return [tokens_k[:kept] for tokens_k, kept in zip(tokens, counts, strict=True)]
 
 
 def _log_add(a: float, b: float) -> float:
