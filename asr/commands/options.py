@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -15,6 +16,19 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Where a model runs and how it searches."""
     parser.add_argument("--search", default="greedy", help="greedy or beam")
     parser.add_argument("--beam", type=int, default=8, help="prefixes that beam search keeps")
+    parser.add_argument("--num-best", type=int, default=1, help="hypotheses per utterance")
+    parser.add_argument("--lm", type=Path, help="n-gram model for beam search (ARPA, or KenLM's)")
+    parser.add_argument("--lm-weight", type=float, help="default: as tuned (asr tune), else 0.5")
+    parser.add_argument("--word-bonus", type=float, help="per word; default: as tuned, else 1")
+    parser.add_argument(
+        "--unknown-penalty", type=float, help="per word unknown to --lm; default: as tuned, else 5"
+    )
+    parser.add_argument(
+        "--hotwords", nargs="+", default=(), metavar="PHRASE", help="words and phrases to prefer"
+    )
+    parser.add_argument(
+        "--hotword-bonus", type=float, default=4.0, help="natural logarithm, per word of a phrase"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=count, default=0, help="CPU threads; 0: PyTorch's choice")
 
@@ -23,7 +37,17 @@ def search_options(args: argparse.Namespace) -> SearchOptions:
     """What ``add_model_options`` read about the search."""
     from asr.search.factory import SearchOptions
 
-    return SearchOptions(search=args.search, beam=args.beam)
+    return SearchOptions(
+        search=args.search,
+        beam=args.beam,
+        num_best=args.num_best,
+        lm=args.lm,
+        lm_weight=args.lm_weight,
+        word_bonus=args.word_bonus,
+        unknown_penalty=args.unknown_penalty,
+        hotwords=tuple(args.hotwords),
+        hotword_bonus=args.hotword_bonus,
+    )
 
 
 def count(text: str) -> int:

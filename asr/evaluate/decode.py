@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from asr.config import DataConfig
@@ -18,6 +21,7 @@ from asr.data.manifest import MANIFEST_SUFFIX, read_cuts
 from asr.files import write_atomically
 from asr.model_folder import Model
 from asr.search.factory import GREEDY, Search, SearchOptions, build_search
+from asr.search.hypothesis import Hypothesis
 from asr.text.normalise import get_normaliser
 
 
@@ -43,18 +47,11 @@ def decode_set(
     """
     search = build_search(options, model.tokenizer, model.folder)
     config = model.config
-    utterances = Utterances(
-        read_cuts(cuts),
-        tokenizer=model.tokenizer,
-        normaliser=get_normaliser(config.tokenizer.normaliser),
-        sample_rate=config.features.sample_rate,
-        data=DataConfig(),
-        seed=0,
-        train=False,
-    )
+    utterances = read_utterances(model, cuts)
     begun = time.perf_counter()
     results = _decode(model, utterances, search, max_batch_s, num_workers)
     wall_s = time.perf_counter() - begun
+    several = options.num_best > 1
     audio_s = float(utterances.durations_s.sum())
     summary = {
         "set": set_name(cuts),
@@ -75,31 +72,69 @@ def decode_set(
             "speaker": utterances.speakers[index],
             "duration_s": round(float(utterances.durations_s[index]), 4),
             "reference": utterances.texts[index],
-            "hypothesis": text,
-            "score": round(score, 4),
+            **_described(model, hypotheses[0], "hypothesis"),
+            **(
+                {"nbest": [_described(model, one, "text") for one in hypotheses]} if several else {}
+            ),
         }
-        for index, (text, score) in sorted(results.items())
+        for index, hypotheses in sorted(results.items())
     ]
-    hypotheses = "".join(json.dumps(line) + "\n" for line in lines)
-    write_atomically(out / "hypotheses.jsonl", hypotheses)
+    content = "".join(json.dumps(line) + "\n" for line in lines)
+    write_atomically(out / "hypotheses.jsonl", content)
     write_atomically(out / "decode.json", json.dumps(summary, indent=2) + "\n")
     return summary
 
 
-@torch.inference_mode()
-def _decode(
-    model: Model, utterances: Utterances, search: Search, max_batch_s: float, num_workers: int
-) -> dict[int, tuple[str, float]]:
+def read_utterances(model: Model, cuts: Path) -> Utterances:
+    """The utterances of a manifest as a model reads them, none left out.
+
+    Raises:
+        InputError: no such manifest.
+    """
+    return Utterances(
+        read_cuts(cuts),
+        tokenizer=model.tokenizer,
+        normaliser=get_normaliser(model.config.tokenizer.normaliser),
+        sample_rate=model.config.features.sample_rate,
+        data=DataConfig(),
+        seed=0,
+        train=False,
+    )
+
+
+def log_probs_of(
+    model: Model, utterances: Utterances, max_batch_s: float, num_workers: int = 0
+) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """(indices, log_probs_btv, lens_b) of batches of similar length, all utterances in the end.
+
+    Raises:
+        InputError: audio that cannot be read.
+    """
     device = next(model.net.parameters()).device
     plan = sorted_batches(utterances.durations_s, max_batch_s)
-    results = {}
     bar = tqdm(total=len(utterances), desc="decoding", unit="utt", leave=False, disable=None)
-    with bar:
+    with bar, torch.inference_mode():
         for indices, batch in zip(plan, iterate(utterances, plan, num_workers), strict=True):
-            log_probs_btv, lens_b = model.net(
-                batch.wave_bn.to(device), batch.wave_lens_b.to(device)
-            )
-            for index, (best, *_) in zip(indices, search(log_probs_btv, lens_b), strict=True):
-                results[int(index)] = (model.tokenizer.decode(best.tokens), best.score)
+            waves_bn, lens_b = batch.wave_bn.to(device), batch.wave_lens_b.to(device)
+            yield [int(index) for index in indices], *model.net(waves_bn, lens_b)
             bar.update(len(indices))
-    return results
+
+
+def _decode(
+    model: Model, utterances: Utterances, search: Search, max_batch_s: float, num_workers: int
+) -> dict[int, list[Hypothesis]]:
+    return {
+        index: hypotheses
+        for indices, *outputs in log_probs_of(model, utterances, max_batch_s, num_workers)
+        for index, hypotheses in zip(indices, search(*outputs), strict=True)
+    }
+
+
+def _described(model: Model, hypothesis: Hypothesis, key: str) -> dict[str, Any]:
+    """A hypothesis for JSON, with the parts of its score where it has any."""
+    parts = {} if hypothesis.parts is None else dataclasses.asdict(hypothesis.parts)
+    return {
+        key: model.tokenizer.decode(hypothesis.tokens),
+        "score": round(hypothesis.score, 4),
+        **{name: round(value, 4) for name, value in parts.items()},
+    }

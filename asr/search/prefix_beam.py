@@ -97,12 +97,14 @@ class _PrefixTree:
 
     Attributes:
         rank: what each prefix is worth as text.
+        most: the most that it can be worth with one more token.
     """
 
     def __init__(self) -> None:
         self.last_token = [-1]
         self.parent = [-1]
         self.rank = [0.0]
+        self.most = [0.0]
         self._child: dict[tuple[int, int], int] = {}
 
     def find(self, prefix: int, token: int) -> int:
@@ -114,15 +116,11 @@ class _PrefixTree:
         if number == len(self.parent):
             self.last_token.append(token)
             self.parent.append(prefix)
-            self.rank.append(self.rank_of(prefix, token))
+            self._rate(prefix, token)
         return number
 
     def rank_of(self, prefix: int, token: int) -> float:
         """What ``prefix`` extended by ``token`` is worth as text."""
-        return 0.0
-
-    def most_gain(self, prefix: int) -> float:
-        """The most that the rank of a prefix can grow by one more token."""
         return 0.0
 
     def finish(self, kept: dict[int, _Ends]) -> list[_Final]:
@@ -136,6 +134,10 @@ class _PrefixTree:
             prefix = self.parent[prefix]
         return tuple(reversed_tokens[::-1])
 
+    def _rate(self, prefix: int, token: int) -> None:
+        self.rank.append(0.0)
+        self.most.append(0.0)
+
 
 class _ScoredTree(_PrefixTree):
     """The same with a scorer's opinion of every prefix."""
@@ -143,28 +145,31 @@ class _ScoredTree(_PrefixTree):
     def __init__(self, scorer: TextScorer) -> None:
         super().__init__()
         self._scorer = scorer
-        self._text: dict[tuple[int, int], TextState] = {(-1, -1): scorer.start()}
+        # of every prefix, and of every extension that was ever considered
+        self._text = [scorer.start()]
+        self._extended: dict[tuple[int, int], TextState] = {}
+        self.most[0] = self._text[0].most
 
     def rank_of(self, prefix: int, token: int) -> float:
-        found = self._text.get((prefix, token))
+        found = self._extended.get((prefix, token))
         if found is None:
-            found = self._scorer.extend(self._state(prefix), token)
-            self._text[prefix, token] = found
+            found = self._scorer.extend(self._text[prefix], token)
+            self._extended[prefix, token] = found
         return found.rank
-
-    def most_gain(self, prefix: int) -> float:
-        return math.inf
 
     def finish(self, kept: dict[int, _Ends]) -> list[_Final]:
         finals: list[_Final] = []
         for prefix, end in kept.items():
-            text = self._scorer.finish(self._state(prefix))
+            text = self._scorer.finish(self._text[prefix])
             parts = ScoreParts(end.total, text.lm, text.num_words, text.num_unknown, text.hotwords)
             finals.append((self.tokens(prefix), end.total + text.rank, parts))
         return _in_order(finals)
 
-    def _state(self, prefix: int) -> TextState:
-        return self._text[self.parent[prefix], self.last_token[prefix]]
+    def _rate(self, prefix: int, token: int) -> None:
+        text = self._extended[prefix, token]
+        self._text.append(text)
+        self.rank.append(text.rank)
+        self.most.append(text.most)
 
 
 def _in_order(finals: list[_Final]) -> list[_Final]:
@@ -189,7 +194,7 @@ def _search(
         floor = totals[-1] if len(totals) == beam else _NEVER
         for prefix, end in kept.items():
             last = tree.last_token[prefix]
-            most = end.total + tree.rank[prefix] + tree.most_gain(prefix)
+            most = end.total + tree.most[prefix]
             for token in candidates_k:
                 if most + log_probs_v[token] <= floor:
                     break  # the candidates come likeliest first

@@ -7,6 +7,7 @@ that have just ended one; hypotheses in the end are free of such loans.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
@@ -21,10 +22,16 @@ _LAST_CHARACTER = chr(0x10FFFF)
 
 
 class WordModel(Protocol):
-    """A language model of words; log-probabilities are natural. A state is hashable."""
+    """A language model of words; log-probabilities are natural. A state is hashable.
+
+    ``vocabulary`` is None where the model can only be asked about single words: then nothing is
+    lent for words that are being spelled.
+    """
 
     @property
-    def vocabulary(self) -> Sequence[str]: ...
+    def vocabulary(self) -> Sequence[str] | None: ...
+
+    def __contains__(self, word: str) -> bool: ...
 
     def start(self) -> Any: ...
 
@@ -40,11 +47,15 @@ class TextState(NamedTuple):
 
     Attributes:
         rank: the weighted score with what is lent for the word that is being spelled.
+        most: no prefix that is one token longer has a higher rank.
+        banked: the weighted score of the complete words.
         word: the letters of that word so far, empty between words.
         lm, num_words, num_unknown, hotwords: of the complete words.
     """
 
     rank: float
+    most: float
+    banked: float
     word: str
     lm_state: Any
     lm: float
@@ -80,17 +91,19 @@ class TextScorer:
         self._lm_weight = lm_weight
         self._word_bonus = word_bonus
         self._unknown_penalty = unknown_penalty
-        self._hotwords = hotwords or Hotwords({})
-        known = set(model.vocabulary) | self._hotwords.words if model else set()
-        self._known = known
-        self._sorted = sorted(known)
-        self._unigrams = np.array([model.unigram(word) for word in self._sorted] if model else [])
+        self._hotwords = hotwords
+        self._favoured = hotwords.words if hotwords is not None else set()
+        vocabulary = model.vocabulary if model is not None else None
+        self._sorted = sorted({*vocabulary, *self._favoured}) if vocabulary is not None else None
+        self._unigrams = np.array(
+            [model.unigram(word) for word in self._sorted or ()] if model else ()
+        )
         self._scores: dict[tuple[Any, str], tuple[float, Any]] = {}
         self._loans: dict[str, float] = {}
 
     def start(self) -> TextState:
-        state = self._model.start() if self._model else None
-        return TextState(0.0, "", state, 0.0, 0, 0, 0.0, ())
+        lm_state = self._model.start() if self._model else None
+        return TextState(0.0, self._most(0.0), 0.0, "", lm_state, 0.0, 0, 0, 0.0, ())
 
     def extend(self, state: TextState, token: int) -> TextState:
         """The state of a prefix one token longer."""
@@ -100,40 +113,53 @@ class TextScorer:
         if not letters:
             return state
         word = state.word + letters
-        matches = self._hotwords.spell(state.matches, letters, begins_word=not state.word)
-        rank = self._banked(state) + self._word_bonus + self._loan(word)
-        return state._replace(rank=rank + self._hotwords.lent(matches), word=word, matches=matches)
+        rank = state.banked + self._word_bonus + self._loan(word)
+        matches = state.matches
+        if self._hotwords is not None:
+            matches = self._hotwords.spell(matches, letters, begins_word=not state.word)
+            rank += self._hotwords.lent(matches)
+        return TextState(rank, state.most, state.banked, word, *state[4:-1], matches)
 
     def finish(self, state: TextState) -> TextState:
         """The state at the end of the sentence, with its probability; ``rank`` is the score."""
         if state.word:
             state = self._end_word(state)
-        lm = state.lm + (self._model.end(state.lm_state) if self._model else 0.0)
-        state = state._replace(lm=lm, matches=())
-        return state._replace(rank=self._banked(state))
+        log_prob = self._model.end(state.lm_state) if self._model else 0.0
+        banked = state.banked + self._lm_weight * log_prob
+        return state._replace(rank=banked, banked=banked, lm=state.lm + log_prob, matches=())
 
     def _end_word(self, state: TextState) -> TextState:
         log_prob, lm_state = self._score(state.lm_state, state.word)
-        earned, matches = self._hotwords.end_word(state.matches)
-        state = state._replace(
+        unknown = (
+            self._model is not None
+            and state.word not in self._model
+            and state.word not in self._favoured
+        )
+        banked = state.banked + self._lm_weight * log_prob + self._word_bonus
+        if unknown:
+            banked -= self._unknown_penalty
+        lent, earned, matches = 0.0, 0.0, state.matches
+        if self._hotwords is not None:
+            earned, matches = self._hotwords.end_word(matches)
+            lent = self._hotwords.lent(matches)
+            banked += earned
+        return TextState(
+            rank=banked + lent,
+            most=self._most(banked),
+            banked=banked,
             word="",
             lm_state=lm_state,
             lm=state.lm + log_prob,
             num_words=state.num_words + 1,
-            num_unknown=state.num_unknown + self._is_unknown(state.word),
+            num_unknown=state.num_unknown + unknown,
             hotwords=state.hotwords + earned,
             matches=matches,
         )
-        return state._replace(rank=self._banked(state) + self._hotwords.lent(matches))
 
-    def _banked(self, state: TextState) -> float:
-        """What the complete words are worth."""
-        return (
-            self._lm_weight * state.lm
-            + self._word_bonus * state.num_words
-            - self._unknown_penalty * state.num_unknown
-            + state.hotwords
-        )
+    def _most(self, banked: float) -> float:
+        """A token ends one word and begins another one at most; probabilities only take away. What
+        hotwords may earn has no simple bound."""
+        return math.inf if self._hotwords is not None else banked + 2 * max(0.0, self._word_bonus)
 
     def _score(self, lm_state: Any, word: str) -> tuple[float, Any]:
         if self._model is None:
@@ -145,12 +171,9 @@ class TextScorer:
             found = self._scores[lm_state, word] = self._model.score(lm_state, word)
         return found
 
-    def _is_unknown(self, word: str) -> bool:
-        return self._model is not None and word not in self._known
-
     def _loan(self, begun: str) -> float:
         """The weighted score of the most frequent word that begins so."""
-        if self._model is None:
+        if self._model is None or self._sorted is None:
             return 0.0
         loan = self._loans.get(begun)
         if loan is None:

@@ -37,7 +37,7 @@ def test_units_spell_what_the_tokenizer_decodes(index: int) -> None:
     for _ in range(300):
         # any sequence a search may come up with: unknowns, spaces in a row, at the ends
         tokens = rng.integers(1, tokenizer.vocab_size, rng.integers(0, 12)).tolist()
-        assert units.spell(tokens) == tokenizer.decode(tokens).replace(" ⁇ ", "⁇").split()
+        assert units.spell(tokens) == tokenizer.decode(tokens).split()
 
 
 @pytest.mark.parametrize("seed", range(40))
