@@ -48,6 +48,9 @@ class DataConfig:
         0, "processes that read audio; 0 reads in the training process", low=0
     )
     cache_mb: int = option(0, "keep up to this much decoded audio in memory", low=0)
+    index_folder: str = option(
+        "", "where indices of large manifests are kept; empty: beside each manifest"
+    )
     max_unreadable: float = option(
         0.01, "share of the training utterances that may turn out unreadable", low=0.0, high=1.0
     )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from asr.config import Config
 from asr.data.features import Fbank, GlobalNorm
 from asr.nn.encoder import Encoder
-from asr.nn.subsampling import subsampled
+from asr.nn.subsampling import Count, subsampled
 
 BLANK = 0
 
@@ -94,8 +94,8 @@ class Recogniser(nn.Module):
                 feats_btf = augment(feats_btf, feat_lens_b)
         return feats_btf, feat_lens_b
 
-    def num_output_frames(self, num_samples: int) -> int:
-        """Frames that the loss and the search get from so many samples."""
+    def num_output_frames(self, num_samples: Count) -> Count:
+        """Frames that the loss and the search get from so many samples (or each of a tensor)."""
         return subsampled(self.features.num_frames(num_samples), self.subsampling)
 
     def attention_backend(self) -> str:

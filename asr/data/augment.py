@@ -40,9 +40,24 @@ def utterance_rng(seed: int, epoch: int, utterance_id: str, purpose: str) -> np.
     return np.random.Generator(np.random.Philox(key=key))
 
 
-def draw_speed(rng: np.random.Generator, config: AugmentConfig) -> float:
-    """One of ``config.speed_factors``, all equally likely."""
-    return float(config.speed_factors[int(rng.integers(len(config.speed_factors)))])
+def draw_many(keys: np.ndarray, *parts: int | str) -> np.ndarray:
+    """float64 uniform in [0, 1) for each uint64 key: a function of the key and the parts alone.
+
+    For draws over all utterances at once, where a generator each would take minutes. The mixing is
+    SplitMix64's (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators").
+    """
+    mixed = np.asarray(keys, dtype=np.uint64) + np.uint64(stable_hash(*parts) & (1 << 64) - 1)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    mixed ^= mixed >> np.uint64(31)
+    return (mixed >> np.uint64(11)) * 2.0**-53
+
+
+def draw_speeds(keys: np.ndarray, seed: int, epoch: int, config: AugmentConfig) -> np.ndarray:
+    """One of ``config.speed_factors`` for each utterance's key, all equally likely."""
+    factors = np.array(config.speed_factors, dtype=np.float64)
+    drawn = draw_many(keys, seed, epoch, "speed") * len(factors)
+    return factors[drawn.astype(np.int64)]
 
 
 def change_speed(wave_n: np.ndarray, factor: float, sample_rate: int) -> np.ndarray:

@@ -5,10 +5,9 @@ Shapes: b utterance, n sample, u token.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -17,16 +16,17 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from asr.config import AugmentConfig, DataConfig
-from asr.data.augment import change_speed, draw_speed, stable_hash, utterance_rng
-from asr.data.manifest import LeftOut, load_waveform, min_ctc_frames
+from asr.data.augment import change_speed, draw_speeds, stable_hash
+from asr.data.index import CutList, CutTable, cut_speaker
+from asr.data.manifest import LeftOut, load_waveform
+from asr.data.sieve import NumFrames, Sieve
 from asr.errors import InputError
 from asr.text.normalise import Normaliser
 from asr.text.tokenizer import BLANK, Tokenizer
 
 LoadWaveform = Callable[[Cut, int], np.ndarray]
-NumFrames = Callable[[int], int]
 
-# Texts change hands among this many utterances of about the same length (see shuffle_texts).
+# Texts change hands among this many utterances of about the same length (see shuffled_givers).
 _SHUFFLE_GROUP = 64
 
 
@@ -91,14 +91,14 @@ class Utterances(Dataset[Example]):
     """Utterances in manifest order; item (epoch, index) is the same in every process.
 
     Attributes:
-        ids, texts (normalised), speakers: one per utterance kept.
+        ids, texts (normalised), speakers: of the utterances kept; each is read when it is asked for.
         durations_s: seconds before any speed change.
-        left_out: what was not kept and why; empty unless ``train``.
+        num_speakers: different ones.
     """
 
     def __init__(
         self,
-        cuts: Iterable[Cut],
+        cuts: CutTable | Iterable[Cut],
         *,
         tokenizer: Tokenizer,
         normaliser: Normaliser,
@@ -117,7 +117,7 @@ class Utterances(Dataset[Example]):
             data: bounds on the duration, number of utterances, label shuffling; for training only.
             train: leave out what cannot be trained on, and change speeds.
             augment: speeds; None or ``train`` false leaves the audio as it is.
-            encoder_frames: from a count of samples to the frames that CTC gets; None: no check.
+            encoder_frames: from counts of samples to the frames that CTC gets; None: no check.
             load: reads a cut's samples at a rate.
             cache_bytes: keep up to this much decoded audio in memory, before any change of speed.
                 In this process only: worker processes read ahead instead.
@@ -128,33 +128,42 @@ class Utterances(Dataset[Example]):
         self.sample_rate = sample_rate
         self.seed = seed
         self._load = load
+        self._tokenizer, self._normalise = tokenizer, normaliser
         self._speeds = augment if augment is not None and train else None
         self._cache = _WaveCache(cache_bytes)
-        kept = list(cuts)
-        texts = [normaliser(cut_text(cut)) for cut in kept]
-        self.left_out: tuple[LeftOut, ...] = ()
-        if train and data.shuffle_labels:
-            texts = shuffle_texts(texts, [cut.duration for cut in kept], seed)
-        tokens = [np.asarray(tokenizer.encode(text), dtype=np.int32) for text in texts]
+        self._source = cuts if isinstance(cuts, CutTable) else CutList(cuts)
+        kept = givers = np.arange(len(self._source))
+        self._sieve: Sieve | None = None
         if train:
-            fastest = max(self._speeds.speed_factors) if self._speeds else 1.0
-            reasons = [
-                _reason_to_leave_out(cut, text, ids, data, encoder_frames, fastest, sample_rate)
-                for cut, text, ids in zip(kept, texts, tokens, strict=True)
-            ]
-            self.left_out = tuple(item for item in reasons if item is not None)
-            chosen = [index for index, reason in enumerate(reasons) if reason is None]
-            chosen = chosen[: data.max_utterances or None]
-            kept, texts = [kept[i] for i in chosen], [texts[i] for i in chosen]
-            tokens = [tokens[i] for i in chosen]
-        if train and not kept:
-            raise InputError(f"there is nothing to train on: {self.describe_left_out()}")
-        self._cuts = kept
-        self._tokens = tokens
-        self.texts = texts
-        self.ids = [str(cut.id) for cut in kept]
-        self.speakers = [cut_speaker(cut) for cut in kept]
-        self.durations_s = np.array([cut.duration for cut in kept], dtype=np.float64)
+            if data.shuffle_labels:
+                givers = shuffled_givers(self._source.durations_s, seed)
+            self._sieve = Sieve(
+                self._source,
+                self._source.ctc_frames(tokenizer, normaliser)[givers],
+                data,
+                encoder_frames=encoder_frames,
+                sample_rate=sample_rate,
+                fastest=max(self._speeds.speed_factors) if self._speeds else 1.0,
+            )
+            kept = self._sieve.kept[: data.max_utterances or None]
+            if len(kept) == 0:
+                raise InputError(f"there is nothing to train on: {self.describe_left_out()}")
+        self._cuts = self._source.select(kept)
+        self._givers = givers[kept]
+        self.durations_s = self._cuts.durations_s
+        self.num_speakers = len(np.unique(self._cuts.speaker_keys))
+
+    @property
+    def ids(self) -> Sequence[str]:
+        return Lazily(len(self), lambda index: str(self._cuts[index].id))
+
+    @property
+    def texts(self) -> Sequence[str]:
+        return Lazily(len(self), self._text)
+
+    @property
+    def speakers(self) -> Sequence[str]:
+        return Lazily(len(self), lambda index: cut_speaker(self._cuts[index]))
 
     def __len__(self) -> int:
         return len(self._cuts)
@@ -166,52 +175,79 @@ class Utterances(Dataset[Example]):
             InputError: its audio cannot be read.
         """
         epoch, index = key
+        cut = self._cuts[index]
         wave_n = self._cache.get(index)
         if wave_n is None:
-            wave_n = self._load(self._cuts[index], self.sample_rate)
+            wave_n = self._load(cut, self.sample_rate)
             self._cache.put(index, wave_n)
         if self._speeds is not None:
             wave_n = change_speed(wave_n, self.speed(epoch, index), self.sample_rate)
-        tokens_u = self._tokens[index].astype(np.int64)
-        return Example(self.ids[index], wave_n, tokens_u, self.speakers[index], self.texts[index])
+        text = self._text(index)
+        tokens_u = np.array(self._tokenizer.encode(text), dtype=np.int64)
+        return Example(str(cut.id), wave_n, tokens_u, cut_speaker(cut), text)
+
+    def _text(self, index: int) -> str:
+        return self._normalise(self._source.text(int(self._givers[index])))
 
     def tokens(self, index: int) -> list[int]:
         """The tokens of an utterance."""
-        return [int(token) for token in self._tokens[index]]
+        return self._tokenizer.encode(self._text(index))
 
     def speed(self, epoch: int, index: int) -> float:
         """The speed of an utterance in an epoch."""
-        if self._speeds is None or len(self._speeds.speed_factors) == 1:
-            return 1.0 if self._speeds is None else float(self._speeds.speed_factors[0])
-        rng = utterance_rng(self.seed, epoch, self.ids[index], "speed")
-        return draw_speed(rng, self._speeds)
+        return float(self._draw_speeds(epoch, self._cuts.keys[index : index + 1])[0])
 
     def epoch_durations_s(self, epoch: int) -> np.ndarray:
-        """Seconds of every utterance as that epoch plays them: for ``DurationBatches.steps``."""
-        speeds = [self.speed(epoch, index) for index in range(len(self))]
-        return self.durations_s / np.array(speeds, dtype=np.float64)
+        """Seconds of every utterance as that epoch plays them: for ``DurationBatches.plan``."""
+        return self.durations_s / self._draw_speeds(epoch, self._cuts.keys)
+
+    def _draw_speeds(self, epoch: int, keys: np.ndarray) -> np.ndarray:
+        if self._speeds is None:
+            return np.ones(len(keys))
+        return draw_speeds(keys, self.seed, epoch, self._speeds)
 
     @property
     def slowest_durations_s(self) -> np.ndarray:
         """Seconds of every utterance at the slowest speed: what memory must be there for."""
         return self.durations_s / (min(self._speeds.speed_factors) if self._speeds else 1.0)
 
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """What was not kept and why, in manifest order; nothing unless for training."""
+        return () if self._sieve is None else self._sieve.left_out()
+
     def left_out_counts(self) -> dict[str, int]:
         """How many utterances were left out for each reason."""
-        return dict(Counter(item.reason for item in self.left_out).most_common())
+        return {} if self._sieve is None else self._sieve.counts()
 
     def describe_left_out(self) -> str:
         """One line: counts, reasons, and one utterance by name for each."""
-        if not self.left_out:
-            return "no utterance left out"
-        first = {item.reason: item for item in reversed(self.left_out)}
-        return "; ".join(
-            f"{count} left out, {reason} (first: {first[reason].id}, {first[reason].detail})"
-            for reason, count in self.left_out_counts().items()
-        )
+        return "no utterance left out" if self._sieve is None else self._sieve.describe()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_cache": _WaveCache(0)}
+        return self.__dict__ | {"_cache": _WaveCache(0), "_sieve": None}
+
+
+class Lazily(Sequence[str]):
+    """A sequence whose items are made when they are asked for."""
+
+    def __init__(self, count: int, item: Callable[[int], str]) -> None:
+        self._count, self._item = count, item
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        places = range(self._count)[index]
+        if isinstance(places, range):
+            return [self._item(place) for place in places]
+        return self._item(places)
 
 
 class _WaveCache:
@@ -243,18 +279,8 @@ class _WaveCache:
             self._left_bytes -= samples_n.nbytes
 
 
-def cut_text(cut: Cut) -> str:
-    """The cut's transcript as the manifest has it, supervisions joined by spaces."""
-    return " ".join(part.text for part in cut.supervisions if part.text)
-
-
-def cut_speaker(cut: Cut) -> str:
-    """The first supervision's speaker, or an empty text."""
-    return str(cut.supervisions[0].speaker or "") if cut.supervisions else ""
-
-
-def shuffle_texts(texts: Sequence[str], durations_s: Sequence[float], seed: int) -> list[str]:
-    """Give every utterance another one's text: the control that a recipe must fail on.
+def shuffled_givers(durations_s: np.ndarray, seed: int) -> np.ndarray:
+    """Whose text each utterance gets instead of its own: the control that a recipe must fail on.
 
     Texts move among utterances of about the same length, so that they still fit the audio and the
     control trains on as many utterances as the real thing. No utterance keeps its own.
@@ -262,48 +288,17 @@ def shuffle_texts(texts: Sequence[str], durations_s: Sequence[float], seed: int)
     Raises:
         InputError: fewer than two utterances.
     """
-    if len(texts) < 2:
+    if len(durations_s) < 2:
         raise InputError("data.shuffle_labels needs at least two utterances")
     rng = np.random.default_rng(stable_hash("shuffle-labels", seed))
-    by_length = np.argsort(np.asarray(durations_s), kind="stable")
-    num_groups = max(1, len(texts) // _SHUFFLE_GROUP)
-    shuffled = list(texts)
+    by_length = np.argsort(durations_s, kind="stable")
+    num_groups = max(1, len(durations_s) // _SHUFFLE_GROUP)
+    givers = np.empty(len(durations_s), dtype=np.int64)
     for group in np.array_split(by_length, num_groups):
         # One cycle through the group in random order moves every text.
         cycle = rng.permutation(group)
-        for giver, taker in zip(cycle, np.roll(cycle, 1), strict=True):
-            shuffled[taker] = texts[giver]
-    return shuffled
-
-
-def _reason_to_leave_out(
-    cut: Cut,
-    text: str,
-    tokens: np.ndarray,
-    data: DataConfig,
-    encoder_frames: NumFrames | None,
-    fastest: float,
-    sample_rate: int,
-) -> LeftOut | None:
-    name, duration_s = str(cut.id), float(cut.duration)
-    if duration_s < data.min_duration_s:
-        detail = f"{duration_s:.2f} s"
-        return LeftOut(name, f"shorter than data.min_duration_s = {data.min_duration_s:g}", detail)
-    if duration_s > data.max_duration_s:
-        detail = f"{duration_s:.2f} s"
-        return LeftOut(name, f"longer than data.max_duration_s = {data.max_duration_s:g}", detail)
-    if not text.strip():
-        return LeftOut(name, "no text after normalisation", repr(cut_text(cut)))
-    if encoder_frames is None:
-        return None
-    # Two samples short of the plan: the resampler may round down.
-    frames = encoder_frames(max(0, int(duration_s * sample_rate / fastest) - 2))
-    needed = min_ctc_frames(tokens.tolist())
-    if needed > frames:
-        at_speed = f" at speed {fastest:g}" if fastest != 1.0 else ""
-        detail = f"{needed} frames needed, {frames} there{at_speed}"
-        return LeftOut(name, "too many tokens for CTC to align", detail)
-    return None
+        givers[np.roll(cycle, 1)] = cycle
+    return givers
 
 
 def collate(

@@ -216,8 +216,8 @@ def _read(dataset: Utterances, task: _Task, reading: ctypes.c_longlong) -> Batch
     examples: list[Example] = []
     left_out: list[LeftOut] = []
     for index in task.indices:
-        name = dataset.ids[index]
         if index in task.deadly:
+            name = dataset.ids[index]
             reason = "loader workers died reading it"
             left_out.append(LeftOut(name, reason, f"{name}: {reason}"))
             continue
@@ -226,7 +226,7 @@ def _read(dataset: Utterances, task: _Task, reading: ctypes.c_longlong) -> Batch
             examples.append(dataset[task.epoch, index])
         except InputError as error:
             reason = error.reason if isinstance(error, AudioError) else "unreadable audio"
-            left_out.append(LeftOut(name, reason, str(error)))
+            left_out.append(LeftOut(dataset.ids[index], reason, str(error)))
     reading.value = -1
     return collate(examples, dataset.sample_rate, left_out)
 

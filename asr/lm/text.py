@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from asr.data.dataset import cut_text
+from asr.data.index import cut_text
 from asr.data.manifest import MANIFEST_SUFFIX, read_cuts
 from asr.errors import InputError
 from asr.text.normalise import Normaliser

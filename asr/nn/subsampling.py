@@ -53,7 +53,7 @@ def _separable(channels: int) -> nn.Module:
     )
 
 
-def subsampled(count: int, factor: int) -> int:
+def subsampled(count: Count, factor: int) -> Count:
     """How many frames (or mel bins) ``Subsampling`` makes of this many."""
     for _ in range(int(math.log2(factor))):
         count = _halve(count)

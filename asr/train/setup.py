@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
-from lhotse import CutSet
 from torch import Tensor
 from tqdm import tqdm
 
 from asr import config as configuration
-from asr.config import Config
+from asr.config import Config, DataConfig
 from asr.data.batches import DurationBatches, check_durations, sorted_batches
 from asr.data.dataset import Utterances
 from asr.data.features import estimate_norm
+from asr.data.index import CutTable, open_cuts
 from asr.data.loader import iterate
-from asr.data.manifest import read_cuts
 from asr.errors import InputError
 from asr.files import write_atomically
 from asr.model import Recogniser, count_parameters
@@ -113,16 +112,16 @@ def prepare(
     Raises:
         InputError: a manifest is missing, nothing in it can be trained on, or ``start`` does not fit.
     """
-    train_cuts = _read_all(config.data.train, "data.train")
-    dev_cuts = _read_all(config.data.dev, "data.dev")
-    if config.train.max_validate_utterances:
-        dev_cuts = dev_cuts.subset(first=config.train.max_validate_utterances)
+    train_cuts = _open_all(config.data.train, "data.train", config.data)
+    dev_cuts = _open_all(config.data.dev, "data.dev", config.data)
+    num_validated = min(config.train.max_validate_utterances or len(dev_cuts), len(dev_cuts))
+    dev_cuts = dev_cuts.select(np.arange(num_validated))
     normalise = get_normaliser(config.tokenizer.normaliser)
     if not exp.tokenizer.is_dir():
         if start is not None and keeps_tokenizer(start, config) and not new_tokenizer:
             tokenizer = start.tokenizer
         else:
-            texts = [normalise(s.text or "") for cut in train_cuts for s in cut.supervisions]
+            texts = [normalise(train_cuts.text(index)) for index in range(len(train_cuts))]
             tokenizer = train_tokenizer(texts, config.tokenizer)
         _save_tokenizer(tokenizer, exp.tokenizer)
     tokenizer = load_tokenizer(exp.tokenizer)
@@ -131,7 +130,7 @@ def prepare(
     initialised = "" if start is None else take_weights(net, start, tokenizer)
     net.to(device, torch.float64 if config.train.precision == "fp64" else torch.float32)
 
-    def utterances(cuts: CutSet, train: bool, cache_mb: int = 0) -> Utterances:
+    def utterances(cuts: CutTable, train: bool, cache_mb: int = 0) -> Utterances:
         return Utterances(
             cuts,
             tokenizer=tokenizer,
@@ -150,7 +149,7 @@ def prepare(
     balance_s = config.train.attention_balance_s
     check_durations(train.slowest_durations_s, config.train.max_batch_s, train.ids, balance_s)
     stride = max(len(train_cuts) // NORM_UTTERANCES, 1)
-    plain = utterances(CutSet.from_cuts(list(train_cuts)[::stride]), train=False)
+    plain = utterances(train_cuts.select(np.arange(0, len(train_cuts), stride)), train=False)
     batches = DurationBatches(
         train.durations_s,
         config.train.max_batch_s,
@@ -170,13 +169,10 @@ def _save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     unfinished.replace(folder)
 
 
-def _read_all(paths: list[str], key: str) -> CutSet:
+def _open_all(paths: list[str], key: str, data: DataConfig) -> CutTable:
     if not paths:
         raise InputError(f"{key} = []: name at least one manifest, {key}=[FILE.cuts.jsonl.gz]")
-    cuts: list[Any] = []
-    for path in paths:
-        cuts += list(read_cuts(path))
-    return CutSet.from_cuts(cuts)
+    return open_cuts(paths, data.index_folder)
 
 
 def set_norm(setup: Setup, config: Config, processes: Processes) -> None:
@@ -200,7 +196,7 @@ def set_norm(setup: Setup, config: Config, processes: Processes) -> None:
 def _summary(utterances: Utterances) -> str:
     hours = float(utterances.durations_s.sum()) / 3600
     return (
-        f"{len(utterances)} utterances, {hours:.2f} h, {len(set(utterances.speakers))} speakers, "
+        f"{len(utterances)} utterances, {hours:.2f} h, {utterances.num_speakers} speakers, "
         f"{utterances.describe_left_out()}"
     )
 

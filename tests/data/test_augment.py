@@ -11,7 +11,8 @@ from torch import Tensor
 from asr.config import AugmentConfig
 from asr.data.augment import (
     change_speed,
-    draw_speed,
+    draw_many,
+    draw_speeds,
     spec_augment,
     stable_hash,
     utterance_rng,
@@ -216,7 +217,31 @@ def test_speed_one_leaves_the_samples_alone() -> None:
 
 def test_speeds_are_drawn_evenly() -> None:
     config = AugmentConfig(speed_factors=[0.9, 1.0, 1.1])
-    drawn = [draw_speed(utterance_rng(0, 0, f"u{i}", "speed"), config) for i in range(3000)]
+    drawn = draw_speeds(np.arange(3000, dtype=np.uint64), 0, 0, config)
     values, counts = np.unique(drawn, return_counts=True)
     assert values.tolist() == [0.9, 1.0, 1.1]
     assert (abs(counts - 1000) < 120).all()
+
+
+def test_draws_for_many_are_each_keys_own_and_uniform() -> None:
+    keys = np.array([stable_hash(f"u{i}") & (1 << 64) - 1 for i in range(20000)], dtype=np.uint64)
+    drawn = draw_many(keys, 1, 0, "speed")
+    assert np.array_equal(draw_many(keys[5:6], 1, 0, "speed"), drawn[5:6])
+    assert 0 <= drawn.min() < drawn.max() < 1
+    counts, _ = np.histogram(drawn, bins=10, range=(0, 1))
+    # chi-squared with 9 degrees of freedom: 33.7 is the 0.9999 quantile
+    assert ((counts - 2000) ** 2 / 2000).sum() < 33.7
+    # consecutive keys, epochs, seeds and purposes have nothing to do with each other
+    consecutive = draw_many(np.arange(20000, dtype=np.uint64), 1, 0, "speed")
+    assert abs(np.corrcoef(consecutive[1:], consecutive[:-1])[0, 1]) < 0.03
+    for parts in ((1, 1, "speed"), (2, 0, "speed"), (1, 0, "noise")):
+        assert abs(np.corrcoef(drawn, draw_many(keys, *parts))[0, 1]) < 0.03
+
+
+def test_draws_for_many_by_hand() -> None:
+    # SplitMix64's mixing written out with whole numbers
+    state = (7 + stable_hash(1, "x")) % 2**64
+    state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    state = (state ^ state >> 27) * 0x94D049BB133111EB % 2**64
+    state ^= state >> 31
+    assert draw_many(np.array([7], dtype=np.uint64), 1, "x")[0] == (state >> 11) / 2**53
