@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from asr.config import Config
 from asr.data.features import Fbank, GlobalNorm
 from asr.nn.encoder import Encoder
+from asr.nn.linear import Linear
 from asr.nn.subsampling import Count, subsampled
 
 BLANK = 0
@@ -31,7 +32,7 @@ class Recogniser(nn.Module):
         self.features = Fbank(config.features)
         self.norm = GlobalNorm(config.features.num_mels)
         self.encoder = Encoder(config.encoder, config.attention, config.features.num_mels)
-        self.head = nn.Linear(config.encoder.dim, vocab_size)
+        self.head = Linear(config.encoder.dim, vocab_size)
         self.subsampling = config.encoder.subsampling
         self.intermediate_layers = tuple(config.encoder.intermediate_ctc)
         self.intermediate_weight = config.encoder.intermediate_ctc_weight

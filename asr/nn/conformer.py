@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from asr.nn.attention import MultiHeadAttention
 from asr.nn.dropout import Dropout
+from asr.nn.linear import DepthwiseConv, Linear
 from asr.nn.residual import Frames, PreNorm
 
 NORMS = {"layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}
@@ -23,8 +24,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, ff_dim: int, dropout: float):
         super().__init__()
-        self.widen = nn.Linear(dim, ff_dim)
-        self.narrow = nn.Linear(ff_dim, dim)
+        self.widen = Linear(dim, ff_dim)
+        self.narrow = Linear(ff_dim, dim)
         self.dropout = Dropout(dropout)
 
     def forward(self, x_btd: Tensor, frames: Frames) -> Tensor:
@@ -49,11 +50,10 @@ class Convolution(nn.Module):
 
     def __init__(self, dim: int, kernel: int, norm: str, dropout: float):
         super().__init__()
-        self.widen = nn.Linear(dim, 2 * dim)
-        # two-dimensional with a height of 1: PyTorch's CPU kernel is three times as fast that way
-        self.depthwise = nn.Conv2d(dim, dim, (1, kernel), padding=(0, kernel // 2), groups=dim)
+        self.widen = Linear(dim, 2 * dim)
+        self.depthwise = DepthwiseConv(dim, kernel)
         self.depthwise_norm = NORMS[norm](dim)
-        self.narrow = nn.Linear(dim, dim)
+        self.narrow = Linear(dim, dim)
         self.dropout = Dropout(dropout)
 
     def forward(self, x_btd: Tensor, frames: Frames) -> Tensor:
