@@ -124,7 +124,7 @@ def _difference(
             interval=interval,
             p_value=p_value,
             p_holm=None,
-            df=float(found.df_k[0]),
+            df=None if interval is None else float(found.df_k[0]),
             num_seeds=min(len(types[one]) for one in signs),
             unit=group.unit,
             seed_error=float(found.seeds_k[0]),

@@ -97,7 +97,7 @@ class TypeDifference:
         kind: what differs, ``weighting`` or ``position``.
         within: what is the same: one word, or several where their mean is compared.
         num_seeds: the fewest runs of any type that takes part.
-        df: degrees of freedom of the t test.
+        df: degrees of freedom of the t test; None where nothing varies.
         seed_error, unit_error: standard errors from seeds alone and from speakers alone.
     """
 
@@ -110,7 +110,7 @@ class TypeDifference:
     interval: Interval | None
     p_value: float | None
     p_holm: float | None
-    df: float
+    df: float | None
     num_seeds: int
     unit: str
     seed_error: float

@@ -33,7 +33,7 @@ def format_terminal(comparison: Comparison) -> str:
         parts += [_difference_caption(comparison), _as_columns(_differences(comparison))]
     for caption, table in _type_tables(comparison):
         parts += [caption, _as_columns(table)]
-    parts.append("\n".join([*_legend(comparison), *comparison.notes]))
+    parts.append("\n".join([*legend_lines(comparison), *comparison.notes]))
     return "\n\n".join(parts)
 
 
@@ -44,7 +44,7 @@ def format_markdown(comparison: Comparison) -> str:
         parts += [_difference_caption(comparison), _as_markdown(_differences(comparison))]
     for caption, table in [*_type_tables(comparison), *_part_tables(comparison)]:
         parts += [caption, _as_markdown(table)]
-    parts.append("\n".join(f"- {note}" for note in [*comparison.notes, *_legend(comparison)]))
+    parts.append("\n".join(f"- {note}" for note in [*comparison.notes, *legend_lines(comparison)]))
     commands = [row for row in comparison.rows if row.run.command]
     if commands:
         parts.append("\n".join(f"- {row.name}: `{row.run.command}`" for row in commands))
@@ -109,7 +109,7 @@ def _set_cells(result: SetResult | None) -> list[str]:
     counts = result.counts
     wer = _NONE if result.wer is None else percent(result.wer)
     return [
-        f"{wer} {_interval(result.interval)}".rstrip(),
+        f"{wer} {interval_text(result.interval)}".rstrip(),
         f"{counts.substitutions}/{counts.deletions}/{counts.insertions}",
         _NONE if result.rtf is None else f"{result.rtf:.4f}",
     ]
@@ -125,7 +125,14 @@ def _difference_cells(one: Difference) -> list[str]:
     better = _NONE if one.better_share is None else f"{100 * one.better_share:.1f} %"
     segments = None if one.mapsswe is None else one.mapsswe.p_value
     tests = [p_text(one.p_value), p_text(one.p_holm), p_text(segments)]
-    return [one.name, one.set_name, points(one.difference), _interval(one.interval), *tests, better]
+    return [
+        one.name,
+        one.set_name,
+        points(one.difference),
+        interval_text(one.interval),
+        *tests,
+        better,
+    ]
 
 
 def _type_tables(comparison: Comparison) -> list[tuple[str, _Table]]:
@@ -140,7 +147,7 @@ def _type_tables(comparison: Comparison) -> list[tuple[str, _Table]]:
                 one.position,
                 one.set_name,
                 str(len(one.names)),
-                f"{percent(one.wer)} {_interval(one.interval)}".rstrip(),
+                f"{percent(one.wer)} {interval_text(one.interval)}".rstrip(),
                 " ".join(percent(wer) for wer in one.wers),
             ]
             for one in comparison.types
@@ -155,10 +162,10 @@ def _type_tables(comparison: Comparison) -> list[tuple[str, _Table]]:
                 one.set_name,
                 str(one.num_seeds),
                 points(one.difference),
-                _interval(one.interval),
+                interval_text(one.interval),
                 p_text(one.p_value),
                 p_text(one.p_holm),
-                f"{one.df:.1f}",
+                _NONE if one.df is None else f"{one.df:.1f}",
             ]
             for one in comparison.type_differences
         ]
@@ -216,7 +223,7 @@ def _difference_caption(comparison: Comparison) -> str:
     return f"WER minus that of {baseline}, in points, on the same utterances:"
 
 
-def _legend(comparison: Comparison) -> list[str]:
+def legend_lines(comparison: Comparison) -> list[str]:
     """What the columns mean, where there is something to explain."""
     units = {
         (name, result.unit, result.method)
@@ -265,7 +272,7 @@ def points(difference: float) -> str:
     return f"{100 * difference:+.2f}"
 
 
-def _interval(interval: Interval | None, scale: float = 100.0) -> str:
+def interval_text(interval: Interval | None, scale: float = 100.0) -> str:
     if interval is None:
         return ""
     return f"[{scale * interval.low:.2f}, {scale * interval.high:.2f}]"
@@ -302,8 +309,8 @@ def _as_columns(table: _Table) -> str:
 
 def _as_markdown(table: _Table) -> str:
     ruler = ["---" if name in _TEXT_COLUMNS else "---:" for name in table.header]
-    return "\n".join(_markdown_line(cells) for cells in [table.header, ruler, *table.rows])
+    return "\n".join(markdown_line(cells) for cells in [table.header, ruler, *table.rows])
 
 
-def _markdown_line(cells: Sequence[str]) -> str:
+def markdown_line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -62,19 +62,22 @@ class MultiHeadAttention(nn.Module):
     def forward(self, x_btd: Tensor, mask: Mask) -> Tensor:
         q_bhtd, k_bhsd, v_bhsd = self._heads(x_btd)
         q_bhtd, k_bhsd, bias = self.position(q_bhtd, k_bhsd, mask.q_start, mask.k_start)
-        weighting = self.weighting
-        if self.bias_h is not None:
-            weighting = replace(weighting, bias_h=self.bias_h)
         o_bhtd = attend(
             q_bhtd,
             k_bhsd,
             v_bhsd,
-            weighting=weighting,
+            weighting=self.trained_weighting(),
             position=bias,
             mask=mask,
             backend=self.backend,
         )
         return self.norm_out(self.project_out(o_bhtd.transpose(1, 2).flatten(2)))
+
+    def trained_weighting(self) -> Weighting:
+        """The weighting with what training has learnt of it."""
+        if self.bias_h is None:
+            return self.weighting
+        return replace(self.weighting, bias_h=self.bias_h)
 
     def _heads(self, x_btd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         qkv_bthd = self.project_qkv(x_btd).unflatten(-1, (sum(self.heads), -1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -77,6 +78,45 @@ def test_a_rerun_does_nothing_and_a_changed_configuration_is_noticed(
     states = dict(line.split()[1:3] for line in mini(smoke, "--list").splitlines())
     assert states.pop("data") == "done"
     assert set(states.values()) == {"changed"}
+
+
+def test_grid_lists_every_type_and_seed(tmp_path: Path) -> None:
+    """Under equal budgets: the commands of two trainings differ in words, seed and folder alone."""
+    lines = recipe("mini/grid.sh", "--work", tmp_path, "--dry-run").stdout.splitlines()
+    trainings = [line for line in lines if line.startswith(" asr train")]
+    assert len(trainings) == len(set(trainings)) == 2 * 6 * 3
+    kinds = {
+        re.sub(r"(weighting|position|seed)=\w+|grid/[\w-]+", "", training) for training in trainings
+    }
+    assert len(kinds) == 1
+    assert sum(line.startswith(" asr decode") for line in lines) == 36
+    assert "--html" in lines[-1]
+    assert "RESULTS.md" in lines[-1]
+    words = ("--corpus", tmp_path, "--work", tmp_path, "--seeds", "1 2 3 4 5", "--dry-run")
+    lines = recipe("librispeech/grid.sh", *words).stdout.splitlines()
+    assert sum(line.startswith(" asr train") for line in lines) == 2 * 6 * 5
+    assert sum(line.startswith(" asr decode") for line in lines) == 2 * 2 * 6 * 5
+
+
+@pytest.mark.slow
+def test_grid_ends_in_a_report_and_loses_nothing(tmp_path: Path) -> None:
+    words = (
+        *("mini/grid.sh", "--work", tmp_path, "--hours", 0.02, "--dev", 4, "--test", 5),
+        *("--config", ROOT / "recipes/mini/conf/smoke.yaml", "--jobs", 1),
+        *("--positions", "rope", "--seeds", "1 2"),
+    )
+    printed = recipe(*words).stdout
+    assert "sigmoid - softmax" in printed
+    content = json.loads((tmp_path / "grid/compare.json").read_text())
+    assert [len(one["names"]) for one in content["types"]] == [2, 2]
+    assert "Which attention?" in (tmp_path / "grid/report.html").read_text()
+    results = (tmp_path / "RESULTS.md").read_text()
+    assert results.count("`asr train --config") == 4
+    shutil.rmtree(tmp_path / "grid/sigmoid-rope-s2/model")
+    (tmp_path / ".done/train-sigmoid-rope-s2").unlink()
+    again = recipe(*words).stdout
+    assert again.count("done before, unchanged") == 9
+    assert (tmp_path / "RESULTS.md").read_text() == results
 
 
 def test_wrong_options_are_refused(smoke: tuple[Path, Path]) -> None:

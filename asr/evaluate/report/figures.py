@@ -1,0 +1,190 @@
+"""The report's pictures, each from the comparison; an empty text where there is nothing to draw."""
+
+from __future__ import annotations
+
+from asr.evaluate.comparison import Comparison
+from asr.evaluate.report.gather import Contents
+from asr.evaluate.report.svg import COLOURS, Line, Whisker, lines, scatter, whiskers
+from asr.evaluate.statistics import Interval
+from asr.evaluate.tables import within_text
+
+# Beyond so many systems colours mean weightings, and only types are named.
+_MANY = 7
+
+
+def systems(comparison: Comparison) -> str:
+    colours = _colours(comparison)
+    rows = [
+        _whisker(_label(comparison, row.name, name), result.wer, result.interval, colours[row.name])
+        for row in comparison.rows
+        for name, result in row.sets.items()
+        if result.wer is not None
+    ]
+    return whiskers(rows, "WER, %", zero=False) if rows else ""
+
+
+def types(comparison: Comparison) -> str:
+    order = _weightings(comparison)
+    several = len(comparison.set_names) > 1
+    rows = [
+        _whisker(
+            f"{one.weighting} {one.position}" + (f" {one.set_name}" if several else ""),
+            one.wer,
+            one.interval,
+            COLOURS[order.index(one.weighting) % len(COLOURS)],
+        )
+        for one in comparison.types
+    ]
+    return whiskers(rows, "mean WER, %", zero=False) if rows else ""
+
+
+def type_differences(comparison: Comparison) -> str:
+    rows = []
+    for one in comparison.type_differences:
+        where = f", {within_text(one)}" if one.kind == "weighting" else ""
+        colour = COLOURS[0] if one.kind == "weighting" else COLOURS[2]
+        label = f"{one.name} − {one.baseline}{where}"
+        rows.append(_whisker(label, one.difference, one.interval, colour))
+    return whiskers(rows, "difference, points of WER", zero=True) if rows else ""
+
+
+def differences(comparison: Comparison) -> str:
+    colours = _colours(comparison)
+    rows = [
+        _whisker(
+            _label(comparison, one.name, one.set_name),
+            one.difference,
+            one.interval,
+            colours[one.name],
+        )
+        for one in comparison.differences
+    ]
+    return whiskers(rows, "difference, points of WER", zero=True) if rows else ""
+
+
+def losses(contents: Contents) -> str:
+    colours = _colours(contents.comparison)
+    named = _Names(contents.comparison)
+    series = []
+    for curves in contents.curves:
+        colour = colours.get(curves.name, COLOURS[-1])
+        if curves.train_loss:
+            series.append(Line(named.once(curves.name), _thin(curves.train_loss), colour))
+        if curves.valid_loss:
+            series.append(Line(None, _thin(curves.valid_loss), colour, dashed=True))
+    return lines(series, "step", "loss") if series else ""
+
+
+def dev_wers(contents: Contents) -> str:
+    colours = _colours(contents.comparison)
+    named = _Names(contents.comparison)
+    series = [
+        Line(
+            named.once(curves.name),
+            [(step, 100 * wer) for step, wer in curves.valid_wer],
+            colours.get(curves.name, COLOURS[-1]),
+            markers=True,
+        )
+        for curves in contents.curves
+        # one validation at the end is no curve
+        if len(curves.valid_wer) > 1
+    ]
+    return lines(series, "step", "dev WER, %") if series else ""
+
+
+def by_part(comparison: Comparison, by: str) -> str:
+    """Over the first set's parts; types' means where there are types, else systems."""
+    parts = [part for part in comparison.parts if part.by == by]
+    parts = [part for part in parts if part.set_name == parts[0].set_name]
+    if not parts:
+        return ""
+    colours, order = _colours(comparison), _weightings(comparison)
+    groups = {
+        f"{one.weighting} {one.position}": (one.names, one.weighting) for one in comparison.types
+    } or {row.name: ([row.name], row.run.weighting or "-") for row in comparison.rows}
+    series: list[Line] = []
+    for label, (names, weighting) in groups.items():
+        points = []
+        for k, part in enumerate(parts):
+            known = [part.wers[name] for name in names if name in part.wers]
+            values = [100 * value for value in known if value is not None]
+            if values:
+                points.append((float(k), sum(values) / len(values)))
+        many = len(groups) > _MANY
+        colour = COLOURS[order.index(weighting) % len(COLOURS)]
+        if not many:
+            colour = COLOURS[len(series) % len(COLOURS)] if comparison.types else colours[names[0]]
+        seen = any(line.label == weighting for line in series)
+        shown = (None if seen else weighting) if many else label
+        if points:
+            series.append(Line(shown, points, colour, markers=True))
+    unit = {"length": "s", "noise": "dB"}[by]
+    ticks = [f"{part.low:.1f}–{part.high:.1f} {unit}" for part in parts]
+    return lines(series, f"{by} of the utterance", "WER, %", ticks) if series else ""
+
+
+def throughput(comparison: Comparison) -> str:
+    """Systems, or types' means where there are types: their fewer names stay legible."""
+    colours, order = _colours(comparison), _weightings(comparison)
+    speed = {row.name: row.run.train_audio_s_per_s for row in comparison.rows}
+    rows, xs = [], []
+    for one in comparison.types:
+        speeds = [value for name in one.names if (value := speed[name]) is not None]
+        if speeds and one.set_name == comparison.types[0].set_name:
+            colour = COLOURS[order.index(one.weighting) % len(COLOURS)]
+            rows.append(_whisker(f"{one.weighting} {one.position}", one.wer, None, colour))
+            xs.append(sum(speeds) / len(speeds))
+    for row in comparison.rows if not comparison.types else []:
+        for result in list(row.sets.values())[:1]:
+            known = speed[row.name]
+            if known is not None and result.wer is not None:
+                rows.append(_whisker(row.name, result.wer, None, colours[row.name]))
+                xs.append(known)
+    return scatter(rows, xs, "seconds of audio per second of training", "WER, %") if rows else ""
+
+
+class _Names:
+    """Legend entries: each system, or with many of them each weighting once."""
+
+    def __init__(self, comparison: Comparison):
+        self._many = len(comparison.rows) > _MANY
+        self._weighting = {row.name: row.run.weighting or "-" for row in comparison.rows}
+        self._seen: set[str] = set()
+
+    def once(self, name: str) -> str | None:
+        label = self._weighting.get(name, "-") if self._many else name
+        if label in self._seen:
+            return None
+        self._seen.add(label)
+        return label
+
+
+def _colours(comparison: Comparison) -> dict[str, str]:
+    """A colour per system: its own, or with many of them its weighting's."""
+    order = _weightings(comparison)
+    many = len(comparison.rows) > _MANY
+    return {
+        row.name: COLOURS[
+            (order.index(row.run.weighting or "-") if many else number) % len(COLOURS)
+        ]
+        for number, row in enumerate(comparison.rows)
+    }
+
+
+def _weightings(comparison: Comparison) -> list[str]:
+    return list(dict.fromkeys(row.run.weighting or "-" for row in comparison.rows))
+
+
+def _label(comparison: Comparison, name: str, set_name: str) -> str:
+    return f"{name} {set_name}" if len(comparison.set_names) > 1 else name
+
+
+def _whisker(label: str, value: float, interval: Interval | None, colour: str) -> Whisker:
+    low, high = (None, None) if interval is None else (100 * interval.low, 100 * interval.high)
+    return Whisker(label, 100 * value, low, high, colour)
+
+
+def _thin(points: list[tuple[int, float]], most: int = 120) -> list[tuple[float, float]]:
+    """At most so many of them, evenly chosen, the last one kept."""
+    step = max(1, -(-len(points) // most))
+    return [(float(x), y) for x, y in points[:-1][::step] + points[-1:]]

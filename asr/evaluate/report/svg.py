@@ -1,0 +1,177 @@
+"""Small pictures as SVG text: they scale to a phone and take the page's colours, dark or light."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+WIDTH = 400
+_FONT = 11
+# The palette of Okabe and Ito, told apart by colour-blind readers too; black gives way to grey.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#888888")
+
+
+@dataclass(frozen=True)
+class Whisker:
+    """A point with its interval, in the axis' unit; None where there is no interval."""
+
+    label: str
+    value: float
+    low: float | None
+    high: float | None
+    colour: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """(x, y) points in order; label None leaves it out of the legend."""
+
+    label: str | None
+    points: list[tuple[float, float]]
+    colour: str
+    dashed: bool = False
+    markers: bool = False
+
+
+def whiskers(rows: Sequence[Whisker], unit: str, zero: bool) -> str:
+    """A line per row: label left, interval right. zero: draw the line of no difference."""
+    left = min(170, 8 + max(len(row.label) for row in rows) * _FONT * 0.56)
+    ends = [end for row in rows for end in (row.value, row.low, row.high) if end is not None]
+    scale = _Scale.around([*ends, 0.0] if zero else ends, left + 6, WIDTH - 10)
+    height = 20 * len(rows) + 40
+    parts = [_grid_x(scale, 6, height - 32), _text(WIDTH / 2, height - 4, unit, "middle")]
+    if zero:
+        parts.append(_line(scale(0), 6, scale(0), height - 32, "axis"))
+    for k, row in enumerate(rows):
+        y = 18 + 20 * k
+        parts.append(_text(left, y + 4, row.label, "end"))
+        if row.low is not None and row.high is not None:
+            parts.append(
+                f'<line x1="{scale(row.low):.1f}" y1="{y}" x2="{scale(row.high):.1f}" y2="{y}" '
+                f'stroke="{row.colour}" stroke-width="2.5" stroke-linecap="round"/>'
+            )
+        parts.append(f'<circle cx="{scale(row.value):.1f}" cy="{y}" r="4" fill="{row.colour}"/>')
+    return _svg(height, parts, f"{unit} of {len(rows)} rows")
+
+
+def lines(
+    series: Sequence[Line], x_label: str, y_label: str, x_ticks: Sequence[str] | None = None
+) -> str:
+    """Lines over a common axis that starts at 0; x_ticks: names of x = 0, 1, 2, …"""
+    points = [point for line in series for point in line.points]
+    height, left, bottom = 240, 44, 40
+    legend = [line for line in series if line.label is not None]
+    rows = math.ceil(len(legend) / 2)
+    top = 8 + 15 * rows
+    height += 15 * rows
+    if x_ticks is None:
+        x_scale = _Scale.around([x for x, _ in points], left + 8, WIDTH - 14)
+    else:
+        x_scale = _Scale([-0.5, len(x_ticks) - 0.5], left, WIDTH - 6)
+    y_scale = _Scale.around([0.0, *(y for _, y in points)], height - bottom, top + 8)
+    parts = [_grid_y(y_scale, left, WIDTH - 6)]
+    if x_ticks is None:
+        parts.append(_grid_x(x_scale, top, height - bottom, lines=False))
+    else:
+        for k, name in enumerate(x_ticks):
+            parts.append(_text(x_scale(k), height - bottom + 14, name, "middle"))
+    parts.append(_text((left + WIDTH) / 2, height - 6, x_label, "middle"))
+    middle = (top + height - bottom) / 2
+    parts.append(
+        f'<text x="12" y="{middle:.0f}" text-anchor="middle" '
+        f'transform="rotate(-90 12 {middle:.0f})">{html.escape(y_label)}</text>'
+    )
+    for line in series:
+        path = " ".join(f"{x_scale(x):.1f},{y_scale(y):.1f}" for x, y in line.points)
+        dash = ' stroke-dasharray="4 3"' if line.dashed else ""
+        parts.append(
+            f'<polyline points="{path}" fill="none" stroke="{line.colour}" stroke-width="1.6"{dash}/>'
+        )
+        if line.markers:
+            parts += [
+                f'<circle cx="{x_scale(x):.1f}" cy="{y_scale(y):.1f}" r="3" fill="{line.colour}"/>'
+                for x, y in line.points
+            ]
+    for k, line in enumerate(legend):
+        x, y = 8 + (k % 2) * WIDTH / 2, 12 + 15 * (k // 2)
+        parts.append(f'<rect x="{x}" y="{y - 8}" width="10" height="8" fill="{line.colour}"/>')
+        parts.append(_text(x + 15, y, line.label or "", "start"))
+    return _svg(height, parts, f"{y_label} over {x_label}")
+
+
+def scatter(rows: Sequence[Whisker], xs: Sequence[float], x_label: str, y_label: str) -> str:
+    """A named point per row."""
+    height, left, bottom = 270, 44, 40
+    x_scale = _Scale.around([0.0, *xs], left + 8, WIDTH - 16)
+    y_scale = _Scale.around([0.0, *(row.value for row in rows)], height - bottom, 26)
+    parts = [_grid_y(y_scale, left, WIDTH - 6), _grid_x(x_scale, 26, height - bottom)]
+    parts.append(_text((left + WIDTH) / 2, height - 6, x_label, "middle"))
+    parts.append(_text(4, 10, y_label, "start"))
+    for row, x in zip(rows, xs, strict=True):
+        cx, cy = x_scale(x), y_scale(row.value)
+        parts.append(
+            f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="4" fill="{row.colour}" opacity="0.8"/>'
+        )
+        if row.label:
+            anchor = "end" if cx > WIDTH * 0.6 else "start"
+            offset = -8 if anchor == "end" else 8
+            parts.append(_text(cx + offset, cy + 4, row.label, anchor))
+    return _svg(height, parts, f"{y_label} against {x_label}")
+
+
+class _Scale:
+    """Data to pixels, linear, over round ticks."""
+
+    def __init__(self, ticks: list[float], start: float, end: float):
+        self.ticks = ticks
+        self._low, self._high = ticks[0], ticks[-1]
+        self._start, self._end = start, end
+
+    @classmethod
+    def around(cls, values: Sequence[float], start: float, end: float) -> _Scale:
+        low, high = min(values), max(values)
+        if low == high:
+            low, high = low - 0.5, high + 0.5
+        rough = (high - low) / 4
+        power = 10 ** math.floor(math.log10(rough))
+        step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough)
+        first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+        return cls([k * step for k in range(first, last + 1)], start, end)
+
+    def __call__(self, value: float) -> float:
+        share = (value - self._low) / (self._high - self._low)
+        return self._start + share * (self._end - self._start)
+
+
+def _grid_x(scale: _Scale, top: float, bottom: float, lines: bool = True) -> str:
+    parts = []
+    for tick in scale.ticks:
+        if lines:
+            parts.append(_line(scale(tick), top, scale(tick), bottom, "grid"))
+        parts.append(_text(scale(tick), bottom + 14, f"{tick:g}", "middle"))
+    return "".join(parts)
+
+
+def _grid_y(scale: _Scale, left: float, right: float) -> str:
+    return "".join(
+        _line(left, scale(tick), right, scale(tick), "grid")
+        + _text(left - 4, scale(tick) + 4, f"{tick:g}", "end")
+        for tick in scale.ticks
+    )
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
+    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
+
+def _text(x: float, y: float, text: str, anchor: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(text)}</text>'
+
+
+def _svg(height: float, parts: Sequence[str], title: str) -> str:
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{html.escape(title)}" '
+        f'font-size="{_FONT}">{"".join(parts)}</svg>'
+    )

@@ -1,0 +1,67 @@
+"""RESULTS.md: a row per decoded set with what is needed to get it again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from asr.evaluate.comparison import Comparison, Row
+from asr.evaluate.score import percent
+from asr.evaluate.tables import interval_text, markdown_line
+from asr.files import read_text, write_atomically
+
+_HEADER = ["system", "set", "WER % [95 %]", "words", "search", "seed", "commit", "command"]
+
+
+def add_results(comparison: Comparison, path: Path) -> int:
+    """Add the comparison's systems to a Markdown table, made where missing; rows there stay.
+
+    A row of the same system, set, seed and commit is replaced. Returns the number of rows added or
+    replaced.
+
+    Raises:
+        InputError: the file cannot be read or written.
+    """
+    lines = read_text(path).splitlines() if path.is_file() else _new()
+    before = list(lines)
+    changed = 0
+    for row in comparison.rows:
+        for set_name in row.sets:
+            line = _line(row, set_name)
+            same = [k for k, old in enumerate(lines) if _key(old) == _key(line)]
+            if same:
+                lines[same[0]] = line
+            else:
+                lines.append(line)
+            changed += line not in before
+    write_atomically(path, "\n".join(lines) + "\n")
+    return changed
+
+
+def _new() -> list[str]:
+    ruler = ["---", "---", "---:", "---:", "---", "---:", "---", "---"]
+    return ["# Results", "", markdown_line(_HEADER), markdown_line(ruler)]
+
+
+def _line(row: Row, set_name: str) -> str:
+    result, run = row.sets[set_name], row.run
+    wer = "-" if result.wer is None else percent(result.wer)
+    search = " ".join(str(part) for part in (result.search, result.beam) if part is not None)
+    commit = "-" if run.commit is None else run.commit[:7] + ("+" if run.dirty else "")
+    return markdown_line(
+        [
+            row.name,
+            set_name,
+            f"{wer} {interval_text(result.interval)}".rstrip(),
+            str(result.counts.reference_words),
+            search or "-",
+            "-" if run.seed is None else str(run.seed),
+            commit,
+            f"`{run.command}`" if run.command else "-",
+        ]
+    )
+
+
+def _key(line: str) -> tuple[str, ...]:
+    """System, set, search, seed and commit of a row; something else's for any other line."""
+    cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+    return (cells[0], cells[1], *cells[4:7]) if len(cells) == len(_HEADER) else ()

@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Weighting x position x seed under equal budgets -> one report, and rows of RESULTS.md.
+#
+#   recipes/mini/grid.sh [options] [-- section.key=value ...]
+#
+#   --weightings "softmax sigmoid"
+#   --positions "none sinusoidal cape rope alibi relative"
+#   --seeds "1 2 3"                           of the trainings; a claim in words takes five
+#   --hours 10 --corpus-seed 1                of training speech, and of the corpus
+#   --dev 150, --test 400                     utterances of the other parts
+#   --config conf/grid.yaml                   training configuration, the same for all
+#   --jobs 2                                  models trained side by side, one thread each
+#
+# A run that was interrupted goes on where it was, and nothing that is done is done again. Trainings
+# are listed seed by seed, so that the first seed of every type is there early.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+weightings='softmax sigmoid' positions='none sinusoidal cape rope alibi relative' seeds='1 2 3'
+hours=10 corpus_seed=1 dev=150 test=400 config=conf/grid.yaml jobs=2
+options='weightings positions seeds hours corpus_seed dev test config jobs' paths='config'
+source ../../tools/stages.sh
+
+stage data '' '' \
+    asr prepare synthetic --out "$work/data" --hours "$hours" --seed "$corpus_seed" \
+    --dev "$dev" --test "$test"
+
+bases=$(echo ../../asr/conf/*.yaml)
+names=()
+stages_together "$jobs"
+for seed in $seeds; do
+    for position in $positions; do
+        for weighting in $weightings; do
+            name=$weighting-$position-s$seed
+            names+=("$name")
+            stage "train-$name" data "$config $bases" \
+                asr train --config "$config" --exp "$work/grid/$name" --resume \
+                "data.train=[$work/data/train.cuts.jsonl.gz]" "data.dev=[$work/data/dev.cuts.jsonl.gz]" \
+                "attention.weighting=$weighting" "attention.position=$position" "train.seed=$seed" \
+                ${overrides[@]+"${overrides[@]}"}
+        done
+    done
+done
+stages_wait
+
+decoded='' experiments=()
+for name in "${names[@]}"; do
+    experiments+=("$work/grid/$name")
+    stage "decode-$name" "train-$name" '' \
+        asr decode --model "$work/grid/$name" --cuts "$work/data/test.cuts.jsonl.gz" --threads 1
+    decoded+=" decode-$name"
+done
+
+stage report "$decoded" '' \
+    asr compare "${experiments[@]}" --out "$work/grid" --html "$work/grid/report.html" \
+    --results "$work/RESULTS.md"
+stages_finish

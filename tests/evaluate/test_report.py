@@ -1,0 +1,323 @@
+"""The report: every number against compare.json, in a browser where one is installed."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import random
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from asr.config import load
+from asr.errors import InputError
+from asr.evaluate.compare import compare
+from asr.evaluate.decode import decode_set
+from asr.evaluate.report.gather import gather
+from asr.evaluate.report.maps import attention_maps, picture
+from asr.evaluate.report.media import mp3_uri, png_uri
+from asr.evaluate.report.page import write_report
+from asr.evaluate.results import add_results
+from asr.evaluate.score import score_folder
+from asr.model import Recogniser
+from asr.model_folder import load_model, save_model
+from asr.nn.attention import MultiHeadAttention
+from asr.text.tokenizer import train_tokenizer
+
+TINY = [
+    *("encoder.num_layers=2", "encoder.dim=16", "encoder.ff_dim=16", "encoder.conv_kernel=3"),
+    *("encoder.subsampling_channels=4", "attention.num_heads=2", "tokenizer.kind=char"),
+]
+
+
+def write_run(folder: Path, weighting: str, position: str, seed: int) -> Path:
+    """An experiment with an untrained model."""
+    words = [f"attention.weighting={weighting}", f"attention.position={position}"]
+    config = load([], [*TINY, *words])
+    tokenizer = train_tokenizer(["the quick brown fox jumps over a lazy dog"], config.tokenizer)
+    torch.manual_seed(seed)
+    net = Recogniser(config, tokenizer.vocab_size)
+    exp = folder / f"{weighting}-{position}-s{seed}"
+    save_model(exp / "model", net.state_dict(), config, tokenizer)
+    run = {
+        "name": exp.name,
+        "weighting": weighting,
+        "position": position,
+        "encoder": "conformer",
+        "seed": seed,
+        "num_params": 1234,
+        "train_audio_s_per_s": 90.0 + seed,
+        "commit": "0123456789",
+        "command": f"asr train --exp {exp.name} <&>",
+    }
+    (exp / "run.json").write_text(json.dumps(run))
+    log = [{"step": k, "kind": "train", "loss": 4.0 - k / 10} for k in range(1, 9)]
+    log += [{"step": k, "kind": "valid", "loss": 4.0, "wer": 1 - k / 10} for k in (4, 8)]
+    (exp / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    return exp
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path) -> list[Path]:
+    """Two weightings x two positions x two seeds, decoded for real; what untrained models hear is
+    replaced by the reference without some of its words."""
+    folder = tmp_path_factory.mktemp("grid")
+    experiments = [
+        write_run(folder, weighting, position, seed)
+        for seed in (1, 2)
+        for position in ("none", "relative")
+        for weighting in ("softmax", "sigmoid")
+    ]
+    for exp in experiments:
+        out = exp / "decode" / "test"
+        cuts = tiny_corpus / "test.cuts.jsonl.gz"
+        decode_set(load_model(exp), cuts, out)
+        hypotheses = out / "hypotheses.jsonl"
+        lines = [json.loads(line) for line in hypotheses.read_text().splitlines()]
+        rng = random.Random(exp.name)
+        for line in lines:
+            words = line["reference"].split()
+            line["hypothesis"] = " ".join(word for word in words if rng.random() < 0.7)
+        hypotheses.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        score_folder(out)
+    return experiments
+
+
+@pytest.fixture(scope="module")
+def report(grid: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    write_report(gather(compare(grid)), path)
+    return path
+
+
+def at(content: Any, path: str) -> Any:
+    for key in path.split("."):
+        if content is None:
+            return None
+        content = content[int(key)] if isinstance(content, list) else content[key]
+    return content
+
+
+def shown(value: Any, kind: str) -> str:
+    """How the page must print a value of the JSON."""
+    if value is None:
+        return "-"
+    if kind == "percent":
+        return f"{100 * value:.2f}"
+    if kind == "points":
+        return f"{100 * value:+.2f}"
+    if kind == "p":
+        return "<0.001" if value < 0.001 else f"{value:.3f}"
+    return str(value) if kind == "count" else f"{value:.4g}"
+
+
+def test_every_number_of_the_tables_is_the_jsons(report: Path) -> None:
+    page = report.read_text()
+    content = json.loads((report.parent / "compare.json").read_text())
+    numbers = re.findall(r'<span data-json="([^"]+)" data-as="([^"]+)">([^<]*)</span>', page)
+    for path, kind, text in numbers:
+        assert html.unescape(text) == shown(at(content, path), kind), path
+    # and no digit stands in a cell outside of these, but in names and counts of seeds
+    for cell in re.findall(r"<td>(.*?)</td>", page):
+        rest = re.sub(r"<span data-json.*?</span>", "", cell)
+        assert not re.search(r"\d", rest) or rest == "2"
+    paths = {path for path, _, _ in numbers}
+    for k in range(len(content["rows"])):
+        assert f"rows.{k}.sets.test.wer" in paths
+    for k in range(len(content["differences"])):
+        assert f"differences.{k}.p_holm" in paths
+        assert f"differences.{k}.mapsswe.p_value" in paths
+    assert {f"type_differences.{k}.difference" for k in range(4)} <= paths
+
+
+def test_the_page_needs_nothing_else(report: Path) -> None:
+    page = report.read_text()
+    assert "<script" not in page
+    links = re.findall(r'(?:src|href|url)\s*[=(]\s*"?([^" )>]+)', page)
+    assert links
+    assert all(link.startswith("data:") for link in links)
+    assert len(page) < 1_000_000
+    assert "&lt;&amp;&gt;" in page  # names and commands are escaped
+    assert page.count("<audio") == page.count('class="pair"') >= 3
+    assert page.count('class="map"') == 4
+
+
+def test_verdict_says_that_it_cannot_tell(report: Path) -> None:
+    """Two untrained seeds of each type differ by chance."""
+    page = report.read_text()
+    assert "Cannot tell sigmoid from softmax: use either." in page
+    assert "below 5 this is an indication" in page
+
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+
+# The report in frames as wide as a phone and a desktop; what is found is written into the page.
+FRAMES = """<!doctype html><title>frames</title><body><script>
+const found = [];
+for (const width of [360, 1200]) {
+  const frame = document.createElement("iframe");
+  frame.width = width; frame.height = 800; frame.src = "report.html";
+  frame.onload = () => {
+    const page = frame.contentDocument, root = page.documentElement;
+    const numbers = [...page.querySelectorAll("[data-json]")].map(
+      (one) => [one.dataset.json, one.dataset.as, one.textContent]);
+    const images = [...page.images].every((one) => one.complete && one.naturalWidth > 0);
+    found.push({width, scroll: root.scrollWidth, client: root.clientWidth, numbers, images,
+      audio: page.querySelectorAll("audio").length});
+    if (found.length == 2) {
+      const text = document.createElement("pre");
+      text.textContent = JSON.stringify(found);
+      document.body.replaceChildren(text);
+    }
+  };
+  document.body.append(frame);
+}
+</script></body>"""
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def site(report: Path) -> Iterator[str]:
+    (report.parent / "frames.html").write_text(FRAMES)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(report.parent)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.skipif(BROWSER is None, reason="chromium is not installed")
+def test_in_a_browser(site: str, report: Path, tmp_path: Path) -> None:
+    """No message on the console, no sideways scrolling at 360 pixels, numbers as in the JSON."""
+    assert BROWSER is not None
+    options = [
+        *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"),
+        *("disable-background-networking", "disable-component-update", "enable-logging=stderr"),
+        *("virtual-time-budget=20000", "dump-dom"),
+    ]
+    run = subprocess.run(
+        [
+            BROWSER,
+            *(f"--{one}" for one in options),
+            f"--user-data-dir={tmp_path}",
+            f"{site}/frames.html",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=True,
+    )
+    assert "CONSOLE" not in run.stderr
+    found = json.loads(html.unescape(re.findall(r"<pre>(.*?)</pre>", run.stdout, re.DOTALL)[0]))
+    content = json.loads((report.parent / "compare.json").read_text())
+    assert sorted(one["width"] for one in found) == [360, 1200]
+    for one in found:
+        assert one["scroll"] <= one["client"]
+        assert one["images"]
+        assert one["audio"] >= 3
+        assert len(one["numbers"]) > 100
+        for path, kind, text in one["numbers"]:
+            assert text == shown(at(content, path), kind), path
+
+
+def first_argument(found: list[torch.Tensor], module: Any, args: Any, output: Any) -> None:
+    found.append(args[0])
+
+
+def test_maps_are_the_weights_that_the_model_used(grid: list[Path]) -> None:
+    """Each layer's weights times its values are what its own attention put out."""
+    wave = np.random.default_rng(0).normal(0, 0.1, size=16000).astype(np.float32)
+    for exp in grid[:4]:
+        model = load_model(exp)
+        inputs: list[torch.Tensor] = []
+        outputs: list[torch.Tensor] = []
+        for module in model.net.modules():
+            if isinstance(module, MultiHeadAttention):
+                module.register_forward_hook(partial(first_argument, inputs))
+                module.project_out.register_forward_hook(partial(first_argument, outputs))
+        maps = attention_maps(model, wave)
+        layers = [m for m in model.net.modules() if isinstance(m, MultiHeadAttention)]
+        assert len(maps) == len(layers) == 2
+        for p_hts, layer, x_btd, out_btd in zip(maps, layers, inputs, outputs, strict=True):
+            x_btd, out_btd = x_btd.clone(), out_btd.clone()
+            v_hsd = layer.project_qkv(x_btd)[0].chunk(3, dim=-1)[2].unflatten(-1, (2, -1))
+            expected = torch.einsum("hts,shd->thd", p_hts, v_hsd).flatten(1)
+            torch.testing.assert_close(expected, out_btd[0], atol=1e-5, rtol=1e-4)
+        if "softmax" in exp.name:
+            torch.testing.assert_close(maps[0].sum(-1), torch.ones_like(maps[0].sum(-1)))
+        drawn = picture(maps)
+        assert drawn.ndim == 2
+        assert 0 <= drawn.min() < drawn.max() <= 1
+
+
+def test_audio_and_pictures_survive(tmp_path: Path) -> None:
+    wave = np.sin(np.arange(32000) * 0.1).astype(np.float32) * 0.3
+    head, _, body = mp3_uri(wave).partition(",")
+    assert head == "data:audio/mpeg;base64"
+    content = io.BytesIO(base64.b64decode(body))
+    decoded, rate = soundfile.read(content)
+    assert rate == 16000
+    assert abs(len(decoded) - len(wave)) < 3000
+    assert np.abs(np.fft.rfft(decoded[4096:20480])).argmax() == pytest.approx(
+        0.1 * 16384 / (2 * np.pi), abs=2
+    )
+    matplotlib_image = pytest.importorskip("matplotlib.image")
+    grey = np.linspace(0, 1, 12).reshape(3, 4)
+    picture_bytes = io.BytesIO(base64.b64decode(png_uri(grey).partition(",")[2]))
+    assert 1 - matplotlib_image.imread(picture_bytes, "png") == pytest.approx(grey, abs=1 / 255)
+
+
+def test_without_audio_or_models_it_says_so(grid: list[Path], tmp_path: Path) -> None:
+    folders = []
+    for exp in grid[:2]:
+        folder = tmp_path / exp.name
+        shutil.copytree(exp, folder, ignore=shutil.ignore_patterns("model", "log.jsonl"))
+        path = folder / "decode" / "test" / "decode.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "cuts": "/gone"}))
+        folders.append(folder)
+    contents = gather(compare(folders))
+    assert contents.maps == []
+    assert all(one.audio is None for one in contents.heard)
+    assert any("manifest or audio is not there" in note for note in contents.notes)
+    assert any("no training curves" in note for note in contents.notes)
+    write_report(contents, tmp_path / "report.html")
+    assert "no audio" in (tmp_path / "report.html").read_text()
+
+
+def test_one_system_has_a_report_too(grid: list[Path], tmp_path: Path) -> None:
+    write_report(gather(compare(grid[:1])), tmp_path / "report.html")
+    assert "Nothing to compare yet." in (tmp_path / "report.html").read_text()
+
+
+def test_an_utterance_that_is_not_there(grid: list[Path]) -> None:
+    with pytest.raises(InputError, match="--utterance nobody: not in"):
+        gather(compare(grid[:2]), "nobody")
+
+
+def test_rows_of_results_are_added_once(grid: list[Path], tmp_path: Path) -> None:
+    path = tmp_path / "RESULTS.md"
+    assert add_results(compare(grid[:2]), path) == 2
+    once = path.read_text()
+    assert add_results(compare(grid[:2]), path) == 0
+    assert path.read_text() == once
+    assert add_results(compare(grid[:3]), path) == 1
+    lines = path.read_text().splitlines()
+    assert lines[:4] == once.splitlines()[:4]
+    assert sum("0123456" in line and "`asr train --exp" in line for line in lines) == 3
