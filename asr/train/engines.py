@@ -46,6 +46,10 @@ class Engine:
         last one only."""
         return nullcontext()
 
+    def dropping(self) -> AbstractContextManager[Any]:
+        """Around a backward pass through ``objective`` whose gradients are thrown away."""
+        return nullcontext()
+
     def clip(self, largest: float) -> Tensor:
         """Scales gradients down to this norm; returns the norm before, without waiting for it."""
         return torch.nn.utils.clip_grad_norm_(self.net.parameters(), largest)
@@ -71,6 +75,9 @@ class Ddp(Engine):
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
         return nullcontext() if last else self._ddp.no_sync()
 
+    def dropping(self) -> AbstractContextManager[Any]:
+        return self._ddp.no_sync()
+
 
 class Fsdp(Engine):
     """Every process holds a part of the weights and of the optimiser (FSDP2, ``fully_shard``).
@@ -88,11 +95,21 @@ class Fsdp(Engine):
             fully_shard(layer, mesh=mesh)
         fully_shard(self.net, mesh=mesh)
         register_fsdp_forward_method(self.net, "loss_and_output")
+        if processes.device.type == "cpu":  # gloo can add, but not average
+            self._sharded.set_force_sum_reduction_for_comms(True)
+
+    @property
+    def _sharded(self) -> FSDPModule:
+        assert isinstance(self.net, FSDPModule)  # fully_shard changed its class
+        return self.net
 
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
-        assert isinstance(self.net, FSDPModule)
-        self.net.set_requires_gradient_sync(last)
+        self._sharded.set_requires_gradient_sync(last)
         return nullcontext()
+
+    def dropping(self) -> AbstractContextManager[Any]:
+        # gradients that wait for an exchange lie where zero_grad() does not reach
+        return self.accumulating(last=True)
 
     def clip(self, largest: float) -> Tensor:
         norm = super().clip(largest)

@@ -58,7 +58,7 @@ def probe(step: Step, engine: Engine, optimizer: torch.optim.Optimizer, batch: B
     while True:
         pieces = cut(batch, step.most_samples)
         try:
-            with count_layers(engine.net) as counted, engine.accumulating(last=False):
+            with count_layers(engine.net) as counted, engine.dropping():
                 step.loss(pieces[0], epoch=0, objective=engine.objective).sum().backward()
             for parameter in engine.net.parameters():
                 if parameter.grad is None:
@@ -104,7 +104,7 @@ def find_fault(step: Step, engine: Engine, launched: Launched) -> dict[str, Any]
             if not fine
         ]
         fault.setdefault("utterances", []).extend(broken)
-        with engine.accumulating(last=False):
+        with engine.dropping():
             loss_b.sum().backward()
     if "layer" not in fault:
         fault["layer"] = "loss" if fault.get("utterances") else _last_broken_gradient(engine.net)
