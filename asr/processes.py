@@ -108,7 +108,6 @@ def join(device_name: str, timeout_minutes: float) -> Iterator[Processes]:
     # small things travel between CPUs, gradients between GPUs
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
-    try:
-        yield Processes(rank, size, device, joined=True)
-    finally:
-        dist.destroy_process_group()
+    yield Processes(rank, size, device, joined=True)
+    # not after an error: the others may be in the middle of something, and waiting for them is in vain
+    dist.destroy_process_group()

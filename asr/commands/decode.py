@@ -7,6 +7,9 @@ from pathlib import Path
 
 from asr.commands.options import Verbs, above_zero, add_model_options, count, search_options
 
+# How long the processes of torchrun wait for the slowest of them.
+TIMEOUT_MINUTES = 60.0
+
 
 def add(verbs: Verbs) -> None:
     parser = verbs.add_parser("decode", help="a manifest -> hypotheses, scored")
@@ -25,19 +28,23 @@ def run(args: argparse.Namespace) -> int:
     from asr.evaluate.decode import decode_set, set_name
     from asr.evaluate.score import format_score, score_folder
     from asr.model_folder import load_model
-    from asr.runtime import choose_device, prepare_cpu
+    from asr.processes import join
+    from asr.runtime import prepare_cpu
 
     prepare_cpu(args.threads)
-    model = load_model(args.model, choose_device(args.device))
     out = args.out or args.model / "decode" / set_name(args.cuts)
-    summary = decode_set(
-        model,
-        args.cuts,
-        out,
-        options=search_options(args),
-        max_batch_s=args.max_batch_s,
-        num_workers=args.workers,
-    )
+    with join(args.device, TIMEOUT_MINUTES) as processes:
+        summary = decode_set(
+            load_model(args.model, processes.device),
+            args.cuts,
+            out,
+            options=search_options(args),
+            max_batch_s=args.max_batch_s,
+            num_workers=args.workers,
+            processes=processes,
+        )
+    if not processes.first:
+        return 0
     print(format_score(score_folder(out)))
     print(
         f"{summary['num_utterances']} utterances, {summary['audio_s']:.0f} s of audio in "

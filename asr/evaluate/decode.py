@@ -20,6 +20,7 @@ from asr.data.loader import iterate
 from asr.data.manifest import MANIFEST_SUFFIX, read_cuts
 from asr.files import write_atomically
 from asr.model_folder import Model
+from asr.processes import Processes
 from asr.search.factory import GREEDY, Search, SearchOptions, build_search
 from asr.search.hypothesis import Hypothesis
 from asr.text.normalise import get_normaliser
@@ -38,9 +39,14 @@ def decode_set(
     options: SearchOptions = GREEDY,
     max_batch_s: float = 300.0,
     num_workers: int = 0,
+    processes: Processes | None = None,
 ) -> dict[str, Any]:
     """Decodes a manifest into ``out``: ``hypotheses.jsonl`` in the manifest's order and
     ``decode.json``, which is returned. Both appear whole, at the end.
+
+    Args:
+        processes: those that share the work, each of whole batches, so that their number changes no
+            result; the first one writes. By default there is one.
 
     Raises:
         InputError: no such manifest, audio that cannot be read, a folder that cannot be written.
@@ -48,8 +54,11 @@ def decode_set(
     search = build_search(options, model.tokenizer, model.folder)
     config = model.config
     utterances = read_utterances(model, cuts)
+    device = next(model.net.parameters()).device
+    processes = processes or Processes(0, 1, device)
     begun = time.perf_counter()
-    results = _decode(model, utterances, search, max_batch_s, num_workers)
+    mine = _decode(model, utterances, search, max_batch_s, num_workers, processes)
+    results = {index: found for part in processes.gather(mine) for index, found in part.items()}
     wall_s = time.perf_counter() - begun
     several = options.num_best > 1
     audio_s = float(utterances.durations_s.sum())
@@ -62,7 +71,8 @@ def decode_set(
         "audio_s": round(audio_s, 2),
         "wall_s": round(wall_s, 3),
         "rtf": round(wall_s / audio_s, 5),
-        "device": str(next(model.net.parameters()).device),
+        "device": str(device),
+        "num_processes": processes.size,
         "num_threads": torch.get_num_threads(),
         "attention_backend": model.net.attention_backend(),
     }
@@ -79,9 +89,10 @@ def decode_set(
         }
         for index, hypotheses in sorted(results.items())
     ]
-    content = "".join(json.dumps(line) + "\n" for line in lines)
-    write_atomically(out / "hypotheses.jsonl", content)
-    write_atomically(out / "decode.json", json.dumps(summary, indent=2) + "\n")
+    if processes.first:
+        content = "".join(json.dumps(line) + "\n" for line in lines)
+        write_atomically(out / "hypotheses.jsonl", content)
+        write_atomically(out / "decode.json", json.dumps(summary, indent=2) + "\n")
     return summary
 
 
@@ -103,16 +114,25 @@ def read_utterances(model: Model, cuts: Path) -> Utterances:
 
 
 def log_probs_of(
-    model: Model, utterances: Utterances, max_batch_s: float, num_workers: int = 0
+    model: Model,
+    utterances: Utterances,
+    max_batch_s: float,
+    num_workers: int = 0,
+    processes: Processes | None = None,
 ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
     """(indices, log_probs_btv, lens_b) of batches of similar length, all utterances in the end.
+
+    Args:
+        processes: those among which whole batches are shared; None: all batches are this one's.
 
     Raises:
         InputError: audio that cannot be read.
     """
     device = next(model.net.parameters()).device
     plan = sorted_batches(utterances.durations_s, max_batch_s)
-    bar = tqdm(total=len(utterances), desc="decoding", unit="utt", leave=False, disable=None)
+    if processes is not None:
+        plan = plan[processes.rank :: processes.size]
+    bar = tqdm(total=sum(map(len, plan)), desc="decoding", unit="utt", leave=False, disable=None)
     with bar, torch.inference_mode():
         for indices, batch in zip(plan, iterate(utterances, plan, num_workers), strict=True):
             waves_bn, lens_b = batch.wave_bn.to(device), batch.wave_lens_b.to(device)
@@ -121,11 +141,18 @@ def log_probs_of(
 
 
 def _decode(
-    model: Model, utterances: Utterances, search: Search, max_batch_s: float, num_workers: int
+    model: Model,
+    utterances: Utterances,
+    search: Search,
+    max_batch_s: float,
+    num_workers: int,
+    processes: Processes,
 ) -> dict[int, list[Hypothesis]]:
     return {
         index: hypotheses
-        for indices, *outputs in log_probs_of(model, utterances, max_batch_s, num_workers)
+        for indices, *outputs in log_probs_of(
+            model, utterances, max_batch_s, num_workers, processes
+        )
         for index, hypotheses in zip(indices, search(*outputs), strict=True)
     }
 
