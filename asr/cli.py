@@ -18,6 +18,7 @@ from asr.commands import (
     pull,
     push,
     score,
+    shard,
     subset,
     train,
     transcribe,
@@ -29,6 +30,7 @@ from asr.errors import InputError
 COMMANDS = (
     prepare,
     subset,
+    shard,
     train,
     lm,
     decode,

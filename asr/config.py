@@ -40,6 +40,9 @@ def option(
 @dataclass(frozen=True)
 class DataConfig:
     train: list[str] = option([], "manifests (Lhotse cuts) to train on")
+    train_weights: list[float] = option(
+        [], "shares of the audio of each manifest of data.train; empty: all that each holds"
+    )
     dev: list[str] = option([], "manifests that validation reads")
     min_duration_s: float = option(0.1, "shorter utterances are left out of training", low=0.0)
     max_duration_s: float = option(30.0, "longer utterances are left out of training", low=0.1)
@@ -88,6 +91,17 @@ class AugmentConfig:
     )
     time_masks_per_s: float = option(
         1.0, "SpecAugment: time masks per second of speech, up to num_time_masks", low=0.0
+    )
+    noises: list[str] = option([], "manifests of noises mixed into training utterances")
+    noise_probability: float = option(
+        0.5, "share of the utterances that get a noise, if there are any", low=0.0, high=1.0
+    )
+    noise_snr_db: list[float] = option(
+        [5.0, 25.0], "lowest and highest signal-to-noise ratio", low=-50.0, high=100.0
+    )
+    rooms: list[str] = option([], "manifests of room impulse responses to play utterances in")
+    room_probability: float = option(
+        0.5, "share of the utterances played in a room, if there are any", low=0.0, high=1.0
     )
 
 
@@ -380,6 +394,9 @@ def _check_values(config: Config) -> None:
         raise InputError(reason)
     if not config.augment.speed_factors:
         raise InputError("augment.speed_factors = []: give at least one speed, 1.0 for none")
+    snr_db = config.augment.noise_snr_db
+    if len(snr_db) != 2 or snr_db[0] > snr_db[1]:
+        raise InputError(f"augment.noise_snr_db = {snr_db}: give the lowest and the highest ratio")
     if len(config.optimizer.betas) != 2:
         raise InputError(f"optimizer.betas = {config.optimizer.betas}: give two numbers")
     if config.data.min_duration_s > config.data.max_duration_s:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from asr.data.mixing import Mixture
 from asr.errors import InputError
 
 # Relative spread of the lengths that share a step: enough for new company every epoch, little
@@ -24,7 +25,7 @@ class DurationBatches:
     A *step* is what one optimiser update consumes: about ``global_batch_s`` seconds of audio. Which
     utterances it holds depends on neither ``max_batch_s`` nor the machine. A *batch* is what is
     computed at once: at most ``max_batch_s`` padded seconds (longest times count). Every epoch has
-    every utterance exactly once and the same number of steps.
+    the same number of steps and every utterance exactly once, or those its mixture draws.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class DurationBatches:
         global_batch_s: float | None = None,
         ids: Sequence[str] | None = None,
         attention_balance_s: float = 0.0,
+        mixture: Mixture | None = None,
     ) -> None:
         """
         Args:
@@ -44,6 +46,7 @@ class DurationBatches:
             global_batch_s: seconds per step; by default a step is one batch's worth.
             ids: names for messages.
             attention_balance_s: where attention costs as much as all else; see ``costs_s``.
+            mixture: which utterances an epoch plays; None: all.
 
         Raises:
             InputError: no utterance, a duration that is not positive, or one above ``max_batch_s``.
@@ -53,10 +56,13 @@ class DurationBatches:
         self.attention_balance_s = attention_balance_s
         self.seed = seed
         self._ids = ids
-        total_s = float(self.durations_s.sum())
+        self._mixture = mixture
+        rates = 1.0 if mixture is None else mixture.rates
+        total_s = float((self.durations_s * rates).sum())
         # By default leave room for padding, so that a step is mostly one batch.
         wanted = round(total_s / (0.95 * max_batch_s if global_batch_s is None else global_batch_s))
-        self.num_steps = min(max(1, wanted), len(self.durations_s))  # of every epoch
+        least = len(self.durations_s) if mixture is None else mixture.least
+        self.num_steps = min(max(1, wanted), least)  # of every epoch
 
     def plan(self, epoch: int, durations_s: np.ndarray | None = None) -> EpochPlan:
         """The steps of an epoch, each computed when it is asked for.
@@ -78,6 +84,10 @@ class DurationBatches:
         rng = np.random.default_rng([self.seed, epoch])
         jitter = rng.uniform(1 - LENGTH_JITTER, 1 + LENGTH_JITTER, len(durations_s))
         order = np.argsort(durations_s * jitter, kind="stable")
+        if self._mixture is not None:
+            played = np.zeros(len(order), dtype=bool)
+            played[self._mixture.indices(epoch)] = True
+            order = order[played[order]]
         cuts = _cut_points(durations_s[order], self.num_steps)
         bounds = np.concatenate([[0], cuts, [len(order)]])
         chosen = rng.permutation(self.num_steps)

@@ -19,6 +19,8 @@ from asr.config import AugmentConfig, DataConfig
 from asr.data.augment import change_speed, draw_speeds, stable_hash
 from asr.data.index import CutList, CutTable, cut_speaker
 from asr.data.manifest import LeftOut, load_waveform
+from asr.data.mixing import Mixture
+from asr.data.noise import Surroundings
 from asr.data.sieve import NumFrames, Sieve
 from asr.errors import InputError
 from asr.text.normalise import Normaliser
@@ -115,8 +117,8 @@ class Utterances(Dataset[Example]):
         Args:
             normaliser: applied to every text before it is tokenized.
             data: bounds on the duration, number of utterances, label shuffling; for training only.
-            train: leave out what cannot be trained on, and change speeds.
-            augment: speeds; None or ``train`` false leaves the audio as it is.
+            train: leave out what cannot be trained on, and augment.
+            augment: speeds, rooms, noises; None or ``train`` false leaves the audio as it is.
             encoder_frames: from counts of samples to the frames that CTC gets; None: no check.
             load: reads a cut's samples at a rate.
             cache_bytes: keep up to this much decoded audio in memory, before any change of speed.
@@ -130,6 +132,7 @@ class Utterances(Dataset[Example]):
         self._load = load
         self._tokenizer, self._normalise = tokenizer, normaliser
         self._speeds = augment if augment is not None and train else None
+        self._surroundings = Surroundings(self._speeds, sample_rate, seed) if self._speeds else None
         self._cache = _WaveCache(cache_bytes)
         self._source = cuts if isinstance(cuts, CutTable) else CutList(cuts)
         kept = givers = np.arange(len(self._source))
@@ -182,6 +185,8 @@ class Utterances(Dataset[Example]):
             self._cache.put(index, wave_n)
         if self._speeds is not None:
             wave_n = change_speed(wave_n, self.speed(epoch, index), self.sample_rate)
+        if self._surroundings is not None:
+            wave_n = self._surroundings(wave_n, epoch, str(cut.id))
         text = self._text(index)
         tokens_u = np.array(self._tokenizer.encode(text), dtype=np.int64)
         return Example(str(cut.id), wave_n, tokens_u, cut_speaker(cut), text)
@@ -205,6 +210,17 @@ class Utterances(Dataset[Example]):
         if self._speeds is None:
             return np.ones(len(keys))
         return draw_speeds(keys, self.seed, epoch, self._speeds)
+
+    def mixture(self, weights: Sequence[float]) -> Mixture | None:
+        """How to mix the corpora by these weights; None for no weights.
+
+        Raises:
+            InputError: see ``Mixture``.
+        """
+        if not weights:
+            return None
+        table = self._cuts
+        return Mixture(table.keys, table.durations_s, table.sources, weights, self.seed)
 
     @property
     def slowest_durations_s(self) -> np.ndarray:

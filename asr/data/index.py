@@ -52,11 +52,13 @@ class CutTable(ABC):
         durations_s: float64 seconds of each.
         keys: uint64, 64 bits of a hash of each id: what draws for an utterance are keyed by.
         speaker_keys: uint64, the same of each first speaker.
+        sources: the number of the manifest that each comes from, where several were opened as one.
     """
 
     durations_s: np.ndarray
     keys: np.ndarray
     speaker_keys: np.ndarray
+    sources: np.ndarray
 
     def __len__(self) -> int:
         return len(self.durations_s)
@@ -91,6 +93,7 @@ class CutList(CutTable):
         self.durations_s = np.array([cut.duration for cut in self._cuts], dtype=np.float64)
         self.keys = _hashes(str(cut.id) for cut in self._cuts)
         self.speaker_keys = _hashes(cut_speaker(cut) for cut in self._cuts)
+        self.sources = np.zeros(len(self._cuts), dtype=np.int32)
 
     def __getitem__(self, index: int) -> Cut:
         return self._cuts[index]
@@ -108,6 +111,7 @@ class CutIndex(CutTable):
         columns = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _COLUMNS}
         self.durations_s, self.keys = columns["durations_s"], columns["keys"]
         self.speaker_keys, self._offsets = columns["speaker_keys"], columns["offsets"]
+        self.sources = np.zeros(len(self.keys), dtype=np.int32)
         with (folder / "lines.jsonl").open("rb") as file:
             self._lines = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
@@ -151,6 +155,7 @@ class Concatenated(CutTable):
         self.durations_s = np.concatenate([part.durations_s for part in parts])
         self.keys = np.concatenate([part.keys for part in parts])
         self.speaker_keys = np.concatenate([part.speaker_keys for part in parts])
+        self.sources = np.repeat(np.arange(len(parts), dtype=np.int32), list(map(len, parts)))
 
     def _find(self, index: int) -> tuple[CutTable, int]:
         part = int(np.searchsorted(self.starts, index, side="right")) - 1
@@ -174,6 +179,7 @@ class _Selection(CutTable):
         self.durations_s = table.durations_s[indices]
         self.keys = table.keys[indices]
         self.speaker_keys = table.speaker_keys[indices]
+        self.sources = table.sources[indices]
 
     def __getitem__(self, index: int) -> Cut:
         return self._table[int(self._indices[index])]

@@ -24,6 +24,7 @@ from lhotse.cut import Cut
 from lhotse.cut.data import DataCut
 
 from asr.data.audio import AudioError, check_audio, check_finite, decode, to_mono
+from asr.data.members import Member, fetch_members
 from asr.errors import InputError
 from asr.files import write_atomically
 
@@ -144,9 +145,11 @@ def load_waveform(cut: Cut, sample_rate: int) -> np.ndarray:
 
 
 def load_samples(cut: Cut) -> np.ndarray:
-    """float32 (channels, n): the cut's audio at its own rate; see ``load_waveform``."""
+    """float32 (channels, n): the cut's audio at its own rate, out of a shard where it is in one; see
+    ``load_waveform``."""
+    in_memory = fetch_members(cut)
     try:
-        samples_cn = cut.load_audio()
+        samples_cn = in_memory.load_audio()
     except _LOADING_ERRORS as error:
         raise _explain(cut, error) from None
     if samples_cn is None:
@@ -174,7 +177,7 @@ _LOADING_ERRORS = (
 def _explain(cut: Cut, error: Exception) -> InputError:
     """Lhotse's messages are pages long: ask the file itself what is wrong with it."""
     source = audio_source(cut)
-    if source and os.path.sep in source:
+    if os.path.sep in source and not source.startswith("<"):
         try:
             check_audio(source)
         except AudioError as reason:
@@ -187,6 +190,8 @@ def audio_source(cut: Cut) -> str:
     if not isinstance(cut, DataCut) or cut.recording is None or not cut.recording.sources:
         return ""
     source = cut.recording.sources[0]
+    if Member.parse(source) is not None:
+        return f"<{source.source}>"
     return str(source.source) if source.type == "file" else f"<{source.type}>"
 
 

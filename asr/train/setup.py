@@ -157,6 +157,7 @@ def prepare(
         config.train.global_batch_s,
         train.ids,
         balance_s,
+        train.mixture(config.data.train_weights),
     )
     return Setup(net, tokenizer, train, dev, plain, batches, initialised)
 
@@ -222,7 +223,8 @@ def describe(
         f"dev         {_summary(setup.dev)}",
         f"batches     {setup.batches.num_steps} steps an epoch of about {train.global_batch_s:g} s, "
         f"computed in {train.max_batch_s:g} s at most, {100 * setup.batches.waste:.1f} % padding",
-        f"augment     speeds {augment.speed_factors}; {masks}",
+        f"augment     speeds {augment.speed_factors}; {masks}; "
+        f"{len(augment.rooms)} manifests of rooms, {len(augment.noises)} of noises",
         f"optimiser   AdamW, peak lr {config.optimizer.lr:g}, {config.optimizer.schedule}, "
         f"{train.epochs} epochs = {train.epochs * setup.batches.num_steps} steps, seed {train.seed}",
     ]

@@ -1,0 +1,92 @@
+"""Audio inside shards: tar files whose members are read by their place, in any order.
+
+A manifest of shards has sources of Lhotse's type ``url`` that end in ``#offset=N&size=M``: those bytes
+of that file are a FLAC, Opus or whatever file of its own. The shard is a path, or a URL of anything
+that fsspec opens (s3:// with s3fs, gs:// with gcsfs, https:// with aiohttp).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import fsspec
+from lhotse import AudioSource
+from lhotse.cut import Cut, MixedCut
+from lhotse.cut.data import DataCut
+from lhotse.utils import fastcopy
+
+from asr.data.audio import AudioError
+
+_PATTERN = re.compile(r"(.+)#offset=(\d+)&size=(\d+)")
+
+
+@dataclass(frozen=True)
+class Member:
+    """``size`` bytes at ``offset`` of the file or URL ``shard``."""
+
+    shard: str
+    offset: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.shard}#offset={self.offset}&size={self.size}"
+
+    @staticmethod
+    def parse(source: AudioSource) -> Member | None:
+        """The member that a source of a manifest means, or None for any other source."""
+        found = _PATTERN.fullmatch(source.source) if source.type == "url" else None
+        return Member(found[1], int(found[2]), int(found[3])) if found else None
+
+    def read(self) -> bytes:
+        """
+        Raises:
+            AudioError: names the shard: missing, unreadable or too short.
+        """
+        try:
+            content = self._fetch() if "://" in self.shard else self._read_file()
+        except FileNotFoundError:
+            raise AudioError(f"shard {self.shard}: no such file", "missing shard") from None
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise AudioError(f"shard {self.shard}: {reason}", "unreadable shard") from None
+        if len(content) < self.size:
+            raise AudioError(
+                f"shard {self.shard}: truncated: {self.size} bytes wanted at {self.offset}, "
+                f"{len(content)} there",
+                "truncated shard",
+            )
+        return content
+
+    def _read_file(self) -> bytes:
+        with open(self.shard, "rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+    def _fetch(self) -> bytes:
+        files, path = fsspec.core.url_to_fs(self.shard)
+        return files.cat_file(path, start=self.offset, end=self.offset + self.size)
+
+
+def fetch_members(cut: Cut) -> Cut:
+    """The cut with what it has in shards read into memory; any other cut as it is.
+
+    Raises:
+        AudioError: names the cut and the shard.
+    """
+    if isinstance(cut, MixedCut):
+        tracks = [fastcopy(track, cut=fetch_members(track.cut)) for track in cut.tracks]
+        return fastcopy(cut, tracks=tracks)
+    if not isinstance(cut, DataCut) or cut.recording is None:
+        return cut
+    members = [Member.parse(source) for source in cut.recording.sources]
+    if not any(members):
+        return cut
+    try:
+        sources = [
+            source if member is None else AudioSource("memory", source.channels, member.read())
+            for source, member in zip(cut.recording.sources, members, strict=True)
+        ]
+    except AudioError as error:
+        raise AudioError(f"cut {cut.id}: {error}", error.reason) from None
+    return fastcopy(cut, recording=fastcopy(cut.recording, sources=sources))

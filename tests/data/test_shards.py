@@ -1,0 +1,220 @@
+import json
+import tarfile
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+import soundfile
+from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
+from lhotse.cut import Cut
+from lhotse.recipes.yesno import prepare_yesno
+
+from asr import cli, config
+from asr.config import DataConfig, TokenizerConfig
+from asr.data.dataset import Utterances
+from asr.data.loader import Loader
+from asr.data.manifest import load_waveform, read_cuts
+from asr.data.members import Member
+from asr.data.shards import write_shards
+from asr.errors import InputError
+from asr.text.normalise import get_normaliser
+from asr.text.tokenizer import train_tokenizer
+from asr.train.loop import train
+
+RATE = 16000
+
+
+def write_wave(path: Path, num_samples: int, num_channels: int = 1) -> Recording:
+    rng = np.random.default_rng(num_samples)
+    # a voice's frequencies, or Opus would keep nothing of it
+    phases_nc = 2 * np.pi * np.cumsum(rng.uniform(150, 900, (num_samples, num_channels)), axis=0)
+    soundfile.write(path, 0.5 * np.sin(phases_nc / RATE), RATE, subtype="PCM_16")
+    return Recording.from_file(path)
+
+
+def as_cut(name: str, recording: Recording, start: float, duration: float) -> Cut:
+    channel = recording.channel_ids if recording.num_channels > 1 else 0
+    segment = SupervisionSegment(name, recording.id, 0.0, duration, channel, text=f"text of {name}")
+    if recording.num_channels > 1:
+        return recording.to_cut().with_id(name)
+    return MonoCut(name, start, duration, 0, supervisions=[segment], recording=recording)
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    """Whole files (one of two channels), parts of a longer file, two cuts one after the other."""
+    folder = tmp_path / "audio"
+    folder.mkdir()
+    cuts = []
+    for number in range(8):
+        recording = write_wave(folder / f"whole{number}.flac", 9000 + 800 * number)
+        cuts.append(as_cut(f"whole{number}", recording, 0.0, recording.duration))
+    long = write_wave(folder / "long.wav", 40000)
+    cuts += [as_cut(f"part{i}", long, 0.5 * i, 0.75) for i in range(3)]
+    cuts.append(write_wave(folder / "two.flac", 12000, 2).to_cut().with_id("two"))
+    cuts.append(cuts[0].append(cuts[8]).with_id("mixed"))
+    path = tmp_path / "some.cuts.jsonl.gz"
+    CutSet.from_cuts(cuts).to_file(path)
+    return path
+
+
+def utterances(cuts: CutSet) -> Utterances:
+    return Utterances(
+        cuts,
+        tokenizer=train_tokenizer(["text"], TokenizerConfig(kind="char")),
+        normaliser=get_normaliser("none"),
+        sample_rate=RATE,
+        data=DataConfig(),
+        seed=1,
+        train=False,
+    )
+
+
+def test_shards_are_tar_files_of_the_same_audio(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "shards"
+    command = ["shard", "--cuts", str(manifest), "--out", str(out), "--shard-mb", "0.06"]
+    assert cli.main(command) == 0
+    assert "13 utterances in" in capsys.readouterr().out
+    cuts, packed = read_cuts(manifest), read_cuts(out / manifest.name)
+    assert [cut.id for cut in packed] == [cut.id for cut in cuts]
+    shards = sorted(out.glob("*.tar"))
+    assert len(shards) > 2
+    assert all(shard.stat().st_size <= 60_000 + 20 * 512 for shard in shards)
+    for cut, same in zip(cuts, packed, strict=True):
+        assert np.array_equal(load_waveform(same, RATE), load_waveform(cut, RATE))
+        assert [part.text for part in same.supervisions] == [part.text for part in cut.supervisions]
+        assert same.duration == cut.duration
+        member = Member.parse(same.recording.sources[0])
+        assert member is not None
+        with tarfile.open(member.shard) as tar:
+            (info,) = [info for info in tar if info.name.split(".")[0] == cut.id]
+            assert (info.offset_data, info.size) == (member.offset, member.size)
+            if cut.id.startswith(("whole", "two")):
+                extracted = tar.extractfile(info)
+                assert extracted is not None
+                assert extracted.read() == Path(cut.recording.sources[0].source).read_bytes()
+    assert cli.main(command) == 2, "what is there is not overwritten"
+    assert "there already" in capsys.readouterr().err
+
+
+def test_opus_keeps_length_and_sound(manifest: Path, tmp_path: Path) -> None:
+    report = write_shards(manifest, tmp_path / "opus", audio_format="opus")
+    originals = read_cuts(manifest)
+    for cut, same in zip(originals, read_cuts(report.cuts_path), strict=True):
+        wave_n, lossy_n = load_waveform(cut, RATE), load_waveform(same, RATE)
+        assert lossy_n.shape == wave_n.shape
+        assert np.corrcoef(wave_n, lossy_n)[0, 1] > 0.9
+    flac = write_shards(manifest, tmp_path / "flac", audio_format="flac")
+    for cut, same in zip(originals, read_cuts(flac.cuts_path), strict=True):
+        assert np.array_equal(load_waveform(same, RATE), load_waveform(cut, RATE))
+
+
+def test_shards_behind_a_url(manifest: Path, tmp_path: Path) -> None:
+    report = write_shards(manifest, tmp_path / "shards", url="memory://bucket/some/")
+    store = fsspec.filesystem("memory")
+    cuts, packed = read_cuts(manifest), read_cuts(report.cuts_path)
+    with pytest.raises(InputError, match=r"cut whole0: shard memory://bucket/some/.*no such file"):
+        load_waveform(packed["whole0"], RATE)
+    for shard in (tmp_path / "shards").glob("*.tar"):
+        store.pipe_file(f"/bucket/some/{shard.name}", shard.read_bytes())
+    for cut, same in zip(cuts, packed, strict=True):
+        assert np.array_equal(load_waveform(same, RATE), load_waveform(cut, RATE))
+
+
+def test_a_damaged_shard_is_named_and_costs_what_was_in_it(manifest: Path, tmp_path: Path) -> None:
+    report = write_shards(manifest, tmp_path / "shards", shard_bytes=100_000)
+    shards = sorted((tmp_path / "shards").glob("*.tar"))
+    packed = read_cuts(report.cuts_path)
+    by_shard = {
+        str(shard): [cut.id for cut in packed if str(shard) in cut.recording.sources[0].source]
+        for shard in shards
+    }
+    assert len(by_shard[str(shards[0])]) > 2
+    second = Member.parse(packed[by_shard[str(shards[0])][1]].recording.sources[0])
+    assert second is not None
+    with shards[0].open("r+b") as file:
+        file.truncate(second.offset + second.size // 2)
+    shards[1].unlink()
+    lost = {*by_shard[str(shards[0])][1:], *by_shard[str(shards[1])]}
+    loader = Loader(utterances(packed), max_unreadable=1.0)
+    batches = list(loader.epoch(0, [np.arange(5), np.arange(5, len(packed))]))
+    kept = [name for batch in batches for name in batch.ids]
+    assert kept == [cut.id for cut in packed if cut.id not in lost]
+    assert set(loader.left_out) == lost
+    for name, item in loader.left_out.items():
+        where, reason = (
+            (shards[0], "truncated") if name in by_shard[str(shards[0])] else (shards[1], "missing")
+        )
+        assert item.reason == f"{reason} shard"
+        assert str(where) in item.detail
+    with pytest.raises(InputError, match=r"more than data.max_unreadable = 0.1 .*shard .*some-000001"):
+        list(Loader(utterances(packed), max_unreadable=0.1).epoch(0, [np.arange(13)]))
+
+
+def test_what_cannot_be_packed_is_named_and_no_half_shard_is_left(
+    manifest: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "audio"
+    (folder / "whole3.flac").unlink()
+    report = write_shards(manifest, tmp_path / "shards")
+    assert [item.id for item in report.left_out] == ["whole3"]
+    assert "whole3.flac" in report.lines()[1]
+    assert len(read_cuts(report.cuts_path)) == report.num_utterances == 12
+    for path in folder.iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match=r"not a single cut can be read; first: .*whole0"):
+        write_shards(manifest, tmp_path / "nothing")
+    assert list((tmp_path / "nothing").iterdir()) == []
+    with pytest.raises(InputError, match="no such manifest"):
+        write_shards(tmp_path / "none.cuts.jsonl.gz", tmp_path / "nothing")
+    with pytest.raises(InputError, match="choose one of keep, flac, opus"):
+        write_shards(manifest, tmp_path / "nothing", audio_format="mp3")
+
+
+def yesno_corpus(folder: Path) -> None:
+    """Sixty files in the layout of Lhotse's recipe `yesno`: 8 kHz, the words in the name."""
+    folder.mkdir()
+    for number in range(60):
+        bits = [number * 37 >> bit & 1 for bit in range(8)]
+        time_n = np.arange(1200) / 8000
+        tones = [np.sin(2 * np.pi * (900 if bit else 300) * time_n) for bit in bits]
+        wave_n = 0.3 * np.concatenate(tones)
+        soundfile.write(folder / f"{'_'.join(map(str, bits))}.wav", wave_n, 8000)
+
+
+def test_another_lhotse_recipe_trains_the_same_from_files_and_from_shards(tmp_path: Path) -> None:
+    yesno_corpus(tmp_path / "waves_yesno")
+    for part, sets in prepare_yesno(tmp_path / "waves_yesno").items():
+        cuts = CutSet.from_manifests(**sets)
+        cuts.to_file(tmp_path / f"{part}.cuts.jsonl.gz")
+    report = write_shards(tmp_path / "train.cuts.jsonl.gz", tmp_path / "shards", shard_bytes=200000)
+    assert report.num_utterances == 30
+    losses = []
+    for name, train_path in (
+        ("files", tmp_path / "train.cuts.jsonl.gz"),
+        ("shards", report.cuts_path),
+    ):
+        settings = [
+            f"data.train=[{train_path}]",
+            f"data.dev=[{tmp_path}/test.cuts.jsonl.gz]",
+            "encoder.num_layers=1",
+            "encoder.dim=16",
+            "encoder.ff_dim=16",
+            "encoder.conv_kernel=3",
+            "encoder.subsampling_channels=4",
+            "tokenizer.kind=char",
+            "train.global_batch_s=9",
+            "train.max_batch_s=9",
+            "train.epochs=2",
+            "train.num_threads=1",
+            "train.tensorboard=false",
+            "train.log_steps=1",
+        ]
+        train(config.load([], settings), tmp_path / name)
+        log = (tmp_path / name / "log.jsonl").read_text().splitlines()
+        losses.append([record["loss"] for record in map(json.loads, log)])
+    assert len(losses[0]) == 2 * 4 + 2
+    assert losses[0] == losses[1]
