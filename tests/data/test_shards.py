@@ -150,7 +150,9 @@ def test_a_damaged_shard_is_named_and_costs_what_was_in_it(manifest: Path, tmp_p
         )
         assert item.reason == f"{reason} shard"
         assert str(where) in item.detail
-    with pytest.raises(InputError, match=r"more than data.max_unreadable = 0.1 .*shard .*some-000001"):
+    with pytest.raises(
+        InputError, match=r"more than data.max_unreadable = 0.1 .*shard .*some-000001"
+    ):
         list(Loader(utterances(packed), max_unreadable=0.1).epoch(0, [np.arange(13)]))
 
 
