@@ -3,11 +3,12 @@
     python tools/bench_attention.py                                  # CPU, the shapes of the gates
     python tools/bench_attention.py --device cuda --dtype bfloat16 --shapes 4,16,4096,64
     python tools/bench_attention.py --shapes 1,1,16384,64 --only blockwise --repeats 1
+    python tools/bench_attention.py --threads 2 --out docs/results/attention-cpu   # .json .md .png
 
 Every figure is a median over rounds in which each contender runs once, so that a busy machine slows
 all alike; only ratios within one run count. Beside each time stand the largest error against
 float64 (relative to the largest output), and the peak of extra memory. What could not run is listed
-with the reason.
+with the reason. The roof is the best rate of plain products seen before, between and after.
 """
 
 from __future__ import annotations
@@ -15,169 +16,28 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
-import math
 import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from sigmoid_attention import PositionBias, Weighting, reference, resolve
+from bench_contenders import Contender, Shape, ours, theirs
+from bench_report import Result, Row, show, write
+from bench_roof import Roof
+from sigmoid_attention import reference
 from torch import Tensor
-from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 GATE_SHAPES = ("8,4,250,64", "4,8,1000,64", "1,8,4000,64")
 POSITIONS = ("none", "alibi", "table", "relative")
-SDPA = {
-    "flash": SDPBackend.FLASH_ATTENTION,
-    "cudnn": SDPBackend.CUDNN_ATTENTION,
-    "efficient": SDPBackend.EFFICIENT_ATTENTION,
-    "math": SDPBackend.MATH,
-}
 ERROR_ROWS = 64  # queries compared with float64; all of them would need the full matrix
-MEMORY_LIMIT_BYTES = 4e9  # full-matrix contenders beyond this are left out
-
-Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-@dataclass
-class Shape:
-    """Batch, heads, frames (queries and keys), channels."""
-
-    b: int
-    h: int
-    t: int
-    d: int
-
-    @property
-    def matrix_bytes(self) -> float:
-        return 4.0 * self.b * self.h * self.t**2
-
-    def flops(self, backward: bool) -> float:
-        """Multiply-adds of the products times two; a backward has five beside the forward's two."""
-        return 4.0 * self.b * self.h * self.t**2 * self.d * (3.5 if backward else 1.0)
-
-
-@dataclass
-class Contender:
-    """One way to compute attention, and the weighting its error is measured against."""
-
-    name: str
-    run: Attention
-    weighting: Weighting
-    position: PositionBias | None = None
-    backward: bool = True
-
-
-@dataclass
-class Row:
-    """What was measured of one contender at one shape; times in ms, memory in MB."""
-
-    name: str
-    forward_ms: float
-    total_ms: float | None
-    forward_tflops: float
-    total_tflops: float | None
-    relative_error: float
-    extra_mb: float
-    times_forward: list[float] = field(default_factory=list)
-    times_total: list[float] = field(default_factory=list)
-
-
-def positions(shape: Shape, device: str) -> dict[str, PositionBias | None]:
-    """One position bias of each kind."""
-    g = torch.Generator().manual_seed(1)
-
-    def new(*size: int) -> Tensor:
-        return torch.rand(*size, generator=g).to(device)
-
-    h, t, d = shape.h, shape.t, shape.d
-    r_hpd = new(h, 2 * t - 1, d) - 0.5
-    return {
-        "none": None,
-        "alibi": PositionBias.alibi(new(h) * 0.1),
-        "table": PositionBias.table(new(h, 257), 128),
-        "relative": PositionBias.relative(new(h, d), new(h, d), r_hpd, t - 1),
-    }
-
-
-def ours(shape: Shape, device: str, dtype: torch.dtype, kinds: list[str]) -> list[Contender]:
-    """Every backend of ours that serves here, for sigmoid with each position, and softmax."""
-    every = positions(shape, device)
-    backends = ["triton", "blockwise"] if device == "cuda" else ["blockwise"]
-    out = []
-    for backend in backends:
-        for kind in kinds:
-            weightings = [Weighting.sigmoid()] + ([Weighting.softmax()] if kind == "none" else [])
-            for weighting in weightings:
-                if backend == "triton" and weighting.map == "softmax":
-                    continue
-                chosen = resolve(weighting, kind_or_none(kind), None, device, dtype, backend)
-                name = f"{backend} ({chosen.engine}) {weighting.map} {kind}"
-                position = every[kind]
-
-                def run(q: Tensor, k: Tensor, v: Tensor, c=chosen, p=position) -> Tensor:  # type: ignore[no-untyped-def]
-                    result: Tensor = c(q, k, v, position=p)
-                    return result
-
-                out.append(Contender(name, run, weighting, position))
-    return out
-
-
-def kind_or_none(kind: str) -> str | None:
-    return None if kind == "none" else kind
-
-
-def theirs(shape: Shape, device: str, flex: bool) -> list[Contender]:
-    """PyTorch's softmax kernels, the full matrix, and FlexAttention made to imitate sigmoid."""
-
-    def with_backend(backend: SDPBackend) -> Attention:
-        def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            with sdpa_kernel(backend):
-                return F.scaled_dot_product_attention(q, k, v)
-
-        return run
-
-    def full_matrix(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        s = q @ k.mT * shape.d**-0.5 - math.log(shape.t)
-        return s.sigmoid() @ v
-
-    names = SDPA if device == "cuda" else {"flash": SDPA["flash"], "math": SDPA["math"]}
-    out = [
-        Contender(f"sdpa {n} softmax", with_backend(b), Weighting.softmax())
-        for n, b in names.items()
-    ]
-    out.append(Contender("full matrix sigmoid", full_matrix, Weighting.sigmoid()))
-    if flex:
-        out.append(flex_attention(shape, device))
-    return out
-
-
-def flex_attention(shape: Shape, device: str) -> Contender:
-    """softmax(logsigmoid(x)) times its own normaliser is sigmoid(x); no backward on the CPU."""
-    from torch.nn.attention.flex_attention import flex_attention as flex
-
-    shift = math.log(shape.t)
-
-    def score(s: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        return F.logsigmoid(s - shift)
-
-    compiled = torch.compile(flex)
-
-    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        o, lse = compiled(q, k, v, score_mod=score, return_lse=True)
-        assert isinstance(lse, Tensor)
-        result: Tensor = o * lse.exp()[..., None].to(o.dtype)
-        return result
-
-    name = "flex score_mod sigmoid"
-    return Contender(name, run, Weighting.sigmoid(), backward=device == "cuda")
+MATRIX_LIMIT_BYTES = 5e8  # full-matrix contenders beyond this are left out
+# What a kernel, a compiler or this machine may raise instead of running.
+REFUSALS = (RuntimeError, ValueError, NotImplementedError, AssertionError)
 
 
 def relative_error(c: Contender, q: Tensor, k: Tensor, v: Tensor) -> float:
@@ -237,28 +97,39 @@ def measure(
     q, k, v, do = (torch.randn(size, generator=g).to(device, dtype) for _ in range(4))
     leaves = [x.requires_grad_() for x in (q, k, v)]
     rows: dict[str, Row] = {}
-    steps: dict[str, tuple[Callable[[], None], Callable[[], None] | None]] = {}
+    forwards: dict[str, Callable[[], None]] = {}
+    totals: dict[str, Callable[[], None]] = {}
     missing: dict[str, str] = {}
     for c in contenders:
         forward, total = _steps(c, leaves, do)
         try:
             error = relative_error(c, q.detach(), k.detach(), v.detach())
-            extra = extra_memory_mb(total if c.backward else forward, device)
-        except (RuntimeError, ValueError) as problem:
-            missing[c.name] = str(problem).splitlines()[0]
+            extra = extra_memory_mb(forward, device)
+        except REFUSALS as problem:
+            missing[c.name] = _first_line(problem)
             continue
-        steps[c.name] = (forward, total if c.backward else None)
+        forwards[c.name] = forward
         rows[c.name] = Row(c.name, 0.0, None, 0.0, None, error, extra)
+        try:
+            total()
+            rows[c.name].extra_mb = extra_memory_mb(total, device)
+            totals[c.name] = total
+        except REFUSALS as problem:
+            missing[f"{c.name}, backward"] = _first_line(problem)
     for _ in range(repeats):
-        for name, (forward, _) in steps.items():
+        for name, forward in forwards.items():
             rows[name].times_forward.append(timed(forward, device))
     for _ in range(repeats):
-        for name, (_, both) in steps.items():
-            if both is not None:
-                rows[name].times_total.append(timed(both, device))
+        for name, total in totals.items():
+            rows[name].times_total.append(timed(total, device))
     for row in rows.values():
         _summarise(row, shape)
     return list(rows.values()), missing
+
+
+def _first_line(problem: BaseException) -> str:
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+    return f"{type(problem).__name__}: {lines[0] if lines else ''}"
 
 
 def _steps(
@@ -284,18 +155,6 @@ def _summarise(row: Row, shape: Shape) -> None:
         row.total_tflops = shape.flops(True) / row.total_ms / 1e9
 
 
-def roof_tflops(device: str, dtype: torch.dtype) -> float:
-    """The matrix product's own rate in this run: what attention cannot exceed."""
-    size = 8192 if device == "cuda" else 1536
-    a = torch.randn(size, size, device=device, dtype=dtype)
-
-    def product() -> None:
-        torch.mm(a, a)
-
-    times = [timed(product, device) for _ in range(6)]
-    return 2 * size**3 / min(times[1:]) / 1e9
-
-
 def environment(args: argparse.Namespace) -> dict[str, Any]:
     """Machine, versions, commit and command."""
     commit = subprocess.run(
@@ -319,46 +178,18 @@ def environment(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def show(shape: Shape, rows: list[Row], missing: dict[str, str]) -> None:
-    """One table on the terminal; ratios are to the first row."""
-    print(f"\n{asdict(shape)}")
-    print(f"{'':42}{'fwd ms':>9}{'ratio':>7}{'f+b ms':>9}{'ratio':>7}{'error':>9}{'MB':>8}")
-    first = rows[0]
-    for row in rows:
-        both, ratio = "-", "-"
-        if row.total_ms is not None:
-            both = f"{row.total_ms:.2f}"
-            ratio = f"{row.total_ms / first.total_ms:.2f}" if first.total_ms else "-"
-        print(
-            f"{row.name:42}{row.forward_ms:9.2f}{row.forward_ms / first.forward_ms:7.2f}"
-            f"{both:>9}{ratio:>7}{row.relative_error:9.1e}{row.extra_mb:8.1f}"
-        )
-    for name, reason in missing.items():
-        print(f"{name:42}could not run: {reason}")
-
-
-def plot(results: list[dict[str, Any]], roof: float, path: Path) -> None:
-    """Forward rates over time, with the matrix product's rate as the roof."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 5))
-    names = {row["name"] for result in results for row in result["rows"]}
-    for name in sorted(names):
-        points = [
-            (result["shape"]["t"], row["forward_tflops"])
-            for result in results
-            for row in result["rows"]
-            if row["name"] == name
-        ]
-        axes.plot(*zip(*sorted(points), strict=True), marker="o", label=name)
-    axes.axhline(roof, linestyle="--", color="black", label="matrix product (roof)")
-    axes.set(xscale="log", xlabel="frames", ylabel="TFLOP/s, forward")
-    axes.legend(fontsize=7)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
+def bench(shape: Shape, args: argparse.Namespace, dtype: torch.dtype) -> Result:
+    """One shape: every contender that is asked for."""
+    contenders = theirs(shape, args.device, args.positions, args.flex)
+    contenders += ours(shape, args.device, dtype, args.positions)
+    contenders = [c for c in contenders if args.only in c.name]
+    missing = {}
+    if shape.matrix_bytes > MATRIX_LIMIT_BYTES:
+        full = [c.name for c in contenders if "full matrix" in c.name or "math" in c.name]
+        missing = dict.fromkeys(full, "the full matrix would take too much memory")
+    chosen = [c for c in contenders if c.name not in missing]
+    rows, failed = measure(chosen, shape, args.device, dtype, args.repeats)
+    return Result(shape, rows, missing | failed)
 
 
 def parse() -> argparse.Namespace:
@@ -374,9 +205,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="contenders whose name contains this")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=0, help="0: as torch has it")
-    parser.add_argument("--flex", action="store_true", help="FlexAttention too; it compiles first")
-    parser.add_argument("--out", type=Path, help="JSON")
-    parser.add_argument("--plot", type=Path, help="PNG")
+    parser.add_argument(
+        "--flex",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="FlexAttention too, which compiles first",
+    )
+    parser.add_argument("--out", type=Path, help="write OUT.json, OUT.md and OUT.png")
     return parser.parse_args()
 
 
@@ -385,34 +220,18 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     dtype = getattr(torch, args.dtype)
-    roof = roof_tflops(args.device, dtype)
     env = environment(args)
-    print(json.dumps(env, indent=1), f"\nroof: {roof:.3g} TFLOP/s")
-    results = []
+    print(json.dumps(env, indent=1))
+    roof = Roof(args.device, dtype)
+    roof.measure()
+    results: list[Result] = []
     for text in args.shapes:
-        shape = Shape(*map(int, text.split(",")))
-        contenders = theirs(shape, args.device, args.flex) + ours(
-            shape, args.device, dtype, args.positions
-        )
-        missing = {}
-        if shape.matrix_bytes > MEMORY_LIMIT_BYTES / 8:
-            full = [c.name for c in contenders if "full matrix" in c.name or "math" in c.name]
-            missing = dict.fromkeys(full, "the full matrix would take too much memory")
-        chosen = [c for c in contenders if args.only in c.name and c.name not in missing]
-        rows, failed = measure(chosen, shape, args.device, dtype, args.repeats)
-        show(shape, rows, missing | failed)
-        results.append(
-            {
-                "shape": asdict(shape),
-                "rows": [asdict(row) for row in rows],
-                "could_not_run": missing | failed,
-            }
-        )
+        results.append(bench(Shape(*map(int, text.split(","))), args, dtype))
+        show(results[-1])
+        roof.measure()
         if args.out:
-            whole = {"environment": env, "roof_tflops": roof, "results": results}
-            args.out.write_text(json.dumps(whole, indent=1) + "\n")
-    if args.plot:
-        plot(results, roof, args.plot)
+            write(args.out, env, roof.best_tflops, results)
+    print(f"\nroof: {roof.best_tflops:.3g} TFLOP/s")
 
 
 if __name__ == "__main__":

@@ -82,11 +82,17 @@ def _fingerprint() -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
+def command(source: str | Path, built: str | Path) -> list[str]:
+    """The compiler's command line for a shared library."""
+    return [str(_compiler()), *FLAGS, str(source), "-o", str(built)]
+
+
 def _compile(path: Path) -> None:
     """Build beside the target and move it there, so that two processes cannot meet half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         built = os.path.join(folder, "attention.so")
-        command = [str(_compiler()), *FLAGS, str(SOURCE), "-o", built]
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIMEOUT_S)
+        subprocess.run(
+            command(SOURCE, built), check=True, capture_output=True, text=True, timeout=TIMEOUT_S
+        )
         os.replace(built, path)
