@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 from asr.commands.options import Verbs, count
@@ -18,6 +19,14 @@ def add(verbs: Verbs) -> None:
         "--html", type=Path, help="also write a report, one HTML file, and compare.json beside it"
     )
     parser.add_argument("--utterance", help="whose attention the report shows")
+    parser.add_argument(
+        "--lengths",
+        type=float,
+        nargs="+",
+        default=[],
+        metavar="S",
+        help="also decode each speaker's utterances joined to these seconds",
+    )
     parser.add_argument("--results", type=Path, help="also add rows to this Markdown table")
     parser.add_argument("--seed", type=count, default=1, help="of the resampling")
     parser.set_defaults(run=run)
@@ -28,6 +37,11 @@ def run(args: argparse.Namespace) -> int:
     from asr.evaluate.curves import plot_curves
 
     comparison = compare(args.exp, seed=args.seed)
+    if args.lengths:
+        from asr.evaluate.lengths import compare_lengths
+
+        lengths = compare_lengths(comparison, args.lengths)
+        comparison = dataclasses.replace(comparison, lengths=lengths)
     print(format_terminal(comparison))
     if args.out:
         write_comparison(comparison, args.out)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from asr.evaluate.comparison import TypeDifference, TypeResult
-from asr.evaluate.experiment import Run
+from asr.evaluate.experiment import Experiment
 from asr.evaluate.hierarchical import Contrast, contrast
 from asr.evaluate.paired import Group
 from asr.evaluate.statistics import Interval
@@ -21,14 +21,23 @@ Type = tuple[str, str]
 """(weighting, position)"""
 
 
+# What may differ between the trainings of types: the two words, the seed, and how it is computed.
+_FREE = frozenset(
+    {"attention.weighting", "attention.position", "attention.backend", "train.seed"}
+    | {"train.device", "train.num_threads", "train.log_steps", "train.tensorboard"}
+    | {"data.num_workers", "data.cache_mb"}
+)
+
+
 def find_types(
-    group: Group, runs: Sequence[Run], names: Sequence[str]
+    group: Group, experiments: Sequence[Experiment], names: Sequence[str]
 ) -> tuple[dict[Type, list[int]], list[str]]:
     """(columns of the group's systems by type, notes): types with two runs or more, in order.
 
-    A second run of one type and seed is no replicate and is left out. No types where encoders
-    differ: then more than the attention does.
+    A second run of one type and seed is no replicate and is left out. No types where the trainings
+    differ in anything else, or in their budgets: then more than the attention does.
     """
+    runs = [experiment.run for experiment in experiments]
     found: dict[Type, dict[int | None, int]] = {}
     notes: list[str] = []
     for column, member in enumerate(group.members):
@@ -44,9 +53,21 @@ def find_types(
         else:
             seeds[run.seed] = column
     types = {kind: list(one.values()) for kind, one in found.items() if len(one) >= MIN_RUNS}
-    if types and len({runs[member].encoder for member in group.members}) > 1:
-        return {}, [f"{group.set_name}: encoders differ, so no attention types are compared"]
+    unequal = _unequal([experiments[member] for member in group.members]) if types else []
+    if unequal:
+        return {}, [
+            f"{group.set_name}: trainings differ in more than words and seed "
+            f"({', '.join(unequal[:5])}), so no attention types are compared"
+        ]
     return types, notes
+
+
+def _unequal(experiments: Sequence[Experiment]) -> list[str]:
+    """Settings that should be the same and are not, as far as they are known."""
+    found = ["encoder"] if len({one.run.encoder for one in experiments}) > 1 else []
+    known = [one.settings for one in experiments if one.settings]
+    keys = sorted({key for settings in known for key in settings} - _FREE)
+    return found + [key for key in keys if len({settings.get(key) for settings in known}) > 1]
 
 
 def type_results(
@@ -65,7 +86,7 @@ def type_results(
                 names=[names[group.members[column]] for column in columns],
                 wers=[float(wer_m[column]) for column in columns],
                 wer=float(wer_m[columns].mean()),
-                interval=None if found is None else _tested(found, level)[0],
+                interval=None if found is None else _above_zero(_tested(found, level)[0]),
             )
         )
     return results
@@ -150,6 +171,11 @@ def _contrast(
         type_r += [number] * len(types[one])
     errors_ru = group.errors_nm[:, columns].T
     return contrast(errors_ru[None], group.words_n[None], np.array(weights), type_r)
+
+
+def _above_zero(interval: Interval | None) -> Interval | None:
+    """A rate's interval ends at 0."""
+    return None if interval is None else Interval(max(0.0, interval.low), interval.high)
 
 
 def _tested(found: Contrast, level: float) -> tuple[Interval | None, float | None]:

@@ -61,7 +61,6 @@ def compare(
     set_names = sorted({name for experiment in experiments for name in experiment.sets})
 
     how = Bootstrap(level, num_resamples, seed)
-    runs = [experiment.run for experiment in experiments]
     results: dict[tuple[int, str], SetResult] = {}
     differences: list[Difference] = []
     types: list[TypeResult] = []
@@ -77,7 +76,7 @@ def compare(
             parts += parts_of(group, names, read_noise_db(members[numbers[0]].decoding.cuts))
             if numbers[0] == 0:
                 differences += paired_differences(group, names, how)
-                found, replicas = find_types(group, runs, names)
+                found, replicas = find_types(group, experiments, names)
                 unpaired += replicas
                 types += type_results(group, found, names, level)
                 type_differences_ += type_differences(group, found, level)
@@ -94,6 +93,7 @@ def compare(
         types=types,
         type_differences=_corrected(type_differences_),
         parts=parts,
+        lengths=[],
         notes=[*_warnings(rows), *unpaired, *(n for e in experiments for n in e.left_out)],
         level=level,
         num_resamples=num_resamples,

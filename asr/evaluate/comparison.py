@@ -137,11 +137,32 @@ class Part:
 
 
 @dataclass(frozen=True)
+class LengthResult:
+    """A system on utterances joined to a duration, and its difference from the first system there.
+
+    Attributes:
+        length_s: what they were joined to at most; mean_duration_s: what came out.
+        p_holm: corrected for the systems at this duration.
+    """
+
+    name: str
+    length_s: float
+    mean_duration_s: float
+    num_utterances: int
+    wer: float
+    interval: Interval | None
+    difference: float | None
+    p_value: float | None
+    p_holm: float | None
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Attributes:
     differences: paired ones; a pair whose utterances differ has a note instead.
     types: of those trained at least twice, and their differences.
     parts: WER by length, speaker and noise.
+    lengths: WER on joined utterances, where they were asked for.
     notes: what a reader must know before believing the table, most important first.
     """
 
@@ -150,6 +171,7 @@ class Comparison:
     types: list[TypeResult]
     type_differences: list[TypeDifference]
     parts: list[Part]
+    lengths: list[LengthResult]
     notes: list[str]
     level: float
     num_resamples: int

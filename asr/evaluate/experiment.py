@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from asr.errors import InputError
 from asr.evaluate.decoded import Decoding, Utterance, read_decoding, read_utterances
 from asr.evaluate.score import utterance_counts
-from asr.files import field, read_json_object, required
+from asr.files import field, read_json_object, read_text, required
 from asr.wer import ErrorCounts
 
 
@@ -42,12 +44,14 @@ class ScoredSet:
 @dataclass(frozen=True)
 class Experiment:
     """Attributes:
+    settings: the training's configuration by ``section.key``; empty where it is not there.
     sets: by the name of their folder under ``decode/``, in sorted order.
     left_out: why a folder under ``decode/`` is not among them.
     """
 
     folder: Path
     run: Run
+    settings: dict[str, str]
     sets: dict[str, ScoredSet]
     left_out: list[str]
 
@@ -69,12 +73,28 @@ def read_experiment(folder: Path) -> Experiment:
         if not path.is_dir():
             continue
         if (path / "score.json").is_file():
-            sets[path.name] = _read_scored_set(path)
+            sets[path.name] = read_scored_set(path)
         else:
             left_out.append(f"{run.name}: {path} is not scored (asr score {path}), left out")
     if not sets:
         left_out.append(f"{run.name}: no scored set under {decoded}")
-    return Experiment(folder, run, sets, left_out)
+    return Experiment(folder, run, _read_settings(folder), sets, left_out)
+
+
+def _read_settings(folder: Path) -> dict[str, str]:
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return {}
+    try:
+        content = yaml.safe_load(read_text(path)) or {}
+    except yaml.YAMLError:
+        raise InputError(f"{path}: not valid yaml") from None
+    return {
+        f"{section}.{key}": str(value)
+        for section, values in content.items()
+        if isinstance(values, dict)
+        for key, value in values.items()
+    }
 
 
 def _read_run(folder: Path) -> Run:
@@ -98,7 +118,12 @@ def _read_run(folder: Path) -> Run:
     )
 
 
-def _read_scored_set(folder: Path) -> ScoredSet:
+def read_scored_set(folder: Path) -> ScoredSet:
+    """One decoded and scored folder.
+
+    Raises:
+        InputError: a file is missing or malformed, or ``score.json`` is of other hypotheses.
+    """
     utterances = read_utterances(folder)
     counts = utterance_counts(utterances)
     path = folder / "score.json"

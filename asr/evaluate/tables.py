@@ -31,7 +31,7 @@ def format_terminal(comparison: Comparison) -> str:
     parts = [_caption(comparison), _as_columns(_systems(comparison, repeat=False))]
     if comparison.differences:
         parts += [_difference_caption(comparison), _as_columns(_differences(comparison))]
-    for caption, table in _type_tables(comparison):
+    for caption, table in [*_type_tables(comparison), *_length_tables(comparison)]:
         parts += [caption, _as_columns(table)]
     parts.append("\n".join([*legend_lines(comparison), *comparison.notes]))
     return "\n\n".join(parts)
@@ -42,7 +42,8 @@ def format_markdown(comparison: Comparison) -> str:
     parts = [_caption(comparison), _as_markdown(_systems(comparison, repeat=True))]
     if comparison.differences:
         parts += [_difference_caption(comparison), _as_markdown(_differences(comparison))]
-    for caption, table in [*_type_tables(comparison), *_part_tables(comparison)]:
+    tables = (_type_tables, _length_tables, _part_tables)
+    for caption, table in [one for make in tables for one in make(comparison)]:
         parts += [caption, _as_markdown(table)]
     parts.append("\n".join(f"- {note}" for note in [*comparison.notes, *legend_lines(comparison)]))
     commands = [row for row in comparison.rows if row.run.command]
@@ -174,6 +175,24 @@ def _type_tables(comparison: Comparison) -> list[tuple[str, _Table]]:
     return tables
 
 
+def _length_tables(comparison: Comparison) -> list[tuple[str, _Table]]:
+    if not comparison.lengths:
+        return []
+    lengths = list(dict.fromkeys((r.length_s, r.mean_duration_s) for r in comparison.lengths))
+    header = ["system", *(f"{length_s:g} s ({mean_s:.1f} s)" for length_s, mean_s in lengths)]
+    rows = []
+    for name in dict.fromkeys(result.name for result in comparison.lengths):
+        results = [result for result in comparison.lengths if result.name == name]
+        rows.append(
+            [
+                name,
+                *(f"{percent(one.wer)} {interval_text(one.interval)}".rstrip() for one in results),
+            ]
+        )
+    caption = "WER % on a speaker's utterances joined to a duration (mean) and decoded whole:"
+    return [(caption, _Table(header, rows))]
+
+
 def _part_tables(comparison: Comparison) -> list[tuple[str, _Table]]:
     tables = []
     for by in ("length", "noise"):
@@ -269,7 +288,7 @@ def within_text(one: TypeDifference) -> str:
 
 def points(difference: float) -> str:
     """A difference of two rates in points of percent."""
-    return f"{100 * difference:+.2f}"
+    return f"{round(100 * difference, 2) + 0.0:+.2f}"  # never -0.00
 
 
 def interval_text(interval: Interval | None, scale: float = 100.0) -> str:

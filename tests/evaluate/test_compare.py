@@ -322,16 +322,24 @@ def test_the_same_training_twice_is_no_second_seed(tmp_path: Path) -> None:
     assert "b has the type and the seed of a: not counted" in comparison.notes[0]
 
 
-def test_types_of_different_encoders_are_not_compared(tmp_path: Path) -> None:
-    folders = [
-        write_experiment(tmp_path / str(seed), seed=seed, encoder=encoder)
-        for seed, encoder in enumerate(("conformer", "conformer", "transformer"))
-    ]
+def test_types_of_unequal_budgets_are_not_compared(tmp_path: Path) -> None:
+    folders = seeds_of(tmp_path, "softmax", "rope", 0.2) + seeds_of(tmp_path, "relu", "rope", 0.2)
+    settings = {"attention": {"weighting": "softmax"}, "train": {"seed": 1, "epochs": 2}}
     for seed, folder in enumerate(folders):
-        write_decoded(folder, "test", 0.2, seed=seed)
+        settings["train"]["seed"] = seed
+        settings["attention"]["weighting"] = folder.name
+        (folder / "config.yaml").write_text(json.dumps(settings))
+    assert len(compare(folders).types) == 2
+    settings["train"]["epochs"] = 3
+    (folders[-1] / "config.yaml").write_text(json.dumps(settings))
     comparison = compare(folders)
     assert comparison.types == []
-    assert "test: encoders differ, so no attention types are compared" in comparison.notes
+    assert comparison.notes == [
+        "test: trainings differ in more than words and seed (train.epochs), "
+        "so no attention types are compared"
+    ]
+    write_experiment(folders[0], weighting="softmax", position="rope", encoder="transformer")
+    assert "(encoder, train.epochs)" in compare(folders).notes[0]
 
 
 def test_parts_by_length_speaker_and_noise(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,6 +27,7 @@ from asr.config import load
 from asr.errors import InputError
 from asr.evaluate.compare import compare
 from asr.evaluate.decode import decode_set
+from asr.evaluate.lengths import compare_lengths
 from asr.evaluate.report.gather import gather
 from asr.evaluate.report.maps import attention_maps, picture
 from asr.evaluate.report.media import mp3_uri, png_uri
@@ -99,7 +101,9 @@ def grid(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path) -> list[Pa
 @pytest.fixture(scope="module")
 def report(grid: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    write_report(gather(compare(grid)), path)
+    comparison = compare(grid)
+    joined = replace(comparison, lengths=compare_lengths(comparison, [5.0, 60.0]))
+    write_report(gather(joined), path)
     return path
 
 
@@ -118,7 +122,7 @@ def shown(value: Any, kind: str) -> str:
     if kind == "percent":
         return f"{100 * value:.2f}"
     if kind == "points":
-        return f"{100 * value:+.2f}"
+        return f"{round(100 * value, 2) + 0.0:+.2f}"
     if kind == "p":
         return "<0.001" if value < 0.001 else f"{value:.3f}"
     return str(value) if kind == "count" else f"{value:.4g}"
@@ -140,6 +144,7 @@ def test_every_number_of_the_tables_is_the_jsons(report: Path) -> None:
     for k in range(len(content["differences"])):
         assert f"differences.{k}.p_holm" in paths
         assert f"differences.{k}.mapsswe.p_value" in paths
+    assert {f"lengths.{k}.wer" for k in range(16)} <= paths
     assert {f"type_differences.{k}.difference" for k in range(4)} <= paths
 
 

@@ -98,29 +98,46 @@ def by_part(comparison: Comparison, by: str) -> str:
     parts = [part for part in parts if part.set_name == parts[0].set_name]
     if not parts:
         return ""
+    series = _series(comparison, [part.wers for part in parts])
+    unit = {"length": "s", "noise": "dB"}[by]
+    ticks = [f"{part.low:.1f}–{part.high:.1f} {unit}" for part in parts]
+    return lines(series, f"{by} of the utterance", "WER, %", ticks) if series else ""
+
+
+def lengths(comparison: Comparison) -> str:
+    values = list(dict.fromkeys(one.length_s for one in comparison.lengths))
+    columns: list[dict[str, float | None]] = [
+        {one.name: one.wer for one in comparison.lengths if one.length_s == value}
+        for value in values
+    ]
+    ticks = [f"{value:g} s" for value in values]
+    return lines(_series(comparison, columns), "joined duration", "WER, %", ticks)
+
+
+def _series(comparison: Comparison, columns: list[dict[str, float | None]]) -> list[Line]:
+    """A line over columns of WERs by name: per type where there are types, else per system."""
     colours, order = _colours(comparison), _weightings(comparison)
     groups = {
         f"{one.weighting} {one.position}": (one.names, one.weighting) for one in comparison.types
     } or {row.name: ([row.name], row.run.weighting or "-") for row in comparison.rows}
+    many = len(groups) > _MANY
     series: list[Line] = []
-    for label, (names, weighting) in groups.items():
+    for number, (label, (names, weighting)) in enumerate(groups.items()):
         points = []
-        for k, part in enumerate(parts):
-            known = [part.wers[name] for name in names if name in part.wers]
-            values = [100 * value for value in known if value is not None]
+        for k, wers in enumerate(columns):
+            values = [wer for name in names if (wer := wers.get(name)) is not None]
             if values:
-                points.append((float(k), sum(values) / len(values)))
-        many = len(groups) > _MANY
-        colour = COLOURS[order.index(weighting) % len(COLOURS)]
-        if not many:
-            colour = COLOURS[len(series) % len(COLOURS)] if comparison.types else colours[names[0]]
-        seen = any(line.label == weighting for line in series)
-        shown = (None if seen else weighting) if many else label
+                points.append((float(k), 100 * sum(values) / len(values)))
+        if many:
+            colour = COLOURS[order.index(weighting) % len(COLOURS)]
+            first = all(line.label != weighting for line in series)
+            shown = weighting if first else None
+        else:
+            colour = COLOURS[number] if comparison.types else colours[names[0]]
+            shown = label
         if points:
             series.append(Line(shown, points, colour, markers=True))
-    unit = {"length": "s", "noise": "dB"}[by]
-    ticks = [f"{part.low:.1f}–{part.high:.1f} {unit}" for part in parts]
-    return lines(series, f"{by} of the utterance", "WER, %", ticks) if series else ""
+    return series
 
 
 def throughput(comparison: Comparison) -> str:

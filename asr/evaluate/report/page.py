@@ -35,6 +35,7 @@ def report_html(contents: Contents) -> str:
         _types(comparison),
         _systems(comparison),
         _differences(comparison),
+        _lengths(comparison),
         _pictures(contents),
         _utterances(contents),
         _maps(contents),
@@ -184,6 +185,43 @@ def _differences(comparison: Comparison) -> str:
         )
     caption = f"WER minus that of {base}, in points; left of 0 is better."
     return f"<h2>Differences</h2>{_figure(figures.differences(comparison), caption)}{table}"
+
+
+def _lengths(comparison: Comparison) -> str:
+    if not comparison.lengths:
+        return ""
+    header = [
+        "system",
+        "joined to s",
+        "mean s",
+        "WER %",
+        _level(comparison),
+        "difference",
+        "p (Holm)",
+    ]
+    rows = []
+    for k, one in enumerate(comparison.lengths):
+        at = f"lengths.{k}"
+        difference = "-" if one.difference is None else points(one.difference)
+        rows.append(
+            [
+                _text(one.name),
+                number(f"{at}.length_s", "4 digits", _digits(one.length_s)),
+                number(f"{at}.mean_duration_s", "4 digits", _digits(one.mean_duration_s)),
+                number(f"{at}.wer", "percent", percent(one.wer)),
+                _interval(f"{at}.interval", one.interval),
+                number(f"{at}.difference", "points", difference),
+                number(f"{at}.p_holm", "p", p_text(one.p_holm)),
+            ]
+        )
+    table = _table(header, rows, num_text=1)
+    return (
+        "<h2>Longer audio</h2><p>Each speaker's utterances joined end to end and decoded whole: the "
+        "same words at every duration. Nothing of that length was heard in training unless the "
+        "training data has it.</p>"
+        + _figure(figures.lengths(comparison), "WER by joined duration.")
+        + f"<details><summary>Figures</summary>{table}</details>"
+    )
 
 
 def _pictures(contents: Contents) -> str:

@@ -36,17 +36,21 @@ class Line:
 
 
 def whiskers(rows: Sequence[Whisker], unit: str, zero: bool) -> str:
-    """A line per row: label left, interval right. zero: draw the line of no difference."""
-    left = min(170, 8 + max(len(row.label) for row in rows) * _FONT * 0.56)
+    """A line per row: label left, or above where one is long. zero: the line of no difference."""
+    width = 8 + max(len(row.label) for row in rows) * _FONT * 0.58
+    above = width > 150
+    left = 4.0 if above else width
+    pitch = 36 if above else 20
     ends = [end for row in rows for end in (row.value, row.low, row.high) if end is not None]
     scale = _Scale.around([*ends, 0.0] if zero else ends, left + 6, WIDTH - 10)
-    height = 20 * len(rows) + 40
+    height = pitch * len(rows) + 40
     parts = [_grid_x(scale, 6, height - 32), _text(WIDTH / 2, height - 4, unit, "middle")]
     if zero:
         parts.append(_line(scale(0), 6, scale(0), height - 32, "axis"))
     for k, row in enumerate(rows):
-        y = 18 + 20 * k
-        parts.append(_text(left, y + 4, row.label, "end"))
+        y = 18 + pitch * k + (16 if above else 0)
+        where = (left, y - 12, row.label, "start") if above else (left, y + 4, row.label, "end")
+        parts.append(_text(*where))
         if row.low is not None and row.high is not None:
             parts.append(
                 f'<line x1="{scale(row.low):.1f}" y1="{y}" x2="{scale(row.high):.1f}" y2="{y}" '

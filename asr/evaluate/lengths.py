@@ -1,0 +1,160 @@
+"""Does it stay so for longer audio: utterances of one speaker joined, decoded whole, scored again.
+
+Each duration has the same words: every utterance is in one joined one. So what changes with duration
+is the length alone (and the seams).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from lhotse.cut import Cut
+
+from asr.data.manifest import load_waveform, read_cuts
+from asr.errors import InputError
+from asr.evaluate.comparison import Comparison, LengthResult, Row
+from asr.evaluate.decoded import read_decoding
+from asr.evaluate.experiment import ScoredSet, read_scored_set
+from asr.evaluate.paired import Bootstrap, group_of, paired_differences, wer_intervals
+from asr.evaluate.score import score_folder
+from asr.evaluate.statistics import holm
+from asr.files import write_atomically
+from asr.model_folder import Model, find_model, load_model
+from asr.search.factory import GREEDY, build_search
+from asr.text.normalise import get_normaliser
+
+
+def compare_lengths(comparison: Comparison, lengths_s: Sequence[float]) -> list[LengthResult]:
+    """Each system's WER on the first set's utterances joined to each duration.
+
+    What was decoded before stays in EXP/lengths/ and is used again until the model changes.
+
+    Raises:
+        InputError: a duration not above 0, no system with a decoded set, its manifest is gone, or no
+            model folder.
+    """
+    for length_s in lengths_s:
+        if not length_s > 0:
+            raise InputError(f"--lengths {length_s:g}: must be above 0 seconds")
+    first = comparison.rows[0]
+    if not first.sets:
+        raise InputError(f"--lengths: {first.folder} has no decoded set to take utterances from")
+    set_name = next(iter(first.sets))
+    rows = [row for row in comparison.rows if set_name in row.sets]
+    cuts = _manifest(first, set_name)
+    sets = [_decode(row, cuts, lengths_s, set_name) for row in rows]
+    results = []
+    for number, length_s in enumerate(lengths_s):
+        members = {k: of_lengths[number] for k, of_lengths in enumerate(sets)}
+        results += _results(rows, members, length_s, comparison)
+    return results
+
+
+def join(cuts: Sequence[Cut], length_s: float) -> list[list[Cut]]:
+    """Groups of one speaker's utterances, in the order of their ids, of at most ``length_s``.
+
+    An utterance that is longer by itself stays alone.
+    """
+    groups: list[list[Cut]] = []
+    by_speaker = sorted(cuts, key=lambda cut: (cut.supervisions[0].speaker, cut.id))
+    filled_s, speaker = 0.0, None
+    for cut in by_speaker:
+        fits = filled_s + cut.duration <= length_s
+        if cut.supervisions[0].speaker != speaker or not fits:
+            groups.append([])
+            filled_s, speaker = 0.0, cut.supervisions[0].speaker
+        groups[-1].append(cut)
+        filled_s += cut.duration
+    return groups
+
+
+def _manifest(row: Row, set_name: str) -> list[Cut]:
+    decode = Path(row.folder) / "decode" / set_name / "decode.json"
+    path = read_decoding(decode.parent).cuts
+    if path is None or not Path(path).is_file():
+        raise InputError(f"--lengths: {path}, the manifest that {decode} names, is not there")
+    return list(read_cuts(path))
+
+
+def _decode(
+    row: Row, cuts: Sequence[Cut], lengths_s: Sequence[float], set_name: str
+) -> list[ScoredSet]:
+    """Of each duration."""
+    model: Model | None = None
+    weights = find_model(Path(row.folder)) / "model.safetensors"
+    results = []
+    for length_s in lengths_s:
+        name = f"{set_name}-joined-{length_s:g}s"
+        out = Path(row.folder) / "lengths" / name
+        done = out / "score.json"
+        if not done.is_file() or done.stat().st_mtime < weights.stat().st_mtime:
+            model = model or load_model(Path(row.folder))
+            _decode_joined(model, join(cuts, length_s), out, name)
+            score_folder(out)
+        results.append(read_scored_set(out))
+    return results
+
+
+def _decode_joined(model: Model, groups: Sequence[Sequence[Cut]], out: Path, name: str) -> None:
+    """One joined utterance at a time, whole; ``hypotheses.jsonl`` and ``decode.json`` into ``out``."""
+    search = build_search(GREEDY, model.tokenizer, model.folder)
+    normalise = get_normaliser(model.config.tokenizer.normaliser)
+    rate = model.config.features.sample_rate
+    lines = []
+    for group in groups:
+        wave_n = np.concatenate([load_waveform(cut, rate) for cut in group])
+        with torch.inference_mode():
+            log_probs_btv, lens_b = model.net(
+                torch.from_numpy(wave_n)[None], torch.tensor([len(wave_n)])
+            )
+        (hypotheses,) = search(log_probs_btv, lens_b)
+        texts = [normalise(cut.supervisions[0].text or "") for cut in group]
+        line = {
+            "id": f"{group[0].id}+{len(group) - 1}",
+            "speaker": group[0].supervisions[0].speaker,
+            "duration_s": round(len(wave_n) / rate, 4),
+            "reference": " ".join(texts),
+            "hypothesis": model.tokenizer.decode(hypotheses[0].tokens),
+        }
+        lines.append(json.dumps(line) + "\n")
+    summary = {
+        "set": name,
+        **search.settings,
+        "normaliser": model.config.tokenizer.normaliser,
+        "num_utterances": len(lines),
+    }
+    write_atomically(out / "hypotheses.jsonl", "".join(lines))
+    write_atomically(out / "decode.json", json.dumps(summary, indent=2) + "\n")
+
+
+def _results(
+    rows: Sequence[Row], members: dict[int, ScoredSet], length_s: float, comparison: Comparison
+) -> list[LengthResult]:
+    how = Bootstrap(comparison.level, comparison.num_resamples, comparison.seed)
+    group = group_of(f"{length_s:g} s", members)
+    names = [row.name for row in rows]
+    differences = [None, *paired_differences(group, names, how)]
+    known = [one.p_value for one in differences if one is not None and one.p_value is not None]
+    adjusted = iter(holm(known))
+    duration_s = float(np.mean([utterance.duration_s for utterance in group.utterances]))
+    wer_m = group.errors_um.sum(axis=0) / group.words_u.sum()
+    return [
+        LengthResult(
+            name=name,
+            length_s=length_s,
+            mean_duration_s=duration_s,
+            num_utterances=len(group.utterances),
+            wer=float(wer),
+            interval=interval,
+            difference=None if one is None else one.difference,
+            p_value=None if one is None else one.p_value,
+            p_holm=None if one is None or one.p_value is None else next(adjusted),
+        )
+        for name, wer, interval, one in zip(
+            names, wer_m, wer_intervals(group, how), differences, strict=True
+        )
+    ]

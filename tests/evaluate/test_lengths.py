@@ -1,0 +1,116 @@
+"""Joined utterances: the same words at every duration, decoded whole, and what changes is counted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from asr.config import load
+from asr.data.manifest import load_waveform, read_cuts
+from asr.errors import InputError
+from asr.evaluate.compare import compare
+from asr.evaluate.decode import decode_set
+from asr.evaluate.lengths import compare_lengths, join
+from asr.evaluate.score import score_folder
+from asr.model import Recogniser
+from asr.model_folder import load_model, save_model
+from asr.search.greedy import greedy
+from asr.text.tokenizer import train_tokenizer
+from asr.wer import count_errors
+
+
+@pytest.fixture(scope="module")
+def experiments(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path) -> list[Path]:
+    """Two small untrained models, decoded."""
+    folder = tmp_path_factory.mktemp("lengths")
+    cuts = tiny_corpus / "test.cuts.jsonl.gz"
+    found = []
+    for seed, weighting in enumerate(("softmax", "sigmoid"), start=1):
+        words = ["encoder.num_layers=1", "encoder.dim=16", "encoder.ff_dim=16"]
+        words += ["encoder.conv_kernel=3", "encoder.subsampling_channels=4", "tokenizer.kind=char"]
+        config = load([], [*words, "attention.num_heads=2", f"attention.weighting={weighting}"])
+        tokenizer = train_tokenizer(["the quick brown fox jumps over a lazy dog"], config.tokenizer)
+        torch.manual_seed(seed)
+        net = Recogniser(config, tokenizer.vocab_size)
+        with torch.no_grad():
+            net.head.weight *= 30  # so that it hears something, though nothing that was said
+        exp = folder / weighting
+        save_model(exp / "model", net.state_dict(), config, tokenizer)
+        (exp / "run.json").write_text(json.dumps({"name": weighting, "weighting": weighting}))
+        decode_set(load_model(exp), cuts, exp / "decode" / "test")
+        score_folder(exp / "decode" / "test")
+        found.append(exp)
+    return found
+
+
+def test_groups_are_of_one_speaker_and_hold_everything_once(tiny_corpus: Path) -> None:
+    cuts = list(read_cuts(tiny_corpus / "train.cuts.jsonl.gz"))
+    for cut in cuts:  # the tiny corpus has a voice per utterance
+        cut.supervisions[0].speaker = cut.id[:1]
+    for length_s in (1.0, 7.5, 20.0, 1000.0):
+        groups = join(cuts, length_s)
+        assert sorted(cut.id for group in groups for cut in group) == sorted(cut.id for cut in cuts)
+        for group in groups:
+            assert len({cut.supervisions[0].speaker for cut in group}) == 1
+            assert len(group) == 1 or sum(cut.duration for cut in group) <= length_s
+    assert len(join(cuts, 1.0)) == len(cuts)
+    assert len(join(cuts, 1000.0)) == len({cut.id[:1] for cut in cuts})
+
+
+def test_wer_of_joined_audio_by_hand(experiments: list[Path], tiny_corpus: Path) -> None:
+    comparison = compare(experiments)
+    results = compare_lengths(comparison, [1.0, 600.0])
+    assert [(one.name, one.length_s) for one in results] == [
+        ("softmax", 1.0),
+        ("sigmoid", 1.0),
+        ("softmax", 600.0),
+        ("sigmoid", 600.0),
+    ]
+    # Below any utterance's length each stays alone, so the WER is that of the decoded set.
+    for one, row in zip(results, comparison.rows, strict=False):
+        assert one.wer == row.sets["test"].wer
+        assert one.num_utterances == 6
+    cuts = sorted(
+        read_cuts(tiny_corpus / "test.cuts.jsonl.gz"),
+        key=lambda cut: (cut.supervisions[0].speaker, cut.id),
+    )
+    model = load_model(experiments[1])
+    errors = words = 0
+    for speaker in {cut.supervisions[0].speaker for cut in cuts}:
+        own = [cut for cut in cuts if cut.supervisions[0].speaker == speaker]
+        wave = torch.from_numpy(np.concatenate([load_waveform(cut, 16000) for cut in own]))
+        with torch.inference_mode():
+            log_probs, lens = model.net(wave[None], torch.tensor([len(wave)]))
+        heard = model.tokenizer.decode(greedy(log_probs, lens)[0].tokens).split()
+        said = " ".join(cut.supervisions[0].text for cut in own).lower().split()
+        errors += count_errors(said, heard).errors
+        words += len(said)
+    assert results[3].wer == pytest.approx(errors / words)
+    assert results[3].difference == pytest.approx(results[3].wer - results[2].wer)
+    assert results[2].difference is None
+
+
+def test_what_was_decoded_is_used_again(experiments: list[Path]) -> None:
+    compare_lengths(compare(experiments), [600.0])
+    path = experiments[0] / "lengths" / "test-joined-600s" / "hypotheses.jsonl"
+    before = path.stat().st_mtime_ns
+    compare_lengths(compare(experiments), [600.0])
+    assert path.stat().st_mtime_ns == before
+    (experiments[0] / "model" / "model.safetensors").touch()
+    compare_lengths(compare(experiments), [600.0])
+    assert path.stat().st_mtime_ns > before
+
+
+def test_refusals(experiments: list[Path]) -> None:
+    with pytest.raises(InputError, match="--lengths 0: must be above 0 seconds"):
+        compare_lengths(compare(experiments), [0.0])
+    decoding = experiments[0] / "decode" / "test" / "decode.json"
+    content = json.loads(decoding.read_text())
+    decoding.write_text(json.dumps({**content, "cuts": "/gone"}))
+    with pytest.raises(InputError, match=r"/gone, the manifest that .* is not there"):
+        compare_lengths(compare(experiments), [30.0])
+    decoding.write_text(json.dumps(content))
