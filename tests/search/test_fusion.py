@@ -120,7 +120,7 @@ def test_unpruned_beam_is_the_enumeration(
 
 @pytest.mark.parametrize("kind", ["char", "bpe"])
 def test_a_narrow_beam_finds_the_best(model: NgramModel, kind: str) -> None:
-    """In sharp sound, as models make it, sixteen prefixes are enough for the exact answer, nearly always."""
+    """In sharp sound, as models make it, sixteen prefixes nearly always find the exact answer."""
     tokenizer = tokenizer_of(kind)
     scorer = TextScorer(units_of(tokenizer), model, 0.6, 1.0, 3.0, Hotwords({"ba": 1.0}))
     hits = 0
