@@ -1,63 +1,129 @@
-"""Speech to text from Python: ``asr.api.load("exp/sigmoid-alibi").transcribe("talk.flac")``."""
+"""Speech to text from Python: ``asr.load("exp/sigmoid-alibi").transcribe("talk.flac").text``."""
 
 from __future__ import annotations
 
-from os import PathLike
+from collections.abc import Iterable, Iterator
+from os import PathLike, fspath
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from asr.data.audio import check_finite, read_audio, to_mono
 from asr.errors import InputError
 from asr.model_folder import Model, load_model
 from asr.runtime import choose_device
-from asr.search.factory import SearchOptions, build_search
+from asr.search.factory import GREEDY, SearchOptions, build_search
+from asr.search.units import units_of
+from asr.transcribe.assemble import Reader
+from asr.transcribe.pipeline import Failure, Outcome, Pipeline
+from asr.transcribe.result import Alternative, Gap, Segment, Transcript, Word
+from asr.transcribe.sources import Source, array_source, file_source, find_sources
+from asr.transcribe.windows import make_grid
+
+__all__ = [
+    "Alternative",
+    "Failure",
+    "Gap",
+    "Outcome",
+    "SearchOptions",
+    "Segment",
+    "Transcriber",
+    "Transcript",
+    "Word",
+    "load",
+]
+
+WINDOW_S, OVERLAP_S = 30.0, 4.0
+MAX_BATCH_S = 120.0
 
 
 class Transcriber:
-    """A model that turns audio into text."""
+    """A model that turns audio of any length into text with times."""
 
-    def __init__(self, model: Model, search: str = "greedy", beam: int = 8):
+    def __init__(
+        self,
+        model: Model,
+        search: SearchOptions = GREEDY,
+        window_s: float = WINDOW_S,
+        overlap_s: float = OVERLAP_S,
+        max_batch_s: float = MAX_BATCH_S,
+    ):
+        """
+        Args:
+            window_s: what is longer is computed in windows of this length,
+            overlap_s: of which neighbours share this much.
+            max_batch_s: seconds of audio computed at once: memory grows with it.
+
+        Raises:
+            InputError: a window and an overlap that do not fit together.
+        """
         self.model = model
-        options = SearchOptions(search=search, beam=beam)
-        self._search = build_search(options, model.tokenizer, model.folder)
+        features = model.net.features
+        frame_samples = features.hop * model.net.subsampling
+        rate = model.config.features.sample_rate
+        reader = Reader(
+            build_search(search, model.tokenizer, model.folder),
+            units_of(model.tokenizer),
+            frame_samples / rate,
+        )
+        grid = make_grid(frame_samples, rate, window_s, overlap_s)
+        self._pipeline = Pipeline(model.net, reader, grid, rate, max_batch_s)
 
-    @torch.inference_mode()
     def transcribe(
-        self, audio: str | PathLike[str] | np.ndarray, sample_rate: int | None = None
-    ) -> str:
-        """The text of an audio file (any rate, any number of channels), or of samples.
+        self,
+        audio: str | PathLike[str] | np.ndarray,
+        sample_rate: int | None = None,
+        channel: int | None = None,
+    ) -> Transcript:
+        """The text of an audio file (any rate, length and number of channels) or of samples.
 
         Args:
             audio: a path, or samples in [-1, 1] of shape (n,) or (channels, n).
             sample_rate: of the samples; for a path it is read from the file.
+            channel: the one to transcribe, from 0; None is the mean of all.
 
         Raises:
-            InputError: the file cannot be read, holds no audio, or NaN; or samples without a rate.
+            InputError: nothing of it can be read; or samples without a rate.
         """
-        rate = self.model.config.features.sample_rate
+        source: Source
         if isinstance(audio, np.ndarray):
             if sample_rate is None:
                 raise InputError("transcribe(array) needs sample_rate, in samples per second")
-            samples_cn = np.atleast_2d(np.asarray(audio, dtype=np.float32))
-            check_finite(samples_cn, "array")
-            wave_n = to_mono(samples_cn, sample_rate, rate)
+            source = array_source(np.atleast_2d(audio), sample_rate, channel)
         else:
-            wave_n = read_audio(audio, rate)
-        device = next(self.model.net.parameters()).device
-        wave_bn = torch.from_numpy(wave_n)[None].to(device)
-        lens_b = torch.tensor([wave_bn.shape[1]], device=device)
-        best = self._search(*self.model.net(wave_bn, lens_b))[0][0]
-        return self.model.tokenizer.decode(best.tokens)
+            source = file_source(Path(audio), channel)
+        (outcome,) = self._pipeline.run([source])
+        if isinstance(outcome.result, Failure):
+            raise outcome.result.error
+        return outcome.result
+
+    def transcribe_all(
+        self, inputs: Iterable[str | PathLike[str]], channel: int | None = None
+    ) -> Iterator[Outcome]:
+        """Files, folders, globs and manifests in shared batches, in their order, each as soon as it
+        is done; what cannot be read costs the others nothing.
+
+        Args:
+            channel: as in ``transcribe``.
+        """
+        return self.transcribe_sources(find_sources([fspath(one) for one in inputs], channel))
+
+    def transcribe_sources(self, sources: Iterable[Source]) -> Iterator[Outcome]:
+        """As ``transcribe_all``, of sources that were found before."""
+        return self._pipeline.run(sources)
 
 
 def load(
-    folder: str | PathLike[str], device: str = "auto", search: str = "greedy", beam: int = 8
+    folder: str | PathLike[str],
+    device: str = "auto",
+    search: SearchOptions = GREEDY,
+    window_s: float = WINDOW_S,
+    overlap_s: float = OVERLAP_S,
+    max_batch_s: float = MAX_BATCH_S,
 ) -> Transcriber:
-    """Reads a model folder, or an experiment that has one.
+    """Reads a model folder, or an experiment that has one; see ``Transcriber``.
 
     Raises:
-        InputError: it is none, or a file in it is damaged; no such device or search.
+        InputError: it is none, or a file in it is damaged; no such device; wrong windows.
     """
-    return Transcriber(load_model(Path(folder), choose_device(device)), search, beam)
+    model = load_model(Path(folder), choose_device(device))
+    return Transcriber(model, search, window_s, overlap_s, max_batch_s)

@@ -105,15 +105,12 @@ def test_decode_refuses_a_model_without_weights(run: Run, model: Path, tmp_path:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("kind", ["missing", "truncated", "empty", "nan", "text"])
+@pytest.mark.parametrize("kind", ["missing", "empty", "nan", "text"])
 def test_transcribe_refuses_bad_audio(
     run: Run, model: Path, tmp_path: Path, speech: np.ndarray, kind: str
 ) -> None:
     path = tmp_path / f"{kind}.flac"
-    if kind == "truncated":
-        soundfile.write(path, speech, 16000)
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    elif kind == "empty":
+    if kind == "empty":
         path = tmp_path / "empty.wav"
         soundfile.write(path, np.zeros(0, np.float32), 16000)
     elif kind == "nan":
@@ -147,8 +144,9 @@ def test_transcribe_gives_the_same_words_for_any_container(
     texts = {run("transcribe", path, "--model", model)[1] for path in (mono, stereo)}
     assert len(texts) == 1
     transcriber = load(model, device="cpu")
-    assert transcriber.transcribe(speech, 16000) == texts.pop().strip()
-    assert transcriber.transcribe(np.stack([speech, speech]), 16000) == transcriber.transcribe(mono)
+    assert transcriber.transcribe(speech, 16000).text == texts.pop().strip()
+    both = np.stack([speech, speech])
+    assert transcriber.transcribe(both, 16000).words == transcriber.transcribe(mono).words
     with pytest.raises(InputError, match="sample_rate"):
         transcriber.transcribe(speech)
 

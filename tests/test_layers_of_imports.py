@@ -28,7 +28,7 @@ RANKS = [
     ],
     ["asr.model"],
     ["asr.model_folder"],
-    ["asr.train", "asr.evaluate", "asr.doctor"],
+    ["asr.train", "asr.evaluate", "asr.transcribe", "asr.doctor"],
     ["asr.api", "asr.hub", "asr.model_card"],
     ["asr.commands"],
     ["asr.cli"],

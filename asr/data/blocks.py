@@ -30,6 +30,9 @@ from asr.data.manifest import load_waveform
 BLOCK_S = 10.0
 # Outside of these a header is damaged, and resampling would ask for absurd amounts of memory.
 _LOWEST_RATE, _HIGHEST_RATE = 1000, 1_000_000
+BAD_SAMPLES = "NaN, infinite or absurd samples"
+# Sound is between -1 and 1, or between -32768 and 32767; energies of far more overflow.
+_LOUDEST = 1e6
 # Spans of bad samples that are closer than this are told as one.
 _MERGE_GAPS_S = 0.1
 
@@ -41,6 +44,11 @@ class Gap:
     start_s: float
     end_s: float | None
     reason: str
+
+    def describe(self, name: str) -> str:
+        """One line for people about a gap in ``name``."""
+        until = "the end" if self.end_s is None else f"{self.end_s:.2f} s"
+        return f"{name}: not transcribed from {self.start_s:.2f} s to {until}: {self.reason}"
 
 
 @dataclass
@@ -142,7 +150,7 @@ def convert(
     at, num_bad = 0, 0
     for block_nc in blocks_nc:
         mono_n = np.ascontiguousarray(_choose(block_nc, channel, where), dtype=np.float32)
-        bad_n = ~np.isfinite(mono_n)
+        bad_n = ~(np.abs(mono_n) <= _LOUDEST)  # true of NaN too
         if bad_n.any():
             mono_n = np.where(bad_n, np.float32(0), mono_n)
             num_bad += int(bad_n.sum())
@@ -152,7 +160,7 @@ def convert(
     if stream is not None:
         yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
     if at and num_bad == at:
-        raise AudioError(f"{where}: NaN or infinite samples only", "NaN or infinite samples")
+        raise AudioError(f"{where}: {BAD_SAMPLES} only", BAD_SAMPLES)
 
 
 def _choose(block_nc: np.ndarray, channel: int | None, where: str) -> np.ndarray:
@@ -169,7 +177,7 @@ def _choose(block_nc: np.ndarray, channel: int | None, where: str) -> np.ndarray
 
 def _note_bad(bad_n: np.ndarray, at: int, rate: int, gaps: list[Gap]) -> None:
     """Append the spans of bad samples of one block, joined to what came shortly before."""
-    reason = "NaN or infinite samples"
+    reason = BAD_SAMPLES
     edges = np.flatnonzero(np.diff(bad_n, prepend=False, append=False)).reshape(-1, 2)
     for first, end in (edges + at) / rate:
         before = gaps[-1] if gaps and gaps[-1].reason == reason else None

@@ -1,0 +1,82 @@
+"""Any number of frames as pieces that a search takes whole: cut at pauses, between two words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from asr.search.units import Units
+from asr.text.tokenizer import BLANK
+
+# No word has such a pause in it, even where no token says that it ended: a model of characters that
+# was trained on single sentences writes no space after the last word of one.
+PAUSE_S = 0.6
+# Search and its results need memory: what has no pause is cut at the longest one it has.
+LONGEST_S = 30.0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Log-probabilities (frames, tokens), and the number of the first frame in the input."""
+
+    first_frame: int
+    log_probs_tv: np.ndarray
+
+
+class PieceCutter:
+    """Takes frames in order, gives them back in pieces; holds ``LONGEST_S`` of them at most.
+
+    Cuts are where the likeliest path has no letters for ``PAUSE_S``, so greedy search finds the same
+    words in the whole and in the pieces.
+    """
+
+    def __init__(self, units: Units, frame_s: float):
+        self._spells_v = np.array([bool(letters) for letters in units.letters_v])
+        self._spells_v[BLANK] = False
+        self._pause = max(1, round(PAUSE_S / frame_s))
+        self._longest = round(LONGEST_S / frame_s)
+        self._first_frame = 0
+        self._held_tv = np.zeros((0, len(units.begins_v)), np.float32)
+        self._path_t = np.zeros(0, np.int64)
+
+    def push(self, first_frame: int, log_probs_tv: np.ndarray) -> list[Piece]:
+        """The pieces that end within these frames, which follow the last ones or a flush."""
+        if not len(self._path_t):
+            self._first_frame = first_frame
+        assert first_frame == self._first_frame + len(self._path_t)
+        self._held_tv = np.concatenate([self._held_tv, log_probs_tv])
+        self._path_t = np.concatenate([self._path_t, log_probs_tv.argmax(axis=1)])
+        pieces = []
+        while (cut := self._find_cut()) is not None:
+            pieces.append(self._take(cut))
+        return pieces
+
+    def flush(self) -> list[Piece]:
+        """All that is left."""
+        return [self._take(len(self._path_t))] if len(self._path_t) else []
+
+    def _take(self, end: int) -> Piece:
+        piece = Piece(self._first_frame, self._held_tv[:end])
+        self._first_frame += end
+        self._held_tv, self._path_t = self._held_tv[end:], self._path_t[end:]
+        return piece
+
+    def _find_cut(self) -> int | None:
+        """The frame before which to cut next."""
+        quiet_t = ~self._spells_v[self._path_t]
+        edges = np.flatnonzero(np.diff(quiet_t, prepend=False, append=False)).reshape(-1, 2)
+        total = len(self._path_t)
+        pauses = [(begin, end) for begin, end in edges.tolist() if begin > 0]
+        for begin, end in pauses:
+            # one that goes on is cut as soon as it is long enough on both sides
+            if end - begin >= (self._pause if end < total else 2 * self._pause):
+                return (begin + end) // 2
+        if total < self._longest:
+            return None
+        if pauses:
+            begin, end = max(pauses, key=lambda pause: pause[1] - pause[0])
+            return (begin + end + 1) // 2
+        # silence, or a model that never pauses: cut between two tokens, lest one counts twice
+        changes = np.flatnonzero(np.diff(self._path_t))
+        return int(changes[-1]) + 1 if len(changes) else total

@@ -1,0 +1,170 @@
+"""From sources to transcripts: windows of all files in batches by length, frames back in order.
+
+One pass of the device computes features and model. What is held at any time is a pool of windows,
+and per unfinished file half a minute of log-probabilities and the words found so far.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from asr.data.batches import sorted_batches
+from asr.data.blocks import Gap
+from asr.errors import InputError
+from asr.model import Recogniser
+from asr.transcribe.assemble import Assembler, Reader
+from asr.transcribe.result import Transcript
+from asr.transcribe.sources import Source
+from asr.transcribe.windows import Grid, Window, WindowCutter
+
+# Windows to choose batches from, in batches: the more, the less padding and the more memory.
+_BATCHES_IN_POOL = 4
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a source gave nothing."""
+
+    error: InputError
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a source."""
+
+    source: Source
+    result: Transcript | Failure
+
+
+class Pipeline:
+    """Transcribes any number of sources with one model."""
+
+    def __init__(
+        self, net: Recogniser, reader: Reader, grid: Grid, sample_rate: int, max_batch_s: float
+    ):
+        """
+        Args:
+            max_batch_s: padded seconds that the model computes at once.
+        """
+        self._net = net
+        self._reader = reader
+        self._grid = grid
+        self._rate = sample_rate
+        self._max_batch_s = max_batch_s
+        self._device = next(net.parameters()).device
+
+    def run(self, sources: Iterable[Source]) -> Iterator[Outcome]:
+        """What becomes of each source, in their order, as soon as it is known."""
+        jobs: deque[_Job] = deque()
+        pool: list[_Task] = []
+        pooled_s = 0.0
+        for source in sources:
+            job = _Job(source, self._reader, self._grid, self._rate)
+            jobs.append(job)
+            for task in job.tasks():
+                pool.append(task)
+                pooled_s += len(task.window.samples_n) / self._rate
+                if pooled_s >= _BATCHES_IN_POOL * self._max_batch_s:
+                    self._compute(pool)
+                    pool, pooled_s = [], 0.0
+                    yield from _finished(jobs)
+        self._compute(pool)
+        yield from _finished(jobs)
+
+    def _compute(self, pool: list[_Task]) -> None:
+        pool = [task for task in pool if task.job.error is None]
+        durations_s = np.array([len(task.window.samples_n) / self._rate for task in pool])
+        for indices in sorted_batches(durations_s, self._max_batch_s):
+            batch = [pool[index] for index in indices]
+            for task, log_probs_tv in zip(batch, self._log_probs(batch), strict=True):
+                task.job.take(task, log_probs_tv)
+
+    @torch.inference_mode()
+    def _log_probs(self, batch: list[_Task]) -> list[np.ndarray]:
+        """The frames (frames, tokens) of each window that are taken."""
+        lens_b = torch.tensor([len(task.window.samples_n) for task in batch])
+        wave_bn = torch.zeros(len(batch), int(lens_b.max()))
+        for row_n, task in zip(wave_bn, batch, strict=True):
+            row_n[: len(task.window.samples_n)] = torch.from_numpy(task.window.samples_n)
+        log_probs_btv, frames_b = self._net(wave_bn.to(self._device), lens_b.to(self._device))
+        log_probs = log_probs_btv.cpu().numpy()
+        return [
+            # a copy: a view would keep the whole batch
+            log_probs[row, task.window.keep_first : num_frames][: task.window.num_kept].copy()
+            for row, (task, num_frames) in enumerate(zip(batch, frames_b.tolist(), strict=True))
+        ]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A window of a source and its number there."""
+
+    job: _Job
+    number: int
+    window: Window
+
+
+class _Job:
+    """A source on its way: reads it, and puts the frames of its windows in order."""
+
+    def __init__(self, source: Source, reader: Reader, grid: Grid, sample_rate: int):
+        self.source = source
+        self.error: InputError | None = None
+        self._assembler = Assembler(reader)
+        self._grid = grid
+        self._rate = sample_rate
+        self._gaps: list[Gap] = []
+        self._num_samples = 0
+        self._num_windows: int | None = None  # until the source was read to its end
+        self._num_taken = 0
+        self._waiting: dict[int, tuple[Window, np.ndarray]] = {}
+
+    def tasks(self) -> Iterator[_Task]:
+        """The windows of the source; an error ends them and stays in ``error``."""
+        number = 0
+        try:
+            for window in self._windows():
+                yield _Task(self, number, window)
+                number += 1
+        except InputError as error:
+            self.error = error
+        self._num_windows = number
+
+    def _windows(self) -> Iterator[Window]:
+        cutter = WindowCutter(self._grid)
+        for block_n in self.source.open(self._rate, self._gaps):
+            self._num_samples += len(block_n)
+            yield from cutter.push(block_n)
+        yield from cutter.finish()
+
+    def take(self, task: _Task, log_probs_tv: np.ndarray) -> None:
+        """Frames of a window, which go on as soon as all before them have."""
+        self._waiting[task.number] = task.window, log_probs_tv
+        while self._num_taken in self._waiting:
+            window, frames_tv = self._waiting.pop(self._num_taken)
+            first_frame = window.first_frame + window.keep_first
+            self._assembler.push(first_frame, frames_tv, window.ends_span)
+            self._num_taken += 1
+
+    @property
+    def is_finished(self) -> bool:
+        return self.error is not None or self._num_windows == self._num_taken
+
+    def outcome(self) -> Outcome:
+        if self.error is not None:
+            return Outcome(self.source, Failure(self.error))
+        duration_s = self._num_samples / self._rate
+        segments = self._assembler.segments(duration_s)
+        text = " ".join(segment.text for segment in segments)
+        gaps = tuple(sorted(self._gaps, key=lambda gap: gap.start_s))
+        return Outcome(self.source, Transcript(self.source.name, text, segments, duration_s, gaps))
+
+
+def _finished(jobs: deque[_Job]) -> Iterator[Outcome]:
+    while jobs and jobs[0].is_finished:
+        yield jobs.popleft().outcome()

@@ -1,0 +1,70 @@
+"""What a transcription is: text, segments, words with times and confidence, and what is missing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from asr.data.blocks import Gap
+from asr.search.words import Word
+
+__all__ = ["Alternative", "Gap", "Segment", "Transcript", "Word"]
+
+_DIGITS = 3  # of seconds and confidences where they are written: a millisecond
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """One candidate of an n-best list and its natural-log score."""
+
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Words between two pauses. ``alternatives``: beam search's n-best, best first, else empty."""
+
+    text: str
+    start_s: float
+    end_s: float
+    words: tuple[Word, ...]
+    alternatives: tuple[Alternative, ...] = ()
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """Everything about one input; ``str()`` gives the text.
+
+    Attributes:
+        name: the path, a cut's id, ``-`` for standard input, "" for an array.
+        duration_s: of the sound that could be read; what lies in no gap was transcribed.
+    """
+
+    name: str
+    text: str
+    segments: tuple[Segment, ...]
+    duration_s: float
+    gaps: tuple[Gap, ...] = ()
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        return tuple(word for segment in self.segments for word in segment.words)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; times and confidences are rounded to three digits."""
+        rounded: dict[str, Any] = _rounded(asdict(self))
+        return rounded
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, _DIGITS)
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(inner) for inner in value]
+    return value

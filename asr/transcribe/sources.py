@@ -1,0 +1,134 @@
+"""What people name on a command line: files, folders, globs, manifests, standard input."""
+
+from __future__ import annotations
+
+import glob
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from lhotse.cut import Cut
+
+from asr.data.audio import MEDIA_EXTENSIONS
+from asr.data.blocks import Gap, convert, read_blocks, read_cut_blocks
+from asr.data.manifest import read_cuts
+from asr.errors import InputError
+
+STDIN = "-"
+_MANIFEST_SUFFIXES = (".jsonl", ".jsonl.gz")
+_EXTENSIONS = (
+    MEDIA_EXTENSIONS
+    | {f".{name.lower()}" for name in soundfile.available_formats() if name != "RAW"}
+    | {".opus", ".oga", ".aif"}
+)
+
+Open = Callable[[int, list[Gap]], Iterator[np.ndarray]]
+"""(sample rate, gaps to append to) -> mono float32 blocks; raises InputError."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One thing to transcribe.
+
+    Attributes:
+        name: for people: the path, a cut's id, ``-``.
+        open: reads it; whatever is wrong with it shows only here.
+        path: of the file, where it is one.
+        out: where its results go within a folder of results, with the input's own suffix.
+    """
+
+    name: str
+    open: Open
+    path: Path | None
+    out: Path
+
+
+def find_sources(inputs: list[str], channel: int | None = None) -> list[Source]:
+    """All that ``inputs`` name, in order, each file once; what is not there fails when opened.
+
+    Args:
+        inputs: files, folders (searched for audio and video, at any depth), globs, manifests of
+            Lhotse cuts, ``-`` for standard input.
+        channel: the one to read, from 0; None is the mean.
+    """
+    found: dict[str, Source] = {}
+    for text in inputs:
+        try:
+            sources = list(_expand(text, channel))
+        except InputError as error:
+            sources = [Source(text, partial(_fail, error), None, Path("unreadable"))]
+        for source in sources:
+            found.setdefault(source.name, source)
+    return list(found.values())
+
+
+def array_source(samples_cn: np.ndarray, sample_rate: int, channel: int | None) -> Source:
+    """Samples (channels, n) in memory."""
+    blocks_nc = [np.ascontiguousarray(samples_cn.T)]
+    return Source(
+        "",
+        lambda rate, gaps: convert(blocks_nc, sample_rate, rate, gaps, channel),
+        None,
+        Path("array"),
+    )
+
+
+def file_source(path: Path, channel: int | None = None, folder: Path | None = None) -> Source:
+    """A file; ``folder`` is the one given, where it was found in one."""
+
+    def open_file(sample_rate: int, gaps: list[Gap]) -> Iterator[np.ndarray]:
+        return read_blocks(path, sample_rate, gaps, channel)
+
+    out = Path(path.name) if folder is None else path.relative_to(folder)
+    return Source(str(path), open_file, path, out)
+
+
+def _expand(text: str, channel: int | None) -> Iterator[Source]:
+    path = Path(text)
+    if text == STDIN:
+        yield Source(STDIN, partial(_read_stdin, channel), None, Path("stdin"))
+    elif path.is_dir():
+        files = [p for p in path.rglob("*") if p.suffix.lower() in _EXTENSIONS and p.is_file()]
+        if not files:
+            raise InputError(f"{path}: no audio or video file in this folder")
+        yield from (file_source(file, channel, path) for file in sorted(files))
+    elif text.endswith(_MANIFEST_SUFFIXES):
+        if channel is not None:
+            raise InputError(f"{path}: the cuts of a manifest say their channels themselves")
+        yield from (_cut_source(cut) for cut in read_cuts(path))
+    elif glob.has_magic(text) and not path.exists():
+        matches = sorted(glob.glob(text, recursive=True))
+        if not matches:
+            raise InputError(f"{text}: no file matches")
+        for match in matches:
+            yield from _expand(glob.escape(match) if glob.has_magic(match) else match, channel)
+    else:
+        yield file_source(path, channel)
+
+
+def _cut_source(cut: Cut) -> Source:
+    def open_cut(sample_rate: int, gaps: list[Gap]) -> Iterator[np.ndarray]:
+        return read_cut_blocks(cut, sample_rate, gaps)
+
+    return Source(cut.id, open_cut, None, Path(cut.id.replace("/", "_") + ".cut"))
+
+
+def _read_stdin(channel: int | None, sample_rate: int, gaps: list[Gap]) -> Iterator[np.ndarray]:
+    """A container wants seeking, so what comes is put down on disk first."""
+    with tempfile.NamedTemporaryFile() as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+        file.flush()
+        try:
+            yield from read_blocks(Path(file.name), sample_rate, gaps, channel)
+        except InputError as error:
+            raise InputError(str(error).replace(file.name, "standard input")) from None
+
+
+def _fail(error: InputError, sample_rate: int, gaps: list[Gap]) -> Iterator[np.ndarray]:
+    raise error

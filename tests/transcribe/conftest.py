@@ -1,0 +1,69 @@
+"""Two untrained models: their words are noise, but the same noise every time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from asr import config
+from asr.model import Recogniser
+from asr.model_folder import Model, save_model
+from asr.text.tokenizer import train_tokenizer
+
+
+class Unchanged(nn.Module):
+    """A layer that does nothing."""
+
+    def forward(self, x_btd: Tensor, *rest: object) -> Tensor:
+        return x_btd
+
+
+def untrained(folder: Path, local: bool, babble: np.ndarray) -> Model:
+    cfg = config.load(
+        [], ["encoder.num_layers=1", "encoder.dim=32", "encoder.ff_dim=32", "tokenizer.kind=char"]
+    )
+    tokenizer = train_tokenizer(["the quick brown fox jumps over a lazy dog"], cfg.tokenizer)
+    torch.manual_seed(0)
+    net = Recogniser(cfg, tokenizer.vocab_size).eval()
+    if local:
+        net.encoder.layers = nn.ModuleList([Unchanged()])
+    # every token as likely as any other on average, blank and space more so, and no frame unsure
+    blank, space = 0, 2
+    with torch.no_grad():
+        net.head.weight.mul_(100)
+        log_probs_btv, _ = net(torch.from_numpy(babble[None, :320_000]), torch.tensor([320_000]))
+        scale = 3.0 / log_probs_btv.std(1).mean()
+        net.head.weight.mul_(scale)
+        net.head.bias.mul_(scale).sub_(log_probs_btv[0].mean(0) * scale)
+        net.head.bias[blank] += 1.0
+        net.head.bias[space] += 4.0
+    return Model(net, tokenizer, cfg, folder)
+
+
+@pytest.fixture(scope="session")
+def exp(tmp_path_factory: pytest.TempPathFactory, babble: np.ndarray) -> Path:
+    """A model folder."""
+    folder = tmp_path_factory.mktemp("transcribe") / "exp"
+    model = untrained(folder, False, babble)
+    save_model(folder / "model", model.net.state_dict(), model.config, model.tokenizer)
+    return folder
+
+
+@pytest.fixture
+def local_model(tmp_path: Path, babble: np.ndarray) -> Model:
+    """A model whose layers do nothing: a frame depends on some 100 ms around it and on nothing else."""
+    return untrained(tmp_path, True, babble)
+
+
+@pytest.fixture(scope="session")
+def babble() -> np.ndarray:
+    """A minute at 16 kHz of changing sound: gliding tones in noise, with pauses."""
+    rng = np.random.default_rng(0)
+    time_n = np.arange(60 * 16000) / 16000
+    hz_n = 300 + 200 * np.sin(2 * np.pi * 0.7 * time_n) + 900 * (np.sin(3 * time_n) > 0)
+    tone_n = np.sin(2 * np.pi * np.cumsum(hz_n) / 16000) * (np.sin(0.9 * time_n) > -0.8)
+    return (0.3 * tone_n + 0.01 * rng.standard_normal(len(time_n))).astype("f4")

@@ -1,0 +1,275 @@
+"""`asr transcribe`: whatever is thrown at it, a clear message, and the other files still transcribed."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from asr.cli import main
+from asr.data.manifest import read_cuts
+
+RATE = 16000
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], exp: Path) -> Run:
+    def call(*words: object) -> tuple[int, str, str]:
+        options = ["--model", exp, "--device", "cpu", "--threads", 1]
+        try:
+            code = main([str(word) for word in ["transcribe", *words, *options]])
+        except SystemExit as stop:  # argparse's own way out
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def good(tmp_path: Path, babble: np.ndarray) -> Path:
+    soundfile.write(tmp_path / "good.wav", babble[: 3 * RATE], RATE)
+    return tmp_path / "good.wav"
+
+
+def write(path: Path, samples: np.ndarray, rate: int = RATE, subtype: str = "FLOAT") -> None:
+    soundfile.write(path, samples, rate, subtype=subtype)
+
+
+def odd_input(kind: str, path: Path, babble: np.ndarray) -> None:
+    speech = babble[: 2 * RATE]
+    spoilt = speech.copy()
+    spoilt[5000:5100] = np.nan
+    spoilt[9000] = np.inf
+    arrays = {
+        "one sample": (speech[:1], RATE),
+        "50 ms": (speech[:800], RATE),
+        "silence": (np.zeros(RATE, np.float32), RATE),
+        "NaN and inf": (spoilt, RATE),
+        "all NaN": (np.full(RATE, np.nan, np.float32), RATE),
+        "clipped": (np.sign(speech), RATE),
+        "beyond 1.0": (30000 * speech, RATE),
+        "absurd": (1e30 * speech, RATE),
+        "8 kHz": (speech[::2], 8000),
+        "96 kHz": (np.repeat(speech, 6), 96000),
+        "6 channels": (np.stack([speech] * 6, axis=1), RATE),
+    }
+    if kind in arrays:
+        write(path, *arrays[kind])
+    elif kind == "truncated MP3":
+        soundfile.write(path, speech, RATE, format="MP3")
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif kind == "text":
+        path.write_text("these are words, not sound")
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "folder":
+        path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "complaints"),
+    [
+        ("one sample", 0, 0),
+        ("50 ms", 0, 0),
+        ("silence", 0, 0),
+        ("clipped", 0, 0),
+        ("beyond 1.0", 0, 0),
+        ("8 kHz", 0, 0),
+        ("96 kHz", 0, 0),
+        ("6 channels", 0, 0),
+        ("NaN and inf", 0, 2),
+        ("truncated MP3", 0, 1),
+        ("all NaN", 2, 1),
+        ("absurd", 2, 1),
+        ("text", 2, 1),
+        ("empty", 2, 1),
+        ("missing", 2, 1),
+        ("folder", 2, 1),
+    ],
+)
+def test_odd_input_is_survived_alone_and_in_company(
+    run: Run, tmp_path: Path, good: Path, babble: np.ndarray, kind: str, code: int, complaints: int
+) -> None:
+    odd = tmp_path / "odd.wav"
+    odd_input(kind, odd, babble)
+    found, out, err = run(odd)
+    assert found == code
+    assert err.count("\n") == complaints, err
+    assert all(line.startswith("asr: ") and "odd.wav" in line for line in err.splitlines())
+    assert bool(out) == (code == 0)
+    found, out, err = run(odd, good)
+    assert found == 0
+    assert err.count("\n") == complaints
+    assert out.splitlines()[-1].startswith(f"{good}\t")
+    assert len(out.splitlines()) == 1 + (code == 0)
+
+
+def test_gaps_are_in_the_json(run: Run, tmp_path: Path, babble: np.ndarray) -> None:
+    odd_input("NaN and inf", tmp_path / "a.wav", babble)
+    _, out, err = run(tmp_path / "a.wav", "--format", "json")
+    gaps = json.loads(out)["gaps"]
+    assert [gap["start_s"] for gap in gaps] == [round(5000 / RATE, 3), round(9000 / RATE, 3)]
+    assert "not transcribed from 0.31 s to 0.32 s" in err
+
+
+def test_every_format_at_once_beside_the_input_or_in_a_folder(
+    run: Run, tmp_path: Path, good: Path
+) -> None:
+    every = "txt,json,srt,vtt,tsv,ctm,textgrid"
+    suffixes = [".txt", ".json", ".srt", ".vtt", ".tsv", ".ctm", ".TextGrid"]
+    assert run(good, "--format", every, "--beside")[:2] == (0, "")
+    assert all((tmp_path / f"good{suffix}").stat().st_size for suffix in suffixes)
+    assert run(good, "--format", every, "--out", tmp_path / "new" / "out")[:2] == (0, "")
+    for suffix in suffixes:
+        beside, inside = tmp_path / f"good{suffix}", tmp_path / "new/out" / f"good{suffix}"
+        assert beside.read_bytes() == inside.read_bytes()
+    code, out, _ = run(good)
+    assert code == 0
+    assert out == (tmp_path / "good.txt").read_text()
+    assert run(good, "--format", "srt")[1] == (tmp_path / "good.srt").read_text()
+
+
+def test_folders_globs_and_names_that_collide(run: Run, tmp_path: Path, babble: np.ndarray) -> None:
+    folder = tmp_path / "in"
+    (folder / "deep").mkdir(parents=True)
+    for name in ("a.wav", "a.flac", "deep/b.ogg", "c [1].wav"):
+        soundfile.write(folder / name, babble[:RATE], RATE)
+    (folder / "notes.txt").write_text("not audio")
+    code, _, err = run(folder, "--out", tmp_path / "out")
+    assert (code, err) == (0, "")
+    found = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.txt")}
+    assert found == {"a.wav.txt", "a.flac.txt", "c [1].txt", "deep/b.txt"}
+    assert run(f"{folder}/a.*")[1].count("\n") == 2
+    assert run(f"{folder}/**/*.ogg", folder / "deep")[1].count("\n") == 1, "each file once"
+    assert run(folder / "c [1].wav")[0] == 0
+    code, _, err = run(f"{folder}/*.mp3", tmp_path / "in" / "deep")
+    assert code == 0
+    assert "no file matches" in err
+    (tmp_path / "bare").mkdir()
+    code, _, err = run(tmp_path / "bare")
+    assert code == 2
+    assert "no audio or video file in this folder" in err
+
+
+def test_a_manifest_gives_a_line_for_each_cut(run: Run, tiny_corpus: Path) -> None:
+    manifest = tiny_corpus / "test.cuts.jsonl.gz"
+    code, out, err = run(manifest)
+    assert (code, err) == (0, "")
+    assert [line.split("\t")[0] for line in out.splitlines()] == [c.id for c in read_cuts(manifest)]
+
+
+def test_one_channel_of_many(run: Run, tmp_path: Path, good: Path, babble: np.ndarray) -> None:
+    speech = babble[: 3 * RATE]
+    write(tmp_path / "two.wav", np.stack([speech[::-1], speech], axis=1), subtype="PCM_16")
+    assert run(tmp_path / "two.wav", "--channel", 2)[1] == run(good)[1]
+    code, _, err = run(tmp_path / "two.wav", "--channel", 3)
+    assert code == 2
+    assert "no channel 3: choose from 1 to 2" in err
+
+
+def test_standard_input(
+    run: Run, good: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    expected = run(good)[1]
+    for content, code in ((good.read_bytes(), 0), (b"not sound", 2)):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        found, out, err = run("-")
+        assert found == code
+        assert (out == expected) if code == 0 else ("standard input" in err)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--format", "doc"], "format 'doc': choose from txt, json"),
+        (["--format", "srt,txt"], "one goes to standard output"),
+        (["--channel", "0"], "channels count from 1"),
+        (["--overlap-s", "20"], "overlap"),
+    ],
+)
+def test_wrong_options_get_one_line(run: Run, good: Path, options: list[str], message: str) -> None:
+    code, out, err = run(good, *options)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_several_subtitles_do_not_fit_into_one_stream(run: Run, good: Path, tmp_path: Path) -> None:
+    code, _, err = run(good, tmp_path / "b.wav", "--format", "vtt")
+    assert code == 2
+    assert "--beside or --out" in err
+
+
+def test_a_folder_that_cannot_be_written(run: Run, tmp_path: Path, good: Path) -> None:
+    """A file stands where a folder should: refused for root too."""
+    (tmp_path / "out").write_text("a file")
+    code, _, err = run(good, "--out", tmp_path / "out")
+    assert code == 2
+    assert "cannot make this folder" in err
+
+
+def test_a_file_deleted_while_it_waits(
+    tmp_path: Path, good: Path, exp: Path, babble: np.ndarray
+) -> None:
+    import asr
+    from asr.transcribe.sources import find_sources
+
+    write(tmp_path / "later.wav", babble[:RATE])
+    sources = find_sources([str(good), str(tmp_path / "later.wav")])
+    (tmp_path / "later.wav").unlink()
+    first, second = asr.load(exp, "cpu").transcribe_sources(sources)
+    assert str(first.result)
+    assert "no such file" in str(second.result)
+
+
+def start(exp: Path, *words: object) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "asr.cli", "transcribe", "--model", exp, "--device", "cpu"]
+    return subprocess.Popen(
+        [str(word) for word in [*command, *words]],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_a_reader_that_goes_away_is_no_error(exp: Path, good: Path) -> None:
+    process = start(exp, good)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait(timeout=120) == 141
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+
+
+def test_what_is_done_when_interrupted_stays(exp: Path, tmp_path: Path, babble: np.ndarray) -> None:
+    """The last source is a pipe that nobody writes to; the one before it filled the pool."""
+    write(tmp_path / "a.wav", babble[: 5 * RATE])
+    write(tmp_path / "b.wav", babble[: 30 * RATE])
+    os.mkfifo(tmp_path / "c.wav")
+    options = ["--max-batch-s", 5, "--window-s", 5, "--overlap-s", 1, "--out", tmp_path / "out"]
+    process = start(exp, *(tmp_path / name for name in ("a.wav", "b.wav", "c.wav")), *options)
+    try:
+        for _ in range(600):
+            if (tmp_path / "out" / "a.txt").exists():
+                break
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+    finally:
+        process.kill()
+    assert process.stderr is not None
+    assert process.stderr.read() == b"asr: interrupted\n"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.txt"]
