@@ -81,7 +81,36 @@ RULES = (
         "encoder.intermediate_ctc = {encoder.intermediate_ctc}: give different layers below the last, "
         "which is {encoder.num_layers}",
     ),
+    Rule(
+        lambda c: not c.encoder.left_chunks,
+        "encoder.left_chunks = []: give at least one number, -1 for all",
+    ),
 )
+
+
+CHUNK_RULES = (
+    Rule(
+        lambda c: c.encoder.kind == "conformer" and not c.encoder.causal,
+        "{what} needs encoder.causal = true: a Conformer's convolution would look past the chunk",
+    ),
+    Rule(
+        lambda c: c.attention.position == "cape",
+        "{what}: attention.position = cape needs whole utterances, it centres them",
+    ),
+    Rule(
+        lambda c: c.attention.count == "sequence",
+        "{what}: attention.count = sequence needs whole utterances, it counts their frames",
+    ),
+)
+"""Refused where frames see chunks only, in training or in a stream."""
+
+
+def chunk_refusal(config: Config, what: str) -> str | None:
+    """Why ``what`` cannot cut utterances into chunks with this configuration; None where it can."""
+    for rule in CHUNK_RULES:
+        if rule.broken(config):
+            return rule.reason.format(what=what)
+    return None
 
 
 def refusal(config: Config) -> str | None:
@@ -89,6 +118,8 @@ def refusal(config: Config) -> str | None:
     for rule in RULES:
         if rule.broken(config):
             return rule.reason.format(attention=config.attention, encoder=config.encoder)
+    if config.encoder.chunk_sizes:
+        return chunk_refusal(config, f"encoder.chunk_sizes = {config.encoder.chunk_sizes}")
     return None
 
 

@@ -192,6 +192,15 @@ class EncoderConfig:
     intermediate_ctc_weight: float = option(
         0.3, "share of those losses in the whole", low=0.0, high=1.0
     )
+    causal: bool = option(False, "convolutions see the past only, as streaming needs")
+    chunk_sizes: list[int] = option(
+        [],
+        "frames that see each other in training, one size drawn per batch; 0 is all of them",
+        low=0,
+    )
+    left_chunks: list[int] = option(
+        [-1], "chunks before that frames see too, one number drawn per batch; -1 is all", low=-1
+    )
     dropout: float = option(0.1, "dropout everywhere", low=0.0, high=0.9)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from asr.config import Config
 from asr.data.features import Fbank, GlobalNorm
-from asr.nn.encoder import Encoder
+from asr.nn.encoder import Chunk, Encoder
 from asr.nn.linear import Linear
 from asr.nn.subsampling import Count, subsampled
 
@@ -35,13 +35,19 @@ class Recogniser(nn.Module):
         self.head = Linear(config.encoder.dim, vocab_size)
         self.subsampling = config.encoder.subsampling
         self.intermediate_layers = tuple(config.encoder.intermediate_ctc)
+        self.chunk_sizes = tuple(config.encoder.chunk_sizes)
+        self.left_chunks = tuple(config.encoder.left_chunks)
         self.intermediate_weight = config.encoder.intermediate_ctc_weight
 
     def forward(
-        self, wave_bn: Tensor, wave_lens_b: Tensor, augment: Augment | None = None
+        self,
+        wave_bn: Tensor,
+        wave_lens_b: Tensor,
+        augment: Augment | None = None,
+        chunk: Chunk | None = None,
     ) -> tuple[Tensor, Tensor]:
         feats_btf, feat_lens_b = self.normalised_features(wave_bn, wave_lens_b, augment)
-        encoded_btd, lens_b = self.encoder(feats_btf, feat_lens_b)
+        encoded_btd, lens_b = self.encoder(feats_btf, feat_lens_b, chunk)
         return self.log_probs(encoded_btd), lens_b
 
     def loss(
@@ -67,7 +73,9 @@ class Recogniser(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What ``loss`` and what ``forward`` give, from one pass."""
         feats_btf, feat_lens_b = self.normalised_features(wave_bn, wave_lens_b, augment)
-        encoded, lens_b = self.encoder.outputs(feats_btf, feat_lens_b, self.intermediate_layers)
+        encoded, lens_b = self.encoder.outputs(
+            feats_btf, feat_lens_b, self._draw_chunk(), self.intermediate_layers
+        )
         outputs = [self.log_probs(encoded_btd) for encoded_btd in encoded]
         *between_b, last_b = (
             ctc_loss(log_probs_btv, lens_b, tokens_bu, token_lens_b) for log_probs_btv in outputs
@@ -75,6 +83,16 @@ class Recogniser(nn.Module):
         if between_b:
             last_b = torch.lerp(last_b, torch.stack(between_b).mean(0), self.intermediate_weight)
         return last_b, outputs[-1], lens_b
+
+    def _draw_chunk(self) -> Chunk | None:
+        """One of the configuration's sizes, and one of its numbers of chunks before."""
+        if not self.chunk_sizes:
+            return None
+        size, left = (
+            choices[int(torch.randint(len(choices), ()))]
+            for choices in (self.chunk_sizes, self.left_chunks)
+        )
+        return (size, None if left < 0 else left) if size else None
 
     def log_probs(self, encoded_btd: Tensor) -> Tensor:
         """(b, t, v) from what a layer gives, in float32 at least: under autocast it is bfloat16."""

@@ -27,6 +27,7 @@ RANKS = [
         "asr.processes",
     ],
     ["asr.model"],
+    ["asr.streaming"],
     ["asr.model_folder"],
     ["asr.train", "asr.evaluate", "asr.transcribe", "asr.doctor"],
     ["asr.api", "asr.hub", "asr.model_card"],

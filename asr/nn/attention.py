@@ -6,12 +6,16 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from sigmoid_attention import Mask, Resolved, Weighting, attend, resolve
+from sigmoid_attention import Mask, Resolved, Weighting, resolve
 from torch import Tensor, nn
 
 from asr.config import AttentionConfig
 from asr.nn.linear import Linear
+from asr.nn.past import Past
 from asr.nn.position import Alibi, Cape, Position, Relative, Rope, Sinusoidal, Table
+
+# what encoders mask: padding, and what lies outside a row's chunks
+MASK_KINDS = "key_lens+query_lens+chunk"
 
 
 class MultiHeadAttention(nn.Module):
@@ -58,19 +62,16 @@ class MultiHeadAttention(nn.Module):
         self.project_qkv = Linear(dim, sum(self.heads) * head_dim)
         self.project_out = Linear(dim, dim)
         self.norm_out = output_norm(dim)
+        self._attend: Resolved | None = None
 
-    def forward(self, x_btd: Tensor, mask: Mask) -> Tensor:
+    def forward(self, x_btd: Tensor, mask: Mask, past: Past | None = None) -> Tensor:
+        """With ``past`` the keys are those of frames gone by, then those of x; see ``Past``."""
         q_bhtd, k_bhsd, v_bhsd = self._heads(x_btd)
+        if past is not None:
+            k_bhsd, v_bhsd = past.join_keys(k_bhsd, v_bhsd)
         q_bhtd, k_bhsd, bias = self.position(q_bhtd, k_bhsd, mask.q_start, mask.k_start)
-        o_bhtd = attend(
-            q_bhtd,
-            k_bhsd,
-            v_bhsd,
-            weighting=self.trained_weighting(),
-            position=bias,
-            mask=mask,
-            backend=self.backend,
-        )
+        attend = self.resolve(q_bhtd.device, q_bhtd.dtype)
+        o_bhtd = attend(q_bhtd, k_bhsd, v_bhsd, position=bias, mask=mask, bias_h=self.bias_h)
         return self.norm_out(self.project_out(o_bhtd.transpose(1, 2).flatten(2)))
 
     def trained_weighting(self) -> Weighting:
@@ -86,10 +87,12 @@ class MultiHeadAttention(nn.Module):
         return q_bthd.transpose(1, 2), k_bshd.transpose(1, 2), v_bshd.transpose(1, 2)
 
     def resolve(self, device: torch.device, dtype: torch.dtype) -> Resolved:
-        """The backend that utterances of different lengths get, chosen or refused."""
-        return resolve(
-            self.weighting, self.position.kind, "key_lens+query_lens", device, dtype, self.backend
-        )
+        """The backend that serves here: chosen or refused the first time, then remembered."""
+        if self._attend is None:
+            request = (self.weighting, self.position.kind, MASK_KINDS, device, dtype, self.backend)
+            self._attend = resolve(*request)
+        self._attend = self._attend.to(device, dtype)
+        return self._attend
 
 
 def _sigmoid(config: AttentionConfig) -> Weighting:

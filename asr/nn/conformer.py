@@ -42,14 +42,18 @@ class SelfAttention(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x_btd: Tensor, frames: Frames) -> Tensor:
-        return self.dropout(self.attention(x_btd, frames.mask))
+        return self.dropout(self.attention(x_btd, frames.mask, frames.past))
 
 
 class Convolution(nn.Module):
-    """Gated pointwise, depthwise over time, norm per frame, SiLU, pointwise."""
+    """Gated pointwise, depthwise over time, norm per frame, SiLU, pointwise.
 
-    def __init__(self, dim: int, kernel: int, norm: str, dropout: float):
+    ``causal``: a frame sees itself and the ``kernel - 1`` frames before; else as many on both sides.
+    """
+
+    def __init__(self, dim: int, kernel: int, norm: str, dropout: float, causal: bool = False):
         super().__init__()
+        self.left = kernel - 1 if causal else 0
         self.widen = Linear(dim, 2 * dim)
         self.depthwise = DepthwiseConv(dim, kernel)
         self.depthwise_norm = NORMS[norm](dim)
@@ -59,7 +63,16 @@ class Convolution(nn.Module):
     def forward(self, x_btd: Tensor, frames: Frames) -> Tensor:
         x_btd = nn.functional.glu(self.widen(x_btd), dim=-1)
         x_btd = torch.where(frames.exist_bt[..., None], x_btd, 0.0)
-        x_btd = self.depthwise(x_btd.transpose(1, 2).unsqueeze(2)).squeeze(2).transpose(1, 2)
+        x_bdt, num_frames = x_btd.transpose(1, 2), x_btd.shape[1]
+        if frames.past is not None:
+            x_bdt = frames.past.join_conv(x_bdt)
+        elif self.left:
+            x_bdt = nn.functional.pad(x_bdt, (self.left, 0))
+        y_bdt = self.depthwise(x_bdt.unsqueeze(2)).squeeze(2)
+        if self.left:
+            # the kernel is centred: half of the frames before have been its middle
+            y_bdt = y_bdt.narrow(2, self.left // 2, num_frames)
+        x_btd = y_bdt.transpose(1, 2)
         x_btd = nn.functional.silu(self.depthwise_norm(x_btd))
         return self.dropout(self.narrow(x_btd))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
 import torch
 from sigmoid_attention import Mask
@@ -17,6 +18,7 @@ from asr.nn.attention import (
 )
 from asr.nn.conformer import Around, ConformerLayer, Convolution, FeedForward, SelfAttention
 from asr.nn.dropout import Dropout
+from asr.nn.past import Past
 from asr.nn.residual import RESIDUALS, Frames, PreNorm
 from asr.nn.subsampling import Subsampling
 from asr.nn.transformer import TransformerLayer
@@ -25,7 +27,9 @@ from asr.nn.transformer import TransformerLayer
 def _conformer_layer(config: EncoderConfig, attention: SelfAttention, around: Around) -> nn.Module:
     return ConformerLayer(
         attention,
-        Convolution(config.dim, config.conv_kernel, config.conv_norm, config.dropout),
+        Convolution(
+            config.dim, config.conv_kernel, config.conv_norm, config.dropout, config.causal
+        ),
         FeedForward(config.dim, config.ff_dim, config.dropout),
         FeedForward(config.dim, config.ff_dim, config.dropout),
         around,
@@ -39,6 +43,20 @@ def _transformer_layer(
     return TransformerLayer(
         attention, FeedForward(config.dim, config.ff_dim, config.dropout), around
     )
+
+
+Chunk = tuple[int, int | None]
+"""Frames that see each other, and how many such chunks before them they see too (None: all)."""
+
+
+@dataclass
+class Stream:
+    """What an encoder remembers between two chunks."""
+
+    chunk: Chunk
+    layers: list[Past]
+    num_frames: int = 0
+    feats_btf: Tensor | None = None
 
 
 LAYERS = {"conformer": _conformer_layer, "transformer": _transformer_layer}
@@ -62,6 +80,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: EncoderConfig, attention: AttentionConfig, num_mels: int):
         super().__init__()
+        self.conv_kernel = config.conv_kernel
         self.subsampling = Subsampling(
             num_mels, config.subsampling_channels, config.dim, config.subsampling
         )
@@ -76,22 +95,27 @@ class Encoder(nn.Module):
         ends_in_norm = config.kind == "conformer" or config.norm == "post"
         self.norm = nn.Identity() if ends_in_norm else nn.LayerNorm(config.dim)
 
-    def forward(self, feats_btf: Tensor, lens_b: Tensor) -> tuple[Tensor, Tensor]:
-        outputs, lens_b = self.outputs(feats_btf, lens_b)
+    def forward(
+        self, feats_btf: Tensor, lens_b: Tensor, chunk: Chunk | None = None
+    ) -> tuple[Tensor, Tensor]:
+        outputs, lens_b = self.outputs(feats_btf, lens_b, chunk)
         return outputs[-1], lens_b
 
     def outputs(
-        self, feats_btf: Tensor, lens_b: Tensor, after: Collection[int] = ()
+        self,
+        feats_btf: Tensor,
+        lens_b: Tensor,
+        chunk: Chunk | None = None,
+        after: Collection[int] = (),
     ) -> tuple[list[Tensor], Tensor]:
         """What the layers of the numbers ``after`` (from 1) give, normalised as the last one's, then
-        what the last one gives; and the lengths."""
+        what the last one gives; and the lengths. ``chunk``: what attention sees; None: all."""
         x_btd, lens_b = self.subsampling(feats_btf, lens_b)
         if self.position is not None:
             x_btd = self.position(x_btd, lens_b, 0)
         x_btd = self.dropout(x_btd)
-        frames = Frames(
-            frame_mask(lens_b, x_btd.shape[1]), Mask(key_lens=lens_b, query_lens=lens_b)
-        )
+        mask = Mask(key_lens=lens_b, query_lens=lens_b, chunk=chunk)
+        frames = Frames(frame_mask(lens_b, x_btd.shape[1]), mask)
         outputs = []
         for number, layer in enumerate(self.layers, start=1):
             x_btd = layer(x_btd, frames)
@@ -99,8 +123,42 @@ class Encoder(nn.Module):
                 outputs.append(self.norm(x_btd))
         return outputs, lens_b
 
+    def begin_stream(self, chunk: Chunk) -> Stream:
+        """An empty memory for ``stream``."""
+        size, left_chunks = chunk
+        num_keys = None if left_chunks is None else size * left_chunks
+        return Stream(chunk, [Past(num_keys, self.conv_kernel - 1) for _ in self.layers])
+
+    def stream(self, feats_btf: Tensor, stream: Stream) -> Tensor:
+        """(b, t, f), t at most a chunk's worth of features -> (b, ceil(t / subsampling), dim): what
+        ``forward`` with the same chunk gives for these frames. A shorter t ends the stream."""
+        factor, (size, _) = self.subsampling.factor, stream.chunk
+        if feats_btf.shape[1] > factor * size or stream.num_frames % size:
+            raise ValueError(
+                f"feats_btf: got {feats_btf.shape[1]} frames after {stream.num_frames}, expected "
+                f"{factor * size}, less only in the end"
+            )
+        # the convolutions that subsample reach back one output frame, so they read that again
+        before = stream.feats_btf
+        joined_btf = feats_btf if before is None else torch.cat([before, feats_btf], dim=1)
+        stream.feats_btf = feats_btf[:, -factor:]
+        lens_b = torch.full((len(feats_btf),), joined_btf.shape[1], device=feats_btf.device)
+        x_btd, _ = self.subsampling(joined_btf, lens_b)
+        x_btd = x_btd[:, 0 if before is None else 1 :]
+        start, num_new = stream.num_frames, x_btd.shape[1]
+        lens_b = torch.full_like(lens_b, num_new)
+        if self.position is not None:
+            x_btd = self.position(x_btd, lens_b, start)
+        first = stream.layers[0].num_past_keys
+        mask = Mask(chunk=stream.chunk, q_start=start, k_start=start - first)
+        exist_bt = frame_mask(lens_b, num_new)
+        for layer, past in zip(self.layers, stream.layers, strict=True):
+            x_btd = layer(x_btd, Frames(exist_bt, mask, past))
+        stream.num_frames += num_new
+        return self.norm(x_btd)
+
     def attention_backend(self, device: torch.device, dtype: torch.dtype) -> str:
         """Which backend serves the layers' attention on this device."""
-        first = next(m for m in self.layers.modules() if isinstance(m, MultiHeadAttention))
-        chosen = first.resolve(device, dtype)
+        attention = next(m for m in self.layers.modules() if isinstance(m, MultiHeadAttention))
+        chosen = attention.resolve(device, dtype)
         return f"{chosen.name} ({chosen.engine})"

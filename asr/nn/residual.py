@@ -9,12 +9,16 @@ import torch
 from sigmoid_attention import Mask
 from torch import Tensor, nn
 
+from asr.nn.past import Past
+
 
 class Frames(NamedTuple):
-    """Which frames exist (b, t) and which of them see each other."""
+    """Which frames exist (b, t), which of them see each other, and, in a stream, what the layer
+    remembers of those before."""
 
     exist_bt: Tensor
     mask: Mask
+    past: Past | None = None
 
 
 Branch = Callable[[Tensor, Frames], Tensor]

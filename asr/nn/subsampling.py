@@ -28,6 +28,7 @@ class Subsampling(nn.Module):
         super().__init__()
         if factor not in FACTORS:
             raise ValueError(f"factor = {factor}: choose one of {', '.join(map(str, FACTORS))}")
+        self.factor = factor
         separable = [_separable(channels) for _ in range(int(math.log2(factor)) - 1)]
         first = nn.Conv2d(1, channels, 3, stride=2, padding=1)
         self.convolutions = nn.ModuleList([first, *separable])
