@@ -41,6 +41,7 @@ REMEDIES = {
     "constant shift": ["attention.shift=constant", "attention.shift_constant=-3.0"],
     "shift per head": ["attention.shift_per_head=true"],
     "sequence": ["attention.count=sequence"],
+    "no scale": ["attention.row_scale=none"],
     "1/n": ["attention.row_scale=1/n"],
     "1/sqrt n": ["attention.row_scale=1/sqrt n"],
     "QK-norm": ["attention.qk_norm=true"],
@@ -58,10 +59,11 @@ REMEDIES = {
 REFUSED = {
     **{
         (weighting, remedy): "attention.shift"
-        for weighting in ("softmax", "relu", "polynomial")
+        for weighting in sorted(set(WEIGHTINGS) - {"sigmoid"})
         for remedy in ("no shift", "constant shift", "shift per head")
     },
     ("softmax", "sequence"): "attention.count",
+    ("softmax", "no scale"): "attention.row_scale",
     ("softmax", "1/n"): "attention.row_scale",
     ("softmax", "1/sqrt n"): "attention.row_scale",
     ("cape", "chunks"): "encoder.chunk_sizes",

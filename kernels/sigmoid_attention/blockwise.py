@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .flat import Flat
+from .maps import ELEMENTWISE
 from .tiles import Prepared, Sums, Tile, grouped, prepare, tile_backward, tile_scores, weigh_
 
 # A problem with up to this many scores is one block: 32 MB in float32.
@@ -52,7 +53,7 @@ def backward(flat: Flat, do: Tensor, row: bool, by_offset: bool) -> Sums:
     sums = _new_sums(x, row, by_offset)
     for tile, hide in _tiles(flat, one):
         s = tile_scores(x, tile)
-        p = weigh_(x, s.clone() if flat.map == "polynomial" else s, tile, hide)
+        p = weigh_(x, s, tile, hide)
         tile_backward(x, p, s, do[tile.b0 : tile.b1, :, tile.t0 : tile.t1], tile, sums)
     return sums
 
@@ -68,7 +69,7 @@ def _tiles(flat: Flat, one: bool) -> Iterator[tuple[Tile, bool]]:
     batch, heads, num_queries, _ = flat.q.shape
     num_keys = flat.k.shape[2]
     if one:
-        cut = flat.hi_bt is not None and (not flat.prefix or flat.map == "polynomial")
+        cut = flat.hi_bt is not None and (not flat.prefix or flat.map in ELEMENTWISE)
         yield Tile(0, batch, 0, num_queries, 0, num_keys), cut
         return
     key_block = num_keys if flat.map == "softmax" else min(num_keys, KEY_BLOCK)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .maps import ELEMENTWISE
 from .spec import NO_MASK, Mask, PositionBias, Weighting, compute_dtype, default_scale
 
 
@@ -63,10 +64,8 @@ def attention_weights(
         elif weighting.shift is not None:
             s_bhts = s_bhts + float(weighting.shift)
         p_bhts = s_bhts.sigmoid()
-    elif weighting.map == "relu":
-        p_bhts = s_bhts.relu()
     else:
-        p_bhts = s_bhts**weighting.power
+        p_bhts = ELEMENTWISE[weighting.map].weight(s_bhts, weighting.power)
     if weighting.row_scale == "1/n":
         p_bhts = p_bhts / n_bt
     elif weighting.row_scale == "1/sqrt n":

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-MAPS = ("softmax", "sigmoid", "relu", "polynomial")
+from .maps import ELEMENTWISE
+
+MAPS = ("softmax", "sigmoid", *ELEMENTWISE)
 COUNTS = ("visible", "sequence")
 ROW_SCALES = (None, "1/n", "1/sqrt n")
 PRECISIONS = ("exact", "fast")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .flat import Flat
+from .maps import ELEMENTWISE
 from .spec import compute_dtype
 
 # Added to a masked score; exp(-this) is inf, whose reciprocal is 0, and exp(this) is 0.
@@ -214,29 +215,25 @@ def weigh_(x: Prepared, s: Tensor, tile: Tile, hide: bool) -> Tensor:
         return torch.softmax(s, -1, out=s)
     if flat.map == "sigmoid":
         p = s.sigmoid_()
-    elif flat.map == "relu":
-        p = s.relu_()
     else:
-        p = s.pow_(flat.power)
+        p = ELEMENTWISE[flat.map].weight(s, flat.power)
     if flat.row_factor_bt is not None:
         p *= _rows(flat.row_factor_bt, tile)[:, None, :, None]
     return p if hidden is None else p.masked_fill_(hidden, 0.0)
 
 
 def unweigh_(x: Prepared, p: Tensor, dp: Tensor, s: Tensor | None, tile: Tile) -> Tensor:
-    """ds from p (and, for the polynomial, the scores) and dp, in place of dp."""
+    """ds from p (of maps without a kernel from the scores instead) and dp, in place of dp."""
     flat = x.flat
     if flat.map == "sigmoid":
         return torch.ops.aten.sigmoid_backward.grad_input(dp, p, grad_input=dp)
     if flat.map == "softmax":
         out = torch.ops.aten._softmax_backward_data.out
         return out(dp, p, -1, p.dtype, grad_input=dp)
-    assert flat.row_factor_bt is not None
-    dp *= _rows(flat.row_factor_bt, tile)[:, None, :, None]
-    if flat.map == "relu":
-        return torch.ops.aten.threshold_backward.grad_input(dp, p, 0.0, grad_input=dp)
+    if flat.row_factor_bt is not None:
+        dp *= _rows(flat.row_factor_bt, tile)[:, None, :, None]
     assert s is not None
-    dp *= flat.power * s ** (flat.power - 1)
+    dp *= ELEMENTWISE[flat.map].slope(s, flat.power)
     return dp if flat.hi_bt is None else dp.masked_fill_(hidden_in(flat, tile), 0.0)
 
 

@@ -17,6 +17,7 @@ WEIGHTINGS = {
     "root": lambda: Weighting("sigmoid", shift="-log n", row_scale="1/sqrt n"),
     "relu": Weighting.relu,
     "polynomial": lambda: Weighting.polynomial(2),
+    "unscaled": lambda: Weighting("polynomial", power=3),
 }
 POSITIONS = ("none", "alibi", "table", "relative")
 PACKED = "packed"
