@@ -239,7 +239,7 @@ SIGMOIDS = [
 
 @pytest.mark.parametrize(("options", "shift", "scale"), SIGMOIDS)
 def test_sigmoid_shifts_by_hand(options: dict[str, object], shift: float, scale: float) -> None:
-    """Frame 2 of 5 sees itself and two before it; keys are zero, values and projections one."""
+    """Frame 2 of 5 sees the three of its chunk; keys are zero, values and projections one."""
     attention = build_attention(AttentionConfig("sigmoid", "none", 1, **options), 4)  # type: ignore[arg-type]
     with torch.no_grad():
         for parameter in attention.parameters():
@@ -248,7 +248,7 @@ def test_sigmoid_shifts_by_hand(options: dict[str, object], shift: float, scale:
         attention.project_out.weight.copy_(torch.eye(4))
         if attention.bias_h is not None:
             attention.bias_h.fill_(0.7)
-    mask = Mask(key_lens=torch.tensor([5]), causal=True)
+    mask = Mask(key_lens=torch.tensor([5]), chunk=3)
     out = attention(torch.randn(1, 6, 4), mask)[0, 2]
     expected = 3 * scale / (1 + math.exp(-shift))
     torch.testing.assert_close(out, torch.full((4,), expected))
