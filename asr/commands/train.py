@@ -21,6 +21,9 @@ def add(verbs: Verbs) -> None:
     parser.add_argument(
         "--new-tokenizer", action="store_true", help="with --init-from: learn one, the head is new"
     )
+    parser.add_argument(
+        "--find-batch", action="store_true", help="only say which train.max_batch_s fits the GPU"
+    )
     parser.add_argument("--profile", action="store_true", help="leave a trace in EXP/profile")
     parser.add_argument(
         "--tracker", type=Path, help="a Python file whose tracker(run) gets every record of the log"
@@ -31,7 +34,7 @@ def add(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from asr import config
-    from asr.train.loop import Options, train
+    from asr.train.loop import Options, find_batch, train
     from asr.train.stopping import EXIT_STATUS, Stopped
 
     options = Options(
@@ -42,8 +45,12 @@ def run(args: argparse.Namespace) -> int:
         profile=args.profile,
         tracker=args.tracker,
     )
+    loaded = config.load(args.config, args.overrides)
+    if args.find_batch:
+        print(f"train.max_batch_s={find_batch(loaded):.0f}")
+        return 0
     try:
-        train(config.load(args.config, args.overrides), args.exp, options)
+        train(loaded, args.exp, options)
     except Stopped as stopped:
         print(f"asr: {stopped}; --resume goes on", file=sys.stderr)
         return EXIT_STATUS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,13 +20,14 @@ from asr.train.flops import Flops, count_layers
 from asr.train.step import Launched, Step, cut, update
 
 
-def worst_batch(utterances: Utterances, config: Config, vocab_size: int) -> Batch:
+def worst_batch(
+    utterances: Utterances, config: Config, vocab_size: int, max_batch_s: float
+) -> Batch:
     """Noise as long as the longest utterance at its slowest, as many of them as a batch can hold,
     each with as many tokens as the longest transcript: no batch of the run takes more memory."""
     longest_s = float(utterances.slowest_durations_s.max())
-    audio_s = min(config.train.max_batch_s, max(1.1 * config.train.global_batch_s, longest_s))
     cost_s = float(costs_s(np.array([longest_s]), config.train.attention_balance_s)[0])
-    count = max(int(audio_s / cost_s), 1)
+    count = max(int(max_batch_s / cost_s), 1)
     num_samples = int(longest_s * config.features.sample_rate)
     most_tokens = max(len(utterances.tokens(index)) for index in range(len(utterances)))
     rng = np.random.default_rng(0)
@@ -44,6 +46,12 @@ def worst_batch(utterances: Utterances, config: Config, vocab_size: int) -> Batc
     )
 
 
+def largest_in_a_step(utterances: Utterances, config: Config) -> float:
+    """Padded seconds of the largest batch: ``max_batch_s``, or less where steps are smaller."""
+    longest_s = float(utterances.slowest_durations_s.max())
+    return min(config.train.max_batch_s, max(1.1 * config.train.global_batch_s, longest_s))
+
+
 def probe(step: Step, engine: Engine, optimizer: torch.optim.Optimizer, batch: Batch) -> Flops:
     """Forward, backward and an update that changes nothing: whatever training needs is allocated.
 
@@ -58,24 +66,44 @@ def probe(step: Step, engine: Engine, optimizer: torch.optim.Optimizer, batch: B
     while True:
         pieces = cut(batch, step.most_samples)
         try:
-            with count_layers(engine.net) as counted, engine.dropping():
-                step.loss(pieces[0], epoch=0, objective=engine.objective).sum().backward()
-            for parameter in engine.net.parameters():
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-            update(optimizer, torch.zeros((), dtype=torch.bool, device=engine.processes.device))
-            break
+            return rehearse(step, engine, optimizer, pieces[0])
         except torch.OutOfMemoryError:
             if not engine.splits_on_out_of_memory:
                 raise InputError(
                     "out of memory for the worst batch, and sharded training cannot split it: "
                     "lower train.max_batch_s"
                 ) from None
-        optimizer.zero_grad(set_to_none=True)
         step.halve(pieces)
-    optimizer.zero_grad(set_to_none=True)
-    lens_b = pieces[0].wave_lens_b
-    return Flops(counted[0] / float(lens_b.sum()), _attention_flops(engine, int(lens_b[0])))
+
+
+def rehearse(step: Step, engine: Engine, optimizer: torch.optim.Optimizer, batch: Batch) -> Flops:
+    """Computes a batch as training does; weights and the optimiser's state stay as they are."""
+    try:
+        with count_layers(engine.net) as counted, engine.dropping():
+            step.loss(batch, epoch=0, objective=engine.objective).sum().backward()
+        for parameter in engine.net.parameters():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        update(optimizer, torch.zeros((), dtype=torch.bool, device=engine.processes.device))
+    finally:
+        optimizer.zero_grad(set_to_none=True)
+    num_samples = int(batch.wave_lens_b[0])
+    return Flops(counted[0] / float(batch.wave_lens_b.sum()), _attention_flops(engine, num_samples))
+
+
+def largest_that_fits(fits: Callable[[float], bool], lowest_s: float, highest_s: float) -> float:
+    """Padded seconds, to some 5 %, of the largest batch that fits; 0 if not even ``lowest_s`` do."""
+    good_s, bad_s = 0.0, math.inf
+    asked_s = lowest_s
+    while good_s < highest_s and bad_s > 1.05 * max(good_s, lowest_s):
+        if fits(asked_s):
+            good_s = asked_s
+        else:
+            bad_s = asked_s
+        asked_s = min(2 * good_s, highest_s) if bad_s == math.inf else (good_s + bad_s) / 2
+        if good_s == 0.0:
+            return 0.0
+    return good_s
 
 
 def _attention_flops(engine: Engine, num_samples: int) -> float:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from asr.config import Config
+from asr.errors import InputError
 from asr.model_folder import save_model
-from asr.processes import Processes, join
+from asr.processes import Processes, alone, join
 from asr.runtime import prepare_cpu
 from asr.train.checkpoint import average_weights, choose_steps, list_checkpoints
 from asr.train.initialise import read_start
@@ -47,6 +49,30 @@ def train(config: Config, folder: Path, options: Options | None = None) -> None:
         join(config.train.device, config.train.timeout_minutes) as us,
     ):
         _train(config, Experiment(folder), options or Options(), us, request)
+
+
+def find_batch(config: Config) -> float:
+    """The largest ``train.max_batch_s`` whose worst batch fits into the GPU's memory, with a tenth to
+    spare for what fragments. Writes nothing.
+
+    Raises:
+        InputError: no GPU (a CPU's memory runs out without an error that could be caught), or not even
+            the longest utterance fits.
+    """
+    prepare_cpu(config.train.num_threads)
+    processes = alone(config.train.device)
+    if processes.device.type != "cuda":
+        raise InputError("--find-batch needs a GPU; on a CPU set train.max_batch_s by hand")
+    with tempfile.TemporaryDirectory() as folder:
+        exp = Experiment(Path(folder))
+        setup = prepare(config, exp, processes.device, start=None, new_tokenizer=False)
+        found_s = Trainer(config, setup, exp, processes, StopRequest()).find_batch()
+    if found_s == 0.0:
+        raise InputError(
+            "not even the longest utterance fits: lower data.max_duration_s, or set "
+            "train.checkpoint_activations=true"
+        )
+    return 0.9 * found_s
 
 
 def _train(

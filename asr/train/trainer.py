@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
+import torch
 
 from asr.config import Config
 from asr.data.batches import EpochPlan
@@ -17,7 +18,14 @@ from asr.train.averaging import MovingAverage
 from asr.train.checkpoint import choose_steps, list_checkpoints, remove_others
 from asr.train.engines import build_engine
 from asr.train.flops import peak_flops
-from asr.train.guards import find_fault, probe, worst_batch
+from asr.train.guards import (
+    find_fault,
+    largest_in_a_step,
+    largest_that_fits,
+    probe,
+    rehearse,
+    worst_batch,
+)
 from asr.train.log import TrainingLog
 from asr.train.meter import Meter
 from asr.train.optimizer import build_optimizer, learning_rate
@@ -80,8 +88,8 @@ class Trainer:
         Raises:
             Stopped: asked to; see ``stopping``.
         """
-        batch = worst_batch(self.setup.train, self.config, self.setup.tokenizer.vocab_size)
         self.setup.net.train()
+        batch = self._worst_batch(largest_in_a_step(self.setup.train, self.config))
         self.step.flops = probe(self.step, self.engine, self.optimizer, batch)
         peak = peak_flops(self.processes.device)
         meter = Meter(
@@ -100,6 +108,26 @@ class Trainer:
                 self._pause(log, meter)
             while self.progress.step < self.num_steps:
                 self._epoch(log, meter)
+
+    def _worst_batch(self, max_batch_s: float) -> Batch:
+        setup = self.setup
+        return worst_batch(setup.train, self.config, setup.tokenizer.vocab_size, max_batch_s)
+
+    def find_batch(self) -> float:
+        """The largest ``train.max_batch_s`` that fits into the device's memory; 0: none does."""
+        self.setup.net.train()
+
+        def fits(max_batch_s: float) -> bool:
+            try:
+                batch = self._worst_batch(max_batch_s)
+                rehearse(self.step, self.engine, self.optimizer, batch)
+            except torch.OutOfMemoryError:
+                return False
+            return True
+
+        longest_s = float(self.setup.train.slowest_durations_s.max())
+        total_s = float(self.setup.train.durations_s.sum())
+        return largest_that_fits(fits, longest_s, max(longest_s, min(total_s, 100_000.0)))
 
     def _epoch(self, log: TrainingLog, meter: Meter) -> None:
         """From the step where the run stands to the end of that epoch."""

@@ -1,0 +1,212 @@
+"""What keeps a run from ending: steps that are not finite, memory that runs out, the worst batch."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from asr import config
+from asr.data.dataset import Batch
+from asr.errors import InputError
+from asr.model import Recogniser
+from asr.processes import alone
+from asr.train.engines import build_engine
+from asr.train.guards import find_fault, largest_that_fits, probe
+from asr.train.loop import train
+from asr.train.optimizer import build_optimizer
+from asr.train.step import Launched, Step, cut, silence
+
+SETTINGS = [
+    "encoder.num_layers=2",
+    "encoder.dim=16",
+    "encoder.ff_dim=24",
+    "encoder.conv_kernel=5",
+    "encoder.subsampling_channels=4",
+    "encoder.dropout=0",
+]
+
+
+def batch_of(*num_samples: int) -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    wave_bn = 0.1 * torch.randn(len(num_samples), max(num_samples), generator=generator)
+    count = len(num_samples)
+    return Batch(
+        ids=tuple(f"utterance-{number}" for number in range(count)),
+        wave_bn=wave_bn,
+        wave_lens_b=torch.tensor(num_samples),
+        tokens_bu=torch.arange(1, 4).repeat(count, 1),
+        token_lens_b=torch.full((count,), 3),
+        audio_s=sum(num_samples) / 16000,
+        speakers=("",) * count,
+        texts=("",) * count,
+    )
+
+
+def make_step(*overrides: str) -> tuple[Step, Recogniser, torch.optim.AdamW]:
+    cfg = config.load([], [*SETTINGS, *overrides])
+    torch.manual_seed(0)
+    net = Recogniser(cfg, 12).train()
+    optimizer = build_optimizer(net, cfg.optimizer)
+    return Step(cfg, build_engine(net, cfg.train, alone("cpu")), optimizer), net, optimizer
+
+
+def state(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    return copy.deepcopy({"net": net.state_dict(), "optimizer": optimizer.state_dict()})
+
+
+def flat(tree: Any) -> Iterator[Any]:
+    for value in tree.values() if isinstance(tree, dict) else tree:
+        if isinstance(value, dict | list | tuple):
+            yield from flat(value)
+        else:
+            yield value
+
+
+def same(left: Any, right: Any) -> bool:
+    pairs = list(zip(flat(left), flat(right), strict=True))
+    return all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in pairs)
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_the_next_goes_on() -> None:
+    step, net, optimizer = make_step()
+    batch = batch_of(16000, 12000)
+    step.launch(1, 0, 1e-3, [batch], [])
+    before = state(net, optimizer)
+    broken = batch_of(16000, 12000)
+    broken.wave_bn[1, 50] = torch.nan
+    assert not step.launch(2, 0, 1e-3, [broken], []).read().finite
+    assert same(before, state(net, optimizer))
+    assert step.launch(3, 0, 1e-3, [batch], []).read().finite
+    assert not same(before, state(net, optimizer))
+
+
+def launch_broken(step: Step, batch: Batch) -> Launched:
+    launched = step.launch(1, 0, 1e-3, [batch], [])
+    assert not launched.read().finite
+    return launched
+
+
+def test_the_layer_and_the_utterance_at_fault_are_found() -> None:
+    step, _, _ = make_step()
+    engine = step._engine
+    broken = batch_of(16000, 12000, 9000)
+    broken.wave_bn[1, 50] = torch.inf
+    fault = find_fault(step, engine, launch_broken(step, broken))
+    assert fault == {"layer": "what features receives", "utterances": ["utterance-1"]}
+
+    step, net, _ = make_step()
+    linear = [name for name, module in net.named_modules() if isinstance(module, nn.Linear)]
+    name = next(name for name in linear if name.startswith("encoder.layers.1.ff_after"))
+    with torch.no_grad():
+        net.get_submodule(name).weight[3, 2] = torch.nan
+    fault = find_fault(step, step._engine, launch_broken(step, batch_of(16000)))
+    assert fault["layer"] == name
+
+    step, net, _ = make_step()
+    net.get_parameter(f"{name}.bias").register_hook(lambda grad: grad * torch.inf)
+    fault = find_fault(step, step._engine, launch_broken(step, batch_of(16000)))
+    assert fault == {"layer": f"gradient of {name}.bias", "utterances": []}
+
+
+@contextmanager
+def memory_for(net: Recogniser, num_samples: int) -> Iterator[None]:
+    """A device that can hold the activations of so many samples at once."""
+
+    def allocate(module: nn.Module, inputs: tuple[torch.Tensor, torch.Tensor]) -> None:
+        if inputs[0].numel() > num_samples:
+            raise torch.OutOfMemoryError("out of memory")
+
+    handle = net.features.register_forward_pre_hook(allocate)
+    yield
+    handle.remove()
+
+
+def test_where_memory_runs_out_the_batch_is_split_and_the_update_is_the_same() -> None:
+    batches = [batch_of(16000, 15000, 15000, 14000, 9000), batch_of(8000, 7000)]
+    step, net, _ = make_step()
+    whole = step.launch(1, 0, 1e-3, batches, []).read()
+    split_step, split_net, _ = make_step()
+    with memory_for(split_net, 40000):
+        split = split_step.launch(1, 0, 1e-3, batches, []).read()
+    assert split_step.most_samples == 40000
+    assert split.loss == pytest.approx(whole.loss, rel=1e-6)
+    for (name, left), right in zip(net.named_parameters(), split_net.parameters(), strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6, msg=name)
+    with memory_for(split_net, 10000), pytest.raises(InputError, match=r"one utterance of 1\.0 s"):
+        split_step.launch(2, 0, 1e-3, [batch_of(16000, 15000)], [])
+
+
+def test_pieces_hold_every_utterance_once_and_fit() -> None:
+    batch = batch_of(16000, 9000, 15000, 14000, 3000)
+    for most in (1, 16000, 40000, 10**9):
+        pieces = cut(batch, most)
+        assert [name for piece in pieces for name in piece.ids] == list(batch.ids)
+        assert sum(piece.audio_s for piece in pieces) == pytest.approx(batch.audio_s)
+        for piece in pieces:
+            assert len(piece) == 1 or piece.wave_bn.numel() <= most
+            assert piece.wave_bn.shape[1] == piece.wave_lens_b.max()
+
+
+def test_the_probe_leaves_no_trace_and_splits_ahead() -> None:
+    step, net, optimizer = make_step()
+    before = {name: value.clone() for name, value in net.named_parameters()}
+    with memory_for(net, 20000):
+        flops = probe(step, step._engine, optimizer, batch_of(16000, 16000, 16000, 16000))
+    assert step.most_samples <= 20000 * 2
+    assert all(torch.equal(before[name], value) for name, value in net.named_parameters())
+    assert all(int(each["step"]) == 0 for each in optimizer.state.values())
+    assert all(value.grad is None for value in net.parameters())
+    # each weight of a linear layer in the encoder is used once per frame, of which there are 24 or 25
+    frames = net.num_output_frames(16000)
+    layers = [m for m in net.encoder.layers.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    lowest = 2 * frames * sum(layer.weight.numel() for layer in layers) / 16000
+    assert lowest < flops.per_sample < 5 * lowest
+    attention = 2 * 2 * frames**2 * 16 * 2  # two layers, two products, width 16
+    assert flops.per_squared_sample * 16000**2 == pytest.approx(attention)
+
+
+def test_the_largest_batch_that_fits_is_found() -> None:
+    for limit_s in (35.0, 36.0, 555.0, 5000.0):
+        found_s = largest_that_fits(lambda asked_s, most_s=limit_s: asked_s <= most_s, 35.0, 1000.0)
+        assert min(limit_s, 1000.0) / 1.06 <= found_s <= min(limit_s, 1000.0)
+    assert largest_that_fits(lambda asked_s: False, 35.0, 1000.0) == 0.0
+
+
+def test_a_process_with_nothing_to_do_adds_nothing() -> None:
+    step, _, _ = make_step()
+    none = torch.zeros(0, dtype=torch.int64)
+    nothing = Batch((), torch.zeros(0, 0), none, none.reshape(0, 0), none, 0.0, (), ())
+    assert len(silence(nothing)) == 1
+    alone_totals = step.launch(1, 0, 0.0, [batch_of(16000)], []).read()
+    with_nothing = step.launch(1, 0, 0.0, [batch_of(16000), nothing], []).read()
+    assert with_nothing == alone_totals
+
+
+def test_a_run_that_breaks_stops_with_advice_and_names(tiny_corpus: Path, tmp_path: Path) -> None:
+    settings = [
+        *SETTINGS,
+        "tokenizer.kind=char",
+        "features.scale=1e30",
+        "train.global_batch_s=6",
+        "train.max_batch_s=9",
+        "train.max_skipped=3",
+        "train.tensorboard=false",
+        f"data.train=[{tiny_corpus}/train.cuts.jsonl.gz]",
+        f"data.dev=[{tiny_corpus}/dev.cuts.jsonl.gz]",
+    ]
+    with pytest.raises(
+        InputError, match=r"3 steps in a row were not finite, .* lower optimizer\.lr"
+    ):
+        train(config.load([], settings), tmp_path / "exp")
+    lines = map(json.loads, (tmp_path / "exp" / "log.jsonl").read_text().splitlines())
+    skipped = [line for line in lines if line["kind"] == "skipped"]
+    assert [line["step"] for line in skipped] == [1, 2, 3]
+    assert all(line["utterances"] and line["faults"][0]["layer"] for line in skipped)
