@@ -11,29 +11,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from asr.config import Config
+from asr.config import Config, TrainConfig
 from asr.data.batches import costs_s
-from asr.data.dataset import Batch, Utterances
+from asr.data.dataset import Batch
 from asr.errors import InputError
+from asr.model import Recogniser
 from asr.train.engines import Engine
 from asr.train.flops import Flops, count_layers
 from asr.train.step import Launched, Step, cut, update
 
 
-def worst_batch(
-    utterances: Utterances, config: Config, vocab_size: int, max_batch_s: float
-) -> Batch:
+def worst_batch(net: Recogniser, longest_s: float, config: Config, max_batch_s: float) -> Batch:
     """Noise as long as the longest utterance at its slowest, as many of them as a batch can hold,
-    each with as many tokens as the longest transcript: no batch of the run takes more memory."""
-    longest_s = float(utterances.slowest_durations_s.max())
+    each with as many tokens as CTC can align: no batch of the run takes more memory."""
     cost_s = float(costs_s(np.array([longest_s]), config.train.attention_balance_s)[0])
     count = max(int(max_batch_s / cost_s), 1)
     num_samples = int(longest_s * config.features.sample_rate)
-    most_tokens = max(len(utterances.tokens(index)) for index in range(len(utterances)))
     rng = np.random.default_rng(0)
     wave_bn = 0.1 * rng.standard_normal((count, num_samples), dtype=np.float32)
     # neighbours differ, so that a transcript needs no blanks between its tokens
-    tokens_u = torch.arange(most_tokens) % (vocab_size - 1) + 1
+    most_tokens = max(net.num_output_frames(num_samples), 1)
+    tokens_u = torch.arange(most_tokens) % (net.head.out_features - 1) + 1
     return Batch(
         ids=tuple(f"worst batch, {number}" for number in range(count)),
         wave_bn=torch.from_numpy(wave_bn),
@@ -46,10 +44,9 @@ def worst_batch(
     )
 
 
-def largest_in_a_step(utterances: Utterances, config: Config) -> float:
+def largest_in_a_step(longest_s: float, train: TrainConfig) -> float:
     """Padded seconds of the largest batch: ``max_batch_s``, or less where steps are smaller."""
-    longest_s = float(utterances.slowest_durations_s.max())
-    return min(config.train.max_batch_s, max(1.1 * config.train.global_batch_s, longest_s))
+    return min(train.max_batch_s, max(1.1 * train.global_batch_s, longest_s))
 
 
 def probe(step: Step, engine: Engine, optimizer: torch.optim.Optimizer, batch: Batch) -> Flops:

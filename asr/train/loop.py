@@ -18,7 +18,7 @@ from asr.train.initialise import read_start
 from asr.train.log import NoLog, TensorBoard, Tracker, TrainingLog, load_tracker
 from asr.train.profiling import Profile
 from asr.train.record import run_record, write_diff, write_run
-from asr.train.setup import Experiment, Setup, claim_folder, describe, prepare, set_norm
+from asr.train.setup import Experiment, Setup, claim_folder, describe, keep_setup, prepare, set_norm
 from asr.train.stopping import StopRequest, stop_on_signals
 from asr.train.trainer import Progress, Trainer
 
@@ -83,6 +83,8 @@ def _train(
         if processes.first:
             claim_folder(exp, config, options.resume)
         setup = prepare(config, exp, processes.device, start, options.new_tokenizer)
+        if processes.first:
+            keep_setup(exp, config, setup.tokenizer)
     resumed = options.resume and bool(list_checkpoints(exp.checkpoints))
     if not resumed and start is None:
         set_norm(setup, config, processes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from asr.data.features import estimate_norm
 from asr.data.index import CutTable, open_cuts
 from asr.data.loader import iterate
 from asr.errors import InputError
-from asr.files import write_atomically
+from asr.files import make_folder, write_atomically
 from asr.model import Recogniser, count_parameters
 from asr.processes import Processes
 from asr.text.normalise import get_normaliser
@@ -72,7 +73,7 @@ class Setup:
 
 
 def claim_folder(exp: Experiment, config: Config, resume: bool) -> None:
-    """Makes EXP this run's own.
+    """Sees to it that EXP can be this run's; writes nothing.
 
     Raises:
         InputError: it holds another run and ``resume`` is not asked for, or it holds one with
@@ -87,6 +88,18 @@ def claim_folder(exp: Experiment, config: Config, resume: bool) -> None:
         changed = _changed_keys(configuration.load([exp.config]), config)
         if changed:
             raise InputError(f"{exp.root}: cannot resume with another configuration: {changed}")
+    else:
+        # a tokenizer without the configuration it was learnt for: a run that was killed at its start
+        shutil.rmtree(exp.tokenizer, ignore_errors=True)
+
+
+def keep_setup(exp: Experiment, config: Config, tokenizer: Tokenizer) -> None:
+    """Makes EXP this run's own, now that everything in it is known to fit."""
+    if not exp.tokenizer.is_dir():
+        unfinished = exp.tokenizer.with_name(f".{exp.tokenizer.name}")
+        make_folder(unfinished)
+        tokenizer.save(unfinished)
+        unfinished.replace(exp.tokenizer)
     write_atomically(exp.config, configuration.dump(config))
 
 
@@ -117,14 +130,13 @@ def prepare(
     num_validated = min(config.train.max_validate_utterances or len(dev_cuts), len(dev_cuts))
     dev_cuts = dev_cuts.select(np.arange(num_validated))
     normalise = get_normaliser(config.tokenizer.normaliser)
-    if not exp.tokenizer.is_dir():
-        if start is not None and keeps_tokenizer(start, config) and not new_tokenizer:
-            tokenizer = start.tokenizer
-        else:
-            texts = [normalise(train_cuts.text(index)) for index in range(len(train_cuts))]
-            tokenizer = train_tokenizer(texts, config.tokenizer)
-        _save_tokenizer(tokenizer, exp.tokenizer)
-    tokenizer = load_tokenizer(exp.tokenizer)
+    if exp.tokenizer.is_dir():
+        tokenizer = load_tokenizer(exp.tokenizer)
+    elif start is not None and keeps_tokenizer(start, config) and not new_tokenizer:
+        tokenizer = start.tokenizer
+    else:
+        texts = [normalise(train_cuts.text(index)) for index in range(len(train_cuts))]
+        tokenizer = train_tokenizer(texts, config.tokenizer)
     torch.manual_seed(config.train.seed)
     net = Recogniser(config, tokenizer.vocab_size)
     initialised = "" if start is None else take_weights(net, start, tokenizer)
@@ -160,14 +172,6 @@ def prepare(
         train.mixture(config.data.train_weights),
     )
     return Setup(net, tokenizer, train, dev, plain, batches, initialised)
-
-
-def _save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Whole or not at all: a kill must not leave an empty folder."""
-    unfinished = folder.with_name(f".{folder.name}")
-    unfinished.mkdir(exist_ok=True)
-    tokenizer.save(unfinished)
-    unfinished.replace(folder)
 
 
 def _open_all(paths: list[str], key: str, data: DataConfig) -> CutTable:

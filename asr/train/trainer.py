@@ -72,6 +72,7 @@ class Trainer:
         self.steps_an_epoch = setup.batches.num_steps
         self.num_steps = config.train.epochs * self.steps_an_epoch
         self.progress = Progress()
+        self._longest_s = float(setup.train.slowest_durations_s.max())
         self.profile: Profile | None = None
         self._store = self.engine.store(exp.checkpoints)
         workers = config.data.num_workers
@@ -89,7 +90,7 @@ class Trainer:
             Stopped: asked to; see ``stopping``.
         """
         self.setup.net.train()
-        batch = self._worst_batch(largest_in_a_step(self.setup.train, self.config))
+        batch = self._worst_batch(largest_in_a_step(self._longest_s, self.config.train))
         self.step.flops = probe(self.step, self.engine, self.optimizer, batch)
         peak = peak_flops(self.processes.device)
         meter = Meter(
@@ -110,8 +111,7 @@ class Trainer:
                 self._epoch(log, meter)
 
     def _worst_batch(self, max_batch_s: float) -> Batch:
-        setup = self.setup
-        return worst_batch(setup.train, self.config, setup.tokenizer.vocab_size, max_batch_s)
+        return worst_batch(self.setup.net, self._longest_s, self.config, max_batch_s)
 
     def find_batch(self) -> float:
         """The largest ``train.max_batch_s`` that fits into the device's memory; 0: none does."""
@@ -125,9 +125,10 @@ class Trainer:
                 return False
             return True
 
-        longest_s = float(self.setup.train.slowest_durations_s.max())
         total_s = float(self.setup.train.durations_s.sum())
-        return largest_that_fits(fits, longest_s, max(longest_s, min(total_s, 100_000.0)))
+        return largest_that_fits(
+            fits, self._longest_s, max(self._longest_s, min(total_s, 100_000.0))
+        )
 
     def _epoch(self, log: TrainingLog, meter: Meter) -> None:
         """From the step where the run stands to the end of that epoch."""
