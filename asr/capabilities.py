@@ -70,6 +70,14 @@ RULES = (
         "attention.backend = triton has sigmoid only, not {attention.weighting}",
     ),
     Rule(
+        lambda c: (
+            c.attention.keys == "linformer"
+            and c.attention.position not in ("none", "sinusoidal", "cape")
+        ),
+        "attention.keys = linformer: its mixtures stand at no frame, so {attention.position} has "
+        "nothing to measure; choose none, sinusoidal or cape",
+    ),
+    Rule(
         lambda c: c.encoder.conv_kernel % 2 == 0,
         "encoder.conv_kernel = {encoder.conv_kernel}: must be odd",
     ),
@@ -92,6 +100,10 @@ CHUNK_RULES = (
     Rule(
         lambda c: c.encoder.kind == "conformer" and not c.encoder.causal,
         "{what} needs encoder.causal = true: a Conformer's convolution would look past the chunk",
+    ),
+    Rule(
+        lambda c: c.attention.keys == "linformer",
+        "{what}: attention.keys = linformer needs whole utterances, it mixes all of their frames",
     ),
     Rule(
         lambda c: c.attention.position == "cape",

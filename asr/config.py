@@ -157,6 +157,15 @@ class AttentionConfig:
         False, "QK-norm: each head's queries and keys to a root mean square of 1"
     )
     output_norm: bool = option(False, "hybrid norm: a norm on what attention adds to the residual")
+    keys: str = option(
+        "full",
+        "what queries are compared with: the frames, or a fixed number of mixtures of them",
+        choices=("full", "linformer"),
+    )
+    linformer_length: int = option(64, "how many mixtures of keys: linformer", low=1)
+    linformer_frames: int = option(
+        1024, "the longest utterance of keys: linformer, in frames of the encoder", low=1
+    )
     backend: str = option(
         "auto", "what computes it", choices=("auto", "reference", "sdpa", "blockwise", "triton")
     )

@@ -153,6 +153,7 @@ def test_training_with_chunks_is_the_loss_of_those_chunks() -> None:
     [
         (["encoder.causal=false"], r"needs encoder\.causal = true"),
         (["attention.position=cape"], "cape needs whole utterances"),
+        (["attention.keys=linformer", "attention.position=none"], "keys = linformer needs whole"),
         (["attention.count=sequence"], "count = sequence needs whole utterances"),
     ],
 )

@@ -52,6 +52,7 @@ REMEDIES = {
     "subsampling 8": ["encoder.subsampling=8"],
     "stochastic depth": ["encoder.stochastic_depth=0.2"],
     "intermediate CTC": ["encoder.intermediate_ctc=[1]"],
+    "linformer": ["attention.keys=linformer", "attention.linformer_length=6"],
     "chunks": ["encoder.causal=true", "encoder.chunk_sizes=[4]", "encoder.left_chunks=[1]"],
 }
 
@@ -67,6 +68,10 @@ REFUSED = {
     ("softmax", "1/n"): "attention.row_scale",
     ("softmax", "1/sqrt n"): "attention.row_scale",
     ("cape", "chunks"): "encoder.chunk_sizes",
+    **{
+        (position, "linformer"): "attention.keys"
+        for position in sorted(set(POSITIONS) - {"none", "sinusoidal", "cape"})
+    },
 }
 
 AXES = (list(WEIGHTINGS), list(POSITIONS), list(LAYERS), list(REMEDIES))
@@ -234,6 +239,7 @@ BROKEN = [
     (["attention.weighting=polynomial", "attention.power=4"], "must be odd"),
     (["attention.backend=sdpa"], "sdpa has softmax only, not sigmoid"),
     (["attention.backend=triton", "attention.weighting=relu"], "triton has sigmoid only, not relu"),
+    (["attention.keys=linformer"], "stand at no frame, so alibi has nothing to measure"),
     (["encoder.conv_kernel=4"], "encoder.conv_kernel = 4: must be odd"),
     (["encoder.intermediate_ctc=[2]"], "give different layers below the last, which is 2"),
     (["encoder.intermediate_ctc=[1, 1]"], "give different layers below the last"),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from asr.config import AttentionConfig
 from asr.nn.linear import Linear
+from asr.nn.linformer import Linformer
 from asr.nn.past import Past
 from asr.nn.position import Alibi, Cape, Position, Relative, Rope, Sinusoidal, Table
 
@@ -36,6 +37,7 @@ class MultiHeadAttention(nn.Module):
         bias_h: nn.Parameter | None = None,
         head_norm: Callable[[int], nn.Module] = nn.Identity,
         output_norm: Callable[[int], nn.Module] = nn.Identity,
+        linformer: Linformer | None = None,
     ):
         """
         Args:
@@ -44,6 +46,7 @@ class MultiHeadAttention(nn.Module):
             bias_h: a trained number per head, added to the shift of the weighting.
             head_norm: of each head's queries and keys, before position enters (QK-norm).
             output_norm: of what is added to the residual ("hybrid norm", Ramapuram et al. 2024).
+            linformer: mixes keys and values into a fixed number of them, which have no position.
         """
         super().__init__()
         num_kv_heads = num_kv_heads or num_heads
@@ -62,6 +65,7 @@ class MultiHeadAttention(nn.Module):
         self.project_qkv = Linear(dim, sum(self.heads) * head_dim)
         self.project_out = Linear(dim, dim)
         self.norm_out = output_norm(dim)
+        self.linformer = linformer
         self._attend: Resolved | None = None
 
     def forward(self, x_btd: Tensor, mask: Mask, past: Past | None = None) -> Tensor:
@@ -69,6 +73,8 @@ class MultiHeadAttention(nn.Module):
         q_bhtd, k_bhsd, v_bhsd = self._heads(x_btd)
         if past is not None:
             k_bhsd, v_bhsd = past.join_keys(k_bhsd, v_bhsd)
+        if self.linformer is not None:
+            k_bhsd, v_bhsd, mask = self.linformer(k_bhsd, v_bhsd, mask)
         q_bhtd, k_bhsd, bias = self.position(q_bhtd, k_bhsd, mask.q_start, mask.k_start)
         attend = self.resolve(q_bhtd.device, q_bhtd.dtype)
         o_bhtd = attend(q_bhtd, k_bhsd, v_bhsd, position=bias, mask=mask, bias_h=self.bias_h)
@@ -112,6 +118,12 @@ WEIGHTINGS: dict[str, Callable[[AttentionConfig], Weighting]] = {
     "polynomial": lambda config: _scaled(Weighting.polynomial(config.power, config.count), config),
 }
 
+# which keys there are; None: every frame
+KEYS: dict[str, Callable[[AttentionConfig], Linformer | None]] = {
+    "full": lambda config: None,
+    "linformer": lambda config: Linformer(config.linformer_length, config.linformer_frames),
+}
+
 # what position is inside attention: (width, heads) -> module
 POSITIONS: dict[str, Callable[[int, int], Position]] = {
     "none": lambda dim, num_heads: Position(),
@@ -140,6 +152,7 @@ def build_attention(config: AttentionConfig, dim: int) -> MultiHeadAttention:
         bias_h=nn.Parameter(torch.zeros(num_heads)) if config.shift_per_head else None,
         head_norm=nn.RMSNorm if config.qk_norm else nn.Identity,
         output_norm=nn.LayerNorm if config.output_norm else nn.Identity,
+        linformer=KEYS[config.keys](config),
     )
 
 

@@ -12,6 +12,7 @@ from sigmoid_attention import Mask
 from torch import nn
 
 from asr.config import AttentionConfig, EncoderConfig
+from asr.errors import InputError
 from asr.nn.attention import build_attention, frame_mask
 from asr.nn.dropout import Dropout
 from asr.nn.encoder import Encoder
@@ -252,3 +253,29 @@ def test_sigmoid_shifts_by_hand(options: dict[str, object], shift: float, scale:
     out = attention(torch.randn(1, 6, 4), mask)[0, 2]
     expected = 3 * scale / (1 + math.exp(-shift))
     torch.testing.assert_close(out, torch.full((4,), expected))
+
+
+def test_linformer_by_its_formula_for_each_utterance_alone() -> None:
+    """softmax(q (E k / sqrt n)^T / sqrt d) (F v / sqrt n), utterance by utterance and head by head."""
+    torch.manual_seed(8)
+    config = replace(SOFTMAX, keys="linformer", linformer_length=3, linformer_frames=20)
+    attention = build_attention(config, 16)
+    lens = torch.tensor([9, 5])
+    x_btd = torch.randn(2, 9, 16)
+    x_btd[1, 5:] = float("nan")
+    got = attention(x_btd, Mask(key_lens=lens, query_lens=lens))
+    assert attention.linformer is not None
+    mix_k, mix_v = attention.linformer.mix_k_ls, attention.linformer.mix_v_ls
+    for row, length in enumerate(lens.tolist()):
+        q_htd, k_htd, v_htd = (part[0] for part in attention._heads(x_btd[row : row + 1, :length]))
+        k_hld = mix_k[:, :length] @ k_htd / math.sqrt(length)
+        v_hld = mix_v[:, :length] @ v_htd / math.sqrt(length)
+        o_htd = (q_htd @ k_hld.mT / 2.0).softmax(-1) @ v_hld
+        expected = attention.project_out(o_htd.transpose(0, 1).flatten(1))
+        torch.testing.assert_close(got[row, :length], expected)
+
+
+def test_linformer_refuses_what_is_longer_than_it_was_made_for() -> None:
+    config = replace(SOFTMAX, keys="linformer", linformer_frames=8)
+    with pytest.raises(InputError, match="9 frames: this model's attention was made for at most"):
+        build_attention(config, 16)(torch.randn(1, 9, 16), Mask())
