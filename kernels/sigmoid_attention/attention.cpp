@@ -24,6 +24,8 @@ struct Call {
   int64_t row_b, row_h, row_t;
   const float* bias;           // (H, VL + T + S - 1 + VL), lowest offset first, added to scores
   const float *u, *vb, *r;     // (H, D), (H, D), (H, T + S - 1, Dp), Dp = D up to whole vectors
+  const float* rt;             // r transposed: (H, D, rt_stride), zeros from T + S - 1 on
+  int64_t rt_stride;           // at least T + S - 1 and a block of scores more
   double scale;
   float* o;                    // (B, H, T, Dv)
   float *dq, *dk, *dv_out, *dqv;  // (B, H, T, D), (B, Hk, S, D), (B, Hk, S, Dv), as dq
@@ -90,16 +92,17 @@ struct Rows {
   const Call& c;
   const Shape z;
   int64_t b, h, t0, t1, first, last, strip;
-  Buffer q, qv, s, dp, g, band, d_o, dq, dqv;
+  int64_t g_low;  // column of the table of offsets that g starts with; -1: none yet
+  Buffer q, qv, s, dp, g, skewed, d_o, dq, dqv;
 
   Rows(const Call& call, int64_t strip_width, bool backward)
-      : c(call), z(call), b(0), h(0), t0(0), t1(0), first(0), last(0), strip(strip_width) {
+      : c(call), z(call), b(0), h(0), t0(0), t1(0), first(0), last(0), strip(strip_width), g_low(-1) {
     q = zeros(QUERIES * z.dp);
     s = buffer(QUERIES * strip);
     if (c.r) {
       qv = zeros(QUERIES * z.dp);
       g = buffer(QUERIES * band_width());
-      band = buffer(c.d * band_width());
+      if (backward) skewed = buffer(QUERIES * band_width());
     }
     d_o = zeros(QUERIES * z.dvp);
     if (!backward) return;
@@ -113,7 +116,7 @@ struct Rows {
   // Load a block of queries; false where none of its rows sees a key.
   bool begin(int64_t b_, int64_t h_, int64_t q_block) {
     b = b_, h = h_, t0 = q_block * QUERIES, t1 = std::min(t0 + QUERIES, c.queries);
-    first = 0, last = c.keys;
+    first = 0, last = c.keys, g_low = -1;
     if (c.hi) {
       first = c.keys, last = 0;
       for (int64_t t = t0; t < t1; t++) {
@@ -158,11 +161,17 @@ struct Rows {
     for (int64_t t = t0; t < t1; t++) row_weights(t, s0, std::min(s1, c.keys));
   }
 
-  // g = qv R^T over the block's offsets, then each row of it starts one column earlier.
+  // g = qv R^T over the block's offsets, then each row of it starts one column earlier. The offsets
+  // that the block before this one met too are not computed again.
   void add_relative(float* out, int64_t s_at, int64_t width) {
-    int64_t low = column(s_at, t1 - 1), wide = round_up(width + num() - 1, VL);
-    load_band(low, wide);
-    gemm(num(), wide, c.d, qv.get(), z.dp, 1, band.get(), band_width(), g.get(), band_width(), false);
+    int64_t low = column(s_at, t1 - 1), wide = round_up(width + num() - 1, VL), known = 0;
+    if (g_low >= 0 && g_low + KEYS == low) {
+      known = round_up(num() - 1, VL);
+      shift(g.get(), known);
+    }
+    g_low = low;
+    gemm(num(), wide - known, c.d, qv.get(), z.dp, 1, c.rt + h * c.d * c.rt_stride + low + known,
+         c.rt_stride, g.get() + known, band_width(), false);
     for (int64_t i = 0; i < num(); i++) {
       const float* from = g.get() + i * band_width() + (num() - 1 - i);
       float* to = out + i * strip;
@@ -170,12 +179,10 @@ struct Rows {
     }
   }
 
-  void load_band(int64_t low, int64_t wide) {
-    for (int64_t p = 0; p < wide; p++) {
-      bool inside = low + p < z.offsets;
-      const float* from = c.r + (h * z.offsets + low + p) * z.dp;
-      for (int64_t d = 0; d < c.d; d++) band[d * band_width() + p] = inside ? from[d] : 0.0f;
-    }
+  // Move the columns after the first KEYS to the front.
+  void shift(float* x, int64_t columns) const {
+    for (int64_t i = 0; i < num(); i++)
+      std::memcpy(x + i * band_width(), x + i * band_width() + KEYS, columns * 4);
   }
 
   void row_weights(int64_t t, int64_t s0, int64_t s1) {
@@ -278,15 +285,23 @@ struct Rows {
     }
   }
 
+  // ds with row i moved right, so that columns are offsets; those that later blocks cannot meet any
+  // more go into dqv and dr, the others wait for the next block, whose ds comes right after them.
   void backward_relative(const float* ds, int64_t s_at, int64_t count, int64_t split) {
-    int64_t low = column(s_at, t1 - 1), wide = count + num() - 1, ldg = band_width();
-    std::memset(g.get(), 0, num() * ldg * 4);
-    for (int64_t i = 0; i < num(); i++)
-      std::memcpy(g.get() + i * ldg + (num() - 1 - i), ds + i * strip, count * 4);
+    int64_t n = num(), low = column(s_at, t1 - 1), ld = band_width();
+    bool is_first = s_at <= first, is_last = s_at + KEYS >= last;
+    int64_t wide = is_last ? count + n - 1 : KEYS;
+    for (int64_t i = 0; i < n; i++) {
+      float *row = skewed.get() + i * ld, *own = row + (n - 1 - i);
+      if (is_first) std::fill(row, own, 0.0f);
+      std::memcpy(own, ds + i * strip, count * 4);
+      if (is_last) std::fill(own + count, row + wide, 0.0f);
+    }
     float* dr = c.dr + (((split * c.batch + b) * c.heads + h) * z.offsets + low) * z.dp;
     const float* r = c.r + (h * z.offsets + low) * z.dp;
-    gemm(num(), z.dp, wide, g.get(), ldg, 1, r, z.dp, dqv.get(), z.dp, true);
-    gemm(wide, z.dp, num(), g.get(), 1, ldg, qv.get(), z.dp, dr, z.dp, true);
+    gemm(n, z.dp, wide, skewed.get(), ld, 1, r, z.dp, dqv.get(), z.dp, true);
+    gemm(wide, z.dp, n, skewed.get(), 1, ld, qv.get(), z.dp, dr, z.dp, true);
+    shift(skewed.get(), n - 1);
   }
 
   // Copy this block's rows out of a padded buffer into (B, H, T, width).

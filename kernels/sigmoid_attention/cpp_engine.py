@@ -17,6 +17,7 @@ MAPS = ("sigmoid", "softmax")
 # own over all keys, so shares are few and larger.
 FORWARD_ROWS = 96
 BACKWARD_ROWS = 384
+BLOCK_COLUMNS = 48 + 128  # offsets that one block of scores meets
 
 
 class _Strided(ctypes.Structure):
@@ -37,7 +38,8 @@ class _Call(ctypes.Structure):
         ("run_stride", ctypes.c_int64),
         ("row", _POINTERS),
         *((name, ctypes.c_int64) for name in ("row_b", "row_h", "row_t")),
-        *((name, _POINTERS) for name in ("bias", "u", "vb", "r")),
+        *((name, _POINTERS) for name in ("bias", "u", "vb", "r", "rt")),
+        ("rt_stride", ctypes.c_int64),
         ("scale", ctypes.c_double),
         *((name, _POINTERS) for name in ("o", "dq", "dk", "dv_out", "dqv", "drow", "dbias", "dr")),
     ]
@@ -88,7 +90,14 @@ class _Inputs:
             call.bias = self.pointer(F.pad(bias, (length, length)))
         if flat.u_hd is not None and flat.vb_hd is not None and flat.r_hpd is not None:
             call.u, call.vb = self.pointer(flat.u_hd), self.pointer(flat.vb_hd)
-            call.r = self.pointer(_rows_of_r(flat))
+            rows_hpd = _rows_of_r(flat)
+            call.r = self.pointer(rows_hpd)
+            # one column of a block of scores beyond the last offset may be read; an odd number of
+            # vectors, or the rows would meet in the same few lines of a cache
+            columns = rows_hpd.shape[1] + BLOCK_COLUMNS
+            rt_hdp = rows_hpd.new_zeros(heads, channels, columns + (-columns) % 32 + 16)
+            rt_hdp[:, :, : rows_hpd.shape[1]] = rows_hpd[..., :channels].mT
+            call.rt, call.rt_stride = self.pointer(rt_hdp), rt_hdp.shape[2]
         call.scale = flat.scale
 
     def strided(self, x: Tensor) -> _Strided:
