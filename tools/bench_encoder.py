@@ -1,7 +1,7 @@
 """Time whole Conformer encoders, blocks only: ours beside torchaudio's, SpeechBrain's, transformers'.
 
-    python -m tools.bench_encoder --out docs/results/encoder-cpu        # both tables, JSON and Markdown
-    python -m tools.bench_encoder --rounds 1 --layers 2 --lengths --out /tmp/small
+    python tools/bench_encoder.py --out docs/results/encoder-cpu        # both tables, JSON and Markdown
+    python tools/bench_encoder.py --rounds 1 --layers 2 --lengths --out /tmp/small
 
 Table 1: one batch, forward (evaluation mode, no gradients) and forward + backward (training mode).
 Table 2: one utterance at growing length, with the peak of memory of a forward + backward, measured in
@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from encoder_contenders import CONTENDERS, Contender, Run, Size
+from encoder_report import markdown
+from measure import Step, environment, interleaved_ms, peak_extra_mb, quartiles, status_kb
 from torch import Tensor, nn
 
 from asr.model import count_parameters
-from tools.encoder_contenders import CONTENDERS, Contender, Run, Size
-from tools.encoder_report import markdown
-from tools.measure import Step, environment, interleaved_ms, peak_extra_mb, quartiles, status_kb
 
 PACKAGES = ("torch", "torchaudio", "speechbrain", "transformers")
 # by length: the fastest and the relative of everybody
@@ -128,7 +128,7 @@ def probe(name: str, size: Size, length: int, memory_gb: float) -> None:
 
 def probed_mb(contender: Contender, length: int, args: argparse.Namespace) -> float | str:
     """Peak of memory, or why there is none."""
-    command = [sys.executable, "-m", "tools.bench_encoder", "--probe", contender.name]
+    command = [sys.executable, __file__, "--probe", contender.name]
     command += ["--lengths", str(length), "--memory-gb", str(args.memory_gb)]
     command += ["--layers", str(args.layers), "--threads", str(args.threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -191,7 +191,7 @@ def main() -> None:
         probe(args.probe, size, args.lengths[0], args.memory_gb)
         return
     result: dict[str, Any] = {
-        "environment": environment("python -m tools.bench_encoder", PACKAGES),
+        "environment": environment("python tools/bench_encoder.py", PACKAGES),
         "size": asdict(size),
         "tables": [],
         "by_length": [],

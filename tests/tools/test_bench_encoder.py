@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.slow  # three processes that import everything
 def test_both_tables_are_written(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tools.bench_encoder", "--only", "ours sigmoid relative"]
+    command = [sys.executable, "tools/bench_encoder.py", "--only", "ours sigmoid relative"]
     command += [
         "--layers",
         "1",
