@@ -93,6 +93,26 @@ RULES = (
         lambda c: not c.encoder.left_chunks,
         "encoder.left_chunks = []: give at least one number, -1 for all",
     ),
+    Rule(
+        lambda c: not c.augment.speed_factors,
+        "augment.speed_factors = []: give at least one speed, 1.0 for none",
+    ),
+    Rule(
+        lambda c: (
+            len(c.augment.noise_snr_db) != 2
+            or c.augment.noise_snr_db[0] > c.augment.noise_snr_db[1]
+        ),
+        "augment.noise_snr_db = {augment.noise_snr_db}: give the lowest and the highest ratio",
+    ),
+    Rule(
+        lambda c: len(c.optimizer.betas) != 2,
+        "optimizer.betas = {optimizer.betas}: give two numbers",
+    ),
+    Rule(
+        lambda c: c.data.min_duration_s > c.data.max_duration_s,
+        "data.min_duration_s = {data.min_duration_s} is above "
+        "data.max_duration_s = {data.max_duration_s}",
+    ),
 )
 
 
@@ -129,7 +149,7 @@ def refusal(config: Config) -> str | None:
     """Why this configuration cannot be, in one line; None where it can."""
     for rule in RULES:
         if rule.broken(config):
-            return rule.reason.format(attention=config.attention, encoder=config.encoder)
+            return rule.reason.format(**vars(config))
     if config.encoder.chunk_sizes:
         return chunk_refusal(config, f"encoder.chunk_sizes = {config.encoder.chunk_sizes}")
     return None

@@ -7,7 +7,6 @@ no dict and no OmegaConf object: each component takes its own sub-config.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from asr.capabilities import refusal
-from asr.config_layers import parse_override, read_yaml_chain
+from asr.config_layers import check_keys, parse_override, read_yaml_chain
 from asr.errors import InputError
 
 
@@ -329,7 +328,7 @@ def load(
         layers += read_yaml_chain(Path(file), (), follow_base)
     layers += [(f"override {text!r}", parse_override(text)) for text in overrides]
     for origin, layer in layers:
-        _check_keys(layer, origin)
+        check_keys(layer, [key for key, _, _ in walk(Config())], origin)
         try:
             merged = OmegaConf.merge(merged, OmegaConf.create(layer))
         except OmegaConfBaseException as error:
@@ -367,33 +366,6 @@ def explain(item: dataclasses.Field[Any]) -> str:
     return "; ".join([text, *bounds])
 
 
-def _check_keys(layer: dict[Any, Any], origin: str) -> None:
-    known: dict[str, list[str]] = {}
-    for key, _, _ in walk(Config()):
-        section, _, name = key.partition(".")
-        known.setdefault(section, []).append(name)
-    every = [f"{section}.{key}" for section in known for key in known[section]]
-    for section, values in layer.items():
-        if section not in known:
-            raise InputError(
-                f"{origin}: unknown section {section!r}{_nearest(str(section), [*known])}"
-            )
-        if values is None:
-            continue
-        if not isinstance(values, dict):
-            raise InputError(f"{origin}: {section}: expected keys and values, got {values!r}")
-        for key in values:
-            if key not in known[section]:
-                raise InputError(
-                    f"{origin}: unknown key {section}.{key}{_nearest(f'{section}.{key}', every)}"
-                )
-
-
-def _nearest(word: str, words: Sequence[str]) -> str:
-    found = difflib.get_close_matches(word, words, n=1, cutoff=0.4)
-    return f"; did you mean {found[0]}?" if found else f"; known: {', '.join(words)}"
-
-
 def _check_values(config: Config) -> None:
     for key, value, item in walk(config):
         values = value if isinstance(value, list) else [value]
@@ -410,15 +382,3 @@ def _check_values(config: Config) -> None:
     reason = refusal(config)
     if reason:
         raise InputError(reason)
-    if not config.augment.speed_factors:
-        raise InputError("augment.speed_factors = []: give at least one speed, 1.0 for none")
-    snr_db = config.augment.noise_snr_db
-    if len(snr_db) != 2 or snr_db[0] > snr_db[1]:
-        raise InputError(f"augment.noise_snr_db = {snr_db}: give the lowest and the highest ratio")
-    if len(config.optimizer.betas) != 2:
-        raise InputError(f"optimizer.betas = {config.optimizer.betas}: give two numbers")
-    if config.data.min_duration_s > config.data.max_duration_s:
-        raise InputError(
-            f"data.min_duration_s = {config.data.min_duration_s} is above "
-            f"data.max_duration_s = {config.data.max_duration_s}"
-        )

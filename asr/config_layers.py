@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -82,3 +84,29 @@ def _refuse_interpolation(node: Any, origin: str) -> None:
             _refuse_interpolation(value, origin)
     elif isinstance(node, str) and "${" in node:
         raise InputError(f"{origin}: {node!r}: interpolation is not allowed in a configuration")
+
+
+def check_keys(layer: dict[Any, Any], known_keys: Sequence[str], origin: str) -> None:
+    """Raise InputError where a layer holds anything but ``section: {key: value}`` of known keys."""
+    known: dict[str, list[str]] = {}
+    for dotted in known_keys:
+        section, _, name = dotted.partition(".")
+        known.setdefault(section, []).append(name)
+    for section, values in layer.items():
+        if section not in known:
+            raise InputError(
+                f"{origin}: unknown section {section!r}{_nearest(str(section), [*known])}"
+            )
+        if values is None:
+            continue
+        if not isinstance(values, dict):
+            raise InputError(f"{origin}: {section}: expected keys and values, got {values!r}")
+        for key in values:
+            if key not in known[section]:
+                dotted = f"{section}.{key}"
+                raise InputError(f"{origin}: unknown key {dotted}{_nearest(dotted, known_keys)}")
+
+
+def _nearest(word: str, words: Sequence[str]) -> str:
+    found = difflib.get_close_matches(word, words, n=1, cutoff=0.4)
+    return f"; did you mean {found[0]}?" if found else f"; known: {', '.join(words)}"

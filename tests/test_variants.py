@@ -244,6 +244,10 @@ BROKEN = [
     (["encoder.intermediate_ctc=[2]"], "give different layers below the last, which is 2"),
     (["encoder.intermediate_ctc=[1, 1]"], "give different layers below the last"),
     (["encoder.left_chunks=[]"], "give at least one number, -1 for all"),
+    (["augment.speed_factors=[]"], "give at least one speed, 1.0 for none"),
+    (["augment.noise_snr_db=[10, 5]"], "= [10.0, 5.0]: give the lowest and the highest ratio"),
+    (["optimizer.betas=[0.9]"], "optimizer.betas = [0.9]: give two numbers"),
+    (["data.min_duration_s=40"], "min_duration_s = 40.0 is above data.max_duration_s = 30.0"),
 ]
 
 
