@@ -94,13 +94,9 @@ class DurationBatches:
         batch_costs_s = costs_s(durations_s, self.attention_balance_s)
         return EpochPlan(order, bounds[chosen], bounds[chosen + 1], batch_costs_s, self.max_batch_s)
 
-    def steps(self, epoch: int, durations_s: np.ndarray | None = None) -> list[list[np.ndarray]]:
-        """All steps of ``plan`` in order; each is a list of batches, each batch holds indices."""
-        return list(self.plan(epoch, durations_s))
-
     def epoch(self, epoch: int, durations_s: np.ndarray | None = None) -> list[np.ndarray]:
-        """All batches of an epoch in the order of their steps; see ``steps``."""
-        return [batch for step in self.steps(epoch, durations_s) for batch in step]
+        """All batches of an epoch in the order of their steps; see ``plan``."""
+        return [batch for step in self.plan(epoch, durations_s) for batch in step]
 
     @property
     def waste(self) -> float:

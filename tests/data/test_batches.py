@@ -1,5 +1,10 @@
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,7 +38,7 @@ def test_every_utterance_once_within_the_bound(
     durations_s: np.ndarray, max_batch_s: float, global_batch_s: float | None, epoch: int
 ) -> None:
     plan = DurationBatches(durations_s, max_batch_s, 1, global_batch_s)
-    steps = plan.steps(epoch)
+    steps = list(plan.plan(epoch))
     assert len(steps) == plan.num_steps >= 1
     assert all(len(step) >= 1 for step in steps)
     batches = [batch for step in steps for batch in step]
@@ -45,7 +50,7 @@ def test_every_utterance_once_within_the_bound(
     assert all(np.array_equal(a, b) for a, b in zip(flat, batches, strict=True))
 
 
-def as_lists(steps: list[list[np.ndarray]]) -> list[list[list[int]]]:
+def as_lists(steps: Iterable[list[np.ndarray]]) -> list[list[list[int]]]:
     return [[batch.tolist() for batch in step] for step in steps]
 
 
@@ -53,17 +58,17 @@ def test_a_pure_function_of_durations_seed_and_epoch() -> None:
     durations_s = librispeech_like(500)
     first = DurationBatches(durations_s, 100, 1, 200)
     second = DurationBatches(durations_s.copy(), 100, 1, 200)
-    second.steps(0)  # asking for another epoch first changes nothing
-    assert as_lists(first.steps(3)) == as_lists(second.steps(3))
-    assert as_lists(first.steps(3)) != as_lists(first.steps(4))
+    second.plan(0)[0]  # asking for another epoch first changes nothing
+    assert as_lists(first.plan(3)) == as_lists(second.plan(3))
+    assert as_lists(first.plan(3)) != as_lists(first.plan(4))
     other_seed = DurationBatches(durations_s, 100, 2, 200)
-    assert as_lists(first.steps(3)) != as_lists(other_seed.steps(3))
+    assert as_lists(first.plan(3)) != as_lists(other_seed.plan(3))
 
 
 def test_what_a_step_holds_does_not_depend_on_the_machine() -> None:
     durations_s = librispeech_like(2000)
-    small = DurationBatches(durations_s, 60, 1, 300).steps(2)
-    large = DurationBatches(durations_s, 1000, 1, 300).steps(2)
+    small = list(DurationBatches(durations_s, 60, 1, 300).plan(2))
+    large = list(DurationBatches(durations_s, 1000, 1, 300).plan(2))
     for step, same in zip(small, large, strict=True):
         assert set(np.concatenate(step)) == set(np.concatenate(same))
     assert all(len(step) == 1 for step in large)
@@ -74,7 +79,7 @@ def test_what_a_step_holds_does_not_depend_on_the_machine() -> None:
 def test_every_step_has_about_the_asked_seconds(global_batch_s: float) -> None:
     durations_s = librispeech_like(3000)
     plan = DurationBatches(durations_s, 300, 1, global_batch_s)
-    seconds = [sum(durations_s[batch].sum() for batch in step) for step in plan.steps(0)]
+    seconds = [sum(durations_s[batch].sum() for batch in step) for step in plan.plan(0)]
     longest = durations_s.max()
     assert plan.num_steps == round(durations_s.sum() / global_batch_s)
     assert min(seconds) > global_batch_s - 1.5 * longest
@@ -89,6 +94,19 @@ def test_padding_is_under_five_percent(max_batch_s: float, global_batch_s: float
     assert 0 < plan.waste < 0.05
 
 
+def test_padding_of_real_librispeech_is_under_five_percent() -> None:
+    root = os.environ.get("SIGMOID_ASR_DATA")
+    if not root:
+        pytest.skip("SIGMOID_ASR_DATA is not set: no real speech here")
+    folder = Path(root) / "librispeech-mini" / "LibriSpeech"
+    infos = [soundfile.info(path) for path in folder.glob("*/*/*/*.*") if path.suffix != ".txt"]
+    durations_s = np.array([info.frames / info.samplerate for info in infos])
+    assert len(durations_s) > 2000
+    for max_batch_s, global_batch_s in ((300, 600), (600, 600), (100, 600), (100, None), (60, 60)):
+        batches = DurationBatches(durations_s, max_batch_s, 1, global_batch_s)
+        assert 0 < batches.waste < 0.05
+
+
 def test_short_utterances_of_a_small_set_pad_little_too() -> None:
     durations_s = np.random.default_rng(0).uniform(1, 6, 1500)
     assert DurationBatches(durations_s, 60, 1, 60).waste < 0.05
@@ -97,7 +115,7 @@ def test_short_utterances_of_a_small_set_pad_little_too() -> None:
 def test_order_is_shuffled_and_company_changes() -> None:
     durations_s = librispeech_like(3000)
     plan = DurationBatches(durations_s, 150, 1, 150)
-    means = [durations_s[step[0]].mean() for step in plan.steps(0)]
+    means = [durations_s[step[0]].mean() for step in plan.plan(0)]
     ranks = np.argsort(np.argsort(means))
     correlation = np.corrcoef(ranks, np.arange(len(ranks)))[0, 1]
     assert abs(correlation) < 0.25
@@ -112,14 +130,14 @@ def test_speeds_of_an_epoch_keep_the_bound_and_the_number_of_steps() -> None:
     durations_s = librispeech_like(800)
     plan = DurationBatches(durations_s, 60, 1, 120)
     played_s = durations_s / np.random.default_rng(1).choice([0.9, 1.0, 1.1], 800)
-    steps = plan.steps(1, played_s)
+    steps = list(plan.plan(1, played_s))
     assert len(steps) == plan.num_steps
     batches = [batch for step in steps for batch in step]
     assert max(padded_s(batch, played_s) for batch in batches) <= 60
     assert padding_waste(batches, played_s) < 0.05
     too_slow_s = durations_s * 60 / durations_s.max() * 1.01
     with pytest.raises(InputError, match="max_batch_s = 60"):
-        plan.steps(1, too_slow_s)
+        plan.plan(1, too_slow_s)
 
 
 def test_more_steps_than_utterances_is_capped() -> None:
@@ -229,7 +247,7 @@ def test_shares_cost_about_the_same(world_size: int) -> None:
 def test_any_step_alone_is_the_step_of_the_whole_epoch() -> None:
     durations_s = librispeech_like(600)
     batches = DurationBatches(durations_s, 100, 7, 200)
-    whole = as_lists(batches.steps(4))
+    whole = as_lists(batches.plan(4))
     for step in (len(whole) - 1, 0, 11):
         assert as_lists([batches.plan(4)[step]]) == [whole[step]]
     with pytest.raises(IndexError, match=f"step {len(whole)} of an epoch of {len(whole)}"):

@@ -1,6 +1,7 @@
 import gzip
 import json
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,13 @@ def test_an_index_is_made_once_and_again_when_the_manifest_changes(manifest: Pat
     assert len(CutIndex(second)) == 5
     # nothing is left of the old one, nor of the making
     assert sorted(manifest.parent.iterdir()) == sorted([manifest, second])
+
+
+def test_several_that_make_an_index_at_once_make_one(manifest: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: build_index(manifest, manifest.parent), range(4)))
+    assert len(set(made)) == 1
+    assert sorted(manifest.parent.iterdir()) == sorted([manifest, made[0]])
 
 
 def test_a_pickled_index_is_its_folder(manifest: Path) -> None:
