@@ -321,8 +321,8 @@ def collate(
     examples: Sequence[Example], sample_rate: int, left_out: Sequence[LeftOut] = ()
 ) -> Batch:
     """Zero-padded tensors, in the order given."""
-    wave_bn, wave_lens_b = _pad([example.wave_n for example in examples], torch.float32)
-    tokens_bu, token_lens_b = _pad([example.tokens_u for example in examples], torch.int64)
+    wave_bn, wave_lens_b = _pad([example.wave_n for example in examples], np.float32)
+    tokens_bu, token_lens_b = _pad([example.tokens_u for example in examples], np.int64)
     return Batch(
         ids=tuple(example.id for example in examples),
         wave_bn=wave_bn,
@@ -336,10 +336,11 @@ def collate(
     )
 
 
-def _pad(arrays: Sequence[np.ndarray], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _pad(arrays: Sequence[np.ndarray], dtype: type[np.generic]) -> tuple[Tensor, Tensor]:
     lens_b = torch.tensor([len(array) for array in arrays], dtype=torch.int64)
     longest = max((len(array) for array in arrays), default=0)
-    padded = torch.zeros((len(arrays), longest), dtype=dtype)
+    # NumPy's zeros are the system's own empty pages; PyTorch's are written once more.
+    padded = np.zeros((len(arrays), longest), dtype=dtype)
     for row, array in zip(padded, arrays, strict=True):
-        row[: len(array)] = torch.from_numpy(array)
-    return padded, lens_b
+        row[: len(array)] = array
+    return torch.from_numpy(padded), lens_b

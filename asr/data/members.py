@@ -7,6 +7,7 @@ that fsspec opens (s3:// with s3fs, gs:// with gcsfs, https:// with aiohttp).
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 
@@ -59,9 +60,11 @@ class Member:
         return content
 
     def _read_file(self) -> bytes:
-        with open(self.shard, "rb") as file:
-            file.seek(self.offset)
-            return file.read(self.size)
+        handle = os.open(self.shard, os.O_RDONLY)
+        try:
+            return os.pread(handle, self.size, self.offset)
+        finally:
+            os.close(handle)
 
     def _fetch(self) -> bytes:
         files, path = fsspec.core.url_to_fs(self.shard)
