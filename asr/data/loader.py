@@ -166,8 +166,8 @@ class Loader:
         if len(self.left_out) > self._max_unreadable * len(self._dataset):
             raise InputError(
                 f"{len(self.left_out)} of {len(self._dataset)} utterances could not be read, more than "
-                f"data.max_unreadable = {self._max_unreadable:g} allows; see to the storage or raise it; "
-                f"the last: {left_out[-1].detail}"
+                f"data.max_unreadable = {self._max_unreadable:g} allows: see to the storage or raise "
+                f"it; the last: {left_out[-1].detail}"
             )
 
 

@@ -8,7 +8,13 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr.data.batches import DurationBatches, even_cuts, padding_waste, sorted_batches
+from asr.data.batches import (
+    DurationBatches,
+    even_cuts,
+    padding_waste,
+    sorted_batches,
+    split_step,
+)
 from asr.errors import InputError
 
 
@@ -263,3 +269,13 @@ def test_attention_bounds_a_batch_by_hand() -> None:
         InputError, match=r"of 20 s: longer than train.max_batch_s = 30 \(train.att"
     ):
         DurationBatches(np.full(6, 20.0), 30, 1, attention_balance_s=20.0)
+
+
+def test_shares_by_hand() -> None:
+    costs_s = np.array([5.0, 8.0, 6.0, 7.0])
+    shares = [split_step(np.arange(4), costs_s, 8.0, rank, 2) for rank in range(2)]
+    # no two fit into 8 s; forth and back: 8 and 5 to the one, 7 and 6 to the other
+    assert [[batch.tolist() for batch in share] for share in shares] == [[[1], [0]], [[3], [2]]]
+    # two utterances for three processes: one goes without
+    shares = [split_step(np.arange(2), costs_s, 100.0, rank, 3) for rank in range(3)]
+    assert [[batch.tolist() for batch in share] for share in shares] == [[[1]], [[0]], [[]]]
