@@ -18,6 +18,8 @@ from asr.model_folder import load_model
 from asr.train.checkpoint import list_checkpoints
 from asr.train.loop import train
 
+ROOT = Path(__file__).parents[2]
+
 # 55 steps; most of them in two batches, the last ones in fewer than there are processes
 SETTINGS = [
     "encoder.num_layers=1",
@@ -141,6 +143,54 @@ def test_four_processes_end_with_the_reason_when_one_is_killed(
     assert "Signal 9 (SIGKILL)" in printed
     assert f"pid: {workers[2]}" in printed
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+@pytest.mark.slow
+def test_the_slurm_script_requeues_itself_and_goes_on(
+    one_process: dict[str, Path], tiny_corpus: Path, tmp_path: Path
+) -> None:
+    """With stand-ins for `srun` and `scontrol`: there is no Slurm here. torchrun is the real one."""
+    tools, exp = tmp_path / "bin", tmp_path / "exp"
+    tools.mkdir()
+    requeued = tmp_path / "requeued"
+    for name, text in (
+        ("srun", 'exec "$@"'),
+        ("scontrol", f'if [ "$1" = show ]; then echo localhost; else echo "$2" >>{requeued}; fi'),
+    ):
+        (tools / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tools / name).chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{tools}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONSAFEPATH": "1",
+        "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_JOB_NUM_NODES": "1",
+        "SLURM_JOB_NODELIST": "localhost",
+        "SLURM_GPUS_ON_NODE": "2",
+    }
+    asked = settings(tiny_corpus, "train.precision=fp64", "train.checkpoint_steps=3")
+
+    def submit() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [ROOT / "recipes/librispeech/slurm.sbatch", exp, *asked],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    job = submit()
+    wait_for_step(job, exp, 6)
+    job.send_signal(signal.SIGTERM)
+    finish(job)
+    assert requeued.read_text() == f"{os.getpid()}\n"
+    assert not (exp / "model").exists()
+    finish(submit())
+    assert requeued.read_text().count("\n") == 1
+    assert losses(exp, "train") == pytest.approx(
+        losses(one_process["fp64"], "train"), rel=BOUNDS["fp64"]
+    )
 
 
 def wait_for_step(process: subprocess.Popen[str], exp: Path, step: int) -> None:
