@@ -206,10 +206,16 @@ def test_subset_chooses_by_length_in_manifest_order(
     assert [cut.id for cut in read_cuts(tmp_path / "s.cuts.jsonl.gz")] == [
         cut.id for cut in every[:3]
     ]
+    third = tmp_path / "third.cuts.jsonl.gz"
+    code, _, _ = run("subset", "--cuts", cuts, "--out", third, "--every", 3)
+    assert code == 0
+    ids = [cut.id for cut in read_cuts(cuts)]
+    assert [cut.id for cut in read_cuts(third)] == ids[::3]
     refused(
         run("subset", "--cuts", cuts, "--out", tmp_path / "t", "--min-s", 900),
         "no utterance of 900",
     )
+    refused(run("subset", "--cuts", cuts, "--out", third, "--every", 0), "--every 0: must be")
 
 
 def test_doctor_runs_every_backend_and_says_why_not(run: Run) -> None:

@@ -15,6 +15,7 @@ def add(verbs: Verbs) -> None:
     parser.add_argument("--out", type=Path, required=True, help="NAME.cuts.jsonl.gz to write")
     parser.add_argument("--min-s", type=seconds, default=0.0, help="shortest, in seconds")
     parser.add_argument("--max-s", type=seconds, default=float("inf"), help="longest, in seconds")
+    parser.add_argument("--every", type=count, default=1, help="every N-th utterance, 1: all")
     parser.add_argument("--first", type=count, default=0, help="that many at most; 0: all")
     parser.set_defaults(run=run)
 
@@ -22,8 +23,10 @@ def add(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     from asr.data.manifest import read_cuts, write_cuts
 
+    if args.every < 1:
+        raise InputError(f"--every {args.every}: must be at least 1")
     chosen = [cut for cut in read_cuts(args.cuts) if args.min_s <= cut.duration <= args.max_s]
-    chosen = chosen[: args.first or None]
+    chosen = chosen[:: args.every][: args.first or None]
     if not chosen:
         raise InputError(f"{args.cuts}: no utterance of {args.min_s:g} to {args.max_s:g} s")
     write_cuts(chosen, args.out)
