@@ -148,7 +148,8 @@ class Loader:
             dead.process.join(_JOIN_TIMEOUT_S)
             raise InputError(
                 f"loader workers die again and again (exit status {dead.process.exitcode}): "
-                f"is there memory for data.num_workers = {self._num_workers}?"
+                f"is there memory, and shared memory (/dev/shm), for data.num_workers = "
+                f"{self._num_workers}?"
             )
         self._deaths[dead.reading.value] += 1
         deadly = {i for i, count in self._deaths.items() if count >= DEATHS_PER_UTTERANCE}
