@@ -18,7 +18,7 @@ from asr.data.batches import DurationBatches, check_durations, sorted_batches
 from asr.data.dataset import Utterances
 from asr.data.features import estimate_norm
 from asr.data.index import CutTable, open_cuts
-from asr.data.loader import iterate
+from asr.data.loader import Loader
 from asr.errors import InputError
 from asr.files import make_folder, write_atomically
 from asr.model import Recogniser, count_parameters
@@ -186,11 +186,15 @@ def set_norm(setup: Setup, config: Config, processes: Processes) -> None:
     plan = sorted_batches(setup.plain.durations_s, config.train.max_batch_s)
 
     def features() -> Iterator[tuple[Tensor, Tensor]]:
-        loaded = iterate(setup.plain, plan, config.data.num_workers)
+        # What cannot be read costs no more here than in training.
+        data = config.data
+        loader = Loader(setup.plain, data.num_workers, max_unreadable=data.max_unreadable)
+        loaded = loader.epoch(0, plan)
         for batch in tqdm(
             loaded, total=len(plan), desc="mean and variance", leave=False, disable=None
         ):
-            yield setup.net.features(batch.wave_bn.to(device), batch.wave_lens_b.to(device))
+            if len(batch) > 0:
+                yield setup.net.features(batch.wave_bn.to(device), batch.wave_lens_b.to(device))
 
     if processes.first:
         norm.set_statistics(*estimate_norm(features()))

@@ -187,36 +187,47 @@ def yesno_corpus(folder: Path) -> None:
         soundfile.write(folder / f"{'_'.join(map(str, bits))}.wav", wave_n, 8000)
 
 
+def train_yesno(folder: Path, cuts: Path, name: str, *settings: str) -> list[float]:
+    """Two epochs; the losses of every step and both validations."""
+    settings = (
+        f"data.train=[{cuts}]",
+        f"data.dev=[{folder}/test.cuts.jsonl.gz]",
+        "encoder.num_layers=1",
+        "encoder.dim=16",
+        "encoder.ff_dim=16",
+        "encoder.conv_kernel=3",
+        "encoder.subsampling_channels=4",
+        "tokenizer.kind=char",
+        "train.global_batch_s=9",
+        "train.max_batch_s=9",
+        "train.epochs=2",
+        "train.num_threads=1",
+        "train.tensorboard=false",
+        "train.log_steps=1",
+        *settings,
+    )
+    train(config.load([], settings), folder / name)
+    log = (folder / name / "log.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in log]
+    return [record["loss"] for record in records if record["kind"] in ("train", "valid")]
+
+
 def test_another_lhotse_recipe_trains_the_same_from_files_and_from_shards(tmp_path: Path) -> None:
     yesno_corpus(tmp_path / "waves_yesno")
     for part, sets in prepare_yesno(tmp_path / "waves_yesno").items():
         cuts = CutSet.from_manifests(**sets)
         cuts.to_file(tmp_path / f"{part}.cuts.jsonl.gz")
-    report = write_shards(tmp_path / "train.cuts.jsonl.gz", tmp_path / "shards", shard_bytes=200000)
-    assert report.num_utterances == 30
-    losses = []
-    for name, train_path in (
-        ("files", tmp_path / "train.cuts.jsonl.gz"),
-        ("shards", report.cuts_path),
-    ):
-        settings = [
-            f"data.train=[{train_path}]",
-            f"data.dev=[{tmp_path}/test.cuts.jsonl.gz]",
-            "encoder.num_layers=1",
-            "encoder.dim=16",
-            "encoder.ff_dim=16",
-            "encoder.conv_kernel=3",
-            "encoder.subsampling_channels=4",
-            "tokenizer.kind=char",
-            "train.global_batch_s=9",
-            "train.max_batch_s=9",
-            "train.epochs=2",
-            "train.num_threads=1",
-            "train.tensorboard=false",
-            "train.log_steps=1",
-        ]
-        train(config.load([], settings), tmp_path / name)
-        log = (tmp_path / name / "log.jsonl").read_text().splitlines()
-        losses.append([record["loss"] for record in map(json.loads, log)])
-    assert len(losses[0]) == 2 * 4 + 2
-    assert losses[0] == losses[1]
+    files = tmp_path / "train.cuts.jsonl.gz"
+    report = write_shards(files, tmp_path / "shards", shard_bytes=200000)
+    assert (report.num_utterances, report.num_shards) == (30, 3)
+    losses = train_yesno(tmp_path, files, "files")
+    assert len(losses) == 2 * 4 + 2
+    assert train_yesno(tmp_path, report.cuts_path, "shards") == losses
+    # without one of three shards training goes on with what is left, or stops, as configured
+    (tmp_path / "shards" / "train-000001.tar").unlink()
+    left = train_yesno(tmp_path, report.cuts_path, "left", "data.max_unreadable=0.4")
+    assert len(left) == len(losses)
+    assert np.isfinite(left).all()
+    assert left != losses
+    with pytest.raises(InputError, match=r"train-000001\.tar: no such file"):
+        train_yesno(tmp_path, report.cuts_path, "stops")
