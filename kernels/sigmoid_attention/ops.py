@@ -121,14 +121,16 @@ def finish(flat: Flat, sums: Sums) -> dict[str, Tensor]:
     """From sums to the gradients of a call's tensors, contiguous."""
     dq = sums.q * flat.scale
     grads = {"k": sums.k, "v": sums.v}
-    if sums.qv is not None and sums.r is not None:
+    if sums.qv is not None:
         dqv = sums.qv.transpose(0, 1) * flat.scale
-        grads |= {"u_hd": dq.sum((0, 2)), "vb_hd": dqv.sum((0, 2)), "r_hpd": sums.r}
+        sums.u, sums.vb = dq.sum((0, 2)), dqv.sum((0, 2))
         dq += dqv
     grads["q"] = dq
+    if sums.r is not None and sums.u is not None and sums.vb is not None:
+        grads |= {"u_hd": sums.u, "vb_hd": sums.vb, "r_hpd": sums.r}
     if sums.row is not None:
         grads["bias_h"] = sums.row.sum((0, 2))
-    if sums.by_offset is not None:
+    if sums.by_offset is not None and flat.r_hpd is None:
         lowest = flat.delta - (flat.q.shape[2] - 1)
         offset_o = torch.arange(lowest, lowest + sums.by_offset.shape[1], device=dq.device)
         grads["slopes_h"] = -(sums.by_offset * offset_o.abs()).sum(1)

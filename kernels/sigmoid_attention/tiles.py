@@ -60,8 +60,9 @@ class Tile:
 class Sums:
     """Gradient sums in the precision of the scores; None where nobody asked for it.
 
-    q is the gradient of the content term only, before the scale; row (B, H, T) sums ds over keys;
-    by_offset (H, T + S - 1) sums ds over each offset, lowest offset first.
+    q is before the scale, and of the content term only where qv holds the rest; where the kernels
+    added both, u and vb (H, D) hold the gradients of Transformer-XL's biases. row (B, H, T) sums
+    ds over keys; by_offset (H, T + S - 1) sums ds over each offset, lowest offset first.
     """
 
     q: Tensor
@@ -71,6 +72,8 @@ class Sums:
     by_offset: Tensor | None
     qv: Tensor | None
     r: Tensor | None
+    u: Tensor | None = None
+    vb: Tensor | None = None
 
 
 def prepare(flat: Flat, mask_keys: bool) -> Prepared:

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from sigmoid_attention import Mask, PositionBias, Weighting, attend, blockwise, cpp_engine, dispatch
+from sigmoid_attention.flat import flatten
 from torch import nn
 
 from .cases import MASKS, POSITIONS, WEIGHTINGS, Sizes, assert_same, make
@@ -170,6 +171,23 @@ def test_disjoint_shards_of_the_keys_add_up(position, backend):
         for a, b in ((0, 5), (5, 6), (6, 17))
     ]
     torch.testing.assert_close(sum(parts), whole)
+
+
+def test_tiles_outside_a_mask_are_not_computed(monkeypatch):
+    for name, value in {"ONE_BLOCK": 0, "MIN_ROWS": 8, "BLOCK": 64, "KEY_BLOCK": 8}.items():
+        monkeypatch.setattr(blockwise, name, value)
+
+    def area(mask):
+        x = torch.zeros(2, 1, 64, 4)
+        flat = flatten(x, x, x, Weighting.sigmoid(), None, mask, None)
+        tiles = [tile for tile, _ in blockwise._tiles(flat, one=False)]
+        return sum((t.t1 - t.t0) * (t.s1 - t.s0) for t in tiles)
+
+    assert area(Mask()) == 2 * 64 * 64
+    assert area(Mask(causal=True)) == 2 * (1 + 2 + 3 + 4 + 5 + 6 + 7 + 8) * 64
+    assert area(Mask(key_lens=torch.tensor([64, 16]))) == 64 * (64 + 16)
+    assert area(Mask(query_lens=torch.tensor([8, 0]))) == 8 * 64
+    assert area(Mask(chunk=(8, 0))) == 2 * 8 * 64
 
 
 @pytest.mark.parametrize("n", [1, 2048, 65536])

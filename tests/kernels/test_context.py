@@ -41,10 +41,24 @@ def problem(size):
     return tensors, biases, masks
 
 
-def run(function, weighting, mask, tensors, biases):
+def place(kind, slopes, frames):
+    """A position bias whose tensors all come from one parameter, so that its gradient counts."""
+    if kind == "alibi":
+        return PositionBias.alibi(slopes)
+    g = torch.Generator().manual_seed(4)
+    if kind == "table":
+        table = torch.randn(HEADS, 9, generator=g, dtype=torch.float64)
+        return PositionBias.table(table * slopes[:, None], 4)
+    u, v = (torch.randn(HEADS, D, generator=g, dtype=torch.float64) for _ in range(2))
+    r = torch.randn(HEADS, 2 * frames - 1, D, generator=g, dtype=torch.float64)
+    ours = (x * slopes[:, None] for x in (u, v))
+    return PositionBias.relative(*ours, r * slopes[:, None, None], frames - 1)
+
+
+def run(function, weighting, mask, kind, frames, tensors, biases):
     q, k, v, do = tensors
     leaves = [x.clone().requires_grad_() for x in (q, k, v, *biases)]
-    position = PositionBias.alibi(leaves[4])
+    position = place(kind, leaves[4], frames)
     how = {"weighting": CASES[weighting](leaves[3]), "position": position, "mask": mask}
     o = function(*leaves[:3], **how)
     o.backward(do)
@@ -56,13 +70,17 @@ def process(rank, size, rendezvous):
     torch.set_num_threads(1)
     tensors, biases, masks = problem(size)
     mine = [x.chunk(size, 2)[rank] for x in tensors]
-    for weighting in CASES:
-        for mask in masks.values():
-            got = run(attend_context_parallel, weighting, mask, mine, biases)
-            whole = run(attend, weighting, mask, tensors, biases)
-            shares = [x.chunk(size, 2)[rank] for x in whole[:4]]
-            for a, b in zip(got, [*shares, *whole[4:]], strict=True):
-                torch.testing.assert_close(a, b)
+    cases = [(weighting, mask, "alibi") for weighting in CASES for mask in masks]
+    cases += [
+        ("visible", mask, kind) for mask in ("lens", "chunk") for kind in ("table", "relative")
+    ]
+    for weighting, mask, kind in cases:
+        how = (weighting, masks[mask], kind, SHARD * size)
+        got = run(attend_context_parallel, *how, mine, biases)
+        whole = run(attend, *how, tensors, biases)
+        shares = [x.chunk(size, 2)[rank] for x in whole[:4]]
+        for a, b in zip(got, [*shares, *whole[4:]], strict=True):
+            torch.testing.assert_close(a, b)
     refuse(mine, rank)
     dist.destroy_process_group()
 

@@ -70,6 +70,15 @@ WRONG = {
     "Mask.cu_seqlens: got it beside": lambda: Mask(cu_seqlens=torch.zeros(2), q_start=1),
     "backend: got 'cuda'": lambda: call(backend="cuda"),
     "backend: got 'sdpa', which cannot serve": lambda: call(backend="sdpa"),
+    "backend: got 'triton', which cannot serve: it has sigmoid only, not 'relu'": lambda: resolve(
+        Weighting.relu(), device="cuda", backend="triton"
+    ),
+    "backend: got 'triton', which cannot serve: it has float16": lambda: resolve(
+        SIGMOID, device="cuda", dtype=torch.float64, backend="triton"
+    ),
+    "backend: got 'triton', which cannot serve: it runs on cuda": lambda: resolve(
+        SIGMOID, backend="triton"
+    ),
     "position: got 'rope'": lambda: resolve(SIGMOID, "rope"),
     "mask_kind: got 'lens'": lambda: resolve(SIGMOID, None, "lens"),
     "dtype: got torch.int8": lambda: resolve(SIGMOID, dtype=torch.int8),

@@ -116,6 +116,19 @@ def test_compile_has_no_graph_break(weighting, position, backend):
     torch.testing.assert_close(layer.qkv.weight.grad, grad)
 
 
+@pytest.mark.parametrize("position", POSITIONS)
+def test_nothing_grows_with_time_squared_between_forward_and_backward(position):
+    frames = 300
+    sizes = Sizes(queries=frames, keys=frames, batch=1, heads=1, kv_heads=1, dtype=torch.float32)
+    case = make("visible", position, "causal", sizes)
+    saved = []
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x)
+    with hooks:
+        case.run("blockwise")
+    assert saved
+    assert max(x.numel() for x in saved) <= max(x.numel() for x in case.leaves)
+
+
 def test_export_takes_the_operator_whole():
     layer = Layer(Weighting.sigmoid(), "alibi", "blockwise")
     program = torch.export.export(layer, (torch.randn(2, 20, 16), torch.tensor([20, 13])))

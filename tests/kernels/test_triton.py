@@ -99,6 +99,26 @@ def test_grouped_heads(groups):
     check("visible", "table", "causal", heads=4, kv_heads=4 // groups, queries=20, keys=20, batch=1)
 
 
+@pytest.mark.parametrize("position", ["none", "relative"])
+def test_disjoint_shards_of_the_keys_add_up(position):
+    case = make("visible", position, "none", Sizes(dtype=torch.float32, device=DEVICE))
+    whole = case.run("triton")[0]
+    count = torch.full((case.q.shape[0],), case.k.shape[2], device=DEVICE)
+    parts = [
+        attend(
+            case.q,
+            case.k[:, :, a:b],
+            case.v[:, :, a:b],
+            weighting=Weighting.sigmoid(n=count),
+            position=case.position,
+            mask=Mask(k_start=a),
+            backend="triton",
+        )
+        for a, b in ((0, 5), (5, 6), (6, 17))
+    ]
+    torch.testing.assert_close(sum(parts), whole)
+
+
 def test_large_problem_of_the_same_kernels_is_deterministic():
     first = make(
         "per_head",
@@ -150,6 +170,14 @@ def test_left_tail_is_relatively_accurate(n, mode, monkeypatch):
     error = (weights(x, "exact", n) / expected - 1).abs().max().item()
     # Rounding of x - log n itself, |x| 2^-23 or so, is in it; bfloat16 rounds by 2^-9.
     assert error < 2.0**-17
+
+
+@pytest.mark.parametrize("n", [2048, 65536])
+def test_rounding_to_bfloat16_is_all_that_a_weight_loses(n):
+    x = torch.linspace(-12, 12, 97)
+    exact = torch.sigmoid(x.double() - torch.tensor(float(n)).double().log())
+    error = (weights(x, "exact", n).to(torch.bfloat16).double() / exact - 1).abs().max().item()
+    assert error < 2.0**-8 + 2.0**-17
 
 
 @pytest.mark.parametrize("mode", ["SEPARATE", "SHARED", "MIXED"])

@@ -21,6 +21,16 @@ class Config:
     stages: int
 
 
+# For the interpreter: small, for size costs time there, and of every shape that ships (queries as
+# many as keys, twice as many, half as many), so that tests reach each way of skewing a tile.
+INTERPRETED = {
+    "forward": Config(32, 32, 4, 1),
+    "query": Config(32, 16, 4, 1),
+    "key": Config(16, 32, 4, 1),
+    "offset": Config(16, 32, 4, 1),
+}
+
+
 @functools.cache
 def table() -> dict[str, dict[str, list[int]]]:
     """The shipped table: architecture -> row_name() -> [BM, BN, warps, stages]."""

@@ -1,7 +1,7 @@
 """Device functions shared by the kernels: exponentials, the sigmoid, one tile of scores.
 
 Scores are carried in units of log 2 (x = s * log2 e), so that 2^x serves for e^s.
-What Triton's interpreter cannot run (inline assembly) sits in three functions switched by ASM, each
+What Triton's interpreter cannot run (inline assembly) sits in four functions switched by ASM, each
 beside a twin in plain `tl`.
 """
 
@@ -11,7 +11,7 @@ beside a twin in plain `tl`.
 import triton
 import triton.language as tl
 
-# How a weight is computed, in special-function operations (MUFU) per score.
+# How a weight is computed, with special-function operations (MUFU) per score; MIXED is the default.
 SEPARATE = tl.constexpr(0)  # 2: an exponential and a reciprocal each
 SHARED = tl.constexpr(1)  # 1.5: two scores share a reciprocal
 MIXED = tl.constexpr(2)  # 1: as SHARED, and every second exponential is a polynomial
@@ -65,20 +65,33 @@ def tanh(x, ASM: tl.constexpr):
 
 
 @triton.jit
+def anew(i, ASM: tl.constexpr):
+    """i, a loop's variable, behind an instruction that the compiler does not look into.
+
+    What depends on it is computed in each turn of the loop; or addresses and indices of every
+    element would be held in registers over the whole loop, and accumulators would be spilled.
+    """
+    if ASM:
+        i = tl.inline_asm_elementwise(
+            "mov.b32 $0, $1;", "=r,r", [i], dtype=tl.int32, is_pure=True, pack=1
+        )
+    return i
+
+
+@triton.jit
 def exp2_polynomial(x):
-    """2^x for |x| <= HIGHEST on the multiply-add units, relative error 2e-7 (degree 6, Taylor).
+    """2^x for |x| <= HIGHEST on the multiply-add units, relative error 2^-22 (degree 5, minimax).
 
     Adding 1.5 * 2^23 leaves round(x) in the low bits; shifted up, they are added to the exponent.
     """
     x = tl.maximum(x, -HIGHEST)
     rounded = x + 12582912.0
     f = x - (rounded - 12582912.0)
-    y = f * 1.540353039338161e-4 + 1.333355814642844e-3
-    y = y * f + 9.618129107628477e-3
-    y = y * f + 5.550410866482158e-2
-    y = y * f + 2.402265069591007e-1
-    y = y * f + 6.931471805599453e-1
-    y = y * f + 1.0
+    y = f * 1.3276471736348874e-3 + 9.675541540162591e-3
+    y = y * f + 5.550713276096083e-2
+    y = y * f + 2.4022119720072943e-1
+    y = y * f + 6.931469670620408e-1
+    y = y * f + 1.0000000716554323
     exponent = rounded.to(tl.int32, bitcast=True) << 23
     return (y.to(tl.int32, bitcast=True) + exponent).to(tl.float32, bitcast=True)
 
@@ -107,9 +120,13 @@ def sigmoid(x, M: tl.constexpr, N: tl.constexpr, MODE: tl.constexpr, ASM: tl.con
 
 
 @triton.jit
-def load_rows(base, rows, stride, keep, D: tl.constexpr, BD: tl.constexpr, MASKED: tl.constexpr):
-    """(rows, BD) of a matrix whose channels are adjacent; 0 where keep is False or beyond D."""
-    channel = tl.arange(0, BD)
+def load_rows(
+    base, row0, stride, keep, N: tl.constexpr, D: tl.constexpr, BD: tl.constexpr,
+    MASKED: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """Rows row0 to row0 + N of a matrix whose channels are adjacent, (N, BD); 0 beyond D and, if
+    MASKED, where keep (N,) is False."""
+    rows, channel = anew(row0, ASM) + tl.arange(0, N), tl.arange(0, BD)
     pointers = base + rows.to(tl.int64)[:, None] * stride + channel[None, :]
     if MASKED:
         tile = tl.load(pointers, mask=keep[:, None] & (channel[None, :] < D), other=0.0)
@@ -121,18 +138,10 @@ def load_rows(base, rows, stride, keep, D: tl.constexpr, BD: tl.constexpr, MASKE
 
 
 @triton.jit
-def store_rows(base, rows, stride, keep, tile, D: tl.constexpr, BD: tl.constexpr):
-    channel = tl.arange(0, BD)
+def store_rows(base, row0, stride, keep, tile, N: tl.constexpr, D: tl.constexpr, BD: tl.constexpr):
+    rows, channel = row0 + tl.arange(0, N), tl.arange(0, BD)
     pointers = base + rows.to(tl.int64)[:, None] * stride + channel[None, :]
     tl.store(pointers, tile, mask=keep[:, None] & (channel[None, :] < D))
-
-
-@triton.jit
-def add_head(tile, base, head, D: tl.constexpr, BD: tl.constexpr):
-    """tile + base[head] along channels, rounded once to the tile's type."""
-    channel = tl.arange(0, BD)
-    vector = tl.load(base + head * D + channel, mask=channel < D, other=0.0).to(tl.float32)
-    return (tile.to(tl.float32) + vector[None, :]).to(tile.dtype)
 
 
 @triton.jit
@@ -168,21 +177,36 @@ def load_row_term(row, rows, stride, num_queries, HAS_ROW: tl.constexpr):
 
 
 @triton.jit
-def add_offset_bias(x, offset, slope, table, zero, num_offsets, POSITION: tl.constexpr):
-    """x plus ALiBi or the table at each score's offset (float for ALiBi: one add, no conversion)."""
+def head_slope(slopes, head, POSITION: tl.constexpr):
     if POSITION == ALIBI:
-        x = x - slope * tl.abs(offset)
-    if POSITION == TABLE:
-        column = tl.minimum(tl.maximum(offset + zero, 0), num_offsets - 1)
-        x = x + tl.load(table + column).to(tl.float32) * LOG2E
-    return x
+        slope = tl.load(slopes + head).to(tl.float32) * LOG2E
+    else:
+        slope = 0.0
+    return slope
 
 
 @triton.jit
-def tile_offsets(rows, keys, delta, POSITION: tl.constexpr):
-    """Key minus query for each score of a tile (rows, keys)."""
+def seen_by(keys, lo, hi):
+    """Whether each key lies in the row's run; the shapes say which axis is which."""
+    return (keys >= lo) & (keys < hi)
+
+
+@triton.jit
+def weigh(
+    x, rows, keys, term, slope, table, delta, zero, num_offsets, scale,
+    M: tl.constexpr, N: tl.constexpr, POSITION: tl.constexpr, HAS_ROW: tl.constexpr,
+    MODE: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """Weights of a tile (M, N) from its products x; rows, keys and term broadcast to the tile.
+
+    Offsets are floats for ALiBi: one add and no conversion per score.
+    """
+    x = x * (scale * LOG2E)
+    if HAS_ROW:
+        x = x + term
     if POSITION == ALIBI:
-        offset = (keys + delta).to(tl.float32)[None, :] - rows.to(tl.float32)[:, None]
-    else:
-        offset = keys[None, :] + delta - rows[:, None]
-    return offset
+        x = x - slope * tl.abs((keys + delta).to(tl.float32) - rows.to(tl.float32))
+    if POSITION == TABLE:
+        column = tl.minimum(tl.maximum(keys + delta - rows + zero, 0), num_offsets - 1)
+        x = x + tl.load(table + column).to(tl.float32) * LOG2E
+    return sigmoid(x, M, N, MODE, ASM)

@@ -6,18 +6,17 @@ import triton
 import triton.language as tl
 
 from .device import (
-    ALIBI,
-    LOG2E,
     RELATIVE,
-    add_head,
-    add_offset_bias,
+    anew,
+    head_slope,
     load_row_term,
     load_rows,
     load_runs,
-    sigmoid,
+    seen_by,
     store_rows,
-    tile_offsets,
+    weigh,
 )
+from .skew import relative_term
 
 
 @triton.jit
@@ -40,24 +39,8 @@ def key_range(lo_t, hi_t, num_keys, BN: tl.constexpr, HAS_RUNS: tl.constexpr):
 
 
 @triton.jit
-def relative_term(
-    qv, r, head, rows, keys, delta, zero, num_offsets,
-    D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """qv . r[offset] of a tile: a band of BM + BN offsets, each row of it read from its own start."""
-    tl.static_assert(BM == BN)
-    row0, key0 = tl.min(rows, 0), tl.min(keys, 0)
-    band = key0 - (row0 + BM - 1) + delta + zero + tl.arange(0, BM + BN)
-    keep = (band >= 0) & (band < num_offsets)
-    r_tile = load_rows(r + head.to(tl.int64) * num_offsets * D, band, D, keep, D, BD, True)
-    by_offset = tl.dot(qv, tl.trans(r_tile.to(qv.dtype)), input_precision=PRECISION)
-    index = (keys - key0)[None, :] - (rows - row0)[:, None] + BM - 1
-    return tl.gather(by_offset, index, 1)
-
-
-@triton.jit
 def forward_kernel(
-    q, k, v, o, lo, hi, row, slopes, table, u, vb, r,
+    q, k, v, o, lo, hi, row, slopes, table, qv, r,
     q_b, q_h, q_t, k_b, k_h, k_t, v_b, v_h, v_t, o_b, o_h, o_t,
     runs_b, row_b, row_h, row_t,
     num_queries, num_keys, delta, zero, num_offsets, scale,
@@ -70,24 +53,20 @@ def forward_kernel(
     """o (B, H, T, Dv); grid (blocks of queries, B * H)."""
     batch, head = tl.program_id(1) // HEADS, tl.program_id(1) % HEADS
     b64, kv_head = batch.to(tl.int64), (head // GROUP).to(tl.int64)
-    rows = tl.program_id(0) * BM + tl.arange(0, BM)
+    row0 = tl.program_id(0) * BM
+    rows = row0 + tl.arange(0, BM)
     lo_t, hi_t = load_runs(lo, hi, b64 * runs_b, rows, num_queries, num_keys, HAS_RUNS)
     sees = hi_t > lo_t
-    q_tile = load_rows(q + b64 * q_b + head * q_h, rows, q_t, sees, D, BD, True)
-    row_t_term = load_row_term(
-        row + batch * row_b + head * row_h, rows, row_t, num_queries, HAS_ROW
-    )
-    slope, table_h = 0.0, table
-    if POSITION == ALIBI:
-        slope = tl.load(slopes + head).to(tl.float32) * LOG2E
-    table_h = table + head * num_offsets
-    qv_tile = q_tile
-    if POSITION == RELATIVE:
-        qv_tile = add_head(q_tile, vb, head, D, BD)
-        q_tile = add_head(q_tile, u, head, D, BD)
+    q_tile = load_rows(q + b64 * q_b + head * q_h, row0, q_t, sees, BM, D, BD, True, ASM)
+    term_t = load_row_term(row + batch * row_b + head * row_h, rows, row_t, num_queries, HAS_ROW)
+    slope, table_h = head_slope(slopes, head, POSITION), table + head * num_offsets
     k_base, v_base = k + b64 * k_b + kv_head * k_h, v + b64 * v_b + kv_head * v_h
     acc = tl.zeros((BM, BDV), tl.float32)
     start, full_from, full_to, end = key_range(lo_t, hi_t, num_keys, BN, HAS_RUNS)
+    r_base = r + head.to(tl.int64) * num_offsets * D
+    first = delta + zero - (row0 + BM - 1)  # the row of r for key 0 and the block's last query
+    if POSITION == RELATIVE:
+        qv_tile = load_rows(qv + b64 * q_b + head * q_h, row0, q_t, sees, BM, D, BD, True, ASM)
     # Three loops: tiles that runs of keys cut, whole tiles, tiles cut again.
     for part in tl.static_range(0 if HAS_RUNS else 1, 3):
         begin = start if part == 0 else (full_from if part == 1 else full_to)
@@ -95,23 +74,22 @@ def forward_kernel(
         for key0 in range(begin, stop, BN):
             keys = key0 + tl.arange(0, BN)
             keep = keys < end
-            k_tile = load_rows(k_base, keys, k_t, keep, D, BD, part != 1)
-            x = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION)
+            k_tile = load_rows(k_base, key0, k_t, keep, BN, D, BD, part != 1, ASM)
+            x = tl.zeros((BM, BN), tl.float32)
             if POSITION == RELATIVE:
-                x += relative_term(
-                    qv_tile, r, head, rows, keys, delta, zero, num_offsets, D, BD, BM, BN, PRECISION
-                )
-            x = x * (scale * LOG2E)
-            if HAS_ROW:
-                x = x + row_t_term[:, None]
-            offset = tile_offsets(rows, keys, delta, POSITION)
-            x = add_offset_bias(x, offset, slope, table_h, zero, num_offsets, POSITION)
-            p = sigmoid(x, BM, BN, MODE, ASM)
+                zero_now = anew(key0, ASM) - key0
+                x = relative_term(
+                    qv_tile, r_base, first + key0, num_offsets, zero_now,
+                    BM, BN, D, BD, PRECISION, ASM,
+                )  # fmt: skip
+            x = tl.dot(q_tile, tl.trans(k_tile), x, input_precision=PRECISION)
+            p = weigh(
+                x, rows[:, None], keys[None, :], term_t[:, None], slope, table_h,
+                delta, zero, num_offsets, scale, BM, BN, POSITION, HAS_ROW, MODE, ASM,
+            )  # fmt: skip
             if part != 1:
-                p = tl.where(
-                    (keys[None, :] >= lo_t[:, None]) & (keys[None, :] < hi_t[:, None]), p, 0.0
-                )
-            v_tile = load_rows(v_base, keys, v_t, keep, DV, BDV, part != 1)
+                p = tl.where(seen_by(keys[None, :], lo_t[:, None], hi_t[:, None]), p, 0.0)
+            v_tile = load_rows(v_base, key0, v_t, keep, BN, DV, BDV, part != 1, ASM)
             acc = tl.dot(p.to(v_tile.dtype), v_tile, acc, input_precision=PRECISION)
     o_base = o + b64 * o_b + head * o_h
-    store_rows(o_base, rows, o_t, rows < num_queries, acc.to(o.dtype.element_ty), DV, BDV)
+    store_rows(o_base, row0, o_t, rows < num_queries, acc.to(o.dtype.element_ty), BM, DV, BDV)

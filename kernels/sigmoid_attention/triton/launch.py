@@ -12,11 +12,11 @@ from ..flat import Flat, row_term
 from ..tiles import Sums
 from . import device
 from .backward import key_kernel, offset_kernel, query_kernel
-from .configs import Config, choose, row_name
+from .configs import INTERPRETED, Config, choose, row_name
 from .forward import forward_kernel
 
 POSITIONS = ("none", "alibi", "table", "relative")  # by their number in the kernels
-MODES = {"exact": device.SHARED.value, "fast": device.TANH.value}
+MODES = {"exact": device.MIXED.value, "fast": device.TANH.value}
 
 
 def interpreted() -> bool:
@@ -33,26 +33,33 @@ class Launch:
         self.kv_heads, self.num_keys = flat.k.shape[1:3]
         self.dv = flat.v.shape[3]
         self.q, self.k, self.v = (_adjacent(x) for x in (flat.q, flat.k, flat.v))
+        self.qv = self.r = None
+        if flat.u_hd is not None and flat.vb_hd is not None and flat.r_hpd is not None:
+            # Added here and not in the kernels, whose loads then go straight to shared memory.
+            dtype = flat.q.dtype
+            self.q = (flat.q + flat.u_hd[:, None]).to(dtype).contiguous()
+            self.qv = (flat.q + flat.vb_hd[:, None]).to(dtype).contiguous()
+            self.r = flat.r_hpd.to(dtype).contiguous()
         self.lo, self.hi = (None if x is None else x.contiguous() for x in (flat.lo_bt, flat.hi_bt))
         self.row = row_term(flat)
         self.position = _position(flat)
-        self.offset_table = flat.table_hp if flat.table_hp is not None else flat.r_hpd
-        self.held = [None if x is None else x.contiguous() for x in (
-            flat.slopes_h, flat.table_hp, flat.u_hd, flat.vb_hd, flat.r_hpd)]  # fmt: skip
+        self.slopes, self.table = (
+            None if x is None else x.contiguous() for x in (flat.slopes_h, flat.table_hp)
+        )
 
     def config(self, kernel: str) -> Config:
-        """The tile for this call; small ones in the interpreter, where size costs time."""
+        """The tile for this call."""
         if interpreted():
-            return Config(32, 32, 4, 1)
+            return INTERPRETED[kernel]
         major, minor = torch.cuda.get_device_capability(self.q.device)
         position = POSITIONS[self.position]
         wide = self.q.dtype == torch.float32
         return choose(10 * major + minor, row_name(kernel, max(self.d, self.dv), position, wide))
 
     def pointers(self) -> list[Tensor]:
-        """lo, hi, row, slopes, table, u, vb, r; anything for those a kernel does not read."""
-        missing = self.q
-        return [missing if x is None else x for x in (self.lo, self.hi, self.row, *self.held)]
+        """lo, hi, row, slopes, table, qv, r; anything for those a kernel does not read."""
+        some = (self.lo, self.hi, self.row, self.slopes, self.table, self.qv, self.r)
+        return [self.q if x is None else x for x in some]
 
     def seen(self) -> tuple[Tensor, int]:
         """(B', 2) int32, the first and last key any row of the utterance sees, and its stride."""
@@ -72,7 +79,7 @@ class Launch:
         return out
 
     def numbers(self) -> list[Any]:
-        flat, table = self.flat, self.offset_table
+        flat, table = self.flat, self.table if self.table is not None else self.r
         num_offsets = 0 if table is None else table.shape[1]
         counts = [self.num_queries, self.num_keys, flat.delta, flat.zero, num_offsets]
         return [*counts, flat.scale]
@@ -123,24 +130,22 @@ def backward(flat: Flat, do: Tensor, row: bool, by_offset: bool) -> Sums:
     return sums
 
 
+def _new(x: Launch, *shape: int) -> Tensor:
+    return x.q.new_empty(shape, dtype=torch.float32)
+
+
 def _query_pass(x: Launch, do: Tensor, row: bool) -> Sums:
     config = x.config("query")
-
-    def new(*shape: int) -> Tensor:
-        return x.q.new_empty(shape, dtype=torch.float32)
-
-    dq = new(x.batch, x.heads, x.num_queries, x.d)
-    dqv = torch.empty_like(dq) if x.flat.r_hpd is not None else None
-    drow = new(x.batch, x.heads, x.num_queries) if row else None
-    dk, dv = new(x.batch, x.kv_heads, x.num_keys, x.d), new(x.batch, x.kv_heads, x.num_keys, x.dv)
+    dq = _new(x, x.batch, x.heads, x.num_queries, x.d)
+    drow = _new(x, x.batch, x.heads, x.num_queries) if row else None
+    dk, dv = (_new(x, x.batch, x.heads, x.num_keys, size) for size in (x.d, x.dv))
     grid = (triton.cdiv(x.num_queries, config.bm), x.batch * x.heads)
     if dq.numel():
         query_kernel[grid](
-            x.q, x.k, x.v, do, dq, dq if dqv is None else dqv, dq if drow is None else drow,
+            x.q, x.k, x.v, do, dq, dq if drow is None else drow,
             *x.pointers(), *x.strides(do), *x.numbers(), NEED_ROW=row, **x.options(config),
         )  # fmt: skip
-    qv = None if dqv is None else dqv.transpose(0, 1)
-    return Sums(q=dq, k=dk, v=dv, row=drow, by_offset=None, qv=qv, r=None)
+    return Sums(q=dq, k=dk, v=dv, row=drow, by_offset=None, qv=None, r=None)
 
 
 def _key_pass(x: Launch, do: Tensor, sums: Sums) -> None:
@@ -149,11 +154,27 @@ def _key_pass(x: Launch, do: Tensor, sums: Sums) -> None:
     first, last = _seeing_rows(x, config)
     tiles_b = blocks if first.shape[0] > 1 else 0
     seen, seen_b = x.seen()
+    columns = sums.k if x.qv is None else _new(x, x.batch, x.heads, x.num_keys)
     if sums.k.numel():
-        key_kernel[(blocks, x.batch * x.kv_heads)](
-            x.q, x.k, x.v, do, sums.k, sums.v, first, last, seen, *x.pointers(),
-            *x.strides(do), tiles_b, seen_b, *x.numbers(), **x.options(config),
+        key_kernel[(blocks, x.batch * x.heads)](
+            x.q, x.k, x.v, do, sums.k, sums.v, columns, first, last, seen,
+            *x.pointers(), *x.strides(do), tiles_b, seen_b, *x.numbers(), **x.options(config),
         )  # fmt: skip
+    if x.heads != x.kv_heads:
+        sums.k, sums.v = (y.unflatten(1, (x.kv_heads, -1)).sum(2) for y in (sums.k, sums.v))
+    if x.qv is not None:
+        k_bgsd = x.k.float().masked_fill(~_is_seen(x)[:, None, :, None], 0.0)
+        du_bghd = columns.unflatten(1, (x.kv_heads, -1)) @ k_bgsd
+        sums.u = du_bghd.sum(0).flatten(0, 1) * x.flat.scale
+
+
+def _is_seen(x: Launch) -> Tensor:
+    """(B', S) whether any row sees the key; what lies elsewhere may be NaN."""
+    key_s = torch.arange(x.num_keys, device=x.k.device)
+    if x.lo is None:
+        return (key_s >= 0)[None]
+    seen, _ = x.seen()
+    return (key_s >= seen[:, :1]) & (key_s < seen[:, 1:])
 
 
 def _seeing_rows(x: Launch, config: Config) -> tuple[Tensor, Tensor]:
@@ -177,22 +198,25 @@ def _seeing_rows(x: Launch, config: Config) -> tuple[Tensor, Tensor]:
 def _offset_pass(x: Launch, do: Tensor, sums: Sums) -> None:
     config = x.config("offset")
     total = x.num_queries + x.num_keys - 1
-    relative = x.flat.r_hpd
-    channels = (x.d,) if relative is not None else ()
     seen, seen_b = x.seen()
-    out = x.q.new_zeros((x.batch, x.heads, total, *channels), dtype=torch.float32)
+    by_offset = _new(x, x.batch, x.heads, total)
+    dr = by_offset if x.r is None else _new(x, x.batch, x.heads, total, x.d)
     grid = (triton.cdiv(total, config.bn), x.batch * x.heads)
     if sums.q.numel() and sums.k.numel():
         offset_kernel[grid](
-            x.q, x.k, x.v, do, out, out, seen, *x.pointers(), *x.strides(do), seen_b,
+            x.q, x.k, x.v, do, by_offset, dr, seen, *x.pointers(), *x.strides(do), seen_b,
             *x.numbers(), **x.options(config),
         )  # fmt: skip
-    if relative is None:
-        sums.by_offset = out.sum(0)
-        return
-    first = x.flat.delta - (x.num_queries - 1) + x.flat.zero
-    sums.r = out.new_zeros(relative.shape)
-    sums.r[:, first : first + total] = out.sum(0)
+    else:
+        by_offset.zero_()
+        dr.zero_()
+    sums.by_offset = by_offset.sum(0)
+    if x.flat.r_hpd is not None:
+        first = x.flat.delta - (x.num_queries - 1) + x.flat.zero
+        sums.r = torch.zeros_like(x.flat.r_hpd, dtype=torch.float32)
+        sums.r[:, first : first + total] = dr.sum(0)
+        rows = x.flat.r_hpd[:, first : first + total].float()
+        sums.vb = (sums.by_offset[..., None] * rows).sum(1) * x.flat.scale
 
 
 def _position(flat: Flat) -> int:
