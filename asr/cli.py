@@ -22,6 +22,7 @@ from asr.commands import (
     subset,
     train,
     transcribe,
+    tune,
 )
 from asr.errors import InputError
 
@@ -36,6 +37,7 @@ COMMANDS = (
     decode,
     score,
     transcribe,
+    tune,
     compare,
     push,
     pull,

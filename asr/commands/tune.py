@@ -1,0 +1,45 @@
+"""`asr tune`: a development set -> how much a language model counts."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from asr.commands.options import Verbs, above_zero, add_model_options, count, search_options
+
+
+def add(verbs: Verbs) -> None:
+    parser = verbs.add_parser(
+        "tune", help="a development manifest -> the language model's weights, for decoding"
+    )
+    parser.add_argument("--model", type=Path, required=True, help="model or experiment folder")
+    parser.add_argument(
+        "--cuts", type=Path, required=True, help="development manifest, never the test's"
+    )
+    parser.add_argument(
+        "--max-batch-s", type=above_zero, default=300.0, help="padded seconds at once"
+    )
+    parser.add_argument("--workers", type=count, default=0, help="processes that read audio")
+    add_model_options(parser)
+    parser.set_defaults(run=run, search="beam")
+
+
+def run(args: argparse.Namespace) -> int:
+    from asr.evaluate.tune import tune
+    from asr.model_folder import load_model
+    from asr.runtime import choose_device, prepare_cpu
+    from asr.search.weights import write_tuned
+
+    prepare_cpu(args.threads)
+    model = load_model(args.model, choose_device(args.device))
+    tuned = tune(
+        model,
+        args.cuts,
+        search_options(args),
+        max_batch_s=args.max_batch_s,
+        num_workers=args.workers,
+        report=lambda line: print(line, flush=True),
+    )
+    path = write_tuned(tuned, model.folder)
+    print(f"best on {tuned.tuned_on}: WER {100 * tuned.wer:.2f} %; written to {path}")
+    return 0
