@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import platform
 
+import numpy as np
 import torch
 
 from asr.errors import InputError
@@ -42,6 +43,9 @@ def prepare_cpu(num_threads: int = 0) -> None:
     """
     if num_threads:
         torch.set_num_threads(num_threads)
+    # numpy computes its limits once, on first use, and warns where denormals are flushed by then
+    for kind in (np.float32, np.float64):
+        np.finfo(kind)
     # decayed weights and gradients end up denormal, and those are computed in microcode
     torch.set_flush_denormal(True)
     if platform.libc_ver()[0] == "glibc":

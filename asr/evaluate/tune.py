@@ -87,7 +87,10 @@ class Lists:
             for j, bonus in enumerate(WORD_BONUSES):
                 chosen = (score_un + bonus * parts["num_words"]).argmax(axis=1)
                 counts[i, j, k] = errors_un[rows, chosen].sum()
-        best = np.unravel_index(_neighbours_mean(counts).argmin(), counts.shape)
+        mean = _neighbours_mean(counts)
+        equals = np.argwhere(mean <= mean.min() + 1e-9)
+        # of equally good ones the most central
+        best = equals[np.square(equals - equals.mean(axis=0)).sum(axis=1).argmin()]
         axes = (LM_WEIGHTS, WORD_BONUSES, UNKNOWN_PENALTIES)
         return Weights(*(float(axis[at]) for axis, at in zip(axes, best, strict=True)))
 

@@ -10,12 +10,14 @@
 #   --test "test-clean test-other"   parts to decode
 #   --systems "sigmoid+alibi"        weighting+position of each model
 #   --config conf/100h.yaml          training configuration: conf/100h.yaml, conf/960h.yaml, ...
+#   --lm-text FILE                   text for the n-gram model; default: the training transcripts
+#   --lm-order 3                     words per n-gram
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 corpus=./corpus download=no train='train-clean-100' dev='dev-clean' test='test-clean test-other'
-systems='sigmoid+alibi' config=conf/100h.yaml
-options='corpus download train dev test systems config' paths='corpus config'
+systems='sigmoid+alibi' config=conf/100h.yaml lm_text='' lm_order=3
+options='corpus download train dev test systems config lm_text lm_order' paths='corpus config lm_text'
 source ../../tools/stages.sh
 
 fetch=()
@@ -25,8 +27,16 @@ stage prepare '' '' \
     asr prepare librispeech --corpus "$corpus" --out "$work/data" --parts "${parts[@]}" \
     ${fetch[@]+"${fetch[@]}"}
 
-manifests=''
-for part in $train; do manifests+=${manifests:+,}$work/data/$part.cuts.jsonl.gz; done
+manifests='' transcripts=()
+for part in $train; do
+    manifests+=${manifests:+,}$work/data/$part.cuts.jsonl.gz
+    transcripts+=("$work/data/$part.cuts.jsonl.gz")
+done
+
+lm=$work/lm/$lm_order-gram.arpa.gz
+if [ -n "$lm_text" ]; then transcripts=("$lm_text"); fi
+stage lm prepare '' \
+    asr lm train --text "${transcripts[@]}" --order "$lm_order" --out "$lm"
 
 bases=$(echo ../../asr/conf/*.yaml)
 decoded='' experiments=()
@@ -38,10 +48,16 @@ for system in $systems; do
         asr train --config "$config" --exp "$exp" --resume \
         "data.train=[$manifests]" "data.dev=[$work/data/$dev.cuts.jsonl.gz]" \
         "attention.weighting=$weighting" "attention.position=$position" ${overrides[@]+"${overrides[@]}"}
+    # the language model's weights come from the dev part alone
+    stage "tune-$name" "train-$name lm" '' \
+        asr tune --model "$exp" --cuts "$work/data/$dev.cuts.jsonl.gz" --lm "$lm" --beam 16
     for part in $test; do
         stage "decode-$name-$part" "train-$name" '' \
             asr decode --model "$exp" --cuts "$work/data/$part.cuts.jsonl.gz"
-        decoded+=" decode-$name-$part"
+        stage "decode-lm-$name-$part" "tune-$name" '' \
+            asr decode --model "$exp" --cuts "$work/data/$part.cuts.jsonl.gz" \
+            --out "$exp/decode/$part-lm" --search beam --beam 16 --lm "$lm"
+        decoded+=" decode-$name-$part decode-lm-$name-$part"
     done
 done
 

@@ -43,6 +43,28 @@ for system in $systems; do
     decoded+=" decode-$name"
 done
 
+# A 3-gram of the training transcripts: one more row per model. Its weights are tuned on dev alone.
+lm=$work/lm/train.arpa.gz
+stage lm data '' \
+    asr lm train --text "$work/data/train.cuts.jsonl.gz" --out "$lm"
+stages_together "$jobs"
+for system in $systems; do
+    name=${system/+/-}
+    stage "tune-$name" "train-$name lm" '' \
+        asr tune --model "$work/exp/$name" --cuts "$work/data/dev.cuts.jsonl.gz" \
+        --lm "$lm" --threads 1
+done
+stages_wait
+stages_together "$jobs"
+for system in $systems; do
+    name=${system/+/-}
+    stage "decode-lm-$name" "tune-$name" '' \
+        asr decode --model "$work/exp/$name" --cuts "$work/data/test.cuts.jsonl.gz" \
+        --out "$work/exp/$name/decode/test-lm" --search beam --lm "$lm" --threads 1
+    decoded+=" decode-lm-$name"
+done
+stages_wait
+
 stage compare "$decoded" '' \
     asr compare "${experiments[@]}" --out "$work/exp"
 stages_finish
