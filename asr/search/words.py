@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,37 +28,46 @@ class Word:
     confidence: float
 
 
+# CTC emits a word's first letter when it has heard enough of it, not at its onset: on the mini
+# corpus 50 ms late in the median, the same on the development part, where this constant was
+# measured, and on the test part, where the median error it leaves is 18 ms.
+START_SHIFT_S = -0.05
+
+
 def words_of(
     hypothesis: Hypothesis,
     log_probs_tv: NDArray[np.floating],
     units: Units,
     frame_s: float,
-    shift_s: float = 0.0,
+    start_shift_s: float = START_SHIFT_S,
 ) -> list[Word]:
     """The words of a hypothesis, in order and without overlap.
 
-    A word lasts from the first frame of its first token to the last frame of its last one, in the
-    hypothesis' alignment.
+    A word lasts from the first frame of its first token, shifted, to the last frame of its last
+    one, in the hypothesis' alignment, or to the beginning of the next word.
 
     Args:
         hypothesis: from a search over ``log_probs_tv``, whose frames count from its first one.
         log_probs_tv: (frames, tokens), natural-log probabilities.
         units: of the model's tokenizer.
         frame_s: seconds between frames: the feature hop times the subsampling.
-        shift_s: added to every time; times never leave the audio.
+        start_shift_s: added to the start of every word; times never leave the audio.
     """
     tokens, first_frames = hypothesis.tokens, hypothesis.frames
     ends = end_frames(log_probs_tv, tokens, first_frames)
     total_s = len(log_probs_tv) * frame_s
-    words = []
+    words: list[Word] = []
     for positions in units.split(tokens):
-        begin, end = first_frames[positions[0]], ends[positions[-1]]
+        start_s = first_frames[positions[0]] * frame_s + start_shift_s
+        start_s = min(max(start_s, words[-1].start_s if words else 0.0), total_s)
+        if words and words[-1].end_s > start_s:
+            words[-1] = replace(words[-1], end_s=start_s)
         peaks = [log_probs_tv[first_frames[i] : ends[i], tokens[i]].max() for i in positions]
         words.append(
             Word(
                 text="".join(units.letters_v[tokens[i]] for i in positions),
-                start_s=min(max(begin * frame_s + shift_s, 0.0), total_s),
-                end_s=min(max(end * frame_s + shift_s, 0.0), total_s),
+                start_s=start_s,
+                end_s=ends[positions[-1]] * frame_s,
                 confidence=float(np.exp(np.mean(peaks, dtype=np.float64))),
             )
         )

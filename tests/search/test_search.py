@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -13,7 +14,7 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from asr.search.best_alignment import first_frames
+from asr.search.best_alignment import align, first_frames
 from asr.search.greedy import greedy
 from asr.search.hypothesis import Hypothesis
 from asr.search.prefix_beam import prefix_beam
@@ -217,10 +218,49 @@ def test_first_frames_against_torchaudio() -> None:
     assert first_frames(log_probs.numpy(), tokens) == begins(path[0].tolist(), 0)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_batched_alignment_is_torchaudios(seed: int) -> None:
+    """Ragged lengths, repeats and nothing to say at all; a NaN past an utterance's end is no harm."""
+    generator = torch.Generator().manual_seed(seed)
+    lens = [61, 200, 1, 37, 5, 199]
+    num_tokens = [12, 60, 1, 18, 0, 1]
+    log_probs = random_log_probs(6, 200, 8, seed=seed, sharpness=2.0)
+    padding = torch.arange(200)[None, :] >= torch.tensor(lens)[:, None]
+    poisoned = log_probs.masked_fill(padding[..., None], float("nan"))
+    tokens = [torch.randint(1, 8, (count,), generator=generator).tolist() for count in num_tokens]
+    for row, found in enumerate(align(poisoned.numpy(), lens, tokens)):
+        path = [0] * lens[row]
+        for token, first, end in zip(
+            tokens[row], found.first_frames, found.end_frames, strict=True
+        ):
+            path[first:end] = [token] * (end - first)
+        valid = log_probs[row : row + 1, : lens[row]]
+        if tokens[row]:
+            expected, scores = torchaudio.functional.forced_align(
+                valid, torch.tensor([tokens[row]]), blank=0
+            )
+            assert path == expected[0].tolist()
+            assert found.log_prob == pytest.approx(float(scores.sum()))
+        else:
+            assert found.log_prob == pytest.approx(float(valid[0, :, 0].sum()))
+
+
+def test_alignment_memory_grows_with_the_root_of_the_frames() -> None:
+    # 5,000 frames and 601 states: all steps would be 3 MB even as bytes.
+    log_probs_tv = random_log_probs(5000, 5, seed=0).numpy()
+    tokens = [1 + number % 4 for number in range(300)]
+    tracemalloc.start()
+    (found,) = align(log_probs_tv[None], [5000], [tokens])
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(found.first_frames) == 300
+    assert peak_bytes < 1e6
+
+
 def test_first_frames_need_room_for_repeats() -> None:
     log_probs = random_log_probs(3, 4, seed=0).numpy()
     assert first_frames(log_probs, (1, 1)) == (0, 2)
-    with pytest.raises(ValueError, match=r"3 tokens need 5 frames, there are 3"):
+    with pytest.raises(ValueError, match="3 tokens need 5 frames, there are 3"):
         first_frames(log_probs, (1, 1, 1))
 
 

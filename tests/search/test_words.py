@@ -69,7 +69,8 @@ def test_times_and_confidence_by_hand() -> None:
     probs_tv[np.arange(11), path] = sure
     log_probs = torch.tensor(np.log(probs_tv))[None]
     (found,) = greedy(log_probs, torch.tensor([11]))
-    words = words_of(found, log_probs[0].numpy(), units_of(tokenizer), frame_s=0.04)
+    units, log_probs_tv = units_of(tokenizer), log_probs[0].numpy()
+    words = words_of(found, log_probs_tv, units, frame_s=0.04, start_shift_s=0.0)
     assert [word.text for word in words] == ["ab", "ba"]
     assert [(w.start_s, w.end_s) for w in words] == [
         (pytest.approx(0.04), pytest.approx(0.16)),
@@ -77,10 +78,12 @@ def test_times_and_confidence_by_hand() -> None:
     ]
     assert words[0].confidence == pytest.approx(math.sqrt(0.9 * 0.8))
     assert words[1].confidence == pytest.approx(math.sqrt(0.5 * 0.8))
-    early = words_of(found, log_probs[0].numpy(), units_of(tokenizer), 0.04, shift_s=-0.1)
-    assert [word.start_s for word in early] == [0.0, pytest.approx(0.14)]
-    late = words_of(found, log_probs[0].numpy(), units_of(tokenizer), 0.04, shift_s=0.1)
-    assert late[-1].end_s == pytest.approx(0.44)  # the audio's end
+    # earlier starts: not before the audio; what came before ends there
+    early = words_of(found, log_probs_tv, units, 0.04, start_shift_s=-0.1)
+    assert [(w.start_s, w.end_s) for w in early] == [
+        (0.0, pytest.approx(0.14)),
+        (pytest.approx(0.14), pytest.approx(0.40)),
+    ]
 
 
 def test_nothing_said_has_no_words() -> None:
