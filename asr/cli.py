@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from asr import __version__
 from asr.commands import (
+    align,
     compare,
     config,
     decode,
@@ -37,6 +38,7 @@ COMMANDS = (
     decode,
     score,
     transcribe,
+    align,
     tune,
     compare,
     push,

@@ -1,0 +1,64 @@
+"""`asr align`: audio with its text -> word times."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from asr.commands.options import Verbs, above_zero, count
+from asr.errors import InputError
+
+
+def add(verbs: Verbs) -> None:
+    parser = verbs.add_parser("align", help="audio with its text -> word times")
+    parser.add_argument("--model", type=Path, required=True, help="model or experiment folder")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--cuts", type=Path, help="manifest with transcripts")
+    what.add_argument("--audio", type=Path, help="one audio file")
+    text = parser.add_mutually_exclusive_group()
+    text.add_argument("--text", help="what is said in --audio")
+    text.add_argument("--text-file", type=Path, help="file that says so")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument(
+        "--format", nargs="+", default=["ctm", "textgrid"], help="ctm, textgrid, json"
+    )
+    parser.add_argument(
+        "--max-batch-s", type=above_zero, default=300.0, help="padded seconds at once"
+    )
+    parser.add_argument("--workers", type=count, default=0, help="processes that read audio")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--threads", type=count, default=0, help="CPU threads; 0: PyTorch's choice")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from asr.data.manifest import MANIFEST_SUFFIX
+    from asr.evaluate.align import NotAligned, align_file, align_set, write_alignments
+    from asr.files import read_text
+    from asr.model_folder import load_model
+    from asr.runtime import choose_device, prepare_cpu
+
+    if (args.audio is None) != (args.text is None and args.text_file is None):
+        raise InputError("align: --audio goes with --text or --text-file, --cuts with neither")
+    prepare_cpu(args.threads)
+    model = load_model(args.model, choose_device(args.device))
+    if args.cuts is not None:
+        name = args.cuts.name.removesuffix(MANIFEST_SUFFIX)
+        found = align_set(model, args.cuts, max_batch_s=args.max_batch_s, num_workers=args.workers)
+    else:
+        name = args.audio.stem
+        text = args.text if args.text_file is None else read_text(args.text_file)
+        found = [align_file(model, args.audio, text)]
+    aligned = []
+    for item in found:
+        if isinstance(item, NotAligned):
+            print(f"asr: {item.id}: not aligned: {item.reason}", file=sys.stderr)
+        else:
+            aligned.append(item)
+    if not aligned:
+        raise InputError(f"{args.cuts or args.audio}: nothing could be aligned")
+    written = write_alignments(aligned, args.out, name, args.format)
+    num_words = sum(len(item.words) for item in aligned)
+    print(f"{len(aligned)} utterances, {num_words} words -> {', '.join(map(str, written))}")
+    return 0
