@@ -48,6 +48,8 @@ def _table(table: dict[str, Any], with_memory: bool) -> str:
     ]
     columns += ["memory MB"] if with_memory else []
     lines = ["| " + " | ".join(columns) + " |", "|---|---|" + "---:|" * (len(columns) - 2)]
+    if not table["rows"]:
+        lines = []
     for row in table["rows"]:
         cells = [row["name"], row["position"], f"{row['parameters'] / 1e6:.1f}M"]
         for what in ("forward", "total"):
