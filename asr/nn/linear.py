@@ -20,6 +20,7 @@ def _plain_float32_on_cpu(x: Tensor) -> bool:
         and x.numel() > 0
         and not torch.is_autocast_enabled("cpu")
         and torch.backends.mkldnn.is_available()
+        and not torch.compiler.is_compiling()  # which chooses kernels itself
     )
 
 

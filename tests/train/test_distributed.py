@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -71,13 +72,19 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def one_process(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Experiments of one process by precision."""
+def one_process(
+    tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """From a precision to the experiment of one process, trained when it is asked for first."""
     folder = tmp_path_factory.mktemp("one")
-    for precision in BOUNDS:
-        cfg = config.load([], settings(tiny_corpus, f"train.precision={precision}"))
-        train(cfg, folder / precision)
-    return {precision: folder / precision for precision in BOUNDS}
+
+    def experiment(precision: str) -> Path:
+        exp = folder / precision
+        if not exp.exists():
+            train(config.load([], settings(tiny_corpus, f"train.precision={precision}")), exp)
+        return exp
+
+    return experiment
 
 
 @pytest.mark.parametrize(
@@ -92,7 +99,7 @@ def one_process(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_two_processes_have_the_losses_of_one(
     parallel: str,
     precision: str,
-    one_process: dict[str, Path],
+    one_process: Callable[[str], Path],
     tiny_corpus: Path,
     tmp_path: Path,
 ) -> None:
@@ -101,7 +108,7 @@ def test_two_processes_have_the_losses_of_one(
     printed = finish(torchrun(2, "train", "--exp", exp, *settings(tiny_corpus, *asked)))
     assert f"2 processes, {parallel.capitalize()}" in printed
     for kind in ("train", "valid"):
-        expected, found = losses(one_process[precision], kind), losses(exp, kind)
+        expected, found = losses(one_process(precision), kind), losses(exp, kind)
         assert len(found) >= (50 if kind == "train" else 5)
         assert found == pytest.approx(expected, rel=BOUNDS[precision])
     assert (exp / "model" / "model.safetensors").is_file()
@@ -110,7 +117,7 @@ def test_two_processes_have_the_losses_of_one(
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_processes_that_are_told_to_stop_go_on_where_they_were(
-    parallel: str, one_process: dict[str, Path], tiny_corpus: Path, tmp_path: Path
+    parallel: str, one_process: Callable[[str], Path], tiny_corpus: Path, tmp_path: Path
 ) -> None:
     exp = tmp_path / "exp"
     asked = (f"train.parallel={parallel}", "train.precision=fp64", "train.checkpoint_steps=3")
@@ -123,7 +130,7 @@ def test_processes_that_are_told_to_stop_go_on_where_they_were(
     assert "stopped after step" in printed
     finish(torchrun(2, *words))
     assert losses(exp, "train") == pytest.approx(
-        losses(one_process["fp64"], "train"), rel=BOUNDS["fp64"]
+        losses(one_process("fp64"), "train"), rel=BOUNDS["fp64"]
     )
 
 
@@ -147,7 +154,7 @@ def test_four_processes_end_with_the_reason_when_one_is_killed(
 
 @pytest.mark.slow
 def test_the_slurm_script_requeues_itself_and_goes_on(
-    one_process: dict[str, Path], tiny_corpus: Path, tmp_path: Path
+    one_process: Callable[[str], Path], tiny_corpus: Path, tmp_path: Path
 ) -> None:
     """With stand-ins for `srun` and `scontrol`: there is no Slurm here. torchrun is the real one."""
     tools, exp = tmp_path / "bin", tmp_path / "exp"
@@ -189,7 +196,7 @@ def test_the_slurm_script_requeues_itself_and_goes_on(
     finish(submit())
     assert requeued.read_text().count("\n") == 1
     assert losses(exp, "train") == pytest.approx(
-        losses(one_process["fp64"], "train"), rel=BOUNDS["fp64"]
+        losses(one_process("fp64"), "train"), rel=BOUNDS["fp64"]
     )
 
 
@@ -206,9 +213,9 @@ def children(parent: int) -> list[int]:
 
 
 def test_decoding_in_two_processes_writes_the_bytes_of_one(
-    one_process: dict[str, Path], tiny_corpus: Path, tmp_path: Path
+    one_process: Callable[[str], Path], tiny_corpus: Path, tmp_path: Path
 ) -> None:
-    exp, cuts = one_process["fp32"], tiny_corpus / "test.cuts.jsonl.gz"
+    exp, cuts = one_process("fp64"), tiny_corpus / "test.cuts.jsonl.gz"
     # 6 utterances in batches of one or two
     decode_set(load_model(exp), cuts, tmp_path / "one", max_batch_s=6)
     words = ("--max-batch-s", 6, "--threads", 1, "--device", "cpu", "--out", tmp_path / "two")
