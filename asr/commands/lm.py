@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from asr.commands.options import Verbs
+from asr.commands.options import Verbs, count
+from asr.errors import InputError
 
 
 def add(verbs: Verbs) -> None:
@@ -17,6 +18,16 @@ def add(verbs: Verbs) -> None:
     train.add_argument("--order", type=int, default=3, help="words per n-gram, 1 to 5")
     train.add_argument("--out", type=Path, required=True, help="NAME.arpa or NAME.arpa.gz to write")
     train.set_defaults(run=run_train)
+
+    neural = parts.add_parser("train-neural", help="text -> a small LSTM that ranks n-best lists")
+    _add_text_options(neural)
+    neural.add_argument("--model", type=Path, required=True, help="whose tokenizer it takes")
+    neural.add_argument("--epochs", type=int, default=10, help="passes over the text")
+    neural.add_argument("--dim", type=int, default=256, help="width")
+    neural.add_argument("--seed", type=int, default=1, help="of weights and order")
+    neural.add_argument("--threads", type=count, default=0, help="CPU threads; 0: PyTorch's choice")
+    neural.add_argument("--out", type=Path, required=True, help="folder to write")
+    neural.set_defaults(run=run_train_neural)
 
     perplexity = parts.add_parser("perplexity", help="how well an ARPA file predicts a text")
     perplexity.add_argument("--lm", type=Path, required=True, help="NAME.arpa or NAME.arpa.gz")
@@ -37,6 +48,34 @@ def run_train(args: argparse.Namespace) -> int:
         values = " ".join(f"{value:.4f}" for value in discount.values)
         how = "" if discount.estimated else " (too little text to estimate them: fixed)"
         print(f"{order}-grams {len(level.keys):9d}  discounts {values}{how}")
+    print(f"written to {args.out}")
+    return 0
+
+
+def run_train_neural(args: argparse.Namespace) -> int:
+    from asr.lm.neural import NeuralConfig, save_neural, train_neural
+    from asr.lm.text import read_sentences
+    from asr.model_folder import find_model
+    from asr.runtime import prepare_cpu
+    from asr.text.normalise import get_normaliser
+    from asr.text.tokenizer import load_tokenizer
+
+    prepare_cpu(args.threads)
+    for name in ("epochs", "dim"):
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name} {getattr(args, name)}: must be at least 1")
+    tokenizer = load_tokenizer(find_model(args.model))
+    sentences = read_sentences(args.text, get_normaliser(args.normaliser), args.ids)
+    sequences = [tokenizer.encode(" ".join(words)) for words in sentences]
+    config = NeuralConfig(tuple(tokenizer.pieces), dim=args.dim)
+    model = train_neural(
+        sequences,
+        config,
+        epochs=args.epochs,
+        seed=args.seed,
+        report=lambda line: print(line, flush=True),
+    )
+    save_neural(model, args.out)
     print(f"written to {args.out}")
     return 0
 

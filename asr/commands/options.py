@@ -29,6 +29,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hotword-bonus", type=float, default=4.0, help="natural logarithm, per word of a phrase"
     )
+    parser.add_argument("--neural", type=Path, help="neural model that ranks the n-best anew")
+    parser.add_argument("--neural-weight", type=float, help="default: as tuned, else 0.5")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=count, default=0, help="CPU threads; 0: PyTorch's choice")
 
@@ -47,6 +49,8 @@ def search_options(args: argparse.Namespace) -> SearchOptions:
         unknown_penalty=args.unknown_penalty,
         hotwords=tuple(args.hotwords),
         hotword_bonus=args.hotword_bonus,
+        neural=args.neural,
+        neural_weight=args.neural_weight,
     )
 
 

@@ -20,15 +20,20 @@ from torch import Tensor
 
 from asr.errors import InputError
 from asr.evaluate.decode import log_probs_of, read_utterances, set_name
+from asr.lm.neural import WEIGHTS as NEURAL_FILE
+from asr.lm.neural import NeuralLm, load_neural
 from asr.model_folder import Model
 from asr.search.factory import Search, SearchOptions, build_search, choose_weights
 from asr.search.hypothesis import Hypothesis, ScoreParts
+from asr.search.rescore import weighted, with_neural_scores
 from asr.search.weights import Tuned, Weights, file_hash
 from asr.wer import count_errors
 
 LM_WEIGHTS = np.arange(0.0, 1.501, 0.05)
 WORD_BONUSES = np.arange(-1.0, 6.001, 0.25)
 UNKNOWN_PENALTIES = np.array([0.0, 2.0, 4.0, 6.0, 8.0, 12.0])
+
+NEURAL_WEIGHTS = np.arange(0.0, 1.401, 0.2)
 
 MAX_ROUNDS = 4
 
@@ -67,7 +72,7 @@ class Lists:
                 self._found[index][hypothesis.tokens] = Candidate(hypothesis.parts, counts.errors)
         return errors[0]
 
-    def best_weights(self) -> Weights:
+    def best_weights(self, neural_weights: Sequence[float] = (0.0,)) -> Weights:
         """The weights on the grid whose choices have the fewest errors, neighbours considered.
 
         The count of errors is a jagged function of the weights, and a lone dip in it is luck: what
@@ -75,24 +80,32 @@ class Lists:
         """
         parts = {
             name: self._table([[getattr(c.parts, name) for c in u.values()] for u in self._found])
-            for name in ("acoustic", "lm", "num_words", "num_unknown")
+            for name in ("acoustic", "lm", "num_words", "num_unknown", "neural")
         }
         errors_un = self._table([[c.errors for c in u.values()] for u in self._found])
         rows = np.arange(len(self._found))
-        counts = np.empty((len(LM_WEIGHTS), len(WORD_BONUSES), len(UNKNOWN_PENALTIES)))
-        for (i, lm), (k, penalty) in itertools.product(
-            enumerate(LM_WEIGHTS), enumerate(UNKNOWN_PENALTIES)
+        axes = (LM_WEIGHTS, WORD_BONUSES, UNKNOWN_PENALTIES, np.asarray(neural_weights))
+        counts = np.empty([len(axis) for axis in axes])
+        for (i, lm), (k, penalty), (m, neural) in itertools.product(
+            enumerate(LM_WEIGHTS), enumerate(UNKNOWN_PENALTIES), enumerate(neural_weights)
         ):
             score_un = parts["acoustic"] + lm * parts["lm"] - penalty * parts["num_unknown"]
+            score_un += neural * parts["neural"]
             for j, bonus in enumerate(WORD_BONUSES):
                 chosen = (score_un + bonus * parts["num_words"]).argmax(axis=1)
-                counts[i, j, k] = errors_un[rows, chosen].sum()
+                counts[i, j, k, m] = errors_un[rows, chosen].sum()
         mean = _neighbours_mean(counts)
         equals = np.argwhere(mean <= mean.min() + 1e-9)
         # of equally good ones the most central
         best = equals[np.square(equals - equals.mean(axis=0)).sum(axis=1).argmin()]
-        axes = (LM_WEIGHTS, WORD_BONUSES, UNKNOWN_PENALTIES)
         return Weights(*(float(axis[at]) for axis, at in zip(axes, best, strict=True)))
+
+    def errors_with(self, weights: Weights) -> int:
+        """Word errors of what the weights choose."""
+        return sum(
+            max(u.values(), key=lambda candidate: weighted(candidate.parts, weights)).errors
+            for u in self._found
+        )
 
     def _table(self, values: list[list[float]]) -> NDArray[np.float64]:
         """(utterances, longest list); a short list's best is repeated, so that it changes nothing."""
@@ -134,6 +147,8 @@ def tune(
         ):
             log_probs[index] = log_probs_tv[:length].cpu()
 
+    # the search's own weights come first; a neural model ranks what that search finds
+    neural_folder, options = options.neural, dataclasses.replace(options, neural=None)
     errors: dict[Weights, int] = {}
     while weights not in errors and len(errors) < MAX_ROUNDS:
         search = build_search(_with(options, weights), model.tokenizer, model.folder)
@@ -144,13 +159,31 @@ def tune(
         )
         weights = lists.best_weights()
     best = min(errors, key=lambda tried: errors[tried])
-    return Tuned(
+    tuned = Tuned(
         lm=lm,
         lm_sha256=lm_sha256,
         first=best,
         beam=options.beam,
         tuned_on=set_name(cuts),
         wer=errors[best] / lists.num_words,
+    )
+    if neural_folder is None:
+        return tuned
+    neural = load_neural(neural_folder, model.tokenizer)
+    search = build_search(_with(options, best), model.tokenizer, model.folder)
+    lists = Lists(utterances.texts)
+    _search(search, model, log_probs, lists, neural)
+    second = lists.best_weights([float(weight) for weight in NEURAL_WEIGHTS])
+    report(
+        f"ranked anew: lm weight {second.lm_weight:.2f}, word bonus {second.word_bonus:.2f}, "
+        f"unknown penalty {second.unknown_penalty:g}, neural weight {second.neural_weight:.1f}"
+    )
+    return dataclasses.replace(
+        tuned,
+        neural=neural_folder.name,
+        neural_sha256=file_hash(neural_folder / NEURAL_FILE),
+        second=second,
+        wer=lists.errors_with(second) / lists.num_words,
     )
 
 
@@ -163,11 +196,19 @@ def _with(options: SearchOptions, weights: Weights) -> SearchOptions:
     )
 
 
-def _search(search: Search, model: Model, log_probs: dict[int, Tensor], lists: Lists) -> int:
+def _search(
+    search: Search,
+    model: Model,
+    log_probs: dict[int, Tensor],
+    lists: Lists,
+    neural: NeuralLm | None = None,
+) -> int:
     """Word errors of one search over the whole set, whose hypotheses go into the lists."""
     errors = 0
     for index, log_probs_tv in log_probs.items():
         (found,) = search(log_probs_tv[None], torch.tensor([len(log_probs_tv)]))
+        if neural is not None:
+            found = with_neural_scores(found, neural)
         texts = [model.tokenizer.decode(hypothesis.tokens) for hypothesis in found]
         errors += lists.add(index, found, texts)
     return errors
@@ -175,8 +216,8 @@ def _search(search: Search, model: Model, log_probs: dict[int, Tensor], lists: L
 
 def _neighbours_mean(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean over the nine neighbours in the first two dimensions; edges count themselves again."""
-    padded = np.pad(counts, ((1, 1), (1, 1), (0, 0)), mode="edge")
-    size_0, size_1, _ = counts.shape
+    padded = np.pad(counts, ((1, 1), (1, 1), (0, 0), (0, 0)), mode="edge")
+    size_0, size_1 = counts.shape[:2]
     mean = np.zeros_like(counts)
     for i, j in itertools.product(range(3), repeat=2):
         mean += padded[i : i + size_0, j : j + size_1] / 9

@@ -13,10 +13,13 @@ from torch import Tensor
 
 from asr.errors import InputError
 from asr.lm.load import load_word_model
+from asr.lm.neural import WEIGHTS as NEURAL_WEIGHTS
+from asr.lm.neural import load_neural
 from asr.search.greedy import greedy
 from asr.search.hotwords import Hotwords
 from asr.search.hypothesis import Hypothesis
 from asr.search.prefix_beam import prefix_beam
+from asr.search.rescore import rescore
 from asr.search.text_score import TextScorer
 from asr.search.units import Units, units_of
 from asr.search.weights import DEFAULT_WEIGHTS, Tuned, Weights, file_hash, read_tuned
@@ -27,6 +30,8 @@ SEARCHES = ("greedy", "beam")
 # Tokens this far below a frame's likeliest extend nothing once text is scored, too: measured on
 # the mini corpus, 7 finds what 10 finds in half the time.
 TOKEN_MARGIN = 8.0
+
+DEFAULT_NEURAL_WEIGHT = 0.5
 
 NBest = list[list[Hypothesis]]
 
@@ -46,6 +51,9 @@ class SearchOptions:
             ``DEFAULT_WEIGHTS``.
         hotwords: words and phrases to prefer, as the recogniser spells them (normalised).
         hotword_bonus: natural-log bonus of each word of each of them.
+        neural: folder of a neural language model that ranks the ``beam`` best anew.
+        neural_weight: None: as tuned with all the others for this ``lm`` and this ``neural``, else
+            ``DEFAULT_NEURAL_WEIGHT``.
 
     Raises:
         InputError: no such search, a value out of range.
@@ -60,6 +68,8 @@ class SearchOptions:
     unknown_penalty: float | None = None
     hotwords: tuple[str, ...] = ()
     hotword_bonus: float = 4.0
+    neural: Path | None = None
+    neural_weight: float | None = None
 
     def __post_init__(self) -> None:
         if self.search not in SEARCHES:
@@ -78,6 +88,12 @@ class SearchOptions:
         given = [name for name, value in weights.items() if value is not None]
         if given and self.lm is None:
             raise InputError(f"{given[0]} = {weights[given[0]]:g}: means nothing without --lm")
+        if self.neural is not None and self.lm is None:
+            raise InputError("a neural language model ranks what a search with --lm has found")
+        if self.neural is None and self.neural_weight is not None:
+            raise InputError(
+                f"neural_weight = {self.neural_weight:g}: means nothing without --neural"
+            )
         if not math.isfinite(self.hotword_bonus):
             raise InputError(f"hotword_bonus = {self.hotword_bonus}: must be a finite number")
 
@@ -137,7 +153,37 @@ def build_search(options: SearchOptions, tokenizer: Tokenizer, folder: Path) -> 
         weights.unknown_penalty,
         hotwords,
     )
-    return Search(_beam(options, scorer, TOKEN_MARGIN), settings)
+    if options.neural is None:
+        return Search(_beam(options, scorer, TOKEN_MARGIN), settings)
+    neural = load_neural(options.neural, tokenizer)
+    sha256 = file_hash(options.neural / NEURAL_WEIGHTS)
+    second = _second_weights(options, weights, read_tuned(folder), settings["lm_sha256"], sha256)
+    settings |= {"neural": str(options.neural), "neural_sha256": sha256}
+    settings["rescoring"] = dataclasses.asdict(second)
+    wide = _beam(dataclasses.replace(options, num_best=options.beam), scorer, TOKEN_MARGIN)
+
+    def rescored(log_probs_btv: Tensor, lens_b: Tensor) -> NBest:
+        found = wide(log_probs_btv, lens_b)
+        return [rescore(several, neural, second)[: options.num_best] for several in found]
+
+    return Search(rescored, settings)
+
+
+def _second_weights(
+    options: SearchOptions,
+    first: Weights,
+    tuned: Tuned | None,
+    lm_sha256: str,
+    neural_sha256: str,
+) -> Weights:
+    """Of the rescoring: tuned for both models, else the search's with a neural weight beside them."""
+    weights = dataclasses.replace(first, neural_weight=DEFAULT_NEURAL_WEIGHT)
+    hashes = (lm_sha256, neural_sha256)
+    if tuned is not None and tuned.second and (tuned.lm_sha256, tuned.neural_sha256) == hashes:
+        weights = tuned.second
+    if options.neural_weight is None:
+        return weights
+    return dataclasses.replace(weights, neural_weight=options.neural_weight)
 
 
 def choose_weights(
