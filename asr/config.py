@@ -355,15 +355,40 @@ def walk(config: Config) -> Iterator[tuple[str, Any, dataclasses.Field[Any]]]:
 
 def explain(item: dataclasses.Field[Any]) -> str:
     """An option's meaning and allowed values."""
-    text = str(item.metadata["help"])
+    meaning = str(item.metadata["help"])
     if item.metadata["choices"]:
-        text += f"; one of {', '.join(map(str, item.metadata['choices']))}"
-    bounds = [
-        f"{word} {item.metadata[name]:g}"
-        for name, word in (("low", "at least"), ("high", "at most"))
-        if item.metadata[name] is not None
-    ]
-    return "; ".join([text, *bounds])
+        return f"{meaning}; one of {allowed(item)}"
+    if _bounds(item):
+        return f"{meaning}; {_bounds(item)}"
+    return meaning
+
+
+def allowed(item: dataclasses.Field[Any]) -> str:
+    """What an option may be: its choices, or its type and bounds."""
+    if item.metadata["choices"]:
+        return ", ".join(map(str, item.metadata["choices"]))
+    kind = _TYPE_NAMES[str(item.type)]
+    return f"{kind} {_bounds(item)}" if _bounds(item) else kind
+
+
+_TYPE_NAMES = {
+    "bool": "true or false",
+    "int": "whole number",
+    "float": "number",
+    "str": "text",
+    "list[int]": "list of whole numbers",
+    "list[float]": "list of numbers",
+    "list[str]": "list of texts",
+}
+
+
+def _bounds(item: dataclasses.Field[Any]) -> str:
+    low, high = item.metadata["low"], item.metadata["high"]
+    if low is not None and high is not None:
+        return f"from {low:g} to {high:g}"
+    if low is not None:
+        return f"at least {low:g}"
+    return "" if high is None else f"at most {high:g}"
 
 
 def _check_values(config: Config) -> None:

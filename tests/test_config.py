@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
 from asr import config
+from asr.cli import main
 from asr.config_layers import base_files
 from asr.errors import InputError
 
@@ -110,3 +112,42 @@ RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*/conf/*.yaml"))
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parts[-3]}-{path.stem}")
 def test_the_recipes_yamls_load(path: Path) -> None:
     config.load([path])
+
+
+def test_show_tells_every_key_with_default_allowed_values_and_meaning(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["config", "--show"]) == 0
+    header, *lines = capsys.readouterr().out.splitlines()
+    starts = [header.index(word) for word in ("default", "allowed", "meaning")]
+    told = {}
+    for line in filter(None, lines):
+        key, default, allowed, meaning = (
+            line[start:end].strip()
+            for start, end in zip([0, *starts], [*starts, None], strict=True)
+        )
+        told[key] = (default, allowed, meaning)
+    for key, value, item in config.walk(config.Config()):
+        default, allowed, meaning = told.pop(key)
+        assert (default if isinstance(value, str) else json.loads(default)) == value, key
+        assert meaning == item.metadata["help"], key
+        for choice in item.metadata["choices"] or ():
+            assert str(choice) in allowed, key
+        for bound in ("low", "high"):
+            assert item.metadata[bound] is None or f"{item.metadata[bound]:g}" in allowed, key
+    assert not told
+
+
+def test_show_and_the_plain_list_tell_the_effective_values(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["attention.weighting=softmax", "train.epochs=7"]
+    assert main(["config", "--show", *words]) == 0
+    table = capsys.readouterr().out
+    assert "sigmoid -> softmax" in table
+    assert "30 -> 7" in table
+    assert table.count(" -> ") == 2
+    assert main(["config", *words]) == 0
+    plain = capsys.readouterr().out
+    assert "attention.weighting = 'softmax'  # how scores become weights; one of softmax" in plain
+    assert "train.epochs = 7  # passes over the data; at least 1\n" in plain

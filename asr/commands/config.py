@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from asr.commands.options import Verbs
+
+if TYPE_CHECKING:
+    from asr.config import Config
 
 
 def add(verbs: Verbs) -> None:
     parser = verbs.add_parser("config", help="every option: value, meaning, allowed values")
     parser.add_argument("--config", type=Path, nargs="+", default=[], help="yaml files, later wins")
+    parser.add_argument(
+        "--show", action="store_true", help="a table: default, allowed values and meaning of each"
+    )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     parser.set_defaults(run=run)
 
@@ -18,6 +26,42 @@ def add(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     from asr import config
 
-    for key, value, item in config.walk(config.load(args.config, args.overrides)):
+    effective = config.load(args.config, args.overrides)
+    if args.show:
+        print("\n".join(_table(effective)))
+        return 0
+    for key, value, item in config.walk(effective):
         print(f"{key} = {value!r}  # {config.explain(item)}")
     return 0
+
+
+def _table(effective: Config) -> list[str]:
+    """A section after the other in aligned columns; a value other than the default stands behind it."""
+    from asr import config
+
+    defaults = {key: value for key, value, _ in config.walk(config.Config())}
+    rows = []
+    for key, value, item in config.walk(effective):
+        default = _spell(defaults[key])
+        shown = default if value == defaults[key] else f"{default} -> {_spell(value)}"
+        rows.append((key, shown, config.allowed(item), str(item.metadata["help"])))
+    header = ("key", "default", "allowed", "meaning")
+    widths = [max(len(row[k]) for row in [header, *rows]) for k in range(3)]
+    lines = [_line(header, widths)]
+    section = None
+    for row in rows:
+        if row[0].partition(".")[0] != section:
+            section = row[0].partition(".")[0]
+            lines.append("")
+        lines.append(_line(row, widths))
+    return lines
+
+
+def _line(cells: tuple[str, ...], widths: list[int]) -> str:
+    columns = [cell.ljust(width) for cell, width in zip(cells, widths, strict=False)]
+    return "  ".join([*columns, cells[-1]])
+
+
+def _spell(value: Any) -> str:
+    """As one writes it on the command line and in yaml."""
+    return value if isinstance(value, str) and value else json.dumps(value)
