@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -53,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     run: Callable[[argparse.Namespace], int] = args.run
     try:
-        return run(args)
+        code = run(args)
+        sys.stdout.flush()  # while an error can still be told
+        return code
     except InputError as error:
         print(f"asr: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -64,6 +67,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         # the reader of our output went away, as `head` does: not an error of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        # the machine's doing, not the code's: a full disk, a folder that went away, a permission
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"asr: error: {where}{error.strerror or error}", file=sys.stderr)
+        if sys.stdout is not None and error.errno == errno.ENOSPC:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is unprinted
+        return 2
 
 
 def _parser() -> argparse.ArgumentParser:

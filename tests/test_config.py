@@ -129,7 +129,8 @@ def test_show_tells_every_key_with_default_allowed_values_and_meaning(
         told[key] = (default, allowed, meaning)
     for key, value, item in config.walk(config.Config()):
         default, allowed, meaning = told.pop(key)
-        assert (default if isinstance(value, str) else json.loads(default)) == value, key
+        text = isinstance(value, str) and value != ""
+        assert (default if text else json.loads(default)) == value, key
         assert meaning == item.metadata["help"], key
         for choice in item.metadata["choices"] or ():
             assert str(choice) in allowed, key

@@ -1,0 +1,189 @@
+"""Every command that writes, where writing goes wrong: one line, exit status 2, nothing by halves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from .conftest import TINY, Workspace, limit_files, run_apart, visible_files
+
+Words = Callable[[Workspace, Path], list[object]]
+
+
+def _prepare(form: str, source: str, *more: str) -> Words:
+    return lambda space, out: [
+        *("prepare", form, "--corpus", space.root / source, "--out", out, "--jobs", 1, *more)
+    ]
+
+
+def _train(space: Workspace, out: Path) -> list[object]:
+    manifests = [f"data.{part}=[{space.cuts}]" for part in ("train", "dev")]
+    return ["train", "--exp", out, *TINY, *manifests]
+
+
+def _score(space: Workspace, out: Path) -> list[object]:
+    """Scores what lies in ``out``, so what was decoded is put there first."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("hypotheses.jsonl", "decode.json"):
+        shutil.copy(space.model / "decode" / "few" / name, out / name)
+    return ["score", out]
+
+
+WRITERS: dict[str, Words] = {
+    "prepare librispeech": _prepare("librispeech", "libri"),
+    "prepare folder": _prepare("folder", "talks"),
+    "prepare tsv": lambda space, out: [
+        *_prepare("tsv", "table.tsv")(space, out), "--clips", space.root / "talks"
+    ],
+    "prepare jsonl": _prepare("jsonl", "nemo.json"),
+    "prepare kaldi": _prepare("kaldi", "kaldi"),
+    "prepare lhotse": _prepare("lhotse", "few.cuts.jsonl.gz"),
+    "subset": lambda space, out: [
+        "subset", "--cuts", space.cuts, "--out", out / "some.cuts.jsonl.gz", "--first", 2
+    ],
+    "train": _train,
+    "decode": lambda space, out: [
+        "decode", "--model", space.model, "--cuts", space.cuts, "--out", out, "--threads", 1
+    ],
+    "score": _score,
+    "compare": lambda space, out: ["compare", space.model, "--out", out],
+    "push": lambda space, out: ["push", space.model, out / "pushed"],
+    "pull": lambda space, out: ["pull", space.model, "--out", out / "pulled"],
+}  # fmt: skip
+every_writer = pytest.mark.parametrize("command", WRITERS)
+
+# Bytes after which writing fails: half of a first file, and half of one of those that follow.
+LIMITS = (40, 3000)
+every_limit = pytest.mark.parametrize(
+    "num_bytes", [LIMITS[0], pytest.param(LIMITS[1], marks=pytest.mark.slow)]
+)
+
+
+def leftovers(root: Path) -> list[str]:
+    """Unfinished files and folders."""
+    return [str(path) for path in root.rglob("*") if path.name.startswith(".")]
+
+
+def whole(name: str, content: bytes) -> bool:
+    """A file that its reader can read: JSON, or lines that all end."""
+    if name.endswith((".json", ".jsonl")):
+        for line in content.decode().splitlines() if name.endswith("l") else [content.decode()]:
+            json.loads(line)
+    return True
+
+
+@every_writer
+@every_limit
+def test_a_full_disk(command: str, num_bytes: int, workspace: Workspace, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = WRITERS[command](workspace, out)
+    before = visible_files(tmp_path)
+    outcome = run_apart(words, limit_files(num_bytes, kill=False))
+    if outcome.code == 0:  # everything it writes is smaller than that
+        assert num_bytes == LIMITS[-1]
+        return
+    outcome.refused("cannot write")
+    assert not leftovers(tmp_path)
+    after = visible_files(tmp_path)
+    assert after.items() >= before.items()
+    assert all(whole(name, content) for name, content in after.items())
+    if num_bytes == LIMITS[0]:
+        assert after == before
+
+
+@every_writer
+@every_limit
+def test_killed_while_writing(
+    command: str, num_bytes: int, workspace: Workspace, tmp_path: Path
+) -> None:
+    """What was there stays, a new file is there whole or not at all, and the next run succeeds."""
+    out = tmp_path / "out"
+    words = WRITERS[command](workspace, out)
+    again = command not in ("train", "push", "pull")  # these do not overwrite
+    if again:
+        assert run_apart(words).code == 0
+        for path in out.iterdir():  # a sign of its own, to tell old from new
+            if path.suffix in (".trn", ".txt"):
+                path.write_text("old\n")
+    before = visible_files(out)
+    outcome = run_apart(words, limit_files(num_bytes, kill=True))
+    if outcome.code == 0:
+        assert num_bytes == LIMITS[-1]
+        return
+    assert outcome.code == -25  # SIGXFSZ: in the middle of a write
+    after = visible_files(out)
+    assert after.keys() >= before.keys()
+    assert all(whole(name, content) for name, content in after.items())
+    if num_bytes == LIMITS[0]:
+        assert after == before
+    assert run_apart([*words, *(["--resume"] if command == "train" else [])]).code == 0
+
+
+@every_writer
+def test_a_file_in_the_way_of_the_folder(
+    command: str, workspace: Workspace, tmp_path: Path
+) -> None:
+    if command == "score":
+        pytest.skip("writes only into the folder it reads")
+    (tmp_path / "file").write_text("in the way")
+    out = tmp_path / "file" / "out"
+    run_apart(WRITERS[command](workspace, out)).refused(str(tmp_path / "file"))
+    assert visible_files(tmp_path) == {"file": b"in the way"}
+
+
+@every_writer
+def test_a_folder_that_takes_no_file(command: str, workspace: Workspace) -> None:
+    """/proc, where not even root can make one."""
+    if command == "score" or not Path("/proc/self").exists():
+        pytest.skip("no such folder here")
+    run_apart(WRITERS[command](workspace, Path("/proc/nobody/out"))).refused("/proc/nobody")
+
+
+@pytest.fixture(scope="module")
+def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A real file system of 64 KB, all but one page of it full."""
+    folder = tmp_path_factory.mktemp("disk")
+    options = ["-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    mount = subprocess.run(["mount", *options], capture_output=True, check=False)
+    if mount.returncode != 0:
+        pytest.skip("mounting a small file system is not permitted here")
+    (folder / "filler").write_bytes(bytes(60 * 1024))
+    yield folder
+    subprocess.run(["umount", str(folder)], check=False)
+
+
+@every_writer
+def test_a_disk_that_is_really_full(command: str, workspace: Workspace, small_disk: Path) -> None:
+    if command == "score":
+        pytest.skip("its own input does not fit")
+    out = small_disk / "out"
+    outcome = run_apart(WRITERS[command](workspace, out))
+    if outcome.code != 0:  # a manifest of two utterances fits into one page
+        outcome.refused("No space left on device")
+        assert not leftovers(small_disk)
+        assert all(whole(name, content) for name, content in visible_files(out).items())
+    else:
+        assert command.startswith(("prepare", "subset"))
+    shutil.rmtree(out, ignore_errors=True)
+
+
+@pytest.mark.parametrize(
+    "words", [["config"], ["config", "--show"], ["doctor"], ["prepare", "--help"]]
+)
+def test_printing_to_a_full_disk(words: list[str]) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+
+    def before() -> None:
+        import os
+        import sys
+
+        os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+
+    run_apart(words, before).refused("No space left on device")
