@@ -10,9 +10,10 @@ import importlib.util
 import os
 import struct
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -34,6 +35,11 @@ CORPUS_EXTENSIONS = MEDIA_EXTENSIONS | {
 
 # The length in an MP3 header counts encoder delay and padding, at most some four frames of 1152.
 MP3_TOLERANCE_SAMPLES = 4 * 1152
+# The second where soundfile cannot even read libsndfile's complaint, which cites the file's bytes.
+SOUNDFILE_ERRORS = (soundfile.LibsndfileError, UnicodeDecodeError)
+LOWEST_RATE, HIGHEST_RATE = 1000, 1_000_000
+# Numbers that are decoded at once, all channels together: 16 MB.
+_BLOCK_VALUES = 1 << 22
 # Writers to a pipe cannot know the length and leave 0 or a huge number in a WAV header.
 _WAV_UNKNOWN_BYTES = 0x7FFF0000
 _WAV_TOLERANCE_BYTES = 64
@@ -75,15 +81,17 @@ def probe(path: str | os.PathLike[str]) -> tuple[int, int, int]:
     path = Path(path)
     check_container(path)
     try:
-        info = soundfile.info(soundfile_name(path))
-    except soundfile.LibsndfileError as error:
-        if use_pyav(path, error):
-            samples_nc, rate = _decode_with_pyav(path)
-            return samples_nc.shape[0], rate, samples_nc.shape[1]
-        raise  # not reached: use_pyav raises where PyAV cannot serve
-    if info.frames == 0:
+        # not soundfile.info(), which fails on a header with text in it that is not UTF-8
+        with soundfile.SoundFile(soundfile_name(path)) as file:
+            num_samples, rate, num_channels = file.frames, file.samplerate, file.channels
+    except SOUNDFILE_ERRORS as error:
+        use_pyav(path, error)
+        samples_nc, rate = _decode_with_pyav(path)
+        num_samples, num_channels = samples_nc.shape
+    if num_samples == 0:
         raise AudioError(f"{path}: no audio: zero samples", "empty audio")
-    return info.frames, info.samplerate, info.channels
+    check_rate(rate, path)
+    return num_samples, rate, num_channels
 
 
 def check_audio(path: str | os.PathLike[str]) -> AudioInfo:
@@ -92,8 +100,13 @@ def check_audio(path: str | os.PathLike[str]) -> AudioInfo:
     Raises:
         AudioError: as ``read_audio``.
     """
-    samples_nc, rate = decode(path)
-    return AudioInfo(samples_nc.shape[0], rate, samples_nc.shape[1])
+    path = Path(path)
+    num_samples = num_channels = 0
+    blocks_nc, rate = _open_blocks(path)
+    for block_nc in blocks_nc:
+        check_finite(block_nc, path)
+        num_samples, num_channels = num_samples + block_nc.shape[0], block_nc.shape[1]
+    return AudioInfo(num_samples, rate, num_channels)
 
 
 def decode(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
@@ -103,26 +116,63 @@ def decode(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
         AudioError: as ``read_audio``.
     """
     path = Path(path)
-    check_container(path)
-    try:
-        with soundfile.SoundFile(soundfile_name(path)) as file:
-            promised, rate = file.frames, file.samplerate
-            tolerance = MP3_TOLERANCE_SAMPLES if file.format == "MP3" else 0
-            samples_nc = _read_frames(file, path)
-    except soundfile.LibsndfileError as error:
-        if use_pyav(path, error):
-            promised, tolerance = 0, 0
-            samples_nc, rate = _decode_with_pyav(path)
-    if samples_nc.shape[0] < promised - tolerance:
-        raise AudioError(
-            f"{path}: truncated: the header promises {promised} samples, "
-            f"{samples_nc.shape[0]} can be decoded",
-            "truncated audio",
-        )
-    if samples_nc.size == 0:
-        raise AudioError(f"{path}: no audio: zero samples", "empty audio")
+    stream_nc, rate = _open_blocks(path)
+    blocks_nc = list(stream_nc)
+    samples_nc = blocks_nc[0] if len(blocks_nc) == 1 else np.concatenate(blocks_nc)
     check_finite(samples_nc, path)
     return samples_nc, rate
+
+
+def _open_blocks(path: Path) -> tuple[Iterator[np.ndarray], int]:
+    """Blocks of float32 (n, channels), at least one of them and none empty, and their rate.
+
+    A header may promise any number of samples: memory is taken for those that come.
+    """
+    check_container(path)
+    try:
+        file = soundfile.SoundFile(soundfile_name(path))
+    except SOUNDFILE_ERRORS as error:
+        use_pyav(path, error)
+        samples_nc, rate = _decode_with_pyav(path)
+        check_rate(rate, path)
+        return iter([samples_nc]), rate
+    check_rate(file.samplerate, path)
+    return _read_blocks(file, path), file.samplerate
+
+
+def _read_blocks(file: soundfile.SoundFile, path: Path) -> Iterator[np.ndarray]:
+    block_frames, num_read = max(1, _BLOCK_VALUES // file.channels), 0
+    tolerance = MP3_TOLERANCE_SAMPLES if file.format == "MP3" else 0
+    with file:
+        promised = file.frames
+        while True:
+            try:
+                block_nc = file.read(block_frames, dtype="float32", always_2d=True)
+            except SOUNDFILE_ERRORS as error:
+                # The header was fine, so this is an audio file whose data end early or are damaged.
+                raise AudioError(
+                    f"{path}: truncated or damaged: the header promises {promised} samples, "
+                    f"decoding fails ({reason_of(error)})",
+                    "truncated audio",
+                ) from None
+            num_read += len(block_nc)
+            if len(block_nc):
+                yield block_nc
+            if len(block_nc) < block_frames:
+                break
+    if num_read < promised - tolerance:
+        raise AudioError(
+            f"{path}: truncated: the header promises {promised} samples, {num_read} can be decoded",
+            "truncated audio",
+        )
+    if num_read == 0:
+        raise AudioError(f"{path}: no audio: zero samples", "empty audio")
+
+
+def check_rate(rate: int, where: object) -> None:
+    """AudioError for a rate that only a damaged header has: resampling would ask for any memory."""
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise AudioError(f"{where}: {rate} samples per second, which cannot be right")
 
 
 def check_finite(samples: np.ndarray, where: object) -> None:
@@ -146,18 +196,6 @@ def to_mono(samples_cn: np.ndarray, source_rate: int, sample_rate: int) -> np.nd
 def soundfile_name(path: Path) -> str | bytes:
     """For soundfile, which cannot spell a name that is not UTF-8 but takes its bytes."""
     return str(path) if sys.platform == "win32" else os.fsencode(path)
-
-
-def _read_frames(file: Any, path: Path) -> np.ndarray:
-    try:
-        return file.read(dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        # The header was fine, so this is an audio file whose data end early or are damaged.
-        raise AudioError(
-            f"{path}: truncated or damaged: the header promises {file.frames} samples, "
-            f"decoding fails ({reason_of(error)})",
-            "truncated audio",
-        ) from None
 
 
 def check_container(path: Path) -> None:
@@ -216,7 +254,7 @@ def _check_ogg_tail(file: BinaryIO, path: Path) -> None:
         raise AudioError(f"{path}: truncated: the Ogg stream has no last page", "truncated audio")
 
 
-def use_pyav(path: Path, error: soundfile.LibsndfileError) -> bool:
+def use_pyav(path: Path, error: Exception) -> bool:
     """True if PyAV may try; AudioError if it may not."""
     if importlib.util.find_spec("av") is not None:
         return True
@@ -233,11 +271,13 @@ def _decode_with_pyav(path: Path) -> tuple[np.ndarray, int]:
     blocks_cn: list[np.ndarray] = []
     rate = 0
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="ignore") as container:
             if not container.streams.audio:
                 raise AudioError(f"{path}: has no audio track", "empty audio")
             stream = container.streams.audio[0]
-            rate = int(stream.rate)
+            if stream.codec_context is None or not stream.codec_context.sample_rate:
+                raise AudioError(f"{path}: its audio track cannot be decoded")
+            rate = int(stream.codec_context.sample_rate)
             resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
             for frame in container.decode(stream):
                 blocks_cn += [block.to_ndarray() for block in resampler.resample(frame)]

@@ -19,8 +19,10 @@ from lhotse.cut import Cut
 
 from asr.data.audio import (
     MP3_TOLERANCE_SAMPLES,
+    SOUNDFILE_ERRORS,
     AudioError,
     check_container,
+    check_rate,
     reason_of,
     soundfile_name,
     use_pyav,
@@ -28,8 +30,6 @@ from asr.data.audio import (
 from asr.data.manifest import load_waveform
 
 BLOCK_S = 10.0
-# Outside of these a header is damaged, and resampling would ask for absurd amounts of memory.
-_LOWEST_RATE, _HIGHEST_RATE = 1000, 1_000_000
 BAD_SAMPLES = "NaN, infinite or absurd samples"
 # Sound is between -1 and 1, or between -32768 and 32767; energies of far more overflow.
 _LOUDEST = 1e6
@@ -141,8 +141,7 @@ def convert(
     Raises:
         AudioError: no such channel, an absurd rate, or no finite sample at all.
     """
-    if not _LOWEST_RATE <= source_rate <= _HIGHEST_RATE:
-        raise AudioError(f"{where}: {source_rate} samples per second, which cannot be right")
+    check_rate(source_rate, where)
     # soxr's state is float32 as its input; equal rates need none
     stream = (
         None if source_rate == sample_rate else soxr.ResampleStream(source_rate, sample_rate, 1)
@@ -190,7 +189,7 @@ def _note_bad(bad_n: np.ndarray, at: int, rate: int, gaps: list[Gap]) -> None:
 def _open(path: Path, notes: list[str]) -> _Opened:
     try:
         file = soundfile.SoundFile(soundfile_name(path))
-    except soundfile.LibsndfileError as error:
+    except SOUNDFILE_ERRORS as error:
         use_pyav(path, error)
         return _open_with_pyav(path, notes)
     tolerance = MP3_TOLERANCE_SAMPLES if file.format == "MP3" else 0
@@ -206,7 +205,7 @@ def _soundfile_blocks(
         while True:
             try:
                 block_nc = file.read(num_frames, dtype="float32", always_2d=True)
-            except soundfile.LibsndfileError as error:
+            except SOUNDFILE_ERRORS as error:
                 notes.append(f"{path}: damaged: decoding fails ({reason_of(error)})")
                 return
             if not len(block_nc):
@@ -218,7 +217,7 @@ def _open_with_pyav(path: Path, notes: list[str]) -> _Opened:
     import av
 
     try:
-        container = av.open(str(path))
+        container = av.open(str(path), metadata_errors="ignore")
     except (av.FFmpegError, EOFError) as error:
         raise AudioError(
             f"{path}: not an audio file that can be read ({reason_of(error)})"

@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
-import soundfile
 from lhotse import CutSet, Recording, RecordingSet, SupervisionSegment, SupervisionSet
 from lhotse.audio import AudioLoadingError, DurationMismatchError
 from lhotse.audio.backend import LibsndfileBackend, set_current_audio_backend
 from lhotse.cut import Cut
 from lhotse.cut.data import DataCut
 
-from asr.data.audio import AudioError, check_audio, check_finite, decode, to_mono
+from asr.data.audio import SOUNDFILE_ERRORS, AudioError, check_audio, check_finite, decode, to_mono
 from asr.data.members import Member, fetch_members
 from asr.errors import InputError
 from asr.files import write_atomically
@@ -42,7 +41,7 @@ class CorpusAudio(LibsndfileBackend):
         """float32 (channels, n) and its rate, of a whole file or of a part of it, in seconds."""
         try:
             return super().read_audio(path_or_fd, offset, duration, force_opus_sampling_rate)
-        except soundfile.LibsndfileError:
+        except SOUNDFILE_ERRORS:
             if not isinstance(path_or_fd, (str, Path)):
                 raise
         samples_nc, rate = decode(path_or_fd)  # a file that neither reads is explained here
