@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import soundfile
+import torch
 
-from asr.cli import main
+from asr import config
+from asr.cli import _parser, main
 from asr.data.manifest import load_waveform, read_cuts
+from asr.model import Recogniser
+from asr.model_folder import save_model
+from asr.text.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -102,3 +111,156 @@ def test_a_folder_of_mp3_files_from_prepare_to_a_decoded_test_set(
     assert decoded(tmp_path / "exp" / "talks" / "decode" / "test") == len(
         read_cuts("data/talks/test.cuts.jsonl.gz")
     )
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+page = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+
+
+def code_lines(path: Path) -> list[str]:
+    """Lines of the code blocks, comments left out and continued lines joined."""
+    found = re.findall(r"^```\w*\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S)
+    return [line for block in found for line in block.replace("\\\n", " ").splitlines()]
+
+
+@page
+def test_every_command_and_every_option_exists(path: Path) -> None:
+    for line in code_lines(path):
+        if not re.match(r"asr [a-z]", line):
+            continue
+        words = shlex.split(line, comments=True)[1:]
+        if "…" in words:  # the options of a run, left out
+            words[words.index("…") : words.index("…") + 1] = ["--exp", "x"]
+        _parser().parse_args(words)  # leaves with SystemExit at what it does not know
+        known = {key for key, _, _ in config.walk(config.Config())}
+        assert {
+            word.partition("=")[0] for word in words if re.match(r"[a-z]+\.\w+=", word)
+        } <= known
+
+
+@page
+def test_every_option_of_the_configuration_exists(path: Path) -> None:
+    known = {key for key, _, _ in config.walk(config.Config())}
+    sections = {key.partition(".")[0] for key in known}
+    prose = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.S)
+    for section, key in re.findall(r"`(\w+)\.(\w+)(?:=[^`]*)?`", prose):
+        if section in sections and key not in ("py", "cpp", "json", "jsonl", "yaml", "safetensors"):
+            assert f"{section}.{key}" in known, f"{path.name}: `{section}.{key}`"
+
+
+@page
+def test_every_link_leads_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_targets_extras_and_the_python_version_are_those_of_the_project() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"(?:^|`)make ([a-z][a-z-]*)", README, re.M):
+        assert re.search(rf"^{target}:", makefile, re.M), f"make {target}"
+    project = (ROOT / "pyproject.toml").read_text()
+    for extra in re.findall(r"sigmoid-asr\[(\w+)\]", README):
+        assert re.search(rf"^{extra} = \[", project, re.M), extra
+    (version,) = re.findall(r"Python (3\.\d+) or newer", README)
+    assert f'requires-python = ">={version}"' in project
+
+
+def test_the_words_of_attention_are_those_of_the_configuration() -> None:
+    head = README.split("```")[0]
+    named = set(re.findall(r"`(\w+)`", head))
+    fields = {item.name: item for _, _, item in config.walk(config.Config())}
+    assert named == {
+        *fields["weighting"].metadata["choices"],
+        *fields["position"].metadata["choices"],
+    }
+
+
+def test_the_recipes_lines_are_understood(tmp_path: Path) -> None:
+    lines = [line for line in code_lines(ROOT / "README.md") if line.startswith("recipes/")]
+    assert len(lines) >= 2
+    bin_folder = Path(sys.executable).parent
+    environment = {
+        **os.environ,
+        "PATH": f"{bin_folder}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+    }
+    for line in lines:
+        words = [*shlex.split(line, comments=True), "--work", str(tmp_path / "work"), "--dry-run"]
+        words[1:] = [os.path.expanduser(word) for word in words[1:]]
+        run = subprocess.run(
+            words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+        assert run.returncode == 0, f"{line}: {run.stderr}"
+        assert "asr " in run.stdout
+
+
+@pytest.fixture
+def home(tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with an untrained model, a talk and more, as the README's examples name them."""
+    monkeypatch.chdir(tmp_path)
+    cfg = config.load([], TINY)
+    tokenizer = train_tokenizer(["the quick brown fox jumps over a lazy dog"], cfg.tokenizer)
+    torch.manual_seed(0)
+    net = Recogniser(cfg, tokenizer.vocab_size)
+    save_model(Path("exp/mine/model"), net.state_dict(), cfg, tokenizer)
+    spoken = [path for path, _, _ in speak(tiny_corpus, "test", tmp_path / "mp3")]
+    spoken[0].rename("talk.mp3")
+    Path("lectures").mkdir()
+    spoken[1].rename("lectures/one.mp3")
+    Path("calls").mkdir()
+    soundfile.write("calls/a.wav", soundfile.read(spoken[2])[0], 16000)
+    return tmp_path
+
+
+def test_transcribing_as_the_readme_does(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for program, *words in commands(blocks("Transcribe audio")[0]):
+        assert program == "asr"
+        assert main([*words, "--threads", "1"]) == 0, capsys.readouterr().err
+    assert {path.suffix for path in (home / "transcripts").rglob("*.*")} == {".srt", ".json"}
+    assert capsys.readouterr().out.splitlines()[0]
+
+
+def test_the_python_example_runs(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
+def test_a_model_is_one_folder_of_what_the_readme_lists(home: Path) -> None:
+    assert "`exp/mine/model`: safetensors weights, configuration, tokenizer" in README
+    names = {path.name for path in Path("exp/mine/model").iterdir()}
+    assert names == {"model.safetensors", "config.yaml", "tokenizer.json"}
+    os.rename("exp/mine/model", "elsewhere")
+    assert main(["transcribe", "talk.mp3", "--model", "elsewhere", "--threads", "1"]) == 0
+
+
+# What the README claims and no test above shows: where it is shown.
+CLAIMS = {
+    "a stage that is done is skipped until something it depends on changes": "tests/recipes",
+    "a misspelt one is refused with the nearest right one": "tests/test_config.py",
+    "goes on with `--resume`, to the same weights bit for bit": "tests/train",
+    "WAV, FLAC, Ogg, Opus and MP3": "tests/data/test_audio.py::test_every_format_gives_the_samples_back",
+    "M4A and the sound of videos": "tests/data/test_audio.py::test_media_files_go_through_pyav",
+    "nothing is copied, segments of long recordings": "tests/data/test_corpora.py",
+    "what cannot be used": "tests/data/test_corpora.py::test_what_is_wrong_in_a_folder_is_named",
+    "NeMo's manifests": "tests/data/test_corpora.py::test_nemo_manifests",
+    "Kaldi's data directories": "tests/data/test_corpora.py::test_kaldi_with_segments_equals_lhotse",
+    "any Lhotse manifest": "tests/data/test_corpora.py::test_lhotse_cuts_of_any_kind",
+    "To the Hugging Face hub and back": "tests/test_hub.py::test_push_then_pull_gives_the_same_model",
+    "or nothing is there": "tests/test_hub.py::test_what_is_no_model_is_refused",
+    "`asr doctor` prints versions": "tests/test_cli.py::test_doctor_runs_every_backend_and_says_why_not",
+    "one line that says what was wrong": "tests/hardening/test_commands.py::test_a_full_disk",
+    "usable without the rest": "tests/test_layers_of_imports.py::test_attention_library_works_where_asr_cannot_be_imported",  # noqa: E501
+    "gives the same numbers alone and in any batch": "tests/test_model.py",
+}
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_every_claim_has_its_test(claim: str) -> None:
+    assert claim in " ".join(README.split()), "the README does not say that any more"
+    path, _, name = CLAIMS[claim].partition("::")
+    assert (ROOT / path).exists()
+    if name:
+        tree = ast.parse((ROOT / path).read_text())
+        assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
