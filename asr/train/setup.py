@@ -20,8 +20,9 @@ from asr.data.features import estimate_norm
 from asr.data.index import CutTable, open_cuts
 from asr.data.loader import Loader
 from asr.errors import InputError
-from asr.files import make_folder, write_atomically
+from asr.files import write_atomically
 from asr.model import Recogniser, count_parameters
+from asr.model_folder import new_folder
 from asr.processes import Processes
 from asr.text.normalise import get_normaliser
 from asr.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
@@ -96,10 +97,8 @@ def claim_folder(exp: Experiment, config: Config, resume: bool) -> None:
 def keep_setup(exp: Experiment, config: Config, tokenizer: Tokenizer) -> None:
     """Makes EXP this run's own, now that everything in it is known to fit."""
     if not exp.tokenizer.is_dir():
-        unfinished = exp.tokenizer.with_name(f".{exp.tokenizer.name}")
-        make_folder(unfinished)
-        tokenizer.save(unfinished)
-        unfinished.replace(exp.tokenizer)
+        with new_folder(exp.tokenizer) as unfinished:
+            tokenizer.save(unfinished)
     write_atomically(exp.config, configuration.dump(config))
 
 
