@@ -15,6 +15,7 @@ from asr.search.factory import GREEDY, SearchOptions, build_search
 from asr.search.units import units_of
 from asr.transcribe.assemble import Reader
 from asr.transcribe.pipeline import Failure, Outcome, Pipeline
+from asr.transcribe.precision import check_precision, quantise
 from asr.transcribe.result import Alternative, Gap, Segment, Transcript, Word
 from asr.transcribe.sources import Source, array_source, file_source, find_sources
 from asr.transcribe.windows import make_grid
@@ -46,17 +47,23 @@ class Transcriber:
         window_s: float = WINDOW_S,
         overlap_s: float = OVERLAP_S,
         max_batch_s: float = MAX_BATCH_S,
+        precision: str = "fp32",
     ):
         """
         Args:
             window_s: what is longer is computed in windows of this length,
             overlap_s: of which neighbours share this much.
             max_batch_s: seconds of audio computed at once: memory grows with it.
+            precision: fp32; int8 (CPU; the model's linear layers are replaced), bf16 (CUDA).
 
         Raises:
-            InputError: a window and an overlap that do not fit together.
+            InputError: a window and an overlap that do not fit together, a precision that the
+                device does not have.
         """
         self.model = model
+        check_precision(precision, next(model.net.parameters()).device)
+        if precision == "int8":
+            quantise(model.net.encoder)
         features = model.net.features
         frame_samples = features.hop * model.net.subsampling
         rate = model.config.features.sample_rate
@@ -66,7 +73,9 @@ class Transcriber:
             frame_samples / rate,
         )
         grid = make_grid(frame_samples, rate, window_s, overlap_s)
-        self._pipeline = Pipeline(model.net, reader, grid, rate, max_batch_s)
+        self._pipeline = Pipeline(
+            model.net, reader, grid, rate, max_batch_s, in_bf16=precision == "bf16"
+        )
 
     def transcribe(
         self,
@@ -119,6 +128,7 @@ def load(
     window_s: float = WINDOW_S,
     overlap_s: float = OVERLAP_S,
     max_batch_s: float = MAX_BATCH_S,
+    precision: str = "fp32",
 ) -> Transcriber:
     """Reads a model folder, or an experiment that has one; see ``Transcriber``.
 
@@ -126,4 +136,4 @@ def load(
         InputError: it is none, or a file in it is damaged; no such device; wrong windows.
     """
     model = load_model(Path(folder), choose_device(device))
-    return Transcriber(model, search, window_s, overlap_s, max_batch_s)
+    return Transcriber(model, search, window_s, overlap_s, max_batch_s, precision)

@@ -37,6 +37,7 @@ def add(verbs: Verbs) -> None:
     parser.add_argument(
         "--max-batch-s", type=above_zero, default=120.0, help="padded seconds at once"
     )
+    parser.add_argument("--precision", default="fp32", help="fp32, int8 (CPU) or bf16 (CUDA)")
     add_model_options(parser)
     parser.set_defaults(run=run)
 
@@ -66,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
         args.window_s,
         args.overlap_s,
         args.max_batch_s,
+        args.precision,
     )
     num_done = 0
     for outcome in transcriber.transcribe_sources(sources):

@@ -45,11 +45,18 @@ class Pipeline:
     """Transcribes any number of sources with one model."""
 
     def __init__(
-        self, net: Recogniser, reader: Reader, grid: Grid, sample_rate: int, max_batch_s: float
+        self,
+        net: Recogniser,
+        reader: Reader,
+        grid: Grid,
+        sample_rate: int,
+        max_batch_s: float,
+        in_bf16: bool = False,
     ):
         """
         Args:
             max_batch_s: padded seconds that the model computes at once.
+            in_bf16: matrix products in bfloat16; features and log-probabilities never are.
         """
         self._net = net
         self._reader = reader
@@ -57,6 +64,7 @@ class Pipeline:
         self._rate = sample_rate
         self._max_batch_s = max_batch_s
         self._device = next(net.parameters()).device
+        self._in_bf16 = in_bf16
 
     def run(self, sources: Iterable[Source]) -> Iterator[Outcome]:
         """What becomes of each source, in their order, as soon as it is known."""
@@ -91,7 +99,8 @@ class Pipeline:
         wave_bn = torch.zeros(len(batch), int(lens_b.max()))
         for row_n, task in zip(wave_bn, batch, strict=True):
             row_n[: len(task.window.samples_n)] = torch.from_numpy(task.window.samples_n)
-        log_probs_btv, frames_b = self._net(wave_bn.to(self._device), lens_b.to(self._device))
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._in_bf16):
+            log_probs_btv, frames_b = self._net(wave_bn.to(self._device), lens_b.to(self._device))
         log_probs = log_probs_btv.cpu().numpy()
         return [
             # a copy: a view would keep the whole batch

@@ -1,0 +1,124 @@
+"""A model as one ONNX file: waveforms in, log-probabilities out, any batch and any length.
+
+The filterbank goes along, as one strided convolution: mean removal, pre-emphasis, window and Fourier
+transform of a frame are linear, so a matrix does all of them. Attention goes as the full-matrix
+reference; the fused operators are PyTorch's alone.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from asr.data.features import LOG_FLOOR, PREEMPHASIS, Fbank, padding_mask
+from asr.errors import InputError
+from asr.files import make_folder
+from asr.model import Recogniser
+from asr.model_folder import load_model
+
+OPSET = 18
+INPUTS, OUTPUTS = ("wave", "wave_lens"), ("log_probs", "frames")
+_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+
+# More than a frame with its subsampling needs.
+_PADDING_SAMPLES = 3200
+
+
+class ConvolutionFbank(nn.Module):
+    """The features of ``Fbank``, which it is made from, in operators that ONNX has.
+
+    Raises:
+        InputError: features with mirrored edges.
+    """
+
+    def __init__(self, fbank: Fbank):
+        super().__init__()
+        if not fbank.snip_edges:
+            raise InputError("features.snip_edges = false: not exported; train with true")
+        self.hop, self.scale, self.num_frames = fbank.hop, fbank.scale, fbank.num_frames
+        self.register_buffer("mel_kf", fbank.mel_kf)
+        self.mel_kf: Tensor
+        self.register_buffer("kernel", _transform(fbank))
+        self.kernel: Tensor
+
+    def forward(self, wave_bn: Tensor, lens_b: Tensor) -> tuple[Tensor, Tensor]:
+        position_n = torch.arange(wave_bn.shape[1], device=wave_bn.device)
+        wave_bn = torch.where(position_n < lens_b[:, None], wave_bn * self.scale, 0.0)
+        spectrum_bct = F.conv1d(wave_bn[:, None], self.kernel[:, None], stride=self.hop)
+        real_bkt, imaginary_bkt = spectrum_bct.chunk(2, dim=1)
+        power_btk = (real_bkt.square() + imaginary_bkt.square()).transpose(1, 2)
+        feats_btf = torch.matmul(power_btk, self.mel_kf).clamp(min=LOG_FLOOR).log()
+        feat_lens_b = self.num_frames(lens_b)
+        return feats_btf.masked_fill(
+            padding_mask(feat_lens_b, feats_btf.shape[1]), 0.0
+        ), feat_lens_b
+
+
+def _transform(fbank: Fbank) -> Tensor:
+    """(2 k, w): what maps the samples of a frame to the real and the imaginary half of its spectrum."""
+    size = fbank.window_size
+    frames_ww = torch.eye(size, dtype=torch.float64)
+    frames_ww = frames_ww - frames_ww.mean(1, keepdim=True)
+    # Kaldi takes the first sample as its own predecessor; the window silences it anyway
+    before_ww = torch.cat([frames_ww[:, :1], frames_ww[:, :-1]], dim=1)
+    windowed_ww = (frames_ww - PREEMPHASIS * before_ww) * fbank.window_w[:size].double()
+    spectrum_wk = torch.fft.rfft(windowed_ww, n=fbank.fft_size)
+    return torch.cat([spectrum_wk.real, spectrum_wk.imag], dim=1).T.float().contiguous()
+
+
+class _Exported(nn.Module):
+    def __init__(self, net: Recogniser):
+        super().__init__()
+        self.fbank = ConvolutionFbank(net.features)
+        self.net = net
+
+    def forward(self, wave_bn: Tensor, wave_lens_b: Tensor) -> tuple[Tensor, Tensor]:
+        # so that there is a frame to compute, however short the sound; its length says it is none
+        wave_bn = F.pad(wave_bn, (0, _PADDING_SAMPLES))
+        feats_btf, feat_lens_b = self.fbank(wave_bn, wave_lens_b)
+        feats_btf = self.net.norm(feats_btf, feat_lens_b)
+        encoded_btd, lens_b = self.net.encoder(feats_btf, feat_lens_b)
+        return self.net.log_probs(encoded_btd), lens_b
+
+
+def export_onnx(folder: Path, out: Path) -> None:
+    """Write the model of ``folder`` as ``out``.
+
+    Its inputs are ``wave`` (b, n) float32 at the model's rate, zeros behind each utterance, and
+    ``wave_lens`` (b) int64; its outputs ``log_probs`` (b, t, v) and ``frames`` (b).
+
+    Raises:
+        InputError: no such model, a package is missing, features that cannot be exported.
+    """
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(f"export needs {', '.join(missing)}: pip install sigmoid-asr[onnx]")
+    model = load_model(folder, "cpu", backend="reference")
+    exported = _Exported(model.net).eval()
+    rate = model.config.features.sample_rate
+    wave_bn = 0.1 * torch.randn(3, 2 * rate, generator=torch.Generator().manual_seed(0))
+    lens_b = torch.tensor([2 * rate, rate, rate + 77])
+    batch, samples = torch.export.Dim("batch"), torch.export.Dim("samples")
+    make_folder(out.parent)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the exporter's, about its own workings
+        torch.onnx.export(
+            exported,
+            (wave_bn, lens_b),
+            str(out),
+            input_names=list(INPUTS),
+            output_names=list(OUTPUTS),
+            dynamic_shapes=({0: batch, 1: samples}, {0: batch}),
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )

@@ -1,0 +1,240 @@
+"""Speed, memory and accuracy of `asr transcribe` on a CPU, and that ONNX Runtime writes the same text.
+
+    tools/bench_transcribe.py speed --cuts test.cuts.jsonl.gz --out docs/results/transcribe-cpu
+    tools/bench_transcribe.py joined --model exp/mine --cuts test.cuts.jsonl.gz --words test.words.txt
+    tools/bench_transcribe.py onnx --model exp/mine --cuts test.cuts.jsonl.gz
+
+``speed`` takes the 12 x 256 Conformer with untrained weights: time does not depend on what they say.
+Each length is a process of its own, so that its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+
+import asr
+from asr import config
+from asr.api import Failure
+from asr.data.manifest import load_waveform, read_cuts
+from asr.files import write_atomically
+from asr.model import Recogniser
+from asr.model_folder import save_model
+from asr.runtime import prepare_cpu
+from asr.text.tokenizer import train_tokenizer
+
+RATE = 16000
+MINUTES = (1, 4, 15, 60)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("speed", "one", "joined", "onnx"))
+    parser.add_argument("--cuts", type=Path, help="manifest of the speech to use")
+    parser.add_argument("--model", type=Path, help="a trained model (joined, onnx)")
+    parser.add_argument("--words", type=Path, help="when words start, from the synthetic corpus")
+    parser.add_argument("--out", type=Path, default=Path("transcribe-cpu"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--window-s", type=float, default=30.0)
+    parser.add_argument("--overlap-s", type=float, default=4.0)
+    parser.add_argument("--pause-s", type=float, default=0.0, help="silence between the joined")
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("inputs", nargs="*", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    print_result = {"speed": speed, "one": one, "joined": joined, "onnx": onnx}[args.what](args)
+    print(json.dumps(print_result, indent=1))
+    return 0
+
+
+def speed(args: argparse.Namespace) -> dict[str, Any]:
+    """Files of 1 to 60 minutes of joined speech, and the same hour as utterances."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = untrained(Path(folder))
+        waves = [load_waveform(cut, RATE) for cut in read_cuts(args.cuts)]
+        rows = []
+        for minutes in MINUTES:
+            path = Path(folder) / f"{minutes}.wav"
+            soundfile.write(path, repeated(waves, minutes * 60), RATE)
+            rows.append({"input": f"{minutes} min joined"} | measured(args, model, [path]))
+        utterances = Path(folder) / "utterances"
+        utterances.mkdir()
+        for number in range(min(len(waves), 1500)):
+            soundfile.write(utterances / f"{number:05d}.wav", waves[number], RATE)
+        name = f"{len(list(utterances.iterdir()))} utterances"
+        rows.append({"input": name} | measured(args, model, [utterances]))
+    result = {"machine": machine(args.threads), "precision": args.precision, "rows": rows}
+    write_report(args.out, result)
+    return result
+
+
+def untrained(folder: Path) -> Path:
+    cfg = config.load([], ["tokenizer.kind=char"])
+    tokenizer = train_tokenizer(["the quick brown fox jumps over a lazy dog"], cfg.tokenizer)
+    torch.manual_seed(0)
+    net = Recogniser(cfg, tokenizer.vocab_size)
+    save_model(folder / "model", net.state_dict(), cfg, tokenizer)
+    return folder / "model"
+
+
+def repeated(waves: list[np.ndarray], duration_s: float) -> np.ndarray:
+    joined_n = np.concatenate(waves)
+    return np.resize(joined_n, int(duration_s * RATE))
+
+
+def measured(args: argparse.Namespace, model: Path, inputs: list[Path]) -> dict[str, Any]:
+    command = [sys.executable, __file__, "one", *map(str, inputs), "--model", str(model)]
+    command += ["--threads", str(args.threads), "--precision", args.precision]
+    command += ["--window-s", str(args.window_s), "--overlap-s", str(args.overlap_s)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: dict[str, Any] = json.loads(run.stdout)
+    print(inputs[0].name, found, file=sys.stderr)
+    return found
+
+
+def one(args: argparse.Namespace) -> dict[str, Any]:
+    """This process: reading to text, without loading the model; its peak memory with everything."""
+    prepare_cpu(args.threads)
+    transcriber = load(args)
+    begun = time.perf_counter()
+    outcomes = list(transcriber.transcribe_all(args.inputs))
+    wall_s = time.perf_counter() - begun
+    audio_s = 0.0
+    for outcome in outcomes:
+        if isinstance(outcome.result, Failure):
+            raise outcome.result.error
+        audio_s += outcome.result.duration_s
+    return {
+        "audio_s": round(audio_s, 1),
+        "wall_s": round(wall_s, 2),
+        "rtf": round(wall_s / audio_s, 5),
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+
+
+def load(args: argparse.Namespace) -> asr.Transcriber:
+    return asr.load(
+        args.model,
+        "cpu",
+        window_s=args.window_s,
+        overlap_s=args.overlap_s,
+        precision=args.precision,
+    )
+
+
+def joined(args: argparse.Namespace) -> dict[str, Any]:
+    """WER of all utterances in one file and one by one; how far word starts are off."""
+    from jiwer import process_words
+
+    prepare_cpu(args.threads)
+    cuts = list(read_cuts(args.cuts))
+    waves = [load_waveform(cut, RATE) for cut in cuts]
+    references = [cut.supervisions[0].text.lower() for cut in cuts]
+    transcriber = load(args)
+    singles = [transcriber.transcribe(wave_n, RATE) for wave_n in waves]
+    noise_n = np.random.default_rng(0).normal(0, 1e-4, int(args.pause_s * RATE)).astype("f4")
+    whole = transcriber.transcribe(np.concatenate([x for w in waves for x in (w, noise_n)]), RATE)
+    result = {
+        "words": sum(len(text.split()) for text in references),
+        "wer_single": 100 * process_words(references, [one.text for one in singles]).wer,
+        "wer_joined": 100 * process_words(" ".join(references), whole.text).wer,
+        "words_timed": len(whole.words),
+        "words_in_text": len(whole.text.split()),
+    }
+    if args.words:
+        starts_s = {}
+        for line in args.words.read_text().splitlines():
+            name, *times = line.split()
+            starts_s[name] = [float(time_s) for time_s in times]
+        errors_s = []
+        for cut, reference, single in zip(cuts, references, singles, strict=True):
+            for chunk in process_words(reference, single.text or "-").alignments[0]:
+                if chunk.type == "equal":
+                    pairs = zip(
+                        range(chunk.ref_start_idx, chunk.ref_end_idx),
+                        range(chunk.hyp_start_idx, chunk.hyp_end_idx),
+                        strict=True,
+                    )
+                    for i, j in pairs:
+                        errors_s.append(single.words[j].start_s - starts_s[cut.id][i])
+        result["median_start_error_ms"] = 1000 * float(np.median(np.abs(errors_s)))
+        result["median_signed_start_error_ms"] = 1000 * float(np.median(errors_s))
+    return result
+
+
+def onnx(args: argparse.Namespace) -> dict[str, Any]:
+    """The first 100 utterances: texts of ONNX Runtime and of PyTorch."""
+    import onnxruntime
+
+    from asr.search.greedy import greedy
+    from asr.transcribe.onnx import export_onnx
+
+    transcriber = load(args)
+    waves = [load_waveform(cut, RATE) for cut in list(read_cuts(args.cuts))[:100]]
+    with tempfile.TemporaryDirectory() as folder:
+        export_onnx(args.model, Path(folder) / "model.onnx")
+        session = onnxruntime.InferenceSession(str(Path(folder) / "model.onnx"))
+    equal = 0
+    for wave_n in waves:
+        inputs = {"wave": wave_n[None], "wave_lens": np.array([len(wave_n)])}
+        found = session.run(None, inputs)
+        log_probs_btv, frames_b = (torch.from_numpy(output) for output in found)
+        best = greedy(log_probs_btv, frames_b)[0]
+        text = transcriber.model.tokenizer.decode(best.tokens)
+        equal += " ".join(text.split()) == transcriber.transcribe(wave_n, RATE).text
+    return {"utterances": len(waves), "equal_texts": equal}
+
+
+def machine(threads: int) -> dict[str, Any]:
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def write_report(out: Path, result: dict[str, Any]) -> None:
+    write_atomically(out.with_suffix(".json"), json.dumps(result, indent=1) + "\n")
+    head = "| input | audio, s | time, s | real-time factor | peak memory, MB |\n|---|---|---|---|---|\n"
+    lines = [
+        f"| {r['input']} | {r['audio_s']} | {r['wall_s']} | {r['rtf']} | {r['peak_mb']} |\n"
+        for r in result["rows"]
+    ]
+    about = ", ".join(f"{key} {value}" for key, value in result["machine"].items())
+    text = (
+        "# asr transcribe on a CPU\n\nConformer of 12 layers x 256, untrained, greedy search; "
+        f"{result['precision']}; {about}. Made by `tools/bench_transcribe.py speed`.\n\n"
+        f"{head}{''.join(lines)}\n![time and memory]({out.name}.png)\n"
+    )
+    write_atomically(out.with_suffix(".md"), text)
+    plot(out.with_suffix(".png"), [r for r in result["rows"] if "joined" in r["input"]])
+
+
+def plot(path: Path, rows: list[dict[str, Any]]) -> None:
+    from matplotlib import pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+    minutes = [row["audio_s"] / 60 for row in rows]
+    left.plot(minutes, [row["wall_s"] for row in rows], "o-")
+    left.set(xlabel="audio, minutes", ylabel="time, s", xlim=(0, None), ylim=(0, None))
+    right.plot(minutes, [row["peak_mb"] for row in rows], "o-")
+    right.set(xlabel="audio, minutes", ylabel="peak memory, MB", xlim=(0, None), ylim=(0, None))
+    figure.savefig(path, dpi=100)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
