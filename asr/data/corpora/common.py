@@ -88,22 +88,23 @@ def split(part: Part, dev_share: float, test_share: float) -> list[Part]:
         known = item.speaker != UNKNOWN_SPEAKER
         groups.setdefault(f"speaker {item.speaker}" if known else item.id, []).append(item)
     waiting = sorted(groups, key=lambda key: hashlib.sha256(key.encode()).digest())
+    shares = {name: share for name, share in (("test", test_share), ("dev", dev_share)) if share}
+    if len(groups) <= len(shares):
+        raise InputError(
+            f"{part.name}: {len(groups)} speakers are too few for train, dev and test parts "
+            "without a speaker in common; prepare the parts by hand"
+        )
     parts = []
-    for name, share in (("test", test_share), ("dev", dev_share)):
-        if share == 0:
-            continue
+    for num_done, (name, share) in enumerate(shares.items()):
         quota, chosen = share * len(part.utterances), list[str]()
+        most = len(waiting) - (len(shares) - num_done)  # the parts that follow get one each
         for key in waiting:
             # as near to the quota as whole speakers allow
-            if sum(len(groups[one]) for one in chosen) + len(groups[key]) / 2 <= quota:
+            size = sum(len(groups[one]) for one in chosen) + len(groups[key]) / 2
+            if size <= quota and len(chosen) < most:
                 chosen.append(key)
         chosen = chosen or sorted(waiting, key=lambda key: len(groups[key]))[:1]
         waiting = [key for key in waiting if key not in chosen]
-        if not waiting:
-            raise InputError(
-                f"{part.name}: {len(groups)} speakers are too few for train, dev and test parts "
-                "without a speaker in common; prepare the parts by hand"
-            )
         parts.append(Part(name, [item for key in chosen for item in groups[key]], []))
     rest = [item for key in waiting for item in groups[key]]
     return [Part("train", rest, part.left_out), *parts]
