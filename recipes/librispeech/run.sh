@@ -12,12 +12,13 @@
 #   --config conf/100h.yaml          training configuration: conf/100h.yaml, conf/960h.yaml, ...
 #   --lm-text FILE                   text for the n-gram model; default: the training transcripts
 #   --lm-order 3                     words per n-gram
+#   --beam 16                        prefixes that the search with the n-gram model keeps
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 corpus=./corpus download=no train='train-clean-100' dev='dev-clean' test='test-clean test-other'
-systems='sigmoid+alibi' config=conf/100h.yaml lm_text='' lm_order=3
-options='corpus download train dev test systems config lm_text lm_order' paths='corpus config lm_text'
+systems='sigmoid+alibi' config=conf/100h.yaml lm_text='' lm_order=3 beam=16
+options='corpus download train dev test systems config lm_text lm_order beam' paths='corpus config lm_text'
 source ../../tools/stages.sh
 
 fetch=()
@@ -50,13 +51,13 @@ for system in $systems; do
         "attention.weighting=$weighting" "attention.position=$position" ${overrides[@]+"${overrides[@]}"}
     # the language model's weights come from the dev part alone
     stage "tune-$name" "train-$name lm" '' \
-        asr tune --model "$exp" --cuts "$work/data/$dev.cuts.jsonl.gz" --lm "$lm" --beam 16
+        asr tune --model "$exp" --cuts "$work/data/$dev.cuts.jsonl.gz" --lm "$lm" --beam "$beam"
     for part in $test; do
         stage "decode-$name-$part" "train-$name" '' \
             asr decode --model "$exp" --cuts "$work/data/$part.cuts.jsonl.gz"
         stage "decode-lm-$name-$part" "tune-$name" '' \
             asr decode --model "$exp" --cuts "$work/data/$part.cuts.jsonl.gz" \
-            --out "$exp/decode/$part-lm" --search beam --beam 16 --lm "$lm"
+            --out "$exp/decode/$part-lm" --search beam --beam "$beam" --lm "$lm"
         decoded+=" decode-$name-$part decode-lm-$name-$part"
     done
 done

@@ -175,6 +175,7 @@ def test_librispeech_runs_every_stage_on_real_speech(tmp_path: Path) -> None:
             "--config",
             ROOT / "recipes/librispeech/conf/small.yaml",
         ),
+        *("--beam", 2),
         *("--", "train.num_threads=1", "data.max_utterances=30", "train.max_validate_utterances=5"),
     ).stdout
     assert "train-clean-6: 1790 utterances, 6.14 hours, 242 speakers, 0 left out" in printed
