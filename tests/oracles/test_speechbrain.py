@@ -33,6 +33,8 @@ pytest.importorskip("speechbrain", reason="extra `oracles` not installed")
 
 from speechbrain.lobes.models.transformer.Conformer import ConformerEncoderLayer
 
+# its import lowers the precision of matrix products, for everybody
+torch.set_float32_matmul_precision("highest")
 # SpeechBrain leaves modules behind whose mere inspection imports packages that are not here; pytest,
 # hypothesis and torch inspect every module there is
 for name, module in list(sys.modules.items()):
