@@ -110,12 +110,22 @@ def _fingerprint() -> str:
 
 def _make(corpus: Path, parameters: dict[str, Any], num_processes: int) -> None:
     Espeak()  # complains here rather than in a worker
+    # always of the same name: what a killed run left is removed by the next
     partial = corpus.with_name(f".{corpus.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
+        _fill(partial, parameters, num_processes)
+        if corpus.exists():
+            shutil.rmtree(corpus)
+        partial.rename(corpus)
     except OSError as error:
-        raise InputError(f"{corpus.parent}: cannot be written to: {error.strerror}") from None
+        raise InputError(f"{corpus}: cannot write: {error.strerror}") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _fill(partial: Path, parameters: dict[str, Any], num_processes: int) -> None:
     plan = Plan(parameters["seed"], parameters["num_dev"], parameters["num_test"])
     seconds: dict[int, float] = {}
     words: set[str] = set()
@@ -141,9 +151,6 @@ def _make(corpus: Path, parameters: dict[str, Any], num_processes: int) -> None:
         },
     }
     (partial / MARKER).write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
-    if corpus.exists():
-        shutil.rmtree(corpus)
-    partial.rename(corpus)
 
 
 def _until(
