@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,27 @@ import torch
 from asr.data.synthetic.corpus import prepare_synthetic
 
 torch.set_num_threads(1)
+
+
+def settings_of_the_process() -> dict[str, object]:
+    """What changes the numbers of everybody else in the process."""
+    return {
+        "default dtype": torch.get_default_dtype(),
+        "precision of float32 products": torch.get_float32_matmul_precision(),
+        "threads": torch.get_num_threads(),
+        "gradients": torch.is_grad_enabled(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+SETTINGS = settings_of_the_process()
+
+
+@pytest.fixture(autouse=True)
+def leave_the_process_as_it_was() -> Iterator[None]:
+    """A test that changes a setting of PyTorch for those after it fails itself, not they."""
+    yield
+    assert settings_of_the_process() == SETTINGS
 
 
 @pytest.fixture(scope="session")
