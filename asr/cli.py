@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from asr import __version__
 from asr.commands import (
     align,
+    certify,
     compare,
     config,
     decode,
@@ -44,6 +45,7 @@ COMMANDS = (
     tune,
     export,
     compare,
+    certify,
     push,
     pull,
     config,

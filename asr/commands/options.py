@@ -62,6 +62,14 @@ def count(text: str) -> int:
     return value
 
 
+def at_least_two(text: str) -> int:
+    """An integer of 2 or more."""
+    value = int(text)
+    if value < 2:
+        raise argparse.ArgumentTypeError(f"{value}: must be 2 or more")
+    return value
+
+
 def seconds(text: str) -> float:
     """A number of 0 or more."""
     value = float(text)

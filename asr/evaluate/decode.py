@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -111,6 +112,13 @@ def read_utterances(model: Model, cuts: Path) -> Utterances:
         seed=0,
         train=False,
     )
+
+
+def spread(durations_s: np.ndarray, count: int) -> list[int]:
+    """At most so many indices, in rising order, of utterances from the shortest to the longest."""
+    rising = np.argsort(durations_s, kind="stable")
+    places = np.linspace(0, len(rising) - 1, min(count, len(rising))).round().astype(int)
+    return sorted(int(index) for index in rising[places])
 
 
 def log_probs_of(

@@ -86,6 +86,10 @@ class MultiHeadAttention(nn.Module):
             return self.weighting
         return replace(self.weighting, bias_h=self.bias_h)
 
+    def use(self, backend: str) -> None:
+        """Compute by this backend from now on, as ``attention.backend`` would have it."""
+        self.backend, self._attend = backend, None
+
     def _heads(self, x_btd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         qkv_bthd = self.project_qkv(x_btd).unflatten(-1, (sum(self.heads), -1))
         q_bthd, k_bshd, v_bshd = qkv_bthd.split(self.heads, dim=2)
@@ -154,6 +158,11 @@ def build_attention(config: AttentionConfig, dim: int) -> MultiHeadAttention:
         output_norm=nn.LayerNorm if config.output_norm else nn.Identity,
         linformer=KEYS[config.keys](config),
     )
+
+
+def attentions(net: nn.Module) -> list[MultiHeadAttention]:
+    """Those of a model, from the first layer to the last."""
+    return [module for module in net.modules() if isinstance(module, MultiHeadAttention)]
 
 
 def frame_mask(lens_b: Tensor, num_frames: int) -> Tensor:
