@@ -47,7 +47,7 @@ class DataConfig:
     max_duration_s: float = option(30.0, "longer utterances are left out of training", low=0.1)
     max_utterances: int = option(0, "train on the first N utterances only; 0 is all", low=0)
     num_workers: int = option(
-        0, "processes that read audio; 0 reads in the training process", low=0
+        0, "processes that read audio; 0 is a thread of the training process", low=0
     )
     cache_mb: int = option(0, "keep up to this much decoded audio in memory", low=0)
     index_folder: str = option(

@@ -15,26 +15,30 @@ VERSIONED = ("sigmoid-asr", "torch", "torchaudio", "triton", "numpy", "lhotse", 
 STEERING = ("OMP_", "MKL_", "CUDA_", "NCCL_", "GLOO_", "TORCH_", "PYTORCH_", "SLURM_JOB_ID")
 
 
-def commit() -> tuple[str, bool]:
+HERE = Path(__file__).resolve().parent
+
+
+def commit(folder: Path = HERE) -> tuple[str, bool]:
     """(short commit of this package's checkout, whether tracked files differ from it);
     ("unknown", False) outside a checkout."""
-    folder = Path(__file__).resolve().parent
-    try:
-        run = _git(folder, "rev-parse", "--short=10", "HEAD")
-        if run.returncode != 0:
-            return "unknown", False
-        changes = _git(folder, "status", "--porcelain", "--untracked-files=no").stdout.strip()
-    except OSError:
+    if not _in_checkout(folder):
         return "unknown", False
-    return run.stdout.strip(), bool(changes)
+    changes = _git(folder, "status", "--porcelain", "--untracked-files=no").stdout.strip()
+    return _git(folder, "rev-parse", "--short=10", "HEAD").stdout.strip(), bool(changes)
 
 
-def uncommitted() -> str:
+def uncommitted(folder: Path = HERE) -> str:
     """What tracked files of this package's checkout have that the commit has not, as a diff."""
+    return _git(folder, "diff", "HEAD").stdout if _in_checkout(folder) else ""
+
+
+def _in_checkout(folder: Path) -> bool:
+    """Whether git knows this very folder: a package that is installed into an environment may lie in
+    somebody else's checkout."""
     try:
-        return _git(Path(__file__).resolve().parent, "diff", "HEAD").stdout
-    except OSError:
-        return ""
+        return bool(_git(folder, "ls-files", ".").stdout)
+    except OSError:  # no git
+        return False
 
 
 def environment() -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """Time whole Conformer encoders, blocks only: ours beside torchaudio's, SpeechBrain's, transformers'.
 
     python tools/bench_encoder.py --out docs/results/encoder-cpu        # both tables, JSON and Markdown
+    python tools/bench_encoder.py --measure update --lengths --out docs/results/encoder-step-cpu
     python tools/bench_encoder.py --rounds 1 --layers 2 --lengths --out /tmp/small
 
-Table 1: one batch, forward (evaluation mode, no gradients) and forward + backward (training mode).
+Table 1: one batch, forward (evaluation mode, no gradients) and forward + backward (training mode), or,
+with --measure update, forward + backward + an update by fused AdamW, the same for all.
 Table 2: one utterance at growing length, with the peak of memory of a forward + backward, measured in
 a process of its own that may take --memory-gb. Contenders are interleaved: each runs once a round. A
 ratio is taken within a round, to the peer that is fastest by its median; its quartiles over rounds
@@ -18,6 +20,7 @@ import json
 import resource
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -68,6 +71,25 @@ def total_step(module: nn.Module, run: Run, x_btd: Tensor) -> Step:
     return step
 
 
+def update_step(module: nn.Module, run: Run, x_btd: Tensor) -> Step:
+    """As ``total_step``, and then the weights are updated."""
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-6, fused=True)
+    gradients = total_step(module, run, x_btd)
+
+    def step() -> None:
+        gradients()
+        optimizer.step()
+
+    return step
+
+
+STEPPERS: dict[str, Callable[[nn.Module, Run, Tensor], Step]] = {
+    "forward": forward_step,
+    "total": total_step,
+    "update": update_step,
+}
+
+
 def frames(batch: int, length: int, dim: int) -> Tensor:
     return torch.randn(batch, length, dim, generator=torch.Generator().manual_seed(0))
 
@@ -85,7 +107,10 @@ def build(names: list[str], size: Size) -> tuple[dict[str, tuple[nn.Module, Run]
 
 
 def compare(
-    made: dict[str, tuple[nn.Module, Run]], x_btd: Tensor, rounds: int
+    made: dict[str, tuple[nn.Module, Run]],
+    x_btd: Tensor,
+    rounds: int,
+    measures: Sequence[str] = ("forward", "total"),
 ) -> list[dict[str, Any]]:
     """One row per contender: parameters, medians, ratios to the fastest peer, all times."""
     if not made:
@@ -99,8 +124,8 @@ def compare(
         }
         for name, (module, _) in made.items()
     }
-    for what, stepper in (("forward", forward_step), ("total", total_step)):
-        steps = {name: stepper(module, run, x_btd) for name, (module, run) in made.items()}
+    for what in measures:
+        steps = {name: STEPPERS[what](module, run, x_btd) for name, (module, run) in made.items()}
         times = interleaved_ms(steps, rounds)
         median = {name: quartiles(values)[1] for name, values in times.items()}
         peers = [name for name in made if not CONTENDERS[name].is_ours] or list(made)
@@ -140,10 +165,14 @@ def probed_mb(contender: Contender, length: int, args: argparse.Namespace) -> fl
     return errors[-1]
 
 
+def chosen(name: str, args: argparse.Namespace) -> bool:
+    return any(words in name for words in args.only)
+
+
 def by_length(args: argparse.Namespace, size: Size) -> list[dict[str, Any]]:
     """One table per length."""
     tables = []
-    names = [name for name in LONG if args.only in name]
+    names = [name for name in LONG if chosen(name, args)]
     for length in args.lengths:
         made, missing = build(names, size)
         peaks = {}
@@ -171,12 +200,21 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=Size.layers)
     parser.add_argument("--rounds", type=int, default=9, help="0: no first table")
     parser.add_argument(
+        "--measure",
+        nargs="+",
+        choices=STEPPERS,
+        default=["forward", "total"],
+        help="of the first table; update: forward, backward and the optimiser",
+    )
+    parser.add_argument(
         "--lengths", nargs="*", type=int, default=[200, 400, 1000, 2000, 4000, 8000]
     )
     parser.add_argument("--rounds-by-length", type=int, default=3)
     parser.add_argument("--memory-gb", type=float, default=12.0, help="more than this is too much")
     parser.add_argument("--threads", type=int, default=0, help="0: as torch has it")
-    parser.add_argument("--only", default="", help="contenders whose name contains this")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], help="contenders whose name contains one of these"
+    )
     parser.add_argument("--out", type=Path, help="path without suffix: .json and .md are added")
     parser.add_argument("--probe", choices=list(CONTENDERS), help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -197,8 +235,8 @@ def main() -> None:
         "by_length": [],
     }
     if args.rounds:
-        made, missing = build([name for name in CONTENDERS if args.only in name], size)
-        rows = compare(made, frames(args.batch, args.length, size.dim), args.rounds)
+        made, missing = build([name for name in CONTENDERS if chosen(name, args)], size)
+        rows = compare(made, frames(args.batch, args.length, size.dim), args.rounds, args.measure)
         result["tables"].append(
             {"batch": args.batch, "length": args.length, "rows": rows, "could_not_run": missing}
         )

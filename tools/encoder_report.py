@@ -13,10 +13,17 @@ before the run {load_average}; float32.
 
 {layers} layers of width {dim}, {heads} heads, feed-forwards of {ff_dim}, convolutions of {kernel}
 frames; blocks only, utterances of equal length, no dropout. Forward: evaluation mode without
-gradients; forward + backward: training mode. Contenders are interleaved, each once a round. A ratio
-is the time over that of the fastest peer (marked 1.00) in the same round: median [quartiles over
-rounds]; below 1 is faster than every peer.
+gradients; forward + backward: training mode; update: fused AdamW. Contenders are interleaved, each
+once a round. A ratio is the time over that of the fastest peer (marked 1.00) in the same round:
+median [quartiles over rounds]; below 1 is faster than every peer.
 """
+
+# What a row may hold, and its column.
+MEASURES = {
+    "forward": "forward ms",
+    "total": "forward + backward ms",
+    "update": "forward + backward + update ms",
+}
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -37,22 +44,16 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def _table(table: dict[str, Any], with_memory: bool) -> str:
-    columns = [
-        "",
-        "position",
-        "parameters",
-        "forward ms",
-        "ratio",
-        "forward + backward ms",
-        "ratio",
-    ]
+    measured = [what for what in MEASURES if table["rows"] and what in table["rows"][0]]
+    columns = ["", "position", "parameters"]
+    columns += [column for what in measured for column in (MEASURES[what], "ratio")]
     columns += ["memory MB"] if with_memory else []
     lines = ["| " + " | ".join(columns) + " |", "|---|---|" + "---:|" * (len(columns) - 2)]
     if not table["rows"]:
         lines = []
     for row in table["rows"]:
         cells = [row["name"], row["position"], f"{row['parameters'] / 1e6:.1f}M"]
-        for what in ("forward", "total"):
+        for what in measured:
             ratio = row[what]["ratio"]
             cells.append(f"{row[what]['median_ms']:.0f}")
             cells.append(f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]")

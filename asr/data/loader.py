@@ -1,4 +1,4 @@
-"""Batches read in this process or ahead in others, and what happens when something cannot be read.
+"""Batches read ahead, by a thread or by other processes, and what happens when something cannot be read.
 
 PyTorch's DataLoader is not used: when one of its workers dies it raises from a signal handler, in the
 middle of whatever the main process was computing, and does not say what the worker was reading.
@@ -13,6 +13,7 @@ import signal
 import traceback
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 
@@ -25,7 +26,7 @@ from asr.data.dataset import Batch, Example, Utterances, collate
 from asr.data.manifest import LeftOut
 from asr.errors import InputError
 
-# Batches that each worker has to do or has done before they are asked for.
+# Batches that the thread or each worker has to do or has done before they are asked for.
 AHEAD = 2
 # This many deaths without a batch in between are no accident.
 MAX_DEATHS_IN_A_ROW = 20
@@ -53,7 +54,10 @@ class _Failure:
 
 
 class Loader:
-    """Reads batches in this process, or ahead in others that live as long as the loader.
+    """Reads batches ahead: in a thread, or in processes that live as long as the loader.
+
+    A thread is enough as long as one core reads faster than the model computes: decoding and
+    resampling do not hold the interpreter. It costs neither a start nor memory.
 
     Where ``max_unreadable`` is None an utterance that cannot be read is an error. Else it costs that
     utterance: it is missing from its batch and named in the batch's ``left_out``, until more than
@@ -74,8 +78,8 @@ class Loader:
     ) -> None:
         """
         Args:
-            num_workers: processes; 0 reads in this one. They are spawned, not forked: a fork of a
-                process that holds CUDA or threads can hang.
+            num_workers: processes; 0 is a thread of this one. They are spawned, not forked: a fork of
+                a process that holds CUDA or threads can hang.
             pin_memory: hand out batches in page-locked memory.
             max_unreadable: the share of the utterances that may be lost; None: none.
         """
@@ -97,14 +101,27 @@ class Loader:
             InputError: audio that cannot be read, or too much of it; see the class.
         """
         tasks = (_Task(next(self._numbers), epoch, [int(i) for i in batch]) for batch in batches)
-        for batch in self._ahead(tasks) if self._num_workers else self._here(tasks):
+        for batch in self._by_workers(tasks) if self._num_workers else self._by_thread(tasks):
             self._count(batch.left_out)
             yield batch.pin_memory() if self._pin_memory else batch
 
-    def _here(self, tasks: Iterable[_Task]) -> Iterator[Batch]:
-        return (_read(self._dataset, task, ctypes.c_longlong()) for task in tasks)
+    def _by_thread(self, tasks: Iterator[_Task]) -> Iterator[Batch]:
+        thread = ThreadPoolExecutor(1, "loader")
 
-    def _ahead(self, tasks: Iterator[_Task]) -> Iterator[Batch]:
+        def submit(count: int) -> Iterator[Future[Batch]]:
+            for task in itertools.islice(tasks, count):
+                yield thread.submit(_read, self._dataset, task, ctypes.c_longlong())
+
+        try:
+            waiting = deque(submit(AHEAD))
+            while waiting:
+                batch = waiting.popleft().result()
+                waiting.extend(submit(1))
+                yield batch
+        finally:  # also where an epoch is broken off
+            thread.shutdown(cancel_futures=True)
+
+    def _by_workers(self, tasks: Iterator[_Task]) -> Iterator[Batch]:
         """Hands out a few tasks more than were asked for; their results come back in order."""
         while len(self._workers) < self._num_workers:
             self._workers.append(_Worker(self._dataset))

@@ -11,7 +11,8 @@ class Dropout(nn.Module):
 
     PyTorch's CPU generator draws one number per element, which costs as much as the matrix product
     beside it. Here one 64-bit draw serves eight elements, a byte each, so on a CPU the rate is rounded
-    to 1/256 (and the scale matches the rounded rate exactly). Elsewhere PyTorch's own fused kernel.
+    to 1/256 (and the scale matches the rounded rate exactly). Elsewhere, and where a compiler fuses
+    it with what is around, PyTorch's own.
     """
 
     def __init__(self, rate: float):
@@ -23,7 +24,7 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.rate == 0.0:
             return x
-        if x.device.type != "cpu":
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
             return nn.functional.dropout(x, self.rate, training=True)
         dropped = min(max(round(self.rate * 256), 1), 255)
         words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)

@@ -15,12 +15,12 @@ from torch.nn.grad import conv2d_weight
 
 def _plain_float32_on_cpu(x: Tensor) -> bool:
     return (
-        x.device.type == "cpu"
+        not torch.compiler.is_compiling()  # which chooses kernels itself
+        and x.device.type == "cpu"
         and x.dtype == torch.float32
         and x.numel() > 0
         and not torch.is_autocast_enabled("cpu")
         and torch.backends.mkldnn.is_available()
-        and not torch.compiler.is_compiling()  # which chooses kernels itself
     )
 
 

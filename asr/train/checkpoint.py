@@ -12,13 +12,16 @@ import os
 import pickle
 import re
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
     get_optimizer_state_dict,
@@ -34,132 +37,110 @@ _UNFINISHED = ".tmp"
 _OTHER_STATE = "other.pt"
 
 
-class Store(Protocol):
+@dataclass(frozen=True)
+class State:
+    """The tensors that training changes.
+
+    average: moving average of the weights by name, empty where there is none.
+    """
+
+    net: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: dict[str, Tensor]
+
+
+class Store(ABC):
     """Writes and reads the checkpoints of one run."""
 
-    def save(
-        self,
-        step: int,
-        net: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        average: dict[str, Tensor],
-        other: dict[str, Any],
-    ) -> None:
-        """Leaves a complete checkpoint of ``step`` or none.
+    def __init__(self, folder: Path, processes: Processes):
+        self.folder, self.processes = folder, processes
 
-        Args:
-            average: moving average of the weights by name, empty where there is none.
-            other: whatever else is needed, of plain numbers and texts.
+    @abstractmethod
+    def save(self, step: int, state: State, other: dict[str, Any]) -> None:
+        """Leaves a complete checkpoint of ``step`` or none. ``other``: whatever else is needed, of
+        plain numbers and texts.
+
+        Raises:
+            InputError: the folder cannot be written to, or the disk is full.
         """
 
-    def restore(
-        self,
-        step: int,
-        net: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        average: dict[str, Tensor],
-    ) -> dict[str, Any]:
-        """Puts weights, optimiser and average back in place; returns ``other``.
+    @abstractmethod
+    def restore(self, step: int, state: State) -> dict[str, Any]:
+        """Puts the tensors back in place; returns ``other``.
 
         Raises:
             InputError: damaged.
         """
 
 
-class FileStore:
+class FileStore(Store):
     """One file per checkpoint, written by the first process."""
 
-    def __init__(self, folder: Path, processes: Processes):
-        self.folder, self.processes = folder, processes
-
-    def save(
-        self,
-        step: int,
-        net: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        average: dict[str, Tensor],
-        other: dict[str, Any],
-    ) -> None:
+    def save(self, step: int, state: State, other: dict[str, Any]) -> None:
         if self.processes.first:
-            state = {
-                "model": net.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "average": average,
+            content = {
+                "model": state.net.state_dict(),
+                "optimizer": state.optimizer.state_dict(),
+                "average": state.average,
                 "other": other,
             }
-            write_file(self.folder, step, state)
+            write_file(self.folder, step, content)
         self.processes.wait()
 
-    def restore(
-        self,
-        step: int,
-        net: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        average: dict[str, Tensor],
-    ) -> dict[str, Any]:
-        state = read_file(list_checkpoints(self.folder)[step])
-        net.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        for name, value in average.items():
-            value.copy_(state["average"][name])
-        return state["other"]
+    def restore(self, step: int, state: State) -> dict[str, Any]:
+        content = read_file(list_checkpoints(self.folder)[step])
+        state.net.load_state_dict(content["model"])
+        state.optimizer.load_state_dict(content["optimizer"])
+        for name, value in state.average.items():
+            value.copy_(content["average"][name])
+        return content["other"]
 
 
-class ShardedStore:
+class ShardedStore(Store):
     """A folder per checkpoint, to which every process writes the part of the weights that it holds.
 
     Any number of processes can read it back.
     """
 
-    def __init__(self, folder: Path, processes: Processes):
-        self.folder, self.processes = folder, processes
-
-    def save(
-        self,
-        step: int,
-        net: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        average: dict[str, Tensor],
-        other: dict[str, Any],
-    ) -> None:
+    def save(self, step: int, state: State, other: dict[str, Any]) -> None:
         path = self.folder / f"step-{step:08d}.sharded"
         unfinished = path.with_suffix(_UNFINISHED)
-        if self.processes.first:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir(parents=True)
-        self.processes.wait()
-        dcp.save(_sharded_state(net, optimizer, average), checkpoint_id=unfinished)
-        if self.processes.first:
-            with (unfinished / _OTHER_STATE).open("wb") as file:
-                torch.save(other, file)
-                _to_disk(file.fileno())
-            os.replace(unfinished, path)
-            _sync_folder(self.folder)
+        try:
+            if self.processes.first:
+                shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir(parents=True)
+            self.processes.wait()
+            dcp.save(_sharded(state), checkpoint_id=unfinished)
+            if self.processes.first:
+                with (unfinished / _OTHER_STATE).open("wb") as file:
+                    torch.save(other, file)
+                    _to_disk(file.fileno())
+                os.replace(unfinished, path)
+                _sync_folder(self.folder)
+        except (OSError, RuntimeError, CheckpointException) as error:
+            if self.processes.first:
+                shutil.rmtree(unfinished, ignore_errors=True)
+            raise _cannot_write(path, error) from None
         self.processes.wait()
 
-    def restore(
-        self,
-        step: int,
-        net: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        average: dict[str, Tensor],
-    ) -> dict[str, Any]:
+    def restore(self, step: int, state: State) -> dict[str, Any]:
         path = list_checkpoints(self.folder)[step]
-        state = _sharded_state(net, optimizer, average)
-        dcp.load(state, checkpoint_id=path)
-        set_model_state_dict(net, state["model"])
-        set_optimizer_state_dict(net, optimizer, state["optimizer"])
+        content = _sharded(state)
+        try:
+            dcp.load(content, checkpoint_id=path)
+        except (OSError, RuntimeError, EOFError, CheckpointException) as error:
+            raise _damaged(path, error) from None
+        set_model_state_dict(state.net, content["model"])
+        set_optimizer_state_dict(state.net, state.optimizer, content["optimizer"])
         return _load(path / _OTHER_STATE)
 
 
-def _sharded_state(
-    net: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor]
-) -> dict[str, Any]:
+def _sharded(state: State) -> dict[str, Any]:
     # `average` is loaded in place
     return {
-        "model": get_model_state_dict(net),
-        "optimizer": get_optimizer_state_dict(net, optimizer),
-        "average": average,
+        "model": get_model_state_dict(state.net),
+        "optimizer": get_optimizer_state_dict(state.net, state.optimizer),
+        "average": state.average,
     }
 
 
@@ -181,8 +162,7 @@ def write_file(folder: Path, step: int, state: dict[str, Any]) -> Path:
         _sync_folder(folder)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
         unfinished.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise InputError(f"{path}: cannot write this checkpoint: {reason}") from None
+        raise _cannot_write(path, error) from None
     return path
 
 
@@ -261,7 +241,22 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(f"{path}: damaged checkpoint: {str(error).splitlines()[0]}") from None
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: BaseException) -> InputError:
+    return InputError(f"{path}: damaged checkpoint: {_one_line(error)}")
+
+
+def _cannot_write(path: Path, error: BaseException) -> InputError:
+    return InputError(f"{path}: cannot write this checkpoint: {_one_line(error)}")
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, CheckpointException):  # one of each process that failed
+        error, _ = next(iter(error.failures.values()))
+    lines = str(getattr(error, "strerror", None) or error).splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _to_disk(handle: int) -> None:

@@ -139,7 +139,8 @@ def find_fault(step: Step, engine: Engine, launched: Launched) -> dict[str, Any]
 
 @contextmanager
 def _watch_forward(net: nn.Module, fault: dict[str, Any]) -> Iterator[None]:
-    """Notes the first module that hands on a number that is not finite."""
+    """Notes the first module that hands on a number that is not finite; nothing is compiled, since
+    hooks do not see into compiled code."""
 
     def watcher(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def watch(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -151,7 +152,8 @@ def _watch_forward(net: nn.Module, fault: dict[str, Any]) -> Iterator[None]:
     named = [(name, module) for name, module in net.named_modules() if name]
     handles = [module.register_forward_hook(watcher(name)) for name, module in named]
     try:
-        yield
+        with torch.compiler.set_stance("force_eager"):
+            yield
     finally:
         for handle in handles:
             handle.remove()

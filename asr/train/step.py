@@ -1,6 +1,7 @@
-"""One optimiser step: losses of its batches, gradients, update; the host never waits for the device.
+"""One optimiser step: losses of its batches, gradients, update.
 
-Whether a step was finite is decided and acted upon on the device; the host reads it one step late.
+The host never waits for the device, but within PyTorch's CTC loss, which copies the lengths. Whether a
+step was finite is decided and acted upon on the device; the host reads it one step late.
 """
 
 from __future__ import annotations

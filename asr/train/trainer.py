@@ -15,7 +15,7 @@ from asr.data.loader import Loader
 from asr.errors import InputError
 from asr.processes import Processes
 from asr.train.averaging import MovingAverage
-from asr.train.checkpoint import choose_steps, list_checkpoints, remove_others
+from asr.train.checkpoint import State, choose_steps, list_checkpoints, remove_others
 from asr.train.engines import build_engine
 from asr.train.flops import peak_flops
 from asr.train.guards import (
@@ -75,6 +75,7 @@ class Trainer:
         self._longest_s = float(setup.train.slowest_durations_s.max())
         self.profile: Profile | None = None
         self._store = self.engine.store(exp.checkpoints)
+        self._state = State(setup.net, self.optimizer, self.average.values)
         workers = config.data.num_workers
         pin_memory, unreadable = processes.device.type == "cuda", config.data.max_unreadable
         self._train = Loader(setup.train, workers, pin_memory, unreadable)
@@ -281,8 +282,7 @@ class Trainer:
     def _save(self, log: TrainingLog) -> None:
         progress, train = self.progress, self.config.train
         other = {"progress": asdict(progress), "log_bytes": log.num_bytes()}
-        net, optimizer = self.setup.net, self.optimizer
-        self._store.save(progress.step, net, optimizer, self.average.values, other)
+        self._store.save(progress.step, self._state, other)
         if self.processes.first:
             keep = choose_steps(progress.wers, train.average_checkpoints, train.average_what)
             remove_others(self.exp.checkpoints, [*keep, progress.step])
@@ -292,6 +292,6 @@ class Trainer:
     def restore(self) -> int:
         """Continue after the newest complete checkpoint; returns the log's length at that time."""
         newest = max(list_checkpoints(self.exp.checkpoints))
-        other = self._store.restore(newest, self.setup.net, self.optimizer, self.average.values)
+        other = self._store.restore(newest, self._state)
         self.progress = Progress(**other["progress"])
         return int(other["log_bytes"])

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from asr.data.features import LOG_FLOOR, PREEMPHASIS, Fbank, padding_mask
 from asr.errors import InputError
-from asr.files import make_folder
+from asr.files import make_folder, write_atomically
 from asr.model import Recogniser
 from asr.model_folder import load_model
 
@@ -106,19 +106,19 @@ def export_onnx(folder: Path, out: Path) -> None:
     wave_bn = 0.1 * torch.randn(3, 2 * rate, generator=torch.Generator().manual_seed(0))
     lens_b = torch.tensor([2 * rate, rate, rate + 77])
     batch, samples = torch.export.Dim("batch"), torch.export.Dim("samples")
-    make_folder(out.parent)
+    make_folder(out.parent)  # before the work of exporting
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's, about its own workings
-        torch.onnx.export(
+        program = torch.onnx.export(
             exported,
             (wave_bn, lens_b),
-            str(out),
             input_names=list(INPUTS),
             output_names=list(OUTPUTS),
             dynamic_shapes=({0: batch, 1: samples}, {0: batch}),
             opset_version=OPSET,
             dynamo=True,
-            external_data=False,
             verbose=False,
         )
+    assert program is not None  # dynamo's exporter returns what it made
+    write_atomically(out, program.model_proto.SerializeToString())

@@ -6,7 +6,9 @@ import functools
 import importlib.util
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +23,8 @@ BACKENDS = ("auto", "reference", "sdpa", "blockwise", "triton")
 MOST_CHANNELS = 128  # of the Triton kernels, d_qk and d_v
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +148,14 @@ def resolve(
     return Resolved(name, engine, weighting, kind, masks, device, dtype, backend)
 
 
-@torch.compiler.assume_constant_result
+def _constant(function: Callable[..., Result]) -> Callable[..., Result]:
+    """``torch.compiler.assume_constant_result``, which imports torch._dynamo to set this attribute:
+    more than a second at the start of every program, compiled or not."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@_constant
 def _engine(name: str, weighting_map: str, device: torch.device, dtype: torch.dtype) -> str:
     """What runs a backend; compiles the C++ engine where it would serve."""
     if name == "triton":
@@ -158,7 +169,7 @@ def _engine(name: str, weighting_map: str, device: torch.device, dtype: torch.dt
     return "torch"
 
 
-@torch.compiler.assume_constant_result
+@_constant
 def _log(*choice: str) -> None:
     _log_once(choice)
 

@@ -49,7 +49,7 @@ _ARGUMENTS = (
     "Tensor q, Tensor k, Tensor v, Tensor? lo_bt, Tensor? hi_bt, Tensor? row_shift_bt, "
     "Tensor? row_factor_bt, Tensor? bias_h, Tensor? slopes_h, Tensor? table_hp, Tensor? u_hd, "
     "Tensor? vb_hd, Tensor? r_hpd, str map, int power, str precision, float scale, float shift, "
-    "int delta, int zero, bool prefix, str engine"
+    "SymInt delta, SymInt zero, bool prefix, str engine"
 )
 FORWARD_OP = "sigmoid_attention::attend"
 BACKWARD_OP = "sigmoid_attention::attend_backward"

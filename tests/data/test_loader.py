@@ -1,5 +1,7 @@
 import os
 import signal
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,9 @@ from lhotse.utils import fastcopy
 
 from asr.config import DataConfig, TokenizerConfig
 from asr.data.audio import AudioInfo
-from asr.data.dataset import Utterances
-from asr.data.loader import Loader
+from asr.data.dataset import LoadWaveform, Utterances
+from asr.data.loader import AHEAD, Loader
+from asr.data.manifest import load_waveform
 from asr.data.preparation import Utterance, make_cut
 from asr.errors import InputError
 from asr.text.normalise import get_normaliser
@@ -40,7 +43,7 @@ def audio_path(cut: Cut) -> Path:
     return Path(cut.recording.sources[0].source)
 
 
-def utterances(cuts: list[Cut]) -> Utterances:
+def utterances(cuts: list[Cut], load: LoadWaveform = load_waveform) -> Utterances:
     return Utterances(
         cuts,
         tokenizer=train_tokenizer(["text"], TokenizerConfig(kind="char")),
@@ -49,7 +52,27 @@ def utterances(cuts: list[Cut]) -> Utterances:
         data=DataConfig(),
         seed=1,
         train=True,
+        load=load,
     )
+
+
+def test_a_thread_reads_ahead_and_ends_with_its_epoch(cuts: list[Cut]) -> None:
+    read: list[str] = []
+
+    def load(cut: Cut, sample_rate: int) -> np.ndarray:
+        read.append(cut.id)
+        return load_waveform(cut, sample_rate)
+
+    batches = Loader(utterances(cuts, load)).epoch(0, PLAN)
+    next(batches)
+    ahead = 4 * (1 + AHEAD)
+    deadline = time.monotonic() + 60
+    while len(read) < ahead:  # nobody asks for them
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    batches.close()
+    assert read == [f"u{index}" for index in range(ahead)]
+    assert not any(thread.name.startswith("loader") for thread in threading.enumerate())
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

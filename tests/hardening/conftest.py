@@ -52,6 +52,10 @@ class Workspace:
         return self.root / "exp"
 
     @property
+    def lm(self) -> Path:
+        return self.root / "lm.arpa"
+
+    @property
     def audio(self) -> Path:
         return self.root / "talks" / "a.wav"
 
@@ -74,6 +78,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path) -> Wo
     (space.model / "log.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
     words = ["--model", str(space.model), "--cuts", str(space.cuts), "--threads", "1"]
     assert main(["decode", *words]) == 0
+    words = ["--text", str(space.cuts), "--order", "2", "--out", str(space.lm)]
+    assert main(["lm", "train", *words]) == 0
     return space
 
 

@@ -34,6 +34,13 @@ def _score(space: Workspace, out: Path) -> list[object]:
     return ["score", out]
 
 
+def _tune(space: Workspace, out: Path) -> list[object]:
+    """Writes into the model folder, so there is one of its own in ``out``."""
+    shutil.copytree(space.model / "model", out, dirs_exist_ok=True)
+    words = ["tune", "--model", out, "--cuts", space.cuts, "--lm", space.lm]
+    return [*words, "--beam", 2, "--threads", 1]
+
+
 WRITERS: dict[str, Words] = {
     "prepare librispeech": _prepare("librispeech", "libri"),
     "prepare folder": _prepare("folder", "talks"),
@@ -51,6 +58,11 @@ WRITERS: dict[str, Words] = {
     "lm train": lambda space, out: [
         "lm", "train", "--text", space.cuts, "--order", 2, "--out", out / "lm.arpa"
     ],
+    "lm train-neural": lambda space, out: [
+        *("lm", "train-neural", "--text", space.cuts, "--model", space.model, "--out", out),
+        *("--epochs", 1, "--dim", 8, "--threads", 1),
+    ],
+    "tune": _tune,
     "align": lambda space, out: [
         "align", "--model", space.model, "--cuts", space.cuts, "--out", out, "--threads", 1
     ],
@@ -67,10 +79,21 @@ WRITERS: dict[str, Words] = {
     ],
     "score": _score,
     "compare": lambda space, out: ["compare", space.model, "--out", out],
+    "compare --html": lambda space, out: ["compare", space.model, "--html", out / "report.html"],
+    "export": lambda space, out: ["export", "--model", space.model, "--out", out / "model.onnx"],
     "push": lambda space, out: ["push", space.model, out / "pushed"],
     "pull": lambda space, out: ["pull", space.model, "--out", out / "pulled"],
 }  # fmt: skip
-every_writer = pytest.mark.parametrize("command", WRITERS)
+# Exporting takes seconds each time; what it does differently is tried every day, the rest seldom.
+every_writer = pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(command, marks=pytest.mark.slow) if command == "export" else command
+        for command in WRITERS
+    ],
+)
+# These write into a folder that they read.
+IN_PLACE = ("score", "tune")
 
 # Bytes after which writing fails: half of a first file, and half of one of those that follow.
 LIMITS = (40, 3000)
@@ -143,7 +166,7 @@ def test_killed_while_writing(
 def test_a_file_in_the_way_of_the_folder(
     command: str, workspace: Workspace, tmp_path: Path
 ) -> None:
-    if command == "score":
+    if command in IN_PLACE:
         pytest.skip("writes only into the folder it reads")
     (tmp_path / "file").write_text("in the way")
     out = tmp_path / "file" / "out"
@@ -154,7 +177,7 @@ def test_a_file_in_the_way_of_the_folder(
 @every_writer
 def test_a_folder_that_takes_no_file(command: str, workspace: Workspace) -> None:
     """/proc, where not even root can make one."""
-    if command == "score" or not Path("/proc/self").exists():
+    if command in IN_PLACE or not Path("/proc/self").exists():
         pytest.skip("no such folder here")
     run_apart(WRITERS[command](workspace, Path("/proc/nobody/out"))).refused("/proc/nobody")
 
@@ -174,7 +197,7 @@ def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @every_writer
 def test_a_disk_that_is_really_full(command: str, workspace: Workspace, small_disk: Path) -> None:
-    if command == "score":
+    if command in IN_PLACE:
         pytest.skip("its own input does not fit")
     out = small_disk / "out"
     outcome = run_apart(WRITERS[command](workspace, out))

@@ -16,18 +16,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow  # three processes that import everything
 def test_both_tables_are_written(tmp_path: Path) -> None:
     command = [sys.executable, "tools/bench_encoder.py", "--only", "ours sigmoid relative"]
-    command += [
-        "--layers",
-        "1",
-        "--threads",
-        "1",
-        "--batch",
-        "2",
-        "--length",
-        "24",
-        "--rounds",
-        "2",
-    ]
+    command += ["--layers", "1", "--threads", "1", "--batch", "2", "--length", "24"]
+    command += ["--rounds", "2", "--measure", "forward", "total", "update"]
     command += ["--lengths", "40", "4000", "--rounds-by-length", "1", "--memory-gb", "0.05"]
     command += ["--out", str(tmp_path / "result")]
     env = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
@@ -40,12 +30,13 @@ def test_both_tables_are_written(tmp_path: Path) -> None:
     feed_forwards = 2 * (2 * d * ff + ff + d + 2 * d)
     # and the norms of attention and of the layer
     assert row["parameters"] == attention + convolution + feed_forwards + 4 * d
-    for what in ("forward", "total"):
+    for what in ("forward", "total", "update"):
         assert len(row[what]["times_ms"]) == 2
         assert row[what]["ratio"] == {"low": 1, "median": 1, "high": 1}  # nobody else ran
     short, long = result["by_length"]
     assert 0 < short["rows"][0]["peak_mb"] < 50
     assert long["rows"] == []
+    assert "update" not in short["rows"][0]
     page = (tmp_path / "result.md").read_text()
     assert page.count("| ours sigmoid relative | relative | 1.6M |") == 2
     # 4000 frames of 1024 channels are 16 MB, and a layer keeps many of those

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from asr import config
+from asr.cli import main
 from asr.evaluate.decode import decode_set
 from asr.model_folder import load_model
 from asr.train.checkpoint import list_checkpoints
@@ -39,6 +47,7 @@ SETTINGS = [
     "train.tensorboard=false",
     "train.average_checkpoints=2",
     "train.log_steps=1",
+    "train.ema_decay=0.9",  # validation and the model are the average's
 ]
 # relative to one process: what float64 and float32 leave of a sum in another order
 BOUNDS = {"fp64": 1e-10, "fp32": 1e-5}
@@ -54,7 +63,9 @@ def losses(exp: Path, kind: str) -> list[float]:
     return [line["loss"] for line in lines if line["kind"] == kind]
 
 
-def torchrun(num_processes: int, *words: object) -> subprocess.Popen[str]:
+def torchrun(
+    num_processes: int, *words: object, before: Callable[[], None] | None = None
+) -> subprocess.Popen[str]:
     launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", num_processes]
     return subprocess.Popen(
         [sys.executable, "-m", *map(str, launch), "-m", "asr.cli", *map(str, words)],
@@ -62,7 +73,41 @@ def torchrun(num_processes: int, *words: object) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=before,
     )
+
+
+def forked(num_processes: int, folder: Path, *words: object) -> list[str]:
+    """What ``torchrun`` would start, from this process, which has imported everything already; what
+    each of them printed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = {}
+    for rank in range(num_processes):
+        pid = os.fork()
+        if pid == 0:
+            code = 70
+            try:
+                os.environ |= {
+                    "TORCHELASTIC_RUN_ID": "forked",
+                    "RANK": str(rank),
+                    "WORLD_SIZE": str(num_processes),
+                    "MASTER_ADDR": "127.0.0.1",
+                    "MASTER_PORT": str(port),
+                }
+                signal.alarm(300)
+                with (folder / f"{rank}.txt").open("w") as file, redirect_stdout(file):
+                    code = main([str(word) for word in words])
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        started[rank] = pid
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in started.values()]
+    printed = [(folder / f"{rank}.txt").read_text() for rank in started]
+    assert codes == [0] * num_processes, printed
+    return printed
 
 
 def finish(process: subprocess.Popen[str]) -> str:
@@ -105,13 +150,21 @@ def test_two_processes_have_the_losses_of_one(
 ) -> None:
     exp = tmp_path / "exp"
     asked = (f"train.parallel={parallel}", f"train.precision={precision}")
-    printed = finish(torchrun(2, "train", "--exp", exp, *settings(tiny_corpus, *asked)))
-    assert f"2 processes, {parallel.capitalize()}" in printed
+    words = ("train", "--exp", exp, *settings(tiny_corpus, *asked))
+    first, second = forked(2, tmp_path, *words)
+    assert f"2 processes, {parallel.capitalize()}" in first
+    assert second == ""
     for kind in ("train", "valid"):
         expected, found = losses(one_process(precision), kind), losses(exp, kind)
         assert len(found) >= (50 if kind == "train" else 5)
         assert found == pytest.approx(expected, rel=BOUNDS[precision])
-    assert (exp / "model" / "model.safetensors").is_file()
+    ours, theirs = (
+        load_file(e / "model" / "model.safetensors") for e in (exp, one_process(precision))
+    )
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        bound = 100 * BOUNDS[precision]  # Adam's steps have one size, whatever the gradient's
+        torch.testing.assert_close(value, theirs[name], rtol=bound, atol=bound, msg=name)
 
 
 @pytest.mark.slow
@@ -132,6 +185,51 @@ def test_processes_that_are_told_to_stop_go_on_where_they_were(
     assert losses(exp, "train") == pytest.approx(
         losses(one_process("fp64"), "train"), rel=BOUNDS["fp64"]
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_processes_find_the_layer_at_fault_together(
+    parallel: str, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    exp = tmp_path / "exp"
+    asked = (f"train.parallel={parallel}", "features.scale=1e30", "train.max_skipped=3")
+    process = torchrun(2, "train", "--exp", exp, *settings(tiny_corpus, *asked))
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "3 steps in a row were not finite" in printed
+    lines = [json.loads(line) for line in (exp / "log.jsonl").read_text().splitlines()]
+    assert [(line["kind"], line["step"]) for line in lines] == [("skipped", n) for n in (1, 2, 3)]
+    for line in lines:
+        assert len(line["faults"]) == 2
+        assert all("norm" in fault["layer"] for fault in line["faults"])
+
+
+@pytest.mark.slow
+def test_a_sharded_checkpoint_that_the_disk_has_no_room_for(
+    tiny_corpus: Path, tmp_path: Path
+) -> None:
+    exp = tmp_path / "exp"
+    asked = ("train.parallel=fsdp", "train.checkpoint_steps=1")
+    # half of a shard: Python turns the limit's signal into an error, as of a full disk
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (100_000, 100_000))
+    process = torchrun(1, "train", "--exp", exp, *settings(tiny_corpus, *asked), before=limit)
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "asr: error: " in printed
+    assert "step-00000001.sharded: cannot write this checkpoint: " in printed
+    assert list((exp / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_damaged_sharded_checkpoint_is_named(tiny_corpus: Path, tmp_path: Path) -> None:
+    exp = tmp_path / "exp"
+    words = ("train", "--exp", exp, "--resume", *settings(tiny_corpus, "train.parallel=fsdp"))
+    finish(torchrun(1, *words, "train.epochs=1"))
+    for shard in (exp / "checkpoints").glob("*.sharded/*.distcp"):
+        shard.write_bytes(shard.read_bytes()[:1000])
+    printed, _ = torchrun(1, *words, "train.epochs=1").communicate(timeout=120)
+    assert "damaged checkpoint" in printed
 
 
 @pytest.mark.slow

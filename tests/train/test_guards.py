@@ -20,9 +20,12 @@ from asr.model import Recogniser
 from asr.processes import alone
 from asr.train.engines import build_engine
 from asr.train.guards import find_fault, largest_that_fits, probe
-from asr.train.loop import train
+from asr.train.loop import find_batch, train
 from asr.train.optimizer import build_optimizer
+from asr.train.setup import Experiment, prepare
 from asr.train.step import Launched, Step, cut, silence
+from asr.train.stopping import StopRequest
+from asr.train.trainer import Trainer
 
 SETTINGS = [
     "encoder.num_layers=2",
@@ -180,6 +183,26 @@ def test_the_largest_batch_that_fits_is_found() -> None:
     assert largest_that_fits(lambda asked_s: False, 35.0, 1000.0) == 0.0
 
 
+def test_the_batch_that_is_found_is_what_training_can_hold(
+    tiny_corpus: Path, tmp_path: Path
+) -> None:
+    cfg = config.load([], [*SETTINGS, *data(tiny_corpus), "tokenizer.kind=char"])
+    with pytest.raises(InputError, match="--find-batch needs a GPU"):
+        find_batch(cfg)
+    processes = alone("cpu")
+    exp = Experiment(tmp_path)
+    setup = prepare(cfg, exp, processes.device, start=None, new_tokenizer=False)
+    trainer = Trainer(cfg, setup, exp, processes, StopRequest())
+    longest_s = float(setup.train.durations_s.max())
+    for most_s in (5.5 * longest_s, 2.5 * longest_s, 0.5 * longest_s):
+        with memory_for(setup.net, int(16000 * most_s)):
+            found_s = trainer.find_batch()
+        # whole utterances of the longest kind, to 5 %
+        fitting_s = most_s // longest_s * longest_s
+        assert fitting_s / 1.06 <= found_s <= 1.001 * (fitting_s + longest_s)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_process_with_nothing_to_do_adds_nothing() -> None:
     step, _, _ = make_step()
     none = torch.zeros(0, dtype=torch.int64)
@@ -188,6 +211,10 @@ def test_a_process_with_nothing_to_do_adds_nothing() -> None:
     alone_totals = step.launch(1, 0, 0.0, [batch_of(16000)], []).read()
     with_nothing = step.launch(1, 0, 0.0, [batch_of(16000), nothing], []).read()
     assert with_nothing == alone_totals
+
+
+def data(corpus: Path) -> list[str]:
+    return [f"data.{part}=[{corpus}/{part}.cuts.jsonl.gz]" for part in ("train", "dev")]
 
 
 def test_a_run_that_breaks_stops_with_advice_and_names(tiny_corpus: Path, tmp_path: Path) -> None:
@@ -199,8 +226,7 @@ def test_a_run_that_breaks_stops_with_advice_and_names(tiny_corpus: Path, tmp_pa
         "train.max_batch_s=9",
         "train.max_skipped=3",
         "train.tensorboard=false",
-        f"data.train=[{tiny_corpus}/train.cuts.jsonl.gz]",
-        f"data.dev=[{tiny_corpus}/dev.cuts.jsonl.gz]",
+        *data(tiny_corpus),
     ]
     with pytest.raises(
         InputError, match=r"3 steps in a row were not finite, .* lower optimizer\.lr"

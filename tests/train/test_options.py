@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.distributions import Categorical, kl_divergence
 
 from asr import config
 from asr.errors import InputError
+from asr.nn.encoder import Encoder
 from asr.text.tokenizer import load_tokenizer
 from asr.train.averaging import MovingAverage
 from asr.train.loop import Options, train
@@ -121,6 +125,41 @@ def test_recomputing_activations_changes_no_bit(
     )
 
 
+@pytest.mark.parametrize("position", ["relative", pytest.param("alibi", marks=pytest.mark.slow)])
+def test_layers_are_compiled_as_one_graph_for_all_lengths(position: str) -> None:
+    """What a graph per length costs is why compiling "never ended"; a break in it, what it gains."""
+    cfg = config.load([], [*SETTINGS, f"attention.position={position}", "encoder.num_layers=2"])
+    torch.manual_seed(0)
+    encoder = Encoder(cfg.encoder, cfg.attention, cfg.features.num_mels).train()
+    torch.compiler.reset()
+    graphs: list[int] = []
+
+    def count(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        graphs.append(len(graph.graph.nodes))
+        return graph.forward
+
+    def compute(batch: int, num_frames: int) -> None:
+        encoder(torch.randn(batch, num_frames, 80), torch.tensor([num_frames] * batch))
+
+    compute(2, 50)  # attention's backend is chosen
+    for layer in encoder.layers:
+        layer.compile(dynamic=True, backend=count, fullgraph=True)
+    for batch, num_frames in ((2, 100), (3, 130), (4, 90), (2, 257)):
+        compute(batch, num_frames)
+    assert len(graphs) == 1
+    torch.compiler.reset()
+
+
+@pytest.mark.slow  # compiling takes a minute
+def test_compiled_layers_train_to_the_same_losses(
+    plain: Path, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    still = "encoder.dropout=0"  # the compiler draws other numbers
+    run(tiny_corpus, tmp_path / "exp", still)
+    run(tiny_corpus, tmp_path / "compiled", still, "train.compile=true")
+    assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "exp"), rel=1e-4)
+
+
 def test_fine_tuning_begins_with_the_weights_and_the_tokenizer(
     plain: Path, tiny_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,8 +224,11 @@ def test_a_trace_a_tracker_and_what_the_run_was(
     exp, seen = tmp_path / "exp", tmp_path / "seen.jsonl"
     (tmp_path / "mine.py").write_text(TRACKER.format(path=seen))
     options = Options(profile=True, tracker=tmp_path / "mine.py", command="asr train --profile")
-    run(tiny_corpus, exp, options=options)
+    run(tiny_corpus, exp, "train.tensorboard=true", options=options)
     assert losses(exp) == losses(plain)
+    series = EventAccumulator(str(exp / "tensorboard")).Reload()
+    drawn = [(event.step, event.value) for event in series.Scalars("train/loss")]
+    assert drawn == list(enumerate(np.float32(losses(exp)).tolist(), start=1))
     seed, *lines, end = map(json.loads, seen.read_text().splitlines())
     assert (seed, end) == (1, "closed")
     log = [json.loads(line) for line in (exp / "log.jsonl").read_text().splitlines()]
