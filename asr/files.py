@@ -10,6 +10,9 @@ from typing import Any
 
 from asr.errors import InputError
 
+Files = dict[Path, str | bytes]
+"""What is to be written, and where."""
+
 _KIND_NAMES = {
     str: "a text",
     int: "a whole number",
@@ -103,6 +106,18 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def write_all(files: Files) -> None:
+    """Write files that belong together, each whole; none where a folder cannot be made.
+
+    Raises:
+        InputError: a folder cannot be made or written to, or the disk is full.
+    """
+    for path in files:
+        make_folder(path.parent)
+    for path, content in files.items():
+        write_atomically(path, content)
 
 
 def _umask() -> int:

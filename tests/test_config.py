@@ -103,7 +103,7 @@ def test_every_option_is_explained_and_within_its_own_bounds() -> None:
 
 @pytest.mark.parametrize("name", sorted(base_files()))
 def test_the_packages_own_yamls_load(name: str) -> None:
-    config.load([base_files()[name]])
+    assert isinstance(config.load([base_files()[name]]), config.Config)
 
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*/conf/*.yaml"))
@@ -111,7 +111,7 @@ RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*/conf/*.yaml"))
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parts[-3]}-{path.stem}")
 def test_the_recipes_yamls_load(path: Path) -> None:
-    config.load([path])
+    assert isinstance(config.load([path]), config.Config)
 
 
 def test_show_tells_every_key_with_default_allowed_values_and_meaning(

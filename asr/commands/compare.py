@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import shlex
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from asr.commands.options import Verbs, count
+
+if TYPE_CHECKING:
+    from asr.evaluate.comparison import Comparison
+    from asr.files import Files
 
 
 def add(verbs: Verbs) -> None:
@@ -18,6 +24,13 @@ def add(verbs: Verbs) -> None:
     parser.add_argument(
         "--html", type=Path, help="also write a report, one HTML file, and compare.json beside it"
     )
+    parser.add_argument(
+        "--page",
+        type=Path,
+        metavar="PAGE.md",
+        help="also write a page to keep, with its picture, PAGE.png; with --lengths, of these",
+    )
+    parser.add_argument("--made-by", help="the command that the page names; default: this one")
     parser.add_argument("--utterance", help="whose attention the report shows")
     parser.add_argument(
         "--lengths",
@@ -33,28 +46,53 @@ def add(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from asr.evaluate.compare import compare, format_terminal, write_comparison
-    from asr.evaluate.curves import plot_curves
+    from asr.evaluate.compare import compare
+    from asr.evaluate.tables import format_terminal
+    from asr.files import write_all
 
     comparison = compare(args.exp, seed=args.seed)
     if args.lengths:
         from asr.evaluate.lengths import compare_lengths
 
-        lengths = compare_lengths(comparison, args.lengths)
-        comparison = dataclasses.replace(comparison, lengths=lengths)
+        comparison = compare_lengths(comparison, args.lengths)
+    # All of it is made before any of it is written.
+    files, told = _files(args, comparison)
     print(format_terminal(comparison))
+    write_all(files)
+    print("\n".join(told))
+    return 0
+
+
+def _files(args: argparse.Namespace, comparison: Comparison) -> tuple[Files, list[str]]:
+    """(what was asked for, what to say when it is written)"""
+    from asr.evaluate.tables import comparison_files
+
+    files: Files = {}
+    told = []
     if args.out:
-        write_comparison(comparison, args.out)
-        plot_curves(args.exp, args.out / "curves.png")
-        print(f"written to {args.out}: compare.md, compare.json, curves.png")
+        from asr.evaluate.curves import draw_curves
+
+        files |= comparison_files(comparison, args.out)
+        files[args.out / "curves.png"] = draw_curves(args.exp)
+        told.append(f"written to {args.out}: compare.md, compare.json, curves.png")
     if args.html:
         from asr.evaluate.report.gather import gather
-        from asr.evaluate.report.page import write_report
+        from asr.evaluate.report.page import report_files
 
-        write_report(gather(comparison, args.utterance), args.html)
-        print(f"written to {args.html}, and compare.json beside it")
+        files |= report_files(gather(comparison, args.utterance), args.html)
+        told.append(f"written to {args.html}, and compare.json beside it")
+    if args.page:
+        from asr.evaluate.report.brief import brief_files
+
+        files |= brief_files(
+            comparison, args.page, args.made_by or shlex.join(["asr", *sys.argv[1:]])
+        )
+        told.append(
+            f"written to {args.page}, with its picture {args.page.with_suffix('.png').name}"
+        )
     if args.results:
-        from asr.evaluate.results import add_results
+        from asr.evaluate.results import with_results
 
-        print(f"{add_results(comparison, args.results)} rows of {args.results} are new or changed")
-    return 0
+        files[args.results], changed = with_results(comparison, args.results)
+        told.append(f"{changed} rows of {args.results} are new or changed")
+    return files, told

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from asr.evaluate.comparison import TypeDifference, TypeResult
+from asr.evaluate.comparison import Row, TypeDifference, TypeResult
 from asr.evaluate.experiment import Experiment
 from asr.evaluate.hierarchical import Contrast, contrast
 from asr.evaluate.paired import Group
@@ -92,6 +93,24 @@ def type_results(
     return results
 
 
+def with_costs(types: Sequence[TypeResult], rows: Sequence[Row]) -> list[TypeResult]:
+    """With what the types' runs cost on average."""
+    by_name = {row.name: row for row in rows}
+    return [
+        replace(
+            one,
+            train_audio_s_per_s=_mean([by_name[n].run.train_audio_s_per_s for n in one.names]),
+            rtf=_mean([by_name[n].sets[one.set_name].rtf for n in one.names]),
+        )
+        for one in types
+    ]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
 def type_differences(
     group: Group, types: dict[Type, list[int]], level: float
 ) -> list[TypeDifference]:
@@ -114,6 +133,16 @@ def type_differences(
             for scope in scopes:
                 results += _difference(group, types, (kind, axis), (word, words[0]), scope, level)
     return results
+
+
+def widest(differences: Sequence[TypeDifference], kind: str) -> list[TypeDifference]:
+    """Those over the most positions (or weightings) of their pair and set."""
+    chosen: dict[tuple[str, str, str], TypeDifference] = {}
+    for one in differences:
+        key = (one.name, one.baseline, one.set_name)
+        if one.kind == kind and (key not in chosen or len(one.within) > len(chosen[key].within)):
+            chosen[key] = one
+    return list(chosen.values())
 
 
 def _difference(

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 from asr.errors import InputError
-from asr.evaluate.attention_types import find_types, type_differences, type_results
+from asr.evaluate.attention_types import find_types, type_differences, type_results, with_costs
 from asr.evaluate.comparison import (
     Comparison,
     Difference,
@@ -18,17 +16,13 @@ from asr.evaluate.comparison import (
     SetResult,
     TypeDifference,
     TypeResult,
+    corrected,
 )
 from asr.evaluate.experiment import Experiment, ScoredSet, read_experiment
 from asr.evaluate.paired import Bootstrap, Group, group_of, paired_differences, wer_intervals
 from asr.evaluate.parts import parts_of, read_noise_db
-from asr.evaluate.statistics import MIN_RESAMPLED, MIN_SPEAKERS, Interval, holm
-from asr.evaluate.tables import format_terminal, write_comparison
+from asr.evaluate.statistics import MIN_RESAMPLED, MIN_SPEAKERS, Interval
 from asr.wer import ErrorCounts
-
-AnyDifference = TypeVar("AnyDifference", Difference, TypeDifference)
-
-__all__ = ["compare", "format_terminal", "write_comparison"]
 
 
 def compare(
@@ -89,11 +83,13 @@ def compare(
     ]
     return Comparison(
         rows=rows,
-        differences=_corrected(differences),
-        types=types,
-        type_differences=_corrected(type_differences_),
+        differences=corrected(differences),
+        types=with_costs(types, rows),
+        type_differences=corrected(type_differences_),
         parts=parts,
         lengths=[],
+        length_types=[],
+        length_differences=[],
         notes=[*_warnings(rows), *unpaired, *(n for e in experiments for n in e.left_out)],
         level=level,
         num_resamples=num_resamples,
@@ -135,15 +131,6 @@ def _set_result(scored: ScoredSet, group: Group, interval: Interval | None) -> S
         rtf=decoding.rtf,
         device=decoding.device,
     )
-
-
-def _corrected(differences: list[AnyDifference]) -> list[AnyDifference]:
-    """With Holm's correction over all that have a p-value."""
-    known = [one.p_value for one in differences if one.p_value is not None]
-    adjusted = iter(holm(known))
-    return [
-        one if one.p_value is None else replace(one, p_holm=next(adjusted)) for one in differences
-    ]
 
 
 def _why_unpaired(

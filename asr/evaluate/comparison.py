@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from asr.evaluate.experiment import Run
 from asr.evaluate.mapsswe import Mapsswe
-from asr.evaluate.statistics import Interval
+from asr.evaluate.statistics import Interval, holm
 from asr.wer import ErrorCounts
 
 
@@ -78,6 +80,7 @@ class TypeResult:
     Attributes:
         wer: the mean over the runs; interval: for another training and another speaker.
         wers: of each run, in the order of ``names``.
+        train_audio_s_per_s, rtf: means over the runs that say so.
     """
 
     weighting: str
@@ -87,6 +90,8 @@ class TypeResult:
     wers: list[float]
     wer: float
     interval: Interval | None
+    train_audio_s_per_s: float | None = None
+    rtf: float | None = None
 
 
 @dataclass(frozen=True)
@@ -162,7 +167,8 @@ class Comparison:
     differences: paired ones; a pair whose utterances differ has a note instead.
     types: of those trained at least twice, and their differences.
     parts: WER by length, speaker and noise.
-    lengths: WER on joined utterances, where they were asked for.
+    lengths: WER on joined utterances, where they were asked for; ``length_types`` and
+        ``length_differences`` are of types there, their set is the duration.
     notes: what a reader must know before believing the table, most important first.
     """
 
@@ -172,6 +178,8 @@ class Comparison:
     type_differences: list[TypeDifference]
     parts: list[Part]
     lengths: list[LengthResult]
+    length_types: list[TypeResult]
+    length_differences: list[TypeDifference]
     notes: list[str]
     level: float
     num_resamples: int
@@ -181,3 +189,15 @@ class Comparison:
     def set_names(self) -> list[str]:
         """Every test set of any system, in sorted order."""
         return sorted({name for row in self.rows for name in row.sets})
+
+
+AnyDifference = TypeVar("AnyDifference", Difference, TypeDifference)
+
+
+def corrected(differences: Sequence[AnyDifference]) -> list[AnyDifference]:
+    """With Holm's correction over all that have a p-value."""
+    known = [one.p_value for one in differences if one.p_value is not None]
+    adjusted = iter(holm(known))
+    return [
+        one if one.p_value is None else replace(one, p_holm=next(adjusted)) for one in differences
+    ]

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asr.errors import InputError
-from asr.files import make_folder, parse_object, read_text, write_atomically
+from asr.files import parse_object, read_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # The palette of Okabe and Ito, told apart by colour-blind readers too.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 @dataclass(frozen=True)
@@ -29,22 +30,18 @@ class Curves:
     valid_wer: list[tuple[int, float]]
 
 
-def plot_curves(folders: Sequence[Path], out_png: Path) -> None:
-    """Draw training loss, dev loss and dev WER over the steps of each experiment.
+def draw_curves(folders: Sequence[Path]) -> bytes:
+    """Training loss, dev loss and dev WER over the steps of each experiment, as a PNG.
 
     Raises:
-        InputError: matplotlib is not installed, no ``log.jsonl`` in a folder, a line of it that is
-            not a record, or a place that cannot be written to.
+        InputError: matplotlib is not installed, no ``log.jsonl`` in a folder, or a line of it that
+            is not a record.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InputError("curves need matplotlib: pip install 'sigmoid-asr[plot]'") from None
     runs = [read_curves(folder) for folder in folders]
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = new_figure(11, 4.2)
     loss_axes, wer_axes = figure.subplots(1, 2, sharex=True)
     for number, run in enumerate(runs):
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = COLOURS[number % len(COLOURS)]
         _draw(loss_axes, run.train_loss, colour, f"{run.name}, training", "-", alpha=0.55)
         _draw(loss_axes, run.valid_loss, colour, f"{run.name}, dev", "--o")
         percents = [(step, 100 * wer) for step, wer in run.valid_wer]
@@ -53,10 +50,26 @@ def plot_curves(folders: Sequence[Path], out_png: Path) -> None:
     _label(wer_axes, "dev WER, %")
     if not any(run.valid_wer for run in runs):
         wer_axes.text(0.5, 0.5, "not validated yet", ha="center", transform=wer_axes.transAxes)
-    make_folder(out_png.parent)
+    return as_png(figure)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches.
+
+    Raises:
+        InputError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise InputError("pictures need matplotlib: pip install 'sigmoid-asr[plot]'") from None
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def as_png(figure: Figure) -> bytes:
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=150)
-    write_atomically(out_png, picture.getvalue())
+    return picture.getvalue()
 
 
 def read_curves(folder: Path) -> Curves:

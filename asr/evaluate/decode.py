@@ -65,7 +65,7 @@ def decode_set(
     audio_s = float(utterances.durations_s.sum())
     summary = {
         "set": set_name(cuts),
-        "cuts": str(cuts),
+        "cuts": str(cuts.absolute()),
         **search.settings,
         "normaliser": config.tokenizer.normaliser,
         "num_utterances": len(utterances),

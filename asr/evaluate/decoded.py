@@ -27,7 +27,11 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How a set was decoded; what an older file does not say is None."""
+    """How a set was decoded; what an older file does not say is None.
+
+    Attributes:
+        cuts: path of the manifest, absolute (relative in older files).
+    """
 
     set_name: str
     cuts: str | None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,20 +17,27 @@ from lhotse.cut import Cut
 
 from asr.data.manifest import load_waveform, read_cuts
 from asr.errors import InputError
-from asr.evaluate.comparison import Comparison, LengthResult, Row
+from asr.evaluate.attention_types import type_differences, type_results
+from asr.evaluate.comparison import (
+    Comparison,
+    LengthResult,
+    Row,
+    TypeDifference,
+    TypeResult,
+    corrected,
+)
 from asr.evaluate.decoded import read_decoding
 from asr.evaluate.experiment import ScoredSet, read_scored_set
-from asr.evaluate.paired import Bootstrap, group_of, paired_differences, wer_intervals
+from asr.evaluate.paired import Bootstrap, Group, group_of, paired_differences, wer_intervals
 from asr.evaluate.score import score_folder
-from asr.evaluate.statistics import holm
 from asr.files import write_atomically
 from asr.model_folder import Model, find_model, load_model
 from asr.search.factory import GREEDY, build_search
 from asr.text.normalise import get_normaliser
 
 
-def compare_lengths(comparison: Comparison, lengths_s: Sequence[float]) -> list[LengthResult]:
-    """Each system's WER on the first set's utterances joined to each duration.
+def compare_lengths(comparison: Comparison, lengths_s: Sequence[float]) -> Comparison:
+    """With each system's WER on the first set's utterances joined to each duration, and each type's.
 
     What was decoded before stays in EXP/lengths/ and is used again until the model changes.
 
@@ -45,13 +53,30 @@ def compare_lengths(comparison: Comparison, lengths_s: Sequence[float]) -> list[
         raise InputError(f"--lengths: {first.folder} has no decoded set to take utterances from")
     set_name = next(iter(first.sets))
     rows = [row for row in comparison.rows if set_name in row.sets]
+    names = [row.name for row in rows]
     cuts = _manifest(first, set_name)
     sets = [_decode(row, cuts, lengths_s, set_name) for row in rows]
-    results = []
+    # Systems are numbered by their place in ``rows`` here, so that a type's are columns too.
+    types = {
+        (one.weighting, one.position): [names.index(name) for name in one.names]
+        for one in comparison.types
+        if one.set_name == set_name
+    }
+    results: list[LengthResult] = []
+    of_types: list[TypeResult] = []
+    differences: list[TypeDifference] = []
     for number, length_s in enumerate(lengths_s):
         members = {k: of_lengths[number] for k, of_lengths in enumerate(sets)}
-        results += _results(rows, members, length_s, comparison)
-    return results
+        group = group_of(f"{length_s:g} s", members)
+        results += _results(names, group, length_s, comparison)
+        of_types += type_results(group, types, names, comparison.level)
+        differences += type_differences(group, types, comparison.level)
+    return replace(
+        comparison,
+        lengths=results,
+        length_types=of_types,
+        length_differences=corrected(differences),
+    )
 
 
 def join(cuts: Sequence[Cut], length_s: float) -> list[list[Cut]]:
@@ -132,14 +157,10 @@ def _decode_joined(model: Model, groups: Sequence[Sequence[Cut]], out: Path, nam
 
 
 def _results(
-    rows: Sequence[Row], members: dict[int, ScoredSet], length_s: float, comparison: Comparison
+    names: Sequence[str], group: Group, length_s: float, comparison: Comparison
 ) -> list[LengthResult]:
     how = Bootstrap(comparison.level, comparison.num_resamples, comparison.seed)
-    group = group_of(f"{length_s:g} s", members)
-    names = [row.name for row in rows]
-    differences = [None, *paired_differences(group, names, how)]
-    known = [one.p_value for one in differences if one is not None and one.p_value is not None]
-    adjusted = iter(holm(known))
+    differences = [None, *corrected(paired_differences(group, names, how))]
     duration_s = float(np.mean([utterance.duration_s for utterance in group.utterances]))
     wer_m = group.errors_um.sum(axis=0) / group.words_u.sum()
     return [
@@ -152,7 +173,7 @@ def _results(
             interval=interval,
             difference=None if one is None else one.difference,
             p_value=None if one is None else one.p_value,
-            p_holm=None if one is None or one.p_value is None else next(adjusted),
+            p_holm=None if one is None else one.p_holm,
         )
         for name, wer, interval, one in zip(
             names, wer_m, wer_intervals(group, how), differences, strict=True

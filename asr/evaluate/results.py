@@ -7,19 +7,21 @@ from pathlib import Path
 from asr.evaluate.comparison import Comparison, Row
 from asr.evaluate.score import percent
 from asr.evaluate.tables import interval_text, markdown_line
-from asr.files import read_text, write_atomically
+from asr.files import read_text
 
 _HEADER = ["system", "set", "WER % [95 %]", "words", "search", "seed", "commit", "command"]
 
 
-def add_results(comparison: Comparison, path: Path) -> int:
-    """Add the comparison's systems to a Markdown table, made where missing; rows there stay.
+def with_results(comparison: Comparison, path: Path) -> tuple[str, int]:
+    """(a Markdown table with the comparison's systems added, how many rows are new or changed).
 
-    A row of the same system, set, seed and commit is replaced. Returns the number of rows added or
-    replaced.
+    Rows that are there stay, but for those of the same system, set, seed and commit.
+
+    Args:
+        path: of the table as it is; it may be missing.
 
     Raises:
-        InputError: the file cannot be read or written.
+        InputError: the file cannot be read.
     """
     lines = read_text(path).splitlines() if path.is_file() else _new()
     before = list(lines)
@@ -33,8 +35,7 @@ def add_results(comparison: Comparison, path: Path) -> int:
             else:
                 lines.append(line)
             changed += line not in before
-    write_atomically(path, "\n".join(lines) + "\n")
-    return changed
+    return "\n".join(lines) + "\n", changed
 
 
 def _new() -> list[str]:

@@ -11,27 +11,38 @@ from typing import Any
 from asr.evaluate.comparison import Comparison, Difference, Row, SetResult, TypeDifference
 from asr.evaluate.score import percent
 from asr.evaluate.statistics import Interval
-from asr.files import make_folder, write_atomically
+from asr.files import Files
 
 _NONE = "-"
 # Columns of text; all others hold numbers and are aligned to the right.
 _TEXT_COLUMNS = frozenset(
-    {"system", "weighting", "position", "encoder", "set", "commit", "against", "what", "within"}
+    {
+        "system",
+        "weighting",
+        "position",
+        "encoder",
+        "set",
+        "commit",
+        "against",
+        "what",
+        "within",
+        "duration",
+    }
 )
 
 
 @dataclasses.dataclass(frozen=True)
-class _Table:
+class Table:
     header: list[str]
     rows: list[list[str]]
 
 
 def format_terminal(comparison: Comparison) -> str:
     """The tables as plain text in columns, then the notes."""
-    parts = [_caption(comparison), _as_columns(_systems(comparison, repeat=False))]
+    parts = [set_lines(comparison), _as_columns(systems_table(comparison, repeat=False))]
     if comparison.differences:
-        parts += [_difference_caption(comparison), _as_columns(_differences(comparison))]
-    for caption, table in [*_type_tables(comparison), *_length_tables(comparison)]:
+        parts += [difference_caption(comparison), _as_columns(system_differences(comparison))]
+    for caption, table in [*type_tables(comparison), *length_tables(comparison)]:
         parts += [caption, _as_columns(table)]
     parts.append("\n".join([*legend_lines(comparison), *comparison.notes]))
     return "\n\n".join(parts)
@@ -39,12 +50,12 @@ def format_terminal(comparison: Comparison) -> str:
 
 def format_markdown(comparison: Comparison) -> str:
     """The tables as Markdown, every cell filled, and WER by length and by noise."""
-    parts = [_caption(comparison), _as_markdown(_systems(comparison, repeat=True))]
+    parts = [set_lines(comparison), as_markdown(systems_table(comparison, repeat=True))]
     if comparison.differences:
-        parts += [_difference_caption(comparison), _as_markdown(_differences(comparison))]
-    tables = (_type_tables, _length_tables, _part_tables)
+        parts += [difference_caption(comparison), as_markdown(system_differences(comparison))]
+    tables = (type_tables, length_tables, _part_tables)
     for caption, table in [one for make in tables for one in make(comparison)]:
-        parts += [caption, _as_markdown(table)]
+        parts += [caption, as_markdown(table)]
     parts.append("\n".join(f"- {note}" for note in [*comparison.notes, *legend_lines(comparison)]))
     commands = [row for row in comparison.rows if row.run.command]
     if commands:
@@ -61,19 +72,16 @@ def comparison_as_json(comparison: Comparison) -> dict[str, Any]:
     return content
 
 
-def write_comparison(comparison: Comparison, out: Path) -> None:
-    """Write ``compare.md`` and ``compare.json`` into a folder, which is made where it is missing.
-
-    Raises:
-        InputError: the folder cannot be made or written to.
-    """
-    make_folder(out)
-    write_atomically(out / "compare.md", format_markdown(comparison))
+def comparison_files(comparison: Comparison, out: Path) -> Files:
+    """``compare.md`` and ``compare.json`` in a folder."""
     content = json.dumps(comparison_as_json(comparison), indent=2, allow_nan=False)
-    write_atomically(out / "compare.json", content + "\n")
+    return {
+        out / "compare.md": format_markdown(comparison),
+        out / "compare.json": content + "\n",
+    }
 
 
-def _systems(comparison: Comparison, repeat: bool) -> _Table:
+def systems_table(comparison: Comparison, repeat: bool) -> Table:
     """One line per system and set; the set is a column only where there are several."""
     set_names = comparison.set_names
     interval = f"WER % [{100 * comparison.level:g} %]"
@@ -87,7 +95,7 @@ def _systems(comparison: Comparison, repeat: bool) -> _Table:
             if number and not repeat:
                 before, after = [""] * len(before), [""] * len(after)
             rows.append([*before, *([set_name] if several else []), *_set_cells(result), *after])
-    return _Table(header, rows)
+    return Table(header, rows)
 
 
 def _run_cells(row: Row) -> tuple[list[str], list[str]]:
@@ -95,7 +103,7 @@ def _run_cells(row: Row) -> tuple[list[str], list[str]]:
     run = row.run
     commit = _NONE if run.commit is None else run.commit[:7] + ("+" if run.dirty else "")
     before = [row.name, run.weighting or _NONE, run.position or _NONE, run.encoder or _NONE]
-    before.append(_NONE if run.num_params is None else _short_count(run.num_params))
+    before.append(_NONE if run.num_params is None else short_count(run.num_params))
     after = [
         _NONE if run.train_audio_s_per_s is None else f"{run.train_audio_s_per_s:.4g}",
         commit,
@@ -116,10 +124,10 @@ def _set_cells(result: SetResult | None) -> list[str]:
     ]
 
 
-def _differences(comparison: Comparison) -> _Table:
+def system_differences(comparison: Comparison) -> Table:
     header = ["system", "set", "difference", f"[{100 * comparison.level:g} %]", "p"]
     header += ["p (Holm)", "p (MAPSSWE)", "better in"]
-    return _Table(header, [_difference_cells(one) for one in comparison.differences])
+    return Table(header, [_difference_cells(one) for one in comparison.differences])
 
 
 def _difference_cells(one: Difference) -> list[str]:
@@ -136,7 +144,7 @@ def _difference_cells(one: Difference) -> list[str]:
     ]
 
 
-def _type_tables(comparison: Comparison) -> list[tuple[str, _Table]]:
+def type_tables(comparison: Comparison) -> list[tuple[str, Table]]:
     """Types and their differences, with captions; none where no type was trained twice."""
     level = f"[{100 * comparison.level:g} %]"
     tables = []
@@ -148,52 +156,76 @@ def _type_tables(comparison: Comparison) -> list[tuple[str, _Table]]:
                 one.position,
                 one.set_name,
                 str(len(one.names)),
-                f"{percent(one.wer)} {interval_text(one.interval)}".rstrip(),
+                _rate(one.wer, one.interval),
                 " ".join(percent(wer) for wer in one.wers),
+                _NONE if one.train_audio_s_per_s is None else f"{one.train_audio_s_per_s:.4g}",
+                _NONE if one.rtf is None else f"{one.rtf:.4f}",
             ]
             for one in comparison.types
         ]
-        tables.append(("Attention types, over the seeds of their trainings:", _Table(header, rows)))
+        table = Table([*header, "train", "RTF"], rows)
+        tables.append(("Attention types, over the seeds of their trainings:", table))
     if comparison.type_differences:
-        header = ["what", "within", "set", "seeds", "difference", level, "p", "p (Holm)", "df"]
-        rows = [
-            [
-                f"{one.name} - {one.baseline}",
-                within_text(one),
-                one.set_name,
-                str(one.num_seeds),
-                points(one.difference),
-                interval_text(one.interval),
-                p_text(one.p_value),
-                p_text(one.p_holm),
-                _NONE if one.df is None else f"{one.df:.1f}",
-            ]
-            for one in comparison.type_differences
-        ]
         caption = "Differences of attention types in points of WER, over seeds and speakers:"
-        tables.append((caption, _Table(header, rows)))
+        tables.append((caption, _type_differences(comparison.type_differences, "set", level)))
     return tables
 
 
-def _length_tables(comparison: Comparison) -> list[tuple[str, _Table]]:
+def _type_differences(differences: Sequence[TypeDifference], set_is: str, level: str) -> Table:
+    header = ["what", "within", set_is, "seeds", "difference", level, "p", "p (Holm)", "df"]
+    rows = [
+        [
+            f"{one.name} - {one.baseline}",
+            within_text(one),
+            one.set_name,
+            str(one.num_seeds),
+            points(one.difference),
+            interval_text(one.interval),
+            p_text(one.p_value),
+            p_text(one.p_holm),
+            _NONE if one.df is None else f"{one.df:.1f}",
+        ]
+        for one in differences
+    ]
+    return Table(header, rows)
+
+
+def length_tables(comparison: Comparison) -> list[tuple[str, Table]]:
+    """WER by joined duration: of types and their differences where there are types, of systems."""
     if not comparison.lengths:
         return []
-    lengths = list(dict.fromkeys((r.length_s, r.mean_duration_s) for r in comparison.lengths))
-    header = ["system", *(f"{length_s:g} s ({mean_s:.1f} s)" for length_s, mean_s in lengths)]
-    rows = []
-    for name in dict.fromkeys(result.name for result in comparison.lengths):
-        results = [result for result in comparison.lengths if result.name == name]
-        rows.append(
-            [
-                name,
-                *(f"{percent(one.wer)} {interval_text(one.interval)}".rstrip() for one in results),
-            ]
-        )
-    caption = "WER % on a speaker's utterances joined to a duration (mean) and decoded whole:"
-    return [(caption, _Table(header, rows))]
+    lengths = {f"{one.length_s:g} s": one.mean_duration_s for one in comparison.lengths}
+    header = [f"{name} ({mean_s:.1f} s)" for name, mean_s in lengths.items()]
+    caption = "WER % on a speaker's utterances joined to a duration (mean) and decoded whole"
+    tables = []
+    if comparison.length_types:
+        cells = {
+            (one.weighting, one.position, one.set_name): _rate(one.wer, one.interval)
+            for one in comparison.length_types
+        }
+        kinds = dict.fromkeys((w, p) for w, p, _ in cells)
+        rows = [[w, p, *(cells[w, p, name] for name in lengths)] for w, p in kinds]
+        table = Table(["weighting", "position", *header], rows)
+        tables.append((f"{caption}, mean of the seeds:", table))
+    if comparison.length_differences:
+        level = f"[{100 * comparison.level:g} %]"
+        table = _type_differences(comparison.length_differences, "duration", level)
+        tables.append(("Differences of attention types there, in points of WER:", table))
+    rows = [
+        [
+            name,
+            *(_rate(one.wer, one.interval) for one in comparison.lengths if one.name == name),
+        ]
+        for name in dict.fromkeys(one.name for one in comparison.lengths)
+    ]
+    return [*tables, (f"{caption}:", Table(["system", *header], rows))]
 
 
-def _part_tables(comparison: Comparison) -> list[tuple[str, _Table]]:
+def _rate(wer: float, interval: Interval | None) -> str:
+    return f"{percent(wer)} {interval_text(interval)}".rstrip()
+
+
+def _part_tables(comparison: Comparison) -> list[tuple[str, Table]]:
     tables = []
     for by in ("length", "noise"):
         parts = [part for part in comparison.parts if part.by == by]
@@ -212,11 +244,11 @@ def _part_tables(comparison: Comparison) -> list[tuple[str, _Table]]:
                 ]
                 cells.append(_NONE if not found or found[0] is None else percent(found[0]))
             rows.append([row.name, *cells])
-        tables.append((f"WER % by {by}:", _Table(header, rows)))
+        tables.append((f"WER % by {by}:", Table(header, rows)))
     return tables
 
 
-def _caption(comparison: Comparison) -> str:
+def set_lines(comparison: Comparison) -> str:
     """Which sets, how large, how normalised and how decoded."""
     lines = []
     for set_name in comparison.set_names:
@@ -237,7 +269,7 @@ def _search(result: SetResult) -> str:
     return name if result.beam is None else f"{name} {result.beam}"
 
 
-def _difference_caption(comparison: Comparison) -> str:
+def difference_caption(comparison: Comparison) -> str:
     baseline = comparison.differences[0].baseline
     return f"WER minus that of {baseline}, in points, on the same utterances:"
 
@@ -304,14 +336,14 @@ def p_text(value: float | None) -> str:
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _short_count(number: int) -> str:
+def short_count(number: int) -> str:
     """18.3M, 950k, 12"""
     if number >= 999_500:
         return f"{number / 1e6:.1f}M"
     return f"{number / 1e3:.0f}k" if number >= 1000 else str(number)
 
 
-def _as_columns(table: _Table) -> str:
+def _as_columns(table: Table) -> str:
     widths = [
         max(len(row[k]) for row in [table.header, *table.rows]) for k in range(len(table.header))
     ]
@@ -326,7 +358,7 @@ def _as_columns(table: _Table) -> str:
     return "\n".join(lines)
 
 
-def _as_markdown(table: _Table) -> str:
+def as_markdown(table: Table) -> str:
     ruler = ["---" if name in _TEXT_COLUMNS else "---:" for name in table.header]
     return "\n".join(markdown_line(cells) for cells in [table.header, ruler, *table.rows])
 

@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,16 +23,18 @@ import soundfile
 import torch
 
 from asr.config import load
+from asr.data.manifest import read_cuts
 from asr.errors import InputError
 from asr.evaluate.compare import compare
 from asr.evaluate.decode import decode_set
 from asr.evaluate.lengths import compare_lengths
 from asr.evaluate.report.gather import gather
 from asr.evaluate.report.maps import attention_maps, picture
-from asr.evaluate.report.media import mp3_uri, png_uri
-from asr.evaluate.report.page import write_report
-from asr.evaluate.results import add_results
+from asr.evaluate.report.media import mp3_uri, png_uri, waveforms
+from asr.evaluate.report.page import report_files
+from asr.evaluate.results import with_results
 from asr.evaluate.score import score_folder
+from asr.files import write_all
 from asr.model import Recogniser
 from asr.model_folder import load_model, save_model
 from asr.nn.attention import MultiHeadAttention
@@ -72,10 +73,22 @@ def write_run(folder: Path, weighting: str, position: str, seed: int) -> Path:
     return exp
 
 
+def decode(exp: Path, cuts: Path, out: Path) -> None:
+    """For real; but what an untrained model hears is replaced by the reference without some words."""
+    decode_set(load_model(exp), cuts, out)
+    hypotheses = out / "hypotheses.jsonl"
+    lines = [json.loads(line) for line in hypotheses.read_text().splitlines()]
+    rng = random.Random(exp.name)
+    for line in lines:
+        words = line["reference"].split()
+        line["hypothesis"] = " ".join(word for word in words if rng.random() < 0.7)
+    hypotheses.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    score_folder(out)
+
+
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path) -> list[Path]:
-    """Two weightings x two positions x two seeds, decoded for real; what untrained models hear is
-    replaced by the reference without some of its words."""
+    """Two weightings x two positions x two seeds."""
     folder = tmp_path_factory.mktemp("grid")
     experiments = [
         write_run(folder, weighting, position, seed)
@@ -84,17 +97,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path) -> list[Pa
         for weighting in ("softmax", "sigmoid")
     ]
     for exp in experiments:
-        out = exp / "decode" / "test"
-        cuts = tiny_corpus / "test.cuts.jsonl.gz"
-        decode_set(load_model(exp), cuts, out)
-        hypotheses = out / "hypotheses.jsonl"
-        lines = [json.loads(line) for line in hypotheses.read_text().splitlines()]
-        rng = random.Random(exp.name)
-        for line in lines:
-            words = line["reference"].split()
-            line["hypothesis"] = " ".join(word for word in words if rng.random() < 0.7)
-        hypotheses.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        score_folder(out)
+        decode(exp, tiny_corpus / "test.cuts.jsonl.gz", exp / "decode" / "test")
     return experiments
 
 
@@ -102,8 +105,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path) -> list[Pa
 def report(grid: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
     comparison = compare(grid)
-    joined = replace(comparison, lengths=compare_lengths(comparison, [5.0, 60.0]))
-    write_report(gather(joined), path)
+    write_all(report_files(gather(compare_lengths(comparison, [5.0, 60.0])), path))
     return path
 
 
@@ -125,7 +127,7 @@ def shown(value: Any, kind: str) -> str:
         return f"{round(100 * value, 2) + 0.0:+.2f}"
     if kind == "p":
         return "<0.001" if value < 0.001 else f"{value:.3f}"
-    return str(value) if kind == "count" else f"{value:.4g}"
+    return str(value) if kind in ("count", "text") else f"{value:.4g}"
 
 
 def test_every_number_of_the_tables_is_the_jsons(report: Path) -> None:
@@ -163,7 +165,7 @@ def test_the_page_needs_nothing_else(report: Path) -> None:
 def test_verdict_says_that_it_cannot_tell(report: Path) -> None:
     """Two untrained seeds of each type differ by chance."""
     page = report.read_text()
-    assert "Cannot tell sigmoid from softmax: use either." in page
+    assert "Cannot tell sigmoid from softmax, so use either" in page
     assert "below 5 this is an indication" in page
 
 
@@ -300,14 +302,53 @@ def test_without_audio_or_models_it_says_so(grid: list[Path], tmp_path: Path) ->
     contents = gather(compare(folders))
     assert contents.maps == []
     assert all(one.audio is None for one in contents.heard)
-    assert any("manifest or audio is not there" in note for note in contents.notes)
+    why = "the manifest that decode.json names is not there: /gone"
+    assert f"test: no audio: {why}" in contents.notes
     assert any("no training curves" in note for note in contents.notes)
-    write_report(contents, tmp_path / "report.html")
-    assert "no audio" in (tmp_path / "report.html").read_text()
+    write_all(report_files(contents, tmp_path / "report.html"))
+    assert f"no audio: {why}" in (tmp_path / "report.html").read_text()
+
+
+def test_a_folder_that_was_moved_is_heard_from_anywhere(
+    grid: list[Path], tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decoded with a relative path, then moved, then compared from elsewhere."""
+    monkeypatch.chdir(tiny_corpus)
+    for exp in grid[:2]:
+        shutil.copytree(exp, tmp_path / "old" / exp.name)
+        decode(exp, Path("test.cuts.jsonl.gz"), tmp_path / "old" / exp.name / "decode" / "test")
+    (tmp_path / "old").rename(tmp_path / "new")
+    monkeypatch.chdir("/")
+    contents = gather(compare([tmp_path / "new" / exp.name for exp in grid[:2]]))
+    assert len(contents.heard) >= 3
+    assert all(one.audio and one.why_silent is None for one in contents.heard)
+    assert len(contents.maps) == 2
+
+
+def test_why_there_is_no_audio(tiny_corpus: Path, tmp_path: Path) -> None:
+    assert waveforms(None, ["u"]) == ({}, {"u": "decode.json names no manifest"})
+    message = (
+        "decode.json names its manifest relative to where it was decoded: data/a.cuts.jsonl.gz"
+    )
+    assert waveforms("data/a.cuts.jsonl.gz", ["u"]) == ({}, {"u": message})
+    cuts = str(tiny_corpus / "test.cuts.jsonl.gz")
+    ids = [cut.id for cut in read_cuts(cuts)]
+    found, missing = waveforms(cuts, [ids[2], "nobody"])
+    assert list(found) == [ids[2]]
+    assert missing == {"nobody": f"not in {cuts}"}
+    silent = tmp_path / "a.cuts.jsonl"
+    lines = [cut.to_dict() for cut in read_cuts(cuts)]
+    lines[0]["recording"]["sources"][0]["source"] = "/gone.flac"
+    silent.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found, missing = waveforms(str(silent), ids[:2])
+    assert list(found) == [ids[1]]
+    assert "/gone.flac" in missing[ids[0]]
+    silent.write_text("no manifest")
+    assert "not a manifest" in waveforms(str(silent), ids[:1])[1][ids[0]]
 
 
 def test_one_system_has_a_report_too(grid: list[Path], tmp_path: Path) -> None:
-    write_report(gather(compare(grid[:1])), tmp_path / "report.html")
+    write_all(report_files(gather(compare(grid[:1])), tmp_path / "report.html"))
     assert "Nothing to compare yet." in (tmp_path / "report.html").read_text()
 
 
@@ -318,11 +359,12 @@ def test_an_utterance_that_is_not_there(grid: list[Path]) -> None:
 
 def test_rows_of_results_are_added_once(grid: list[Path], tmp_path: Path) -> None:
     path = tmp_path / "RESULTS.md"
-    assert add_results(compare(grid[:2]), path) == 2
-    once = path.read_text()
-    assert add_results(compare(grid[:2]), path) == 0
-    assert path.read_text() == once
-    assert add_results(compare(grid[:3]), path) == 1
-    lines = path.read_text().splitlines()
+    once, changed = with_results(compare(grid[:2]), path)
+    assert changed == 2
+    path.write_text(once)
+    assert with_results(compare(grid[:2]), path) == (once, 0)
+    more, changed = with_results(compare(grid[:3]), path)
+    assert changed == 1
+    lines = more.splitlines()
     assert lines[:4] == once.splitlines()[:4]
     assert sum("0123456" in line and "`asr train --exp" in line for line in lines) == 3

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from asr.evaluate.attention_types import widest
 from asr.evaluate.comparison import Comparison
 from asr.evaluate.report.gather import Contents
 from asr.evaluate.report.svg import COLOURS, Line, Whisker, lines, scatter, whiskers
 from asr.evaluate.statistics import Interval
 from asr.evaluate.tables import within_text
 
+Panel = tuple[str, str]
+"""(title, picture)"""
+
 # Beyond so many systems colours mean weightings, and only types are named.
 _MANY = 7
+
+
+@dataclass(frozen=True)
+class _Member:
+    """What one line stands for: a type's systems, or one system."""
+
+    label: str
+    position: str
+    names: list[str]
+    colour: str
 
 
 def systems(comparison: Comparison) -> str:
@@ -92,52 +109,104 @@ def dev_wers(contents: Contents) -> str:
     return lines(series, "step", "dev WER, %") if series else ""
 
 
-def by_part(comparison: Comparison, by: str) -> str:
+def by_part(comparison: Comparison, by: str) -> list[Panel]:
     """Over the first set's parts; types' means where there are types, else systems."""
     parts = [part for part in comparison.parts if part.by == by]
     parts = [part for part in parts if part.set_name == parts[0].set_name]
     if not parts:
-        return ""
-    series = _series(comparison, [part.wers for part in parts])
+        return []
     unit = {"length": "s", "noise": "dB"}[by]
     ticks = [f"{part.low:.1f}–{part.high:.1f} {unit}" for part in parts]
-    return lines(series, f"{by} of the utterance", "WER, %", ticks) if series else ""
+    named = [part.wers for part in parts]
+    panels: list[tuple[str, list[Line]]] = []
+    for title, group in _grouped(comparison):
+        series = []
+        for one in group:
+            points = []
+            for k, wers in enumerate(named):
+                values = [wer for name in one.names if (wer := wers.get(name)) is not None]
+                if values:
+                    points.append((float(k), 100 * sum(values) / len(values)))
+            if points:
+                series.append(Line(one.label, points, one.colour, markers=True))
+        panels.append((title, series))
+    return _drawn(panels, f"{by} of the utterance", ticks)
 
 
-def lengths(comparison: Comparison) -> str:
+def lengths(comparison: Comparison) -> list[Panel]:
+    """WER with intervals by joined duration: types where there are types, else systems."""
     values = list(dict.fromkeys(one.length_s for one in comparison.lengths))
-    columns: list[dict[str, float | None]] = [
-        {one.name: one.wer for one in comparison.lengths if one.length_s == value}
-        for value in values
-    ]
     ticks = [f"{value:g} s" for value in values]
-    return lines(_series(comparison, columns), "joined duration", "WER, %", ticks)
+    found: dict[tuple[str, str], tuple[float, Interval | None]] = {
+        (one.name, f"{one.length_s:g} s"): (one.wer, one.interval) for one in comparison.lengths
+    } | {
+        (f"{one.weighting} {one.position}", one.set_name): (one.wer, one.interval)
+        for one in comparison.length_types
+    }
+    panels: list[tuple[str, list[Line]]] = []
+    for title, group in _grouped(comparison):
+        series = []
+        for one in group:
+            there = [
+                (k, *found[one.label, tick])
+                for k, tick in enumerate(ticks)
+                if (one.label, tick) in found
+            ]
+            points = [(float(k), 100 * wer) for k, wer, _ in there]
+            ends = [_percent(interval) for _, _, interval in there]
+            if points:
+                series.append(Line(one.label, points, one.colour, markers=True, intervals=ends))
+        panels.append((title, series))
+    return _drawn(panels, "joined duration", ticks)
 
 
-def _series(comparison: Comparison, columns: list[dict[str, float | None]]) -> list[Line]:
-    """A line over columns of WERs by name: per type where there are types, else per system."""
-    colours, order = _colours(comparison), _weightings(comparison)
-    groups = {
-        f"{one.weighting} {one.position}": (one.names, one.weighting) for one in comparison.types
-    } or {row.name: ([row.name], row.run.weighting or "-") for row in comparison.rows}
-    many = len(groups) > _MANY
-    series: list[Line] = []
-    for number, (label, (names, weighting)) in enumerate(groups.items()):
-        points = []
-        for k, wers in enumerate(columns):
-            values = [wer for name in names if (wer := wers.get(name)) is not None]
-            if values:
-                points.append((float(k), 100 * sum(values) / len(values)))
-        if many:
-            colour = COLOURS[order.index(weighting) % len(COLOURS)]
-            first = all(line.label != weighting for line in series)
-            shown = weighting if first else None
-        else:
-            colour = COLOURS[number] if comparison.types else colours[names[0]]
-            shown = label
-        if points:
-            series.append(Line(shown, points, colour, markers=True))
-    return series
+def length_differences(comparison: Comparison) -> str:
+    """Of weightings, over all the positions they have in common, at each duration."""
+    shown = widest(comparison.length_differences, "weighting")
+    rows = [
+        _whisker(
+            f"{one.name} − {one.baseline}, {one.set_name}", one.difference, one.interval, COLOURS[0]
+        )
+        for one in shown
+    ]
+    return whiskers(rows, "difference, points of WER", zero=True) if rows else ""
+
+
+def _grouped(comparison: Comparison) -> list[tuple[str, list[_Member]]]:
+    """(title, lines) of the pictures that are drawn side by side.
+
+    A few types, or systems, share one picture; of many each position has its own.
+    """
+    order, colours = _weightings(comparison), _colours(comparison)
+    if comparison.types:
+        types = {(one.weighting, one.position): one.names for one in comparison.types}
+        members = [
+            _Member(f"{w} {p}", p, names, COLOURS[order.index(w) % len(COLOURS)])
+            for (w, p), names in types.items()
+        ]
+        if len(members) <= _MANY:
+            members = [replace(one, colour=COLOURS[k]) for k, one in enumerate(members)]
+    else:
+        members = [
+            _Member(row.name, row.run.position or "-", [row.name], colours[row.name])
+            for row in comparison.rows
+        ]
+    if len(members) <= _MANY:
+        return [("", members)]
+    return [
+        (position, [one for one in members if one.position == position])
+        for position in dict.fromkeys(one.position for one in members)
+    ]
+
+
+def _drawn(
+    panels: Sequence[tuple[str, list[Line]]], x_label: str, ticks: Sequence[str]
+) -> list[Panel]:
+    """All over the same axes."""
+    top = max((line.highest for _, series in panels for line in series), default=0.0)
+    return [
+        (title, lines(series, x_label, "WER, %", ticks, top)) for title, series in panels if series
+    ]
 
 
 def throughput(comparison: Comparison) -> str:
@@ -197,8 +266,12 @@ def _label(comparison: Comparison, name: str, set_name: str) -> str:
 
 
 def _whisker(label: str, value: float, interval: Interval | None, colour: str) -> Whisker:
-    low, high = (None, None) if interval is None else (100 * interval.low, 100 * interval.high)
+    low, high = _percent(interval) or (None, None)
     return Whisker(label, 100 * value, low, high, colour)
+
+
+def _percent(interval: Interval | None) -> tuple[float, float] | None:
+    return None if interval is None else (100 * interval.low, 100 * interval.high)
 
 
 def _thin(points: list[tuple[int, float]], most: int = 120) -> list[tuple[float, float]]:

@@ -27,7 +27,7 @@ class Heard:
     """One utterance as two systems heard it.
 
     Attributes:
-        audio: a data URI; None where manifest or audio are gone.
+        audio: a data URI; None where manifest or audio are gone, and ``why_silent`` says which.
         errors: of the first and of the second system.
     """
 
@@ -35,6 +35,7 @@ class Heard:
     speaker: str
     duration_s: float
     audio: str | None
+    why_silent: str | None
     errors: tuple[int, int]
     edits: tuple[list[Edit], list[Edit]]
 
@@ -93,15 +94,17 @@ def gather(comparison: Comparison, utterance: str | None = None) -> Contents:
     chosen = utterance or _short_one(sets[0], ids)
     if chosen not in {one.id for one in sets[0].utterances}:
         raise InputError(f"--utterance {chosen}: not in {first.folder}/decode/{set_name}")
-    waves = waveforms(sets[0].decoding.cuts, [*ids, chosen])
-    if not waves:
-        notes.append(f"{set_name}: its manifest or audio is not there: no audio, no attention maps")
+    waves, missing = waveforms(sets[0].decoding.cuts, [*ids, chosen])
+    for why in dict.fromkeys(missing.values()):
+        notes.append(f"{set_name}: no audio: {why}")
+    if chosen in missing:
+        notes.append(f"{set_name}: no audio of {chosen}, so no attention maps")
     return Contents(
         comparison=comparison,
         curves=curves,
         pair=(first.name, second.name),
         set_name=set_name,
-        heard=[_heard(sets, id_, waves.get(id_)) for id_ in ids],
+        heard=[_heard(sets, id_, waves.get(id_), missing.get(id_)) for id_ in ids],
         maps=_maps(comparison, waves[chosen], notes) if chosen in waves else [],
         map_utterance=chosen,
         notes=notes,
@@ -143,7 +146,9 @@ def _short_one(scored: ScoredSet, ids: Sequence[str]) -> str:
     return short[0] if short else min(durations, key=lambda id_: (durations[id_], id_))
 
 
-def _heard(sets: Sequence[ScoredSet], id_: str, wave: np.ndarray | None) -> Heard:
+def _heard(
+    sets: Sequence[ScoredSet], id_: str, wave: np.ndarray | None, why_silent: str | None
+) -> Heard:
     one, other = (next(u for u in scored.utterances if u.id == id_) for scored in sets)
     counts = [
         next(c for u, c in zip(s.utterances, s.counts, strict=True) if u.id == id_) for s in sets
@@ -154,6 +159,7 @@ def _heard(sets: Sequence[ScoredSet], id_: str, wave: np.ndarray | None) -> Hear
         speaker=one.speaker,
         duration_s=one.duration_s,
         audio=None if wave is None else mp3_uri(wave),
+        why_silent=why_silent,
         errors=(counts[0].errors, counts[1].errors),
         edits=(
             align(reference, one.hypothesis.split()),

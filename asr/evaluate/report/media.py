@@ -6,6 +6,7 @@ import base64
 import io
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,19 +20,31 @@ SAMPLE_RATE = 16000
 MAX_CLIP_S = 20.0
 
 
-def waveforms(cuts: str | None, ids: list[str]) -> dict[str, np.ndarray]:
-    """float32 waveforms at 16 kHz of those of the utterances whose manifest and audio are there."""
+def waveforms(cuts: str | None, ids: Sequence[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """(float32 waveforms at 16 kHz, why there is none) by utterance; each is in one of the two."""
     if cuts is None or not Path(cuts).is_file():
-        return {}
-    wanted = set(ids)
-    found = {}
-    for cut in read_cuts(cuts):
-        if cut.id in wanted:
-            try:
-                found[cut.id] = load_waveform(cut, SAMPLE_RATE)
-            except InputError:
-                continue  # the page says that there is no audio
-    return found
+        return {}, dict.fromkeys(ids, _why_no_manifest(cuts))
+    found: dict[str, np.ndarray] = {}
+    missing = dict.fromkeys(ids, f"not in {cuts}")
+    try:
+        for cut in read_cuts(cuts):
+            if cut.id in missing:
+                try:
+                    found[cut.id] = load_waveform(cut, SAMPLE_RATE)
+                    del missing[cut.id]
+                except InputError as error:
+                    missing[cut.id] = str(error)
+    except InputError as error:
+        missing = {id_: str(error) for id_ in missing}
+    return found, missing
+
+
+def _why_no_manifest(cuts: str | None) -> str:
+    if cuts is None:
+        return "decode.json names no manifest"
+    if not Path(cuts).is_absolute():
+        return f"decode.json names its manifest relative to where it was decoded: {cuts}"
+    return f"the manifest that decode.json names is not there: {cuts}"
 
 
 def mp3_uri(wave: np.ndarray) -> str:

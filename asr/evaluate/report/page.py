@@ -13,19 +13,14 @@ from asr.evaluate.report.gather import Contents, Heard
 from asr.evaluate.report.verdict import verdict
 from asr.evaluate.score import percent
 from asr.evaluate.statistics import Interval
-from asr.evaluate.tables import legend_lines, p_text, points, within_text, write_comparison
-from asr.files import write_atomically
+from asr.evaluate.tables import comparison_files, legend_lines, p_text, points, within_text
+from asr.files import Files
 from asr.wer import Edit, Op
 
 
-def write_report(contents: Contents, path: Path) -> None:
-    """Write the page, and ``compare.json`` and ``compare.md`` beside it.
-
-    Raises:
-        InputError: the folder cannot be made or written to.
-    """
-    write_comparison(contents.comparison, path.parent)
-    write_atomically(path, report_html(contents))
+def report_files(contents: Contents, path: Path) -> Files:
+    """The page, and ``compare.json`` and ``compare.md`` beside it."""
+    return {**comparison_files(contents.comparison, path.parent), path: report_html(contents)}
 
 
 def report_html(contents: Contents) -> str:
@@ -35,6 +30,7 @@ def report_html(contents: Contents) -> str:
         _types(comparison),
         _systems(comparison),
         _differences(comparison),
+        _cost(comparison),
         _lengths(comparison),
         _pictures(contents),
         _utterances(contents),
@@ -190,6 +186,34 @@ def _differences(comparison: Comparison) -> str:
 def _lengths(comparison: Comparison) -> str:
     if not comparison.lengths:
         return ""
+    parts = [
+        "<h2>Longer audio</h2><p>Each speaker's utterances joined end to end and decoded whole: the "
+        "same words at every duration. Nothing of that length was heard in training unless the "
+        "training data has it.</p>",
+        _panels(figures.lengths(comparison), "WER by joined duration, with intervals."),
+    ]
+    if comparison.length_differences:
+        caption = "Left of 0: the first-named makes fewer errors at that duration."
+        rows = [
+            [
+                _text(f"{one.name} − {one.baseline}"),
+                _text(within_text(one)),
+                number(f"length_differences.{k}.set_name", "text", one.set_name),
+                number(f"length_differences.{k}.num_seeds", "count", str(one.num_seeds)),
+                *_tested(f"length_differences.{k}", one),
+            ]
+            for k, one in enumerate(comparison.length_differences)
+        ]
+        header = ["what", "within", "duration", "seeds", "difference", _level(comparison), "p"]
+        table = _table([*header, "p (Holm)"], rows, num_text=3)
+        parts += [
+            _figure(figures.length_differences(comparison), caption),
+            f"<details><summary>Every difference</summary>{table}</details>",
+        ]
+    return "".join(parts) + _length_systems(comparison)
+
+
+def _length_systems(comparison: Comparison) -> str:
     header = [
         "system",
         "joined to s",
@@ -215,39 +239,31 @@ def _lengths(comparison: Comparison) -> str:
             ]
         )
     table = _table(header, rows, num_text=1)
-    return (
-        "<h2>Longer audio</h2><p>Each speaker's utterances joined end to end and decoded whole: the "
-        "same words at every duration. Nothing of that length was heard in training unless the "
-        "training data has it.</p>"
-        + _figure(figures.lengths(comparison), "WER by joined duration.")
-        + f"<details><summary>Figures</summary>{table}</details>"
-    )
+    return f"<details><summary>Single trainings</summary>{table}</details>"
 
 
 def _pictures(contents: Contents) -> str:
-    parts = []
-    for title, picture, caption in (
-        (
-            "Training",
-            figures.losses(contents),
-            "Loss on the training (lines) and dev data (dashed).",
-        ),
-        ("", figures.dev_wers(contents), "Word error rate on the dev data while training."),
-        (
-            "Short and long utterances",
-            figures.by_part(contents.comparison, "length"),
-            "WER by length of the utterance.",
-        ),
-        ("Noise", figures.by_part(contents.comparison, "noise"), "WER by signal-to-noise ratio."),
-        (
-            "Accuracy against speed",
-            figures.throughput(contents.comparison),
-            "Lower and further right is better. Speeds were measured on the machine that trained.",
-        ),
+    training = _figure(
+        figures.losses(contents), "Loss on the training data (lines) and on the dev data (dashed)."
+    ) + _figure(figures.dev_wers(contents), "Word error rate on the dev data while training.")
+    parts = [f"<h2>Training</h2>{training}"] if training else []
+    for title, by, caption in (
+        ("Short and long utterances", "length", "WER by length of the utterance."),
+        ("Noise", "noise", "WER by signal-to-noise ratio."),
     ):
-        if picture:
-            parts.append((f"<h2>{title}</h2>" if title else "") + _figure(picture, caption))
+        pictures = figures.by_part(contents.comparison, by)
+        if pictures:
+            parts.append(f"<h2>{title}</h2>{_panels(pictures, caption)}")
     return "".join(parts)
+
+
+def _cost(comparison: Comparison) -> str:
+    picture = figures.throughput(comparison)
+    caption = (
+        "Lower and further right is better. Speeds were measured on the machine that trained, "
+        "whatever else it did."
+    )
+    return f"<h2>Accuracy against speed</h2>{_figure(picture, caption)}" if picture else ""
 
 
 def _utterances(contents: Contents) -> str:
@@ -266,7 +282,7 @@ def _heard(one: Heard, names: Sequence[str]) -> str:
     audio = (
         f'<audio controls preload="none" src="{one.audio}"></audio>'
         if one.audio
-        else '<p class="small">no audio</p>'
+        else f'<p class="small">no audio: {_text(one.why_silent or "")}</p>'
     )
     words = "".join(
         f'<p class="words"><b>{_text(name)}, {errors} errors</b>{_edits(edits)}</p>'
@@ -350,6 +366,17 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], num_text: int) 
 
 def _figure(picture: str, caption: str) -> str:
     return f"<figure>{picture}<figcaption>{_text(caption)}</figcaption></figure>" if picture else ""
+
+
+def _panels(panels: Sequence[figures.Panel], caption: str) -> str:
+    """Pictures side by side where there is room."""
+    cells = "".join(
+        (f'<div><p class="small">{_text(title)}</p>{picture}</div>' if title else picture)
+        for title, picture in panels
+    )
+    if len(panels) > 1:
+        cells = f'<div class="panels">{cells}</div>'
+    return _figure(cells, caption)
 
 
 def _level(comparison: Comparison) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 WIDTH = 400
 _FONT = 11
@@ -26,13 +26,22 @@ class Whisker:
 
 @dataclass(frozen=True)
 class Line:
-    """(x, y) points in order; label None leaves it out of the legend."""
+    """(x, y) points in order; label None leaves it out of the legend.
+
+    Attributes:
+        intervals: (low, high) of each point, or nothing.
+    """
 
     label: str | None
     points: list[tuple[float, float]]
     colour: str
     dashed: bool = False
     markers: bool = False
+    intervals: list[tuple[float, float] | None] = field(default_factory=list)
+
+    @property
+    def highest(self) -> float:
+        return max([y for _, y in self.points] + [ends[1] for ends in self.intervals if ends])
 
 
 def whiskers(rows: Sequence[Whisker], unit: str, zero: bool) -> str:
@@ -61,9 +70,18 @@ def whiskers(rows: Sequence[Whisker], unit: str, zero: bool) -> str:
 
 
 def lines(
-    series: Sequence[Line], x_label: str, y_label: str, x_ticks: Sequence[str] | None = None
+    series: Sequence[Line],
+    x_label: str,
+    y_label: str,
+    x_ticks: Sequence[str] | None = None,
+    top_value: float = 0.0,
 ) -> str:
-    """Lines over a common axis that starts at 0; x_ticks: names of x = 0, 1, 2, …"""
+    """Lines over a common axis that starts at 0.
+
+    Args:
+        x_ticks: names of x = 0, 1, 2, …
+        top_value: what the axis reaches at least, so that several pictures have the same.
+    """
     points = [point for line in series for point in line.points]
     height, left, bottom = 240, 44, 40
     legend = [line for line in series if line.label is not None]
@@ -74,7 +92,8 @@ def lines(
         x_scale = _Scale.around([x for x, _ in points], left + 8, WIDTH - 14)
     else:
         x_scale = _Scale([-0.5, len(x_ticks) - 0.5], left, WIDTH - 6)
-    y_scale = _Scale.around([0.0, *(y for _, y in points)], height - bottom, top + 8)
+    highest = max(top_value, *(line.highest for line in series))
+    y_scale = _Scale.around([0.0, highest], height - bottom, top + 8)
     parts = [_grid_y(y_scale, left, WIDTH - 6)]
     if x_ticks is None:
         parts.append(_grid_x(x_scale, top, height - bottom, lines=False))
@@ -87,17 +106,11 @@ def lines(
         f'<text x="12" y="{middle:.0f}" text-anchor="middle" '
         f'transform="rotate(-90 12 {middle:.0f})">{html.escape(y_label)}</text>'
     )
-    for line in series:
-        path = " ".join(f"{x_scale(x):.1f},{y_scale(y):.1f}" for x, y in line.points)
-        dash = ' stroke-dasharray="4 3"' if line.dashed else ""
-        parts.append(
-            f'<polyline points="{path}" fill="none" stroke="{line.colour}" stroke-width="1.6"{dash}/>'
-        )
-        if line.markers:
-            parts += [
-                f'<circle cx="{x_scale(x):.1f}" cy="{y_scale(y):.1f}" r="3" fill="{line.colour}"/>'
-                for x, y in line.points
-            ]
+    for number, line in enumerate(series):
+        # Intervals of several lines stand side by side.
+        aside = 5 * (number - (len(series) - 1) / 2) if any(one.intervals for one in series) else 0
+        spots = [(x_scale(x) + aside, y_scale(y)) for x, y in line.points]
+        parts += _drawn(line, spots, y_scale)
     for k, line in enumerate(legend):
         x, y = 8 + (k % 2) * WIDTH / 2, 12 + 15 * (k // 2)
         parts.append(f'<rect x="{x}" y="{y - 8}" width="10" height="8" fill="{line.colour}"/>')
@@ -105,24 +118,75 @@ def lines(
     return _svg(height, parts, f"{y_label} over {x_label}")
 
 
+def _drawn(line: Line, spots: Sequence[tuple[float, float]], y_scale: _Scale) -> list[str]:
+    """A line, its points and their intervals; spots: where its points are, in pixels."""
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
+    dash = ' stroke-dasharray="4 3"' if line.dashed else ""
+    style = f'stroke="{line.colour}" stroke-width="1.6"{dash}'
+    parts = [f'<polyline points="{path}" fill="none" {style}/>']
+    if line.markers:
+        parts += [
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{line.colour}"/>' for x, y in spots
+        ]
+    if line.intervals:
+        parts += [
+            f'<line x1="{x:.1f}" y1="{y_scale(ends[0]):.1f}" x2="{x:.1f}" '
+            f'y2="{y_scale(ends[1]):.1f}" stroke="{line.colour}" stroke-width="1.6"/>'
+            for (x, _), ends in zip(spots, line.intervals, strict=True)
+            if ends is not None
+        ]
+    return parts
+
+
 def scatter(rows: Sequence[Whisker], xs: Sequence[float], x_label: str, y_label: str) -> str:
-    """A named point per row."""
-    height, left, bottom = 270, 44, 40
-    x_scale = _Scale.around([0.0, *xs], left + 8, WIDTH - 16)
-    y_scale = _Scale.around([0.0, *(row.value for row in rows)], height - bottom, 26)
-    parts = [_grid_y(y_scale, left, WIDTH - 6), _grid_x(x_scale, 26, height - bottom)]
-    parts.append(_text((left + WIDTH) / 2, height - 6, x_label, "middle"))
+    """A named point per row; names stand in a column at the right, so that none covers another."""
+    pitch, left, top, bottom = 13, 44, 26, 40
+    height = max(270, top + bottom + pitch * len(rows))
+    column = WIDTH - 4 - max(len(row.label) for row in rows) * _FONT * 0.58
+    x_scale = _Scale.around([0.0, *xs], left + 8, column - 22)
+    y_scale = _Scale.around([0.0, *(row.value for row in rows)], height - bottom, top)
+    parts = [_grid_y(y_scale, left, column - 18), _grid_x(x_scale, top, height - bottom)]
+    parts.append(_text((left + column) / 2, height - 6, x_label, "middle"))
     parts.append(_text(4, 10, y_label, "start"))
-    for row, x in zip(rows, xs, strict=True):
-        cx, cy = x_scale(x), y_scale(row.value)
+    points = sorted(
+        ((x_scale(x), y_scale(row.value), row) for row, x in zip(rows, xs, strict=True)),
+        key=lambda point: point[1],
+    )
+    heights = spread_out([y for _, y, _ in points], pitch, top, height - bottom)
+    for (cx, cy, row), y in zip(points, heights, strict=True):
+        parts.append(_line(cx, cy, column - 4, y, "leader"))
+        parts.append(_text(column, y + 4, row.label, "start"))
+    for cx, cy, row in points:
         parts.append(
             f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="4" fill="{row.colour}" opacity="0.8"/>'
         )
-        if row.label:
-            anchor = "end" if cx > WIDTH * 0.6 else "start"
-            offset = -8 if anchor == "end" else 8
-            parts.append(_text(cx + offset, cy + 4, row.label, anchor))
     return _svg(height, parts, f"{y_label} against {x_label}")
+
+
+def spread_out(values: Sequence[float], pitch: float, low: float, high: float) -> list[float]:
+    """Ascending values moved as little as needed to be ``pitch`` apart and within [low, high]."""
+    # Neighbours that are too close become one group, which stands where its mean is.
+    groups: list[list[float]] = []
+    for value in values:
+        groups.append([value])
+        while len(groups) > 1 and _middle(groups[-1]) - _middle(groups[-2]) < pitch * (
+            (len(groups[-1]) + len(groups[-2])) / 2
+        ):
+            groups[-2:] = [groups[-2] + groups[-1]]
+    found = [
+        _middle(group) + pitch * (k - (len(group) - 1) / 2)
+        for group in groups
+        for k in range(len(group))
+    ]
+    for k in range(len(found)):
+        found[k] = max(found[k], low if k == 0 else found[k - 1] + pitch)
+    for k in reversed(range(len(found))):
+        found[k] = min(found[k], high if k == len(found) - 1 else found[k + 1] - pitch)
+    return found
+
+
+def _middle(group: Sequence[float]) -> float:
+    return sum(group) / len(group)
 
 
 class _Scale:

@@ -1,12 +1,13 @@
-"""The answer in plain words: which attention to use, how sure that is, and why."""
+"""The answer in plain words: which attention to use, how sure that is, why, and at what cost."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from asr.evaluate.attention_types import CLAIM_RUNS
+from asr.evaluate.attention_types import CLAIM_RUNS, widest
 from asr.evaluate.comparison import Comparison, Difference, TypeDifference
+from asr.evaluate.statistics import Interval
 from asr.evaluate.tables import within_text
 
 _ALPHA = 0.05
@@ -15,7 +16,7 @@ _ALPHA = 0.05
 @dataclass(frozen=True)
 class Verdict:
     """Attributes:
-    answer: one sentence.
+    answer: one or a few sentences.
     reasons: sentences; plain text.
     """
 
@@ -35,31 +36,68 @@ def verdict(comparison: Comparison) -> Verdict:
     )
 
 
+def length_verdict(comparison: Comparison) -> Verdict:
+    """Whether it stays so for longer audio, where lengths were compared."""
+    durations = list(dict.fromkeys(f"{one.length_s:g} s" for one in comparison.lengths))
+    short, long = durations[0], durations[-1]
+    overall = widest(comparison.length_differences, "weighting")
+    if not overall:
+        rates = {(one.name, f"{one.length_s:g} s"): one.wer for one in comparison.lengths}
+        names = list(dict.fromkeys(name for name, _ in rates))
+        changes = [f"{name} {_change(rates[name, short], rates[name, long])}" for name in names]
+        return Verdict(
+            f"From {short} to {long} the word error rate goes: {'; '.join(changes)}.",
+            ["Each system is one training: this says nothing yet about attention types."],
+        )
+    answers = [_answer(one, f"At {long}") for one in overall if one.set_name == long]
+    reasons = [_reason(one, f"At {one.set_name}") for one in overall]
+    by_type = {
+        (one.weighting, one.position, one.set_name): one.wer for one in comparison.length_types
+    }
+    kinds = list(dict.fromkeys((w, p) for w, p, _ in by_type))
+    ranked = sorted(kinds, key=lambda kind: by_type[kind[0], kind[1], long])
+    for said, (w, p) in (("Lowest", ranked[0]), ("Highest", ranked[-1])):
+        change = _change(by_type[w, p, short], by_type[w, p, long])
+        reasons.append(f"{said} at {long}: {w} with {p}, which goes {change}.")
+    return Verdict(" ".join(answers), [*reasons, *_few_seeds(comparison.length_differences)])
+
+
+def _change(before: float, after: float) -> str:
+    return f"from {100 * before:.2f} % to {100 * after:.2f} %"
+
+
 def _of_types(comparison: Comparison) -> Verdict:
     weightings = [one for one in comparison.type_differences if one.kind == "weighting"]
     positions = [one for one in comparison.type_differences if one.kind == "position"]
-    overall = [one for one in weightings if _widest(one, weightings)]
-    answers = [_answer(one) for one in overall] or [_answer(one) for one in positions]
-    reasons = [_reason(one) for one in overall]
-    split = [one for one in weightings if one not in overall and _certain(one)]
-    reasons += [f"At {within_text(one)} alone: {_reason(one)}" for one in split]
-    real = [one for one in positions if _certain(one)]
-    if positions:
-        reasons.append(_positions_text(positions, real))
+    overall = widest(weightings, "weighting")
+    several = len({one.set_name for one in comparison.type_differences}) > 1
+    answers = [_answer(one, f"On {one.set_name}" if several else "") for one in overall]
+    set_names = list(dict.fromkeys(one.set_name for one in positions))
+    for set_name in set_names:
+        here = [one for one in positions if one.set_name == set_name]
+        answers.append(_position_answer(here, f"On {set_name}" if several else ""))
+    reasons = [_reason(one, f"On {one.set_name}") for one in overall]
+    reasons += [
+        _reason(one, f"With {within_text(one)} alone, on {one.set_name},")
+        for one in weightings
+        if one not in overall and _certain(one)
+    ]
+    reasons += [_reason(one, f"On {one.set_name}") for one in positions if _certain(one)]
     reasons.append(_best_text(comparison))
-    seeds = min(one.num_seeds for one in comparison.type_differences)
-    if seeds < CLAIM_RUNS:
-        reasons.append(
-            f"Each type was trained with {seeds} seeds; below {CLAIM_RUNS} this is an indication, "
-            f"not a claim."
-        )
-    return Verdict(" ".join(answers), reasons)
+    return Verdict(
+        " ".join(answers),
+        [*reasons, *_cost(comparison), *_few_seeds(comparison.type_differences)],
+    )
 
 
-def _widest(one: TypeDifference, all_of_them: Sequence[TypeDifference]) -> bool:
-    """Over the most positions of its pair of weightings."""
-    same = [o for o in all_of_them if (o.name, o.set_name) == (one.name, one.set_name)]
-    return one is max(same, key=lambda o: len(o.within))
+def _few_seeds(differences: Sequence[TypeDifference]) -> list[str]:
+    seeds = min(one.num_seeds for one in differences)
+    if seeds >= CLAIM_RUNS:
+        return []
+    return [
+        f"Each type was trained with {seeds} seeds; below {CLAIM_RUNS} this is an indication, not a "
+        f"claim."
+    ]
 
 
 def _of_systems(comparison: Comparison) -> Verdict:
@@ -78,7 +116,8 @@ def _of_systems(comparison: Comparison) -> Verdict:
             else f"{len(real)} of {len(comparison.differences)} systems differ from {best.baseline}"
             + (f"; {best.name} is the best of them." if better else ", all for the worse.")
         )
-    reasons = [_reason(one) for one in sorted(real or comparison.differences, key=_difference)[:5]]
+    shown = sorted(real or comparison.differences, key=lambda one: one.difference)[:5]
+    reasons = [_reason(one, f"On {one.set_name}") for one in shown]
     reasons.append(
         "Each system is one training: another seed of the same attention may come out elsewhere, so "
         "this says nothing yet about attention types. Train each with several seeds for that."
@@ -86,29 +125,67 @@ def _of_systems(comparison: Comparison) -> Verdict:
     return Verdict(answer, reasons)
 
 
-def _difference(one: Difference) -> float:
-    return one.difference
-
-
 def _certain(one: Difference | TypeDifference) -> bool:
     return one.p_holm is not None and one.p_holm <= _ALPHA
 
 
-def _answer(one: TypeDifference) -> str:
+def _answer(one: TypeDifference, where: str) -> str:
     if not _certain(one):
-        return f"Cannot tell {one.name} from {one.baseline}: use either."
-    better, worse = (one.name, one.baseline) if one.difference < 0 else (one.baseline, one.name)
-    if one.num_seeds < CLAIM_RUNS:
-        return f"It points to {better} rather than {worse}."
-    return f"Use {better} rather than {worse}."
+        text = f"cannot tell {one.name} from {one.baseline}, so use either"
+        if one.interval is not None:
+            text += f": they differ by less than {_points(_largest(one.interval))} points"
+    else:
+        better, worse = (one.name, one.baseline) if one.difference < 0 else (one.baseline, one.name)
+        text = f"{better} rather than {worse}"
+        text = f"it points to {text}" if one.num_seeds < CLAIM_RUNS else f"use {text}"
+    return _sentence(text, where)
 
 
-def _reason(one: Difference | TypeDifference) -> str:
+def _position_answer(positions: Sequence[TypeDifference], where: str) -> str:
+    base = positions[0].baseline
+    better = [one.name for one in positions if _certain(one) and one.difference < 0]
+    worse = [one.name for one in positions if _certain(one) and one.difference > 0]
+    if better:
+        text = f"among positions, {_listed(better)} {_beat(better)} {base}"
+    elif worse:
+        text = f"among positions, no other beats {base}, and {_listed(worse)} {_lose(worse)} to it"
+    else:
+        text = f"no position differs from {base} by more than chance"
+    return _sentence(text, where)
+
+
+def _beat(names: Sequence[str]) -> str:
+    return "beats" if len(names) == 1 else "beat"
+
+
+def _lose(names: Sequence[str]) -> str:
+    return "loses" if len(names) == 1 else "lose"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def _sentence(text: str, where: str) -> str:
+    return f"{where}, {text}." if where else f"{text[0].upper()}{text[1:]}."
+
+
+def _largest(interval: Interval) -> float:
+    return max(abs(interval.low), abs(interval.high))
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:.2f}"
+
+
+def _reason(one: Difference | TypeDifference, where: str) -> str:
     side = "lower" if one.difference < 0 else "higher"
     text = (
-        f"On {one.set_name} the word error rate of {one.name} is {100 * abs(one.difference):.2f} "
-        f"points {side} than that of {one.baseline}"
+        f"{where} the word error rate of {one.name} is {_points(abs(one.difference))} points {side} "
+        f"than that of {one.baseline}"
     )
+    if isinstance(one, TypeDifference) and len(one.within) > 1:
+        text += f" ({within_text(one)})"
     if one.interval is not None:
         text += (
             f"; anything from {100 * one.interval.low:+.2f} to {100 * one.interval.high:+.2f} "
@@ -121,19 +198,8 @@ def _reason(one: Difference | TypeDifference) -> str:
     return text + "."
 
 
-def _positions_text(positions: Sequence[TypeDifference], real: Sequence[TypeDifference]) -> str:
-    base = positions[0].baseline
-    if not real:
-        return f"No position differs from {base} by more than chance."
-    better = [one.name for one in real if one.difference < 0]
-    worse = [one.name for one in real if one.difference > 0]
-    parts = [f"better than {base}: {', '.join(better)}"] if better else []
-    parts += [f"worse than {base}: {', '.join(worse)}"] if worse else []
-    return f"Positions that differ from {base} by more than chance: {'; '.join(parts)}."
-
-
 def _best_text(comparison: Comparison) -> str:
-    """The lowest mean, and those whose interval holds it."""
+    """The lowest mean; how much that is luck."""
     set_name = comparison.types[0].set_name
     types = [one for one in comparison.types if one.set_name == set_name]
     best = min(types, key=lambda one: one.wer)
@@ -141,3 +207,23 @@ def _best_text(comparison: Comparison) -> str:
         f"The lowest mean on {set_name} has {best.weighting} with {best.position} "
         f"({100 * best.wer:.2f} %); being the lowest of {len(types)} is in part luck."
     )
+
+
+def _cost(comparison: Comparison) -> list[str]:
+    """What each weighting's trainings and decodings took, where that is known."""
+    set_name = comparison.types[0].set_name
+    types = [one for one in comparison.types if one.set_name == set_name]
+    parts = []
+    for weighting in dict.fromkeys(one.weighting for one in types):
+        speed = _mean([o.train_audio_s_per_s for o in types if o.weighting == weighting])
+        rtf = _mean([one.rtf for one in types if one.weighting == weighting])
+        known = [f"trains on {speed:.4g} s of audio per second"] if speed is not None else []
+        known += [f"decodes {1 / rtf:.4g} s per second"] if rtf else []
+        if known:
+            parts.append(f"{weighting} {' and '.join(known)}")
+    return [f"Cost: {'; '.join(parts)}."] if parts else []
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

@@ -1,0 +1,144 @@
+"""Pictures of a comparison as PNG, for pages that are kept: intervals of types, WER by length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from asr.evaluate.comparison import Comparison, TypeDifference
+from asr.evaluate.curves import COLOURS, as_png, new_figure
+from asr.evaluate.statistics import Interval
+from asr.evaluate.tables import within_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# (label, value, interval, colour); rates are fractions.
+_Row = tuple[str, float, Interval | None, str]
+
+
+def draw_comparison(comparison: Comparison) -> bytes:
+    """WERs with intervals and differences with intervals: of types, else of systems."""
+    order = list(dict.fromkeys(one.weighting for one in comparison.types))
+    if comparison.types:
+        set_name = comparison.types[0].set_name
+        rates: list[_Row] = [
+            (
+                f"{one.weighting} {one.position}",
+                one.wer,
+                one.interval,
+                _colour(order, one.weighting),
+            )
+            for one in comparison.types
+            if one.set_name == set_name
+        ]
+        differences = _type_rows([d for d in comparison.type_differences if d.set_name == set_name])
+        label = f"mean WER over seeds, {set_name}, %"
+    else:
+        set_name = comparison.set_names[0]
+        rates = [
+            (row.name, result.wer, result.interval, COLOURS[0])
+            for row in comparison.rows
+            for name, result in row.sets.items()
+            if name == set_name and result.wer is not None
+        ]
+        differences = [
+            (one.name, one.difference, one.interval, COLOURS[0])
+            for one in comparison.differences
+            if one.set_name == set_name
+        ]
+        label = f"WER, {set_name}, %"
+    figure = new_figure(11, 1.2 + 0.27 * max(len(rates), len(differences)))
+    left, right = figure.subplots(1, 2)
+    _whiskers(left, rates, label)
+    _whiskers(right, differences, "difference, points of WER")
+    right.axvline(0, color="#555555", linewidth=1)
+    return as_png(figure)
+
+
+def draw_lengths(comparison: Comparison) -> bytes:
+    """WER with intervals by joined duration, a panel per position; below, differences of weightings."""
+    durations = list(dict.fromkeys(f"{one.length_s:g} s" for one in comparison.lengths))
+    if comparison.length_types:
+        found = [
+            (one.position, one.weighting, one.set_name, one.wer, one.interval)
+            for one in comparison.length_types
+        ]
+    else:
+        run = {row.name: row.run for row in comparison.rows}
+        found = [
+            (run[one.name].position or "-", one.name, f"{one.length_s:g} s", one.wer, one.interval)
+            for one in comparison.lengths
+        ]
+    titles = list(dict.fromkeys(position for position, *_ in found))
+    names = list(dict.fromkeys(name for _, name, *_ in found))
+    columns = min(3, len(titles))
+    num_rows = -(-len(titles) // columns)
+    figure = new_figure(max(6.0, 3.6 * columns), 3.2 * num_rows)
+    panels = figure.subplots(num_rows, columns, squeeze=False, sharey=True, sharex=True).ravel()
+    for axes, title in zip(panels, titles, strict=False):
+        for number, name in enumerate(names):
+            line = [
+                (durations.index(duration), wer, interval)
+                for position, other, duration, wer, interval in found
+                if (position, other) == (title, name)
+            ]
+            if line:
+                aside = 0.08 * (number - (len(names) - 1) / 2)
+                _line(axes, line, aside, name, COLOURS[number % len(COLOURS)])
+        axes.set_title(title, fontsize=10)
+        axes.set_xticks(range(len(durations)), durations)
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.25)
+    for axes in panels[len(titles) :]:
+        axes.remove()
+    panels[0].set_ylabel("WER, %")
+    panels[0].legend(frameon=False, fontsize=8)
+    return as_png(figure)
+
+
+def _line(
+    axes: Axes,
+    points: Sequence[tuple[int, float, Interval | None]],
+    aside: float,
+    name: str,
+    colour: str,
+) -> None:
+    values = [100 * wer for _, wer, _ in points]
+    ends = [interval or Interval(wer, wer) for _, wer, interval in points]
+    below = [value - 100 * one.low for value, one in zip(values, ends, strict=True)]
+    above = [100 * one.high - value for value, one in zip(values, ends, strict=True)]
+    xs = [x + aside for x, _, _ in points]
+    axes.errorbar(
+        xs, values, [below, above], fmt="-o", color=colour, label=name, markersize=3, linewidth=1.3
+    )
+
+
+def _type_rows(differences: Sequence[TypeDifference]) -> list[_Row]:
+    return [
+        (
+            f"{one.name} − {one.baseline}"
+            + (f", {within_text(one)}" if one.kind == "weighting" else ""),
+            one.difference,
+            one.interval,
+            COLOURS[0] if one.kind == "weighting" else COLOURS[2],
+        )
+        for one in differences
+    ]
+
+
+def _whiskers(axes: Axes, rows: Sequence[_Row], label: str) -> None:
+    for y, (_, value, interval, colour) in enumerate(rows):
+        axes.plot([100 * value], [y], "o", color=colour, markersize=4)
+        if interval is not None:
+            axes.plot([100 * interval.low, 100 * interval.high], [y, y], color=colour, linewidth=2)
+    axes.set_yticks(range(len(rows)), [name for name, *_ in rows], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel(label)
+    axes.grid(axis="x", alpha=0.25)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _colour(order: Sequence[str], word: str) -> str:
+    return COLOURS[order.index(word) % len(COLOURS)]

@@ -1,0 +1,111 @@
+"""A page to keep: what was compared and found as Markdown, with one picture beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from asr.errors import InputError
+from asr.evaluate.comparison import Comparison
+from asr.evaluate.pictures import draw_comparison, draw_lengths
+from asr.evaluate.report.verdict import Verdict, length_verdict, verdict
+from asr.evaluate.tables import (
+    as_markdown,
+    difference_caption,
+    legend_lines,
+    length_tables,
+    set_lines,
+    short_count,
+    system_differences,
+    systems_table,
+    type_tables,
+)
+from asr.files import Files
+
+
+def brief_files(comparison: Comparison, path: Path, made_by: str) -> Files:
+    """The page and its picture, which has the page's name: of lengths where there are any.
+
+    Args:
+        path: ends in ``.md``.
+        made_by: the command that the page names.
+
+    Raises:
+        InputError: another ending, nothing decoded, or matplotlib is not installed.
+    """
+    if path.suffix != ".md":
+        raise InputError(f"--page {path}: must end in .md; the picture is put beside it as .png")
+    if not comparison.set_names:
+        raise InputError(f"--page {path}: nothing is decoded yet")
+    picture = path.with_suffix(".png")
+    if comparison.lengths:
+        text = _length_page(comparison, picture.name, made_by)
+        return {path: text, picture: draw_lengths(comparison)}
+    text = _page(comparison, picture.name, made_by)
+    return {path: text, picture: draw_comparison(comparison)}
+
+
+def _page(comparison: Comparison, picture: str, made_by: str) -> str:
+    found = verdict(comparison)
+    parts = [
+        "# Attention types compared" if comparison.types else "# Systems compared",
+        *_opening(comparison, made_by, found),
+        f"![word error rates and differences with intervals]({picture})",
+    ]
+    if comparison.types:
+        tables = type_tables(comparison)
+    else:
+        tables = [
+            ("Systems:", systems_table(comparison, repeat=True)),
+            (difference_caption(comparison), system_differences(comparison)),
+        ]
+    for caption, table in tables:
+        if table.rows:
+            parts += [caption, as_markdown(table)]
+    return _joined(parts, comparison)
+
+
+def _length_page(comparison: Comparison, picture: str, made_by: str) -> str:
+    parts = [
+        "# Longer audio",
+        *_opening(comparison, made_by, length_verdict(comparison)),
+        "Utterances of one speaker are joined to each duration and decoded whole, so the words are "
+        "the same at every duration and what changes is the length alone (and the seams).",
+        f"![word error rate by joined duration]({picture})",
+    ]
+    for caption, table in length_tables(comparison):
+        parts += [caption, as_markdown(table)]
+    return _joined(parts, comparison)
+
+
+def _opening(comparison: Comparison, made_by: str, found: Verdict) -> list[str]:
+    return [
+        f"`{made_by}`",
+        f"{_what(comparison)}\n{set_lines(comparison)}",
+        f"**{found.answer}**",
+        "\n".join(f"- {reason}" for reason in found.reasons),
+    ]
+
+
+def _what(comparison: Comparison) -> str:
+    """How many systems of which kind and size, from which code."""
+    runs = [row.run for row in comparison.rows]
+    parts = [f"{len(runs)} systems"]
+    if comparison.types:
+        kinds = {(one.weighting, one.position) for one in comparison.types}
+        seeds = sorted({len(one.names) for one in comparison.types})
+        parts = [f"{len(kinds)} types of attention, {'/'.join(map(str, seeds))} seeds of each"]
+    parts += sorted({run.encoder for run in runs if run.encoder})
+    sizes = sorted({run.num_params for run in runs if run.num_params is not None})
+    if sizes:
+        ends = list(dict.fromkeys(short_count(size) for size in (sizes[0], sizes[-1])))
+        parts.append(f"{' to '.join(ends)} parameters")
+    commits = sorted({run.commit[:7] + ("+" if run.dirty else "") for run in runs if run.commit})
+    if commits:
+        parts.append(f"commit {' '.join(commits)}")
+    return "; ".join(parts) + "."
+
+
+def _joined(parts: list[str], comparison: Comparison) -> str:
+    notes = [*comparison.notes, *legend_lines(comparison)]
+    parts.append("\n".join(f"- {note}" for note in notes))
+    return "\n\n".join(parts) + "\n"
