@@ -4,7 +4,7 @@ import importlib
 
 __version__ = "0.1.0"
 
-_FROM_API = ("SearchOptions", "Transcriber", "Transcript", "load")
+_FROM_API = ("SearchOptions", "StreamResult", "TextStream", "Transcriber", "Transcript", "load")
 
 
 def __getattr__(name: str) -> object:

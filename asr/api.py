@@ -13,11 +13,14 @@ from asr.model_folder import Model, load_model
 from asr.runtime import choose_device
 from asr.search.factory import GREEDY, SearchOptions, build_search
 from asr.search.units import units_of
+from asr.streaming import choose_chunk
 from asr.transcribe.assemble import Reader
+from asr.transcribe.live import StreamResult, TextStream
 from asr.transcribe.pipeline import Failure, Outcome, Pipeline
 from asr.transcribe.precision import check_precision, quantise
 from asr.transcribe.result import Alternative, Gap, Segment, Transcript, Word
 from asr.transcribe.sources import Source, array_source, file_source, find_sources
+from asr.transcribe.voice_activity import load_voice_activity
 from asr.transcribe.windows import make_grid
 
 __all__ = [
@@ -27,6 +30,8 @@ __all__ = [
     "Outcome",
     "SearchOptions",
     "Segment",
+    "StreamResult",
+    "TextStream",
     "Transcriber",
     "Transcript",
     "Word",
@@ -48,6 +53,7 @@ class Transcriber:
         overlap_s: float = OVERLAP_S,
         max_batch_s: float = MAX_BATCH_S,
         precision: str = "fp32",
+        vad: bool = False,
     ):
         """
         Args:
@@ -55,10 +61,11 @@ class Transcriber:
             overlap_s: of which neighbours share this much.
             max_batch_s: seconds of audio computed at once: memory grows with it.
             precision: fp32; int8 (CPU; the model's linear layers are replaced), bf16 (CUDA).
+            vad: leave out what silero-vad hears no speech in; such stretches become gaps.
 
         Raises:
             InputError: a window and an overlap that do not fit together, a precision that the
-                device does not have.
+                device does not have, no silero-vad.
         """
         self.model = model
         check_precision(precision, next(model.net.parameters()).device)
@@ -67,14 +74,20 @@ class Transcriber:
         features = model.net.features
         frame_samples = features.hop * model.net.subsampling
         rate = model.config.features.sample_rate
-        reader = Reader(
+        self._reader = Reader(
             build_search(search, model.tokenizer, model.folder),
             units_of(model.tokenizer),
             frame_samples / rate,
         )
-        grid = make_grid(frame_samples, rate, window_s, overlap_s)
+        self._in_bf16 = precision == "bf16"
         self._pipeline = Pipeline(
-            model.net, reader, grid, rate, max_batch_s, in_bf16=precision == "bf16"
+            model.net,
+            self._reader,
+            make_grid(frame_samples, rate, window_s, overlap_s),
+            rate,
+            max_batch_s,
+            self._in_bf16,
+            load_voice_activity() if vad else None,
         )
 
     def transcribe(
@@ -120,6 +133,37 @@ class Transcriber:
         """As ``transcribe_all``, of sources that were found before."""
         return self._pipeline.run(sources)
 
+    def stream(
+        self,
+        sample_rate: int | None = None,
+        chunk: int | None = None,
+        left_chunks: int | None = None,
+        channel: int | None = None,
+    ) -> TextStream:
+        """A new stream, for samples that still come: ``feed`` them, take results, ``finish``.
+
+        Any number of streams share the model, each with a memory of its own.
+
+        Args:
+            sample_rate: of the samples; None: the model's.
+            chunk: encoder frames computed at once, one of those the model was trained with; the
+                fewer, the sooner and the worse the text. None: the most.
+            left_chunks: chunks before that they see. None: the most of training.
+            channel: as in ``transcribe``.
+
+        Raises:
+            InputError: the model was not trained with chunks, or not with these; an absurd rate.
+        """
+        config = self.model.config
+        return TextStream(
+            self.model,
+            self._reader,
+            choose_chunk(config, chunk, left_chunks),
+            config.features.sample_rate if sample_rate is None else sample_rate,
+            channel,
+            self._in_bf16,
+        )
+
 
 def load(
     folder: str | PathLike[str],
@@ -129,11 +173,13 @@ def load(
     overlap_s: float = OVERLAP_S,
     max_batch_s: float = MAX_BATCH_S,
     precision: str = "fp32",
+    vad: bool = False,
 ) -> Transcriber:
     """Reads a model folder, or an experiment that has one; see ``Transcriber``.
 
     Raises:
-        InputError: it is none, or a file in it is damaged; no such device; wrong windows.
+        InputError: it is none, or a file in it is damaged; no such device; wrong windows; no
+            silero-vad.
     """
     model = load_model(Path(folder), choose_device(device))
-    return Transcriber(model, search, window_s, overlap_s, max_batch_s, precision)
+    return Transcriber(model, search, window_s, overlap_s, max_batch_s, precision, vad)

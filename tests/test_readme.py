@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -222,8 +224,40 @@ def test_transcribing_as_the_readme_does(home: Path, capsys: pytest.CaptureFixtu
 
 
 def test_the_python_example_runs(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
+    code = blocks("Transcribe audio")[1]
     exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
+@pytest.fixture
+def live(home: Path) -> np.ndarray:
+    """A model that was trained as the README says, and what the microphone hears, at 16 kHz."""
+    (options,) = re.findall(r"trained for it: `([^`]+)`", " ".join(README.split()))
+    cfg = config.load([], [*TINY, *shlex.split(options)])
+    tokenizer = train_tokenizer(["the quick brown fox jumps over a lazy dog"], cfg.tokenizer)
+    torch.manual_seed(0)
+    net = Recogniser(cfg, tokenizer.vocab_size)
+    save_model(Path("exp/live/model"), net.state_dict(), cfg, tokenizer)
+    speech_n, _ = soundfile.read("calls/a.wav", dtype="float32")
+    return speech_n
+
+
+def test_streaming_as_the_readme_does(
+    live: np.ndarray, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands_, code = blocks("Transcribe while people speak")
+    samples = (32767 * live).astype("<i2").tobytes()
+    for line in commands_.splitlines():
+        assert re.search(r"S16_LE -r 16000 -c 1|s16le -ar 16000 -ac 1", line)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(samples)))
+        program, *words = shlex.split(line.partition("|")[2])
+        assert program == "asr"
+        assert main([*words, "--threads", "1"]) == 0
+        lines = [json.loads(one) for one in capsys.readouterr().out.splitlines()]
+        # the largest chunk, and 15 ms behind it
+        assert lines[0] == {"type": "ready", "chunk_ms": 1280, "latency_ms": 1295}
+        assert lines[-1] == {"type": "end", "duration_s": round(len(live) / 16000, 3)}
+    exec(compile(code, "README.md", "exec"), {"microphone": np.array_split(np.repeat(live, 3), 7)})
     assert capsys.readouterr().out.strip()
 
 
@@ -249,6 +283,10 @@ CLAIMS = {
     "any Lhotse manifest": "tests/data/test_corpora.py::test_lhotse_cuts_of_any_kind",
     "To the Hugging Face hub and back": "tests/test_hub.py::test_push_then_pull_gives_the_same_model",
     "or nothing is there": "tests/test_hub.py::test_what_is_no_model_is_refused",
+    "every second is either transcribed or in a gap": "tests/transcribe/test_speech.py::test_every_sample_is_in_a_stretch_or_in_a_gap",  # noqa: E501
+    "however the samples come": "tests/transcribe/test_live.py::test_any_cutting_gives_the_tokens_of_the_whole",  # noqa: E501
+    "at most a chunk and 15 ms behind the sound": "tests/transcribe/test_live.py::test_results_come_as_soon_as_promised",  # noqa: E501
+    "Ctrl-C gives what is left": "tests/transcribe/test_live.py::test_a_live_process_and_ctrl_c",
     "`asr doctor` prints versions": "tests/test_cli.py::test_doctor_runs_every_backend_and_says_why_not",
     "one line that says what was wrong": "tests/hardening/test_commands.py::test_a_full_disk",
     "usable without the rest": "tests/test_layers_of_imports.py::test_attention_library_works_where_asr_cannot_be_imported",  # noqa: E501

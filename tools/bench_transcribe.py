@@ -2,6 +2,7 @@
 
     tools/bench_transcribe.py speed --cuts test.cuts.jsonl.gz --out docs/results/transcribe-cpu
     tools/bench_transcribe.py joined --model exp/mine --cuts test.cuts.jsonl.gz --words test.words.txt
+    tools/bench_transcribe.py precision --model exp/mine --cuts test.cuts.jsonl.gz
     tools/bench_transcribe.py onnx --model exp/mine --cuts test.cuts.jsonl.gz
 
 ``speed`` takes the 12 x 256 Conformer with untrained weights: time does not depend on what they say.
@@ -42,7 +43,7 @@ MINUTES = (1, 4, 15, 60)
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("speed", "one", "joined", "onnx"))
+    parser.add_argument("what", choices=tuple(MEASURES))
     parser.add_argument("--cuts", type=Path, help="manifest of the speech to use")
     parser.add_argument("--model", type=Path, help="a trained model (joined, onnx)")
     parser.add_argument("--words", type=Path, help="when words start, from the synthetic corpus")
@@ -54,8 +55,7 @@ def main() -> int:
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("inputs", nargs="*", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    print_result = {"speed": speed, "one": one, "joined": joined, "onnx": onnx}[args.what](args)
-    print(json.dumps(print_result, indent=1))
+    print(json.dumps(MEASURES[args.what](args), indent=1))
     return 0
 
 
@@ -174,6 +174,23 @@ def joined(args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def precision(args: argparse.Namespace) -> dict[str, Any]:
+    """WER of the same utterances in 32-bit floats and in 8-bit integers."""
+    from jiwer import process_words
+
+    prepare_cpu(args.threads)
+    references = [cut.supervisions[0].text.lower() for cut in read_cuts(args.cuts)]
+    result: dict[str, Any] = {"utterances": len(references)}
+    texts: dict[str, list[str]] = {}
+    for name in ("fp32", "int8"):
+        transcriber = asr.load(args.model, "cpu", precision=name)
+        outcomes = transcriber.transcribe_all([args.cuts])
+        texts[name] = [str(outcome.result) or "-" for outcome in outcomes]
+        result[f"wer_{name}"] = 100 * process_words(references, texts[name]).wer
+    result["wer_int8_against_fp32"] = 100 * process_words(texts["fp32"], texts["int8"]).wer
+    return result
+
+
 def onnx(args: argparse.Namespace) -> dict[str, Any]:
     """The first 100 utterances: texts of ONNX Runtime and of PyTorch."""
     import onnxruntime
@@ -235,6 +252,14 @@ def plot(path: Path, rows: list[dict[str, Any]]) -> None:
     right.set(xlabel="audio, minutes", ylabel="peak memory, MB", xlim=(0, None), ylim=(0, None))
     figure.savefig(path, dpi=100)
 
+
+MEASURES = {
+    "speed": speed,
+    "one": one,
+    "joined": joined,
+    "precision": precision,
+    "onnx": onnx,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

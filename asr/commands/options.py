@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from asr.errors import InputError
+
 if TYPE_CHECKING:
     from asr.search.factory import SearchOptions
 
@@ -52,6 +54,17 @@ def search_options(args: argparse.Namespace) -> SearchOptions:
         neural=args.neural,
         neural_weight=args.neural_weight,
     )
+
+
+def channel_index(number: int | None) -> int | None:
+    """What people call channel 1 is number 0; None stays.
+
+    Raises:
+        InputError: below 1.
+    """
+    if number is not None and number < 1:
+        raise InputError(f"--channel {number}: channels count from 1")
+    return None if number is None else number - 1
 
 
 def count(text: str) -> int:

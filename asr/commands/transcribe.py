@@ -5,9 +5,20 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from asr.commands.options import Verbs, above_zero, add_model_options, search_options, seconds
+from asr.commands.options import (
+    Verbs,
+    above_zero,
+    add_model_options,
+    channel_index,
+    search_options,
+    seconds,
+)
 from asr.errors import InputError
+
+if TYPE_CHECKING:
+    from asr.transcribe.result import Transcript
 
 
 def add(verbs: Verbs) -> None:
@@ -38,6 +49,9 @@ def add(verbs: Verbs) -> None:
         "--max-batch-s", type=above_zero, default=120.0, help="padded seconds at once"
     )
     parser.add_argument("--precision", default="fp32", help="fp32, int8 (CPU) or bf16 (CUDA)")
+    parser.add_argument(
+        "--vad", action="store_true", help="leave out what silero-vad hears no speech in"
+    )
     add_model_options(parser)
     parser.set_defaults(run=run)
 
@@ -49,10 +63,7 @@ def run(args: argparse.Namespace) -> int:
     from asr.transcribe.pipeline import Failure
     from asr.transcribe.sources import find_sources
 
-    if args.channel is not None and args.channel < 1:
-        raise InputError(f"--channel {args.channel}: channels count from 1")
-    channel = None if args.channel is None else args.channel - 1
-    sources = find_sources(args.inputs, channel)
+    sources = find_sources(args.inputs, channel_index(args.channel))
     formats = parse_formats(args.format)
     output: Printed | Written
     if args.beside or args.out:
@@ -68,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
         args.overlap_s,
         args.max_batch_s,
         args.precision,
+        args.vad,
     )
     num_done = 0
     for outcome in transcriber.transcribe_sources(sources):
@@ -75,8 +87,7 @@ def run(args: argparse.Namespace) -> int:
         if isinstance(outcome.result, Failure):
             _complain("error", str(outcome.result.error))
             continue
-        for gap in outcome.result.gaps:
-            _complain("warning", gap.describe(outcome.source.name))
+        _tell_what_is_missing(outcome.result)
         try:
             output.write(outcome.source, outcome.result)
         except InputError as error:
@@ -84,6 +95,21 @@ def run(args: argparse.Namespace) -> int:
             continue
         num_done += 1
     return 0 if num_done else 2
+
+
+def _tell_what_is_missing(transcript: Transcript) -> None:
+    from asr.transcribe.speech import NO_SPEECH
+
+    name, duration_s = transcript.name, transcript.duration_s
+    silences = [gap for gap in transcript.gaps if gap.reason == NO_SPEECH]
+    for gap in transcript.gaps:
+        if gap.reason != NO_SPEECH:
+            _complain("warning", gap.describe(name))
+    if silences:
+        silent_s = sum((gap.end_s or duration_s) - gap.start_s for gap in silences)
+        _complain("note", f"{name}: no speech in {silent_s:.1f} of {duration_s:.1f} s, left out")
+    if not transcript.text:
+        _complain("note", f"{name}: no words found in {duration_s:.1f} s")
 
 
 def _complain(kind: str, message: str) -> None:

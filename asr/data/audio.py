@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
@@ -272,12 +272,8 @@ def _decode_with_pyav(path: Path) -> tuple[np.ndarray, int]:
     rate = 0
     try:
         with av.open(str(path), metadata_errors="ignore") as container:
-            if not container.streams.audio:
-                raise AudioError(f"{path}: has no audio track", "empty audio")
+            rate = track_rate(container, path)
             stream = container.streams.audio[0]
-            if stream.codec_context is None or not stream.codec_context.sample_rate:
-                raise AudioError(f"{path}: its audio track cannot be decoded")
-            rate = int(stream.codec_context.sample_rate)
             resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
             for frame in container.decode(stream):
                 blocks_cn += [block.to_ndarray() for block in resampler.resample(frame)]
@@ -289,6 +285,20 @@ def _decode_with_pyav(path: Path) -> tuple[np.ndarray, int]:
     if not blocks_cn:
         raise AudioError(f"{path}: no audio: zero samples", "empty audio")
     return np.concatenate(blocks_cn, axis=1).T.astype(np.float32, copy=False), rate
+
+
+def track_rate(container: Any, path: Path) -> int:
+    """Samples per second of the first audio track that PyAV found.
+
+    Raises:
+        AudioError: none, or no decoder for it.
+    """
+    if not container.streams.audio:
+        raise AudioError(f"{path}: has no audio track", "empty audio")
+    codec = container.streams.audio[0].codec_context
+    if codec is None or not codec.sample_rate:
+        raise AudioError(f"{path}: its audio track cannot be decoded")
+    return int(codec.sample_rate)
 
 
 def reason_of(error: Exception) -> str:

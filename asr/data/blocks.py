@@ -25,6 +25,7 @@ from asr.data.audio import (
     check_rate,
     reason_of,
     soundfile_name,
+    track_rate,
     use_pyav,
 )
 from asr.data.manifest import load_waveform
@@ -134,32 +135,88 @@ def convert(
     channel: int | None = None,
     where: str = "array",
 ) -> Iterator[np.ndarray]:
-    """Blocks (n, channels) at ``source_rate`` to mono float32 (m,) at ``sample_rate``.
+    """Blocks (n, channels) at ``source_rate`` to mono float32 (m,) at ``sample_rate``; see
+    ``Converter``."""
+    converter = Converter(source_rate, sample_rate, gaps, channel, where)
+    for block_nc in blocks_nc:
+        yield converter.push(block_nc)
+    rest_m = converter.finish()
+    if len(rest_m):
+        yield rest_m
+
+
+class Converter:
+    """Blocks (n, channels) at one rate to mono float32 (m,) at another, as they come.
 
     NaN and infinite samples become silence and a gap. Samples beyond 1 are left as they are.
-
-    Raises:
-        AudioError: no such channel, an absurd rate, or no finite sample at all.
     """
-    check_rate(source_rate, where)
-    # soxr's state is float32 as its input; equal rates need none
-    stream = (
-        None if source_rate == sample_rate else soxr.ResampleStream(source_rate, sample_rate, 1)
-    )
-    at, num_bad = 0, 0
-    for block_nc in blocks_nc:
-        mono_n = np.ascontiguousarray(_choose(block_nc, channel, where), dtype=np.float32)
+
+    def __init__(
+        self,
+        source_rate: int,
+        sample_rate: int,
+        gaps: list[Gap],
+        channel: int | None = None,
+        where: str = "array",
+    ):
+        """
+        Args:
+            gaps: bad samples are appended here while the blocks come.
+            channel: the one to take, from 0; None is the mean of all.
+            where: what error messages call the input.
+
+        Raises:
+            AudioError: an absurd rate.
+        """
+        check_rate(source_rate, where)
+        self._rate, self._gaps, self._channel, self._where = source_rate, gaps, channel, where
+        # soxr's state is float32 as its input; equal rates need none
+        self._resampler = (
+            None if source_rate == sample_rate else soxr.ResampleStream(source_rate, sample_rate, 1)
+        )
+        self._num_samples, self._num_bad = 0, 0
+
+    def push(self, block_nc: np.ndarray) -> np.ndarray:
+        """(m,) what these samples complete; a resampler holds some back.
+
+        Raises:
+            AudioError: no such channel.
+        """
+        chosen_n = _choose(block_nc, self._channel, self._where)
+        mono_n = np.ascontiguousarray(chosen_n, dtype=np.float32)
         bad_n = ~(np.abs(mono_n) <= _LOUDEST)  # true of NaN too
         if bad_n.any():
             mono_n = np.where(bad_n, np.float32(0), mono_n)
-            num_bad += int(bad_n.sum())
-            _note_bad(bad_n, at, source_rate, gaps)
-        at += len(mono_n)
-        yield mono_n if stream is None else stream.resample_chunk(mono_n)
-    if stream is not None:
-        yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
-    if at and num_bad == at:
-        raise AudioError(f"{where}: {BAD_SAMPLES} only", BAD_SAMPLES)
+            self._num_bad += int(bad_n.sum())
+            _note_bad(bad_n, self._num_samples, self._rate, self._gaps)
+        self._num_samples += len(mono_n)
+        return mono_n if self._resampler is None else self._resampler.resample_chunk(mono_n)
+
+    def finish(self) -> np.ndarray:
+        """(m,) what was held back.
+
+        Raises:
+            AudioError: no sample was finite.
+        """
+        if self._num_samples and self._num_bad == self._num_samples:
+            raise AudioError(f"{self._where}: {BAD_SAMPLES} only", BAD_SAMPLES)
+        nothing_n = np.zeros(0, np.float32)
+        if self._resampler is None:
+            return nothing_n
+        return self._resampler.resample_chunk(nothing_n, last=True)
+
+
+def resampling_delay_s(source_rate: int, sample_rate: int) -> float:
+    """How long ``Converter`` holds a sample back at most, measured."""
+    if source_rate == sample_rate:
+        return 0.0
+    resampler = soxr.ResampleStream(source_rate, sample_rate, 1)
+    block_n = np.zeros(-(-source_rate // 100), np.float32)
+    delays_s, num_out = [], 0
+    for number in range(1, 201):
+        num_out += len(resampler.resample_chunk(block_n))
+        delays_s.append(number * len(block_n) / source_rate - num_out / sample_rate)
+    return max(delays_s)
 
 
 def _choose(block_nc: np.ndarray, channel: int | None, where: str) -> np.ndarray:
@@ -170,7 +227,7 @@ def _choose(block_nc: np.ndarray, channel: int | None, where: str) -> np.ndarray
         )
     if channel is not None or num_channels == 1:
         return block_nc[:, channel or 0]
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         return block_nc.mean(axis=1)
 
 
@@ -222,19 +279,19 @@ def _open_with_pyav(path: Path, notes: list[str]) -> _Opened:
         raise AudioError(
             f"{path}: not an audio file that can be read ({reason_of(error)})"
         ) from None
-    if not container.streams.audio:
+    try:
+        rate = track_rate(container, path)
+    except AudioError:
         container.close()
-        raise AudioError(f"{path}: has no audio track", "empty audio")
-    rate = int(container.streams.audio[0].rate)
-    return _Opened(rate, 0, _pyav_blocks(container, path, notes), notes)
+        raise
+    return _Opened(rate, 0, _pyav_blocks(container, rate, path, notes), notes)
 
 
-def _pyav_blocks(container: Any, path: Path, notes: list[str]) -> Iterator[np.ndarray]:
+def _pyav_blocks(container: Any, rate: int, path: Path, notes: list[str]) -> Iterator[np.ndarray]:
     import av
 
     with container:
         stream = container.streams.audio[0]
-        rate = int(stream.rate)
         resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
         pending: list[np.ndarray] = []
         num_pending = 0

@@ -69,10 +69,11 @@ class Assembler:
 
     def segments(self, duration_s: float) -> tuple[Segment, ...]:
         """All of them; the last frame may reach past the last sample, no word does."""
-        return tuple(_within(segment, duration_s) for segment in self._segments)
+        return tuple(within(segment, duration_s) for segment in self._segments)
 
 
-def _within(segment: Segment, duration_s: float) -> Segment:
+def within(segment: Segment, duration_s: float) -> Segment:
+    """The segment with no time beyond ``duration_s``."""
     if segment.end_s <= duration_s:
         return segment
     words = tuple(

@@ -27,8 +27,9 @@ class Piece:
 class PieceCutter:
     """Takes frames in order, gives them back in pieces; holds ``LONGEST_S`` of them at most.
 
-    Cuts are where the likeliest path has no letters for ``PAUSE_S``, so greedy search finds the same
-    words in the whole and in the pieces.
+    Cuts are where the likeliest path has no letters for ``PAUSE_S``, and never between two frames of
+    one token (unless it lasts for ``LONGEST_S``), so greedy search finds the same tokens in the whole
+    and in the pieces. In what blocks the frames come makes no difference.
     """
 
     def __init__(self, units: Units, frame_s: float):
@@ -52,6 +53,11 @@ class PieceCutter:
             pieces.append(self._take(cut))
         return pieces
 
+    @property
+    def held(self) -> Piece:
+        """What is in no piece yet."""
+        return Piece(self._first_frame, self._held_tv)
+
     def flush(self) -> list[Piece]:
         """All that is left."""
         return [self._take(len(self._path_t))] if len(self._path_t) else []
@@ -63,20 +69,25 @@ class PieceCutter:
         return piece
 
     def _find_cut(self) -> int | None:
-        """The frame before which to cut next."""
-        quiet_t = ~self._spells_v[self._path_t]
+        """The frame before which to cut next: it depends on the frames alone, not on how many are
+        held, as long as it is among them."""
+        path_t = self._path_t[: self._longest]
+        quiet_t = ~self._spells_v[path_t]
         edges = np.flatnonzero(np.diff(quiet_t, prepend=False, append=False)).reshape(-1, 2)
-        total = len(self._path_t)
         pauses = [(begin, end) for begin, end in edges.tolist() if begin > 0]
         for begin, end in pauses:
-            # one that goes on is cut as soon as it is long enough on both sides
-            if end - begin >= (self._pause if end < total else 2 * self._pause):
-                return (begin + end) // 2
-        if total < self._longest:
+            if end - begin >= self._pause:
+                return self._between_tokens(begin, begin + self._pause // 2)
+        if len(path_t) < self._longest:
             return None
         if pauses:
             begin, end = max(pauses, key=lambda pause: pause[1] - pause[0])
-            return (begin + end + 1) // 2
-        # silence, or a model that never pauses: cut between two tokens, lest one counts twice
-        changes = np.flatnonzero(np.diff(self._path_t))
-        return int(changes[-1]) + 1 if len(changes) else total
+            return self._between_tokens(begin, (begin + end) // 2)
+        # silence, or a model that never pauses
+        return self._between_tokens(1, self._longest - 1)
+
+    def _between_tokens(self, first: int, last: int) -> int:
+        """The last of these frames that repeats no token, lest one counts twice; else ``last``."""
+        path_t = self._path_t[first - 1 : last + 1]
+        begins = np.flatnonzero((path_t[1:] != path_t[:-1]) | (path_t[1:] == BLANK))
+        return first + int(begins[-1]) if len(begins) else last

@@ -20,6 +20,8 @@ from asr.model import Recogniser
 from asr.transcribe.assemble import Assembler, Reader
 from asr.transcribe.result import Transcript
 from asr.transcribe.sources import Source
+from asr.transcribe.speech import SpeechFinder, SpeechPart
+from asr.transcribe.voice_activity import VoiceActivity
 from asr.transcribe.windows import Grid, Window, WindowCutter
 
 # Windows to choose batches from, in batches: the more, the less padding and the more memory.
@@ -52,11 +54,13 @@ class Pipeline:
         sample_rate: int,
         max_batch_s: float,
         in_bf16: bool = False,
+        activity: VoiceActivity | None = None,
     ):
         """
         Args:
             max_batch_s: padded seconds that the model computes at once.
             in_bf16: matrix products in bfloat16; features and log-probabilities never are.
+            activity: leaves out what it hears no speech in; None: nothing is left out.
         """
         self._net = net
         self._reader = reader
@@ -65,6 +69,7 @@ class Pipeline:
         self._max_batch_s = max_batch_s
         self._device = next(net.parameters()).device
         self._in_bf16 = in_bf16
+        self._activity = activity
 
     def run(self, sources: Iterable[Source]) -> Iterator[Outcome]:
         """What becomes of each source, in their order, as soon as it is known."""
@@ -72,7 +77,7 @@ class Pipeline:
         pool: list[_Task] = []
         pooled_s = 0.0
         for source in sources:
-            job = _Job(source, self._reader, self._grid, self._rate)
+            job = _Job(source, self._reader, self._grid, self._rate, self._activity)
             jobs.append(job)
             for task in job.tasks():
                 pool.append(task)
@@ -121,13 +126,23 @@ class _Task:
 class _Job:
     """A source on its way: reads it, and puts the frames of its windows in order."""
 
-    def __init__(self, source: Source, reader: Reader, grid: Grid, sample_rate: int):
+    def __init__(
+        self,
+        source: Source,
+        reader: Reader,
+        grid: Grid,
+        sample_rate: int,
+        activity: VoiceActivity | None,
+    ):
         self.source = source
         self.error: InputError | None = None
         self._assembler = Assembler(reader)
         self._grid = grid
         self._rate = sample_rate
         self._gaps: list[Gap] = []
+        self._speech = (
+            None if activity is None else SpeechFinder(activity, grid, sample_rate, self._gaps)
+        )
         self._num_samples = 0
         self._num_windows: int | None = None  # until the source was read to its end
         self._num_taken = 0
@@ -145,11 +160,33 @@ class _Job:
         self._num_windows = number
 
     def _windows(self) -> Iterator[Window]:
+        if self._speech is not None:
+            yield from self._windows_of_speech(self._speech)
+            return
         cutter = WindowCutter(self._grid)
-        for block_n in self.source.open(self._rate, self._gaps):
-            self._num_samples += len(block_n)
+        for block_n in self._blocks():
             yield from cutter.push(block_n)
         yield from cutter.finish()
+
+    def _windows_of_speech(self, speech: SpeechFinder) -> Iterator[Window]:
+        """Each stretch of speech is cut for itself."""
+        cutter: WindowCutter | None = None
+        for part in self._parts(speech):
+            cutter = cutter or WindowCutter(self._grid, part.first_frame)
+            yield from cutter.push(part.samples_n)
+            if part.ends:
+                yield from cutter.finish()
+                cutter = None
+
+    def _parts(self, speech: SpeechFinder) -> Iterator[SpeechPart]:
+        for block_n in self._blocks():
+            yield from speech.push(block_n)
+        yield from speech.finish()
+
+    def _blocks(self) -> Iterator[np.ndarray]:
+        for block_n in self.source.open(self._rate, self._gaps):
+            self._num_samples += len(block_n)
+            yield block_n
 
     def take(self, task: _Task, log_probs_tv: np.ndarray) -> None:
         """Frames of a window, which go on as soon as all before them have."""

@@ -56,15 +56,16 @@ class Transcript:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; times and confidences are rounded to three digits."""
-        rounded: dict[str, Any] = _rounded(asdict(self))
-        return rounded
+        found: dict[str, Any] = rounded(asdict(self))
+        return found
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """A value for JSON, its floats with three digits."""
     if isinstance(value, float):
         return round(value, _DIGITS)
     if isinstance(value, dict):
-        return {key: _rounded(inner) for key, inner in value.items()}
+        return {key: rounded(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_rounded(inner) for inner in value]
+        return [rounded(inner) for inner in value]
     return value

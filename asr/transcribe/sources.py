@@ -69,14 +69,33 @@ def find_sources(inputs: list[str], channel: int | None = None) -> list[Source]:
 
 
 def array_source(samples_cn: np.ndarray, sample_rate: int, channel: int | None) -> Source:
-    """Samples (channels, n) in memory."""
-    blocks_nc = [np.ascontiguousarray(samples_cn.T)]
+    """Samples (channels, n) in memory.
+
+    Raises:
+        InputError: see ``to_floats``.
+    """
+    blocks_nc = [np.ascontiguousarray(to_floats(samples_cn).T)]
     return Source(
         "",
         lambda rate, gaps: convert(blocks_nc, sample_rate, rate, gaps, channel),
         None,
         Path("array"),
     )
+
+
+def to_floats(samples_cn: np.ndarray) -> np.ndarray:
+    """Floats as they are, signed integers of any size to [-1, 1].
+
+    Raises:
+        InputError: neither; or not two axes.
+    """
+    if samples_cn.ndim != 2:
+        raise InputError(f"samples of {samples_cn.ndim} axes: expected (n,) or (channels, n)")
+    if np.issubdtype(samples_cn.dtype, np.signedinteger):
+        return samples_cn / np.float32(-float(np.iinfo(samples_cn.dtype).min))
+    if not np.issubdtype(samples_cn.dtype, np.floating):
+        raise InputError(f"samples of type {samples_cn.dtype}: expected floats or signed integers")
+    return samples_cn
 
 
 def file_source(path: Path, channel: int | None = None, folder: Path | None = None) -> Source:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,11 @@ from asr.model import Recogniser
 from asr.model_folder import Model, save_model
 from asr.text.tokenizer import train_tokenizer
 
+# not imported even to look: its import changes the number of threads
+needs_silero = pytest.mark.skipif(
+    importlib.util.find_spec("silero_vad") is None, reason="extra `vad` not installed"
+)
+
 
 class Unchanged(nn.Module):
     """A layer that does nothing."""
@@ -22,10 +29,17 @@ class Unchanged(nn.Module):
         return x_btd
 
 
-def untrained(folder: Path, local: bool, babble: np.ndarray) -> Model:
-    cfg = config.load(
-        [], ["encoder.num_layers=1", "encoder.dim=32", "encoder.ff_dim=32", "tokenizer.kind=char"]
-    )
+SMALL = ["encoder.num_layers=1", "encoder.dim=32", "encoder.ff_dim=32", "tokenizer.kind=char"]
+STREAMING = [
+    "encoder.causal=true",
+    "encoder.conv_kernel=7",
+    "encoder.chunk_sizes=[0,4,8]",
+    "encoder.left_chunks=[1,3]",
+]
+
+
+def untrained(folder: Path, local: bool, babble: np.ndarray, options: Sequence[str] = ()) -> Model:
+    cfg = config.load([], [*SMALL, *options])
     tokenizer = train_tokenizer(["the quick brown fox jumps over a lazy dog"], cfg.tokenizer)
     torch.manual_seed(0)
     net = Recogniser(cfg, tokenizer.vocab_size).eval()
@@ -49,6 +63,26 @@ def exp(tmp_path_factory: pytest.TempPathFactory, babble: np.ndarray) -> Path:
     """A model folder."""
     folder = tmp_path_factory.mktemp("transcribe") / "exp"
     model = untrained(folder, False, babble)
+    save_model(folder / "model", model.net.state_dict(), model.config, model.tokenizer)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mute_exp(tmp_path_factory: pytest.TempPathFactory, babble: np.ndarray) -> Path:
+    """A model folder of one that hears no words, and may stream."""
+    folder = tmp_path_factory.mktemp("mute") / "exp"
+    model = untrained(folder, False, babble, STREAMING)
+    with torch.no_grad():
+        model.net.head.bias[0] = 1000.0
+    save_model(folder / "model", model.net.state_dict(), model.config, model.tokenizer)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def streaming_exp(tmp_path_factory: pytest.TempPathFactory, babble: np.ndarray) -> Path:
+    """A model folder; trained with chunks, its configuration says."""
+    folder = tmp_path_factory.mktemp("stream") / "exp"
+    model = untrained(folder, False, babble, STREAMING)
     save_model(folder / "model", model.net.state_dict(), model.config, model.tokenizer)
     return folder
 

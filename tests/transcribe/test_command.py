@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,8 @@ import soundfile
 
 from asr.cli import main
 from asr.data.manifest import read_cuts
+
+from .conftest import needs_silero
 
 RATE = 16000
 Run = Callable[..., tuple[int, str, str]]
@@ -29,7 +31,7 @@ def run(capsys: pytest.CaptureFixture[str], exp: Path) -> Run:
     def call(*words: object) -> tuple[int, str, str]:
         options = ["--model", exp, "--device", "cpu", "--threads", 1]
         try:
-            code = main([str(word) for word in ["transcribe", *words, *options]])
+            code = main([str(word) for word in ["transcribe", *options, *words]])
         except SystemExit as stop:  # argparse's own way out
             code = int(stop.code or 0)
         captured = capsys.readouterr()
@@ -82,7 +84,7 @@ def odd_input(kind: str, path: Path, babble: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("kind", "code", "complaints"),
     [
-        ("one sample", 0, 0),
+        ("one sample", 0, 1),
         ("50 ms", 0, 0),
         ("silence", 0, 0),
         ("clipped", 0, 0),
@@ -279,3 +281,76 @@ def test_what_is_done_when_interrupted_stays(exp: Path, tmp_path: Path, babble: 
     assert process.stderr is not None
     assert process.stderr.read().endswith(b"asr: interrupted\n")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.txt"]
+
+
+def peak_mb(words: list[object], content: Iterable[bytes] = ()) -> tuple[int, bytes, bytes]:
+    """Highest resident memory of `asr WORDS`, what it prints, what it complains about."""
+    code = (
+        "import resource, sys; from asr.cli import main; code = main(sys.argv[1:]); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024); sys.exit(code)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, words), "--device", "cpu", "--threads", "1"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    for data in content:
+        process.stdin.write(data)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    *lines, last = out.splitlines(keepends=True)
+    return int(last), b"".join(lines), err
+
+
+with_and_without_vad = pytest.mark.parametrize(
+    "vad", [[], pytest.param(["--vad"], marks=needs_silero)], ids=["", "vad"]
+)
+
+
+def write_silence(path: Path, minutes: int) -> None:
+    with soundfile.SoundFile(path, "w", RATE, 1) as file:
+        for _ in range(minutes):
+            file.write(np.zeros(60 * RATE, "i2"))
+
+
+@with_and_without_vad
+def test_minutes_of_silence(
+    run: Run, tmp_path: Path, good: Path, mute_exp: Path, vad: list[str]
+) -> None:
+    write_silence(tmp_path / "silence.flac", 3)
+    code, out, err = run(tmp_path / "silence.flac", *vad, "--model", mute_exp)
+    assert (code, out) == (0, "\n")
+    lines = err.splitlines()
+    assert len(lines) == 1 + len(vad)
+    assert lines[-1].endswith("silence.flac: no words found in 180.0 s")
+
+
+@pytest.mark.slow
+@with_and_without_vad
+def test_an_hour_of_silence_in_the_memory_of_a_few_minutes(
+    tmp_path: Path, mute_exp: Path, vad: list[str]
+) -> None:
+    """A copy of the hour's samples alone would be 230 MB."""
+    peaks = []
+    for minutes in (6, 60):
+        path = tmp_path / f"{minutes}.flac"
+        write_silence(path, minutes)
+        peak, out, err = peak_mb(["transcribe", path, "--model", mute_exp, *vad])
+        peaks.append(peak)
+        assert out == b"\n"
+        assert f"no words found in {60 * minutes}.0 s".encode() in err
+    assert peaks[1] < peaks[0] + 100
+
+
+@pytest.mark.slow
+def test_an_hour_of_silence_live_in_the_memory_of_a_few_minutes(mute_exp: Path) -> None:
+    peaks = []
+    for minutes in (3, 60):
+        content = (bytes(2 * RATE) for _ in range(60 * minutes))
+        peak, out, err = peak_mb(["stream", "--model", mute_exp], content)
+        peaks.append(peak)
+        kinds = [json.loads(line)["type"] for line in out.splitlines()]
+        assert (kinds, err) == (["ready", "end"], b"")
+    assert peaks[1] < peaks[0] + 30

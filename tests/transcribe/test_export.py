@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,29 @@ def test_onnx_runtime_gives_pytorchs_log_probabilities(
         found_btv, expected_btv.numpy(), found_b, strict=True
     ):
         np.testing.assert_allclose(found_tv[:num_frames], expected_tv[:num_frames], atol=2e-3)
+
+
+@pytest.mark.slow
+def test_onnx_runtime_writes_the_same_texts(exp: Path, tmp_path: Path, babble: np.ndarray) -> None:
+    """A hundred utterances, each alone, from 50 ms to 8 s."""
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path = tmp_path / "model.onnx"
+    assert main(["export", "--model", str(exp), "--out", str(path)]) == 0
+    session = onnxruntime.InferenceSession(str(path))
+    transcriber = asr.load(exp, "cpu")
+    rng = np.random.default_rng(0)
+    texts = []
+    for _ in range(100):
+        start = int(rng.integers(0, 50 * RATE))
+        wave_n = babble[start : start + int(rng.integers(RATE // 20, 8 * RATE))]
+        found = session.run(None, {"wave": wave_n[None], "wave_lens": np.array([len(wave_n)])})
+        log_probs_tv = found[0][0, : found[1][0]]
+        tokens = [token for token, _ in itertools.groupby(log_probs_tv.argmax(1).tolist()) if token]
+        text = " ".join(transcriber.model.tokenizer.decode(tokens).split())
+        assert text == transcriber.transcribe(wave_n, RATE).text
+        texts.append(text)
+    assert len(set(texts)) > 50
 
 
 def test_features_by_convolution_are_those_of_the_filterbank(babble: np.ndarray) -> None:

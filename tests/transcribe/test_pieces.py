@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from asr.search.greedy import greedy
@@ -64,10 +66,33 @@ def test_pieces_are_the_frames_and_have_the_words(path_t: list[int], block: int)
     assert [word for p in pieces for word in words(p.log_probs_tv)] == words(whole_tv)
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from([0, 1, 2, 3]), st.integers(1, 60)), max_size=200),
+    st.sampled_from([1, 8, 300]),
+)
+def test_pieces_have_the_tokens_of_the_whole_whatever_the_blocks(
+    runs: list[tuple[int, int]], block: int
+) -> None:
+    """Any path whose tokens last for less than a piece: long spaces, no pauses, no end of pauses."""
+    path_t = [token for token, length in runs for _ in range(length)]
+    assume(all(len(list(run)) < 700 for _, run in itertools.groupby(path_t)))
+    pieces = cut(path_t, 1_000_000)
+    assert [len(p.log_probs_tv) for p in cut(path_t, block)] == [
+        len(p.log_probs_tv) for p in pieces
+    ]
+    tokens = [token for p in pieces for token in collapsed(p.log_probs_tv.argmax(1).tolist())]
+    assert tokens == collapsed(path_t)
+
+
+def collapsed(path_t: list[int]) -> list[int]:
+    return [token for token, _ in itertools.groupby(path_t) if token]
+
+
 def test_pauses_separate() -> None:
     said, pause = [2, 3, 0, 2], [0] * 20
     pieces = cut(pause + said + pause + said + [0] * 5 + said + pause, 7)
-    assert [words(piece.log_probs_tv) for piece in pieces] == [["aba"], ["abaaba"]]
+    assert [words(piece.log_probs_tv) for piece in pieces] == [["aba"], ["abaaba"], []]
 
 
 def test_what_never_pauses_and_what_is_silent_are_cut_too() -> None:

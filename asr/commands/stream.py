@@ -1,0 +1,73 @@
+"""`asr stream`: raw samples on standard input -> results as JSON lines, while they come."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from asr.commands.options import Verbs, add_model_options, channel_index, search_options
+from asr.errors import InputError
+
+
+def add(verbs: Verbs) -> None:
+    parser = verbs.add_parser("stream", help="raw samples -> text while they come, as JSON lines")
+    parser.add_argument("--model", type=Path, required=True, help="model or experiment folder")
+    parser.add_argument("--rate", type=int, default=16000, help="samples per second (16000)")
+    parser.add_argument("--sample-format", default="s16le", help="s16le (default), s32le or f32le")
+    parser.add_argument("--channels", type=int, default=1, help="interleaved channels (1)")
+    parser.add_argument(
+        "--channel", type=int, metavar="N", help="take channel N, from 1 (default: the mean)"
+    )
+    parser.add_argument(
+        "--chunk", type=int, metavar="FRAMES", help="computed at once (default: most of training)"
+    )
+    parser.add_argument(
+        "--left-chunks", type=int, metavar="N", help="seen before it (default: most of training)"
+    )
+    parser.add_argument("--precision", default="fp32", help="fp32, int8 (CPU) or bf16 (CUDA)")
+    add_model_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from asr.api import load
+    from asr.runtime import prepare_cpu
+    from asr.transcribe.pcm import InterruptibleInput, PcmDecoder
+    from asr.transcribe.result import rounded
+
+    decoder = PcmDecoder(args.sample_format, args.channels)
+    if sys.stdin.isatty():
+        raise InputError(
+            "standard input is a terminal: pipe raw samples into it, as arecord -f S16_LE -r 16000 does"
+        )
+    channel = channel_index(args.channel)
+    prepare_cpu(args.threads)
+    transcriber = load(args.model, args.device, search_options(args), precision=args.precision)
+    stream = transcriber.stream(args.rate, args.chunk, args.left_chunks, channel)
+    chunk_ms, latency_ms = round(1000 * stream.chunk_s), round(1000 * stream.latency_s)
+    _print({"type": "ready", "chunk_ms": chunk_ms, "latency_ms": latency_ms})
+    with InterruptibleInput(sys.stdin.buffer) as blocks:
+        for data in blocks:
+            results = stream.feed(decoder.push(data))
+            while stream.gaps:
+                _print({"type": "gap", **rounded(asdict(stream.gaps.pop(0)))})
+            for result in results:
+                _print(result.to_dict())
+        if decoder.num_held_bytes:
+            print(
+                f"asr: warning: the last {decoder.num_held_bytes} bytes are no whole sample",
+                file=sys.stderr,
+            )
+        for result in stream.finish():
+            _print(result.to_dict())
+    _print({"type": "end", "duration_s": round(stream.duration_s, 3)})
+    return 0
+
+
+def _print(content: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(content, ensure_ascii=False) + "\n")
+    sys.stdout.flush()

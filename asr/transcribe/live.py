@@ -1,0 +1,150 @@
+"""Text while the audio still comes: partial results at once, final ones at pauses.
+
+What is remembered is bounded: the encoder's past, less than a chunk of samples, and the frames since
+the last final result, half a minute of them at most.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from asr.data.blocks import Converter, Gap, resampling_delay_s
+from asr.model_folder import Model
+from asr.nn.encoder import Chunk
+from asr.search.factory import GREEDY, build_search
+from asr.streaming import LogProbStream
+from asr.transcribe.assemble import Reader, within
+from asr.transcribe.pieces import Piece, PieceCutter
+from asr.transcribe.result import Segment, rounded
+from asr.transcribe.sources import to_floats
+
+
+@dataclass(frozen=True)
+class StreamResult:
+    """Words that were heard since the last final result.
+
+    Attributes:
+        is_final: no later result changes it. Else it stands until the next result, which replaces it.
+        segment: with times in seconds from the first sample of the stream.
+    """
+
+    is_final: bool
+    segment: Segment
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; times and confidences are rounded to three digits."""
+        kind = {"type": "final" if self.is_final else "partial"}
+        return kind | rounded(asdict(self.segment))
+
+
+class TextStream:
+    """Samples in, as they come; results out.
+
+    However the samples are cut, the final results are the same: what the model with the same chunks
+    finds in the whole. Partial results are found by greedy search, final ones by the search that was
+    asked for.
+
+    Attributes:
+        gaps: what could not be used (NaN, infinite samples) and counts as silence. The caller may
+            empty the list at any time; it grows with damage only.
+        chunk_s: seconds of sound that are computed at once.
+        latency_s: the longest time from a sample to a result that knows of it, but for computing.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        reader: Reader,
+        chunk: Chunk,
+        sample_rate: int,
+        channel: int | None = None,
+        in_bf16: bool = False,
+    ):
+        """
+        Args:
+            reader: finds the words of final results.
+            chunk: see ``choose_chunk``.
+            sample_rate: of what is fed.
+            channel: the one to take, from 0; None is the mean of all.
+            in_bf16: matrix products in bfloat16.
+
+        Raises:
+            InputError: an absurd rate, a model that cannot be cut into chunks.
+        """
+        self.gaps: list[Gap] = []
+        model_rate = model.config.features.sample_rate
+        self._converter = Converter(sample_rate, model_rate, self.gaps, channel, "stream")
+        self._log_probs = LogProbStream(model.net, model.config, chunk)
+        self.chunk_s = self._log_probs.chunk_s
+        delay_s = resampling_delay_s(sample_rate, model_rate)
+        self.latency_s = self.chunk_s + self._log_probs.lookahead_s + delay_s
+        self._reader = reader
+        greedy = build_search(GREEDY, model.tokenizer, model.folder)
+        self._partial_reader = replace(reader, search=greedy)
+        self._cutter = PieceCutter(reader.units, reader.frame_s)
+        self._autocast = torch.autocast(
+            next(model.net.parameters()).device.type, torch.bfloat16, enabled=in_bf16
+        )
+        self._rate = sample_rate
+        self._num_samples, self._num_frames = 0, 0
+        self._shown = ""  # the text of the partial result that stands
+
+    @property
+    def duration_s(self) -> float:
+        """Of what was fed."""
+        return self._num_samples / self._rate
+
+    def feed(self, samples: np.ndarray) -> list[StreamResult]:
+        """
+        Args:
+            samples: (n,) or (channels, n), floats in [-1, 1] or integers of their type's range; any
+                number of them, none too.
+
+        Returns:
+            Final results that these samples complete, then a partial one if it is news.
+
+        Raises:
+            InputError: no such channel; samples that are no numbers.
+        """
+        samples_cn = to_floats(np.atleast_2d(samples))
+        self._num_samples += samples_cn.shape[1]
+        wave_n = self._converter.push(samples_cn.T)
+        with self._autocast:
+            log_probs_tv = self._log_probs.feed(torch.tensor(wave_n))
+        return self._read(log_probs_tv)
+
+    def finish(self) -> list[StreamResult]:
+        """Final results of what is left. The stream has ended.
+
+        Raises:
+            InputError: not a single sample was finite.
+        """
+        rest_n = torch.from_numpy(self._converter.finish())
+        with self._autocast:
+            parts = [self._log_probs.feed(rest_n), self._log_probs.finish()]
+        results = [one for one in self._read(torch.cat(parts)) if one.is_final]
+        segments = [one.segment for one in results] + self._segments(self._cutter.flush())
+        self._shown = ""
+        return [StreamResult(True, within(one, self.duration_s)) for one in segments]
+
+    def _read(self, log_probs_tv: torch.Tensor) -> list[StreamResult]:
+        if not len(log_probs_tv):
+            return []
+        pieces = self._cutter.push(self._num_frames, log_probs_tv.float().cpu().numpy())
+        self._num_frames += len(log_probs_tv)
+        results = [StreamResult(True, segment) for segment in self._segments(pieces)]
+        if results:
+            self._shown = ""
+        heard = self._partial_reader.read(self._cutter.held)
+        if heard is not None and heard.text != self._shown:
+            self._shown = heard.text
+            results.append(StreamResult(False, heard))
+        return results
+
+    def _segments(self, pieces: list[Piece]) -> list[Segment]:
+        found = [self._reader.read(piece) for piece in pieces]
+        return [segment for segment in found if segment is not None]

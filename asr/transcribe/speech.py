@@ -1,0 +1,137 @@
+"""Speech in long audio: stretches of it, cut at silences, and gaps between them.
+
+A stretch ends at any long silence, and once half a window long at any short one, so that most fit into
+one window. Nothing is decided with the future in hand: what is held is one silence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from asr.data.blocks import Gap
+from asr.transcribe.voice_activity import FRAME_SAMPLES, RATE, ActivityStream, VoiceActivity
+from asr.transcribe.windows import Grid
+
+NO_SPEECH = "no speech"
+
+# Probabilities from which speech begins, and below which it ends.
+_BEGINS, _ENDS = 0.5, 0.35
+_FRAME_S = FRAME_SAMPLES / RATE
+# Kept of the silence on both sides of speech: its first and last sounds are the quietest.
+PAD_S = 0.25
+SHORT_SILENCE_S, LONG_SILENCE_S = 0.5, 2.0
+
+
+@dataclass(frozen=True)
+class SpeechPart:
+    """Samples of a stretch of speech, which follow those of the part before.
+
+    Attributes:
+        first_frame: the encoder frame with which the stretch begins.
+        ends: whether it is the last part of the stretch.
+    """
+
+    first_frame: int
+    samples_n: np.ndarray
+    ends: bool
+
+
+class SpeechFinder:
+    """Takes samples in order, gives back those with speech; every other sample is in a gap.
+
+    Stretches begin and end with frames of the encoder.
+    """
+
+    def __init__(self, activity: VoiceActivity, grid: Grid, sample_rate: int, gaps: list[Gap]):
+        """
+        Args:
+            gaps: stretches without speech are appended here.
+        """
+        self._activity = ActivityStream(activity, sample_rate)
+        self._frame_samples, self._rate = grid.frame_samples, sample_rate
+        self._half_window_s = grid.window * grid.frame_samples / sample_rate / 2
+        self._gaps = gaps
+        self._held_n = np.zeros(0, np.float32)
+        self._held_start = 0  # number of the first held sample
+        self._num_known = 0  # frames of the network
+        self._is_speech = False
+        self._speech_end_s = 0.0
+        self._start: int | None = None  # first frame of the stretch, while there is one
+        self._end = 0  # frame after the last stretch
+
+    def push(self, samples_n: np.ndarray) -> list[SpeechPart]:
+        """What is known to be in a stretch of speech by now."""
+        self._held_n = np.concatenate([self._held_n, samples_n])
+        parts = self._follow(self._activity.push(samples_n))
+        if self._start is None:
+            self._drop_before(self._frame(self._known_s - PAD_S) * self._frame_samples)
+        else:
+            sure = self._frame(self._speech_end_s + PAD_S) * self._frame_samples
+            parts.append(SpeechPart(self._start, self._take_until(sure), False))
+        return parts
+
+    def finish(self) -> list[SpeechPart]:
+        """The rest. The input has ended."""
+        parts = self._follow(self._activity.finish())
+        total = self._held_start + len(self._held_n)
+        end = self._end * self._frame_samples
+        if self._start is not None:
+            end = min(total, self._frame(self._speech_end_s + PAD_S) * self._frame_samples)
+            parts.append(SpeechPart(self._start, self._take_until(end), True))
+        self._note_gap(end, total)
+        return parts
+
+    def _follow(self, speech_t: np.ndarray) -> list[SpeechPart]:
+        """The stretches that end within these frames of the network."""
+        parts = []
+        for probability in speech_t.tolist():
+            start_s = self._known_s
+            self._num_known += 1
+            self._is_speech = probability >= (_ENDS if self._is_speech else _BEGINS)
+            if self._is_speech:
+                self._speech_end_s = self._known_s
+                if self._start is None:
+                    self._begin(max(self._end, self._frame(start_s - PAD_S)))
+            elif self._start is not None and self._is_long_enough(self._start):
+                self._end = self._frame(self._speech_end_s + PAD_S)
+                rest_n = self._take_until(self._end * self._frame_samples)
+                parts.append(SpeechPart(self._start, rest_n, True))
+                self._start = None
+        return parts
+
+    def _is_long_enough(self, start: int) -> bool:
+        """The silence, for the stretch to end with it."""
+        length_s = self._speech_end_s - start * self._frame_samples / self._rate
+        needed_s = LONG_SILENCE_S if length_s < self._half_window_s else SHORT_SILENCE_S
+        return self._known_s - self._speech_end_s >= needed_s
+
+    def _begin(self, frame: int) -> None:
+        self._note_gap(self._end * self._frame_samples, frame * self._frame_samples)
+        self._drop_before(frame * self._frame_samples)
+        self._start = frame
+
+    @property
+    def _known_s(self) -> float:
+        """How far activity is known."""
+        return self._num_known * _FRAME_S
+
+    def _frame(self, time_s: float) -> int:
+        """The frame of the encoder at this time."""
+        return max(0, int(time_s * self._rate / self._frame_samples))
+
+    def _note_gap(self, first: int, end: int) -> None:
+        if end > first:
+            self._gaps.append(Gap(first / self._rate, end / self._rate, NO_SPEECH))
+
+    def _take_until(self, sample: int) -> np.ndarray:
+        count = max(0, sample - self._held_start)
+        taken_n = self._held_n[:count]
+        self._drop_before(self._held_start + len(taken_n))
+        return taken_n
+
+    def _drop_before(self, sample: int) -> None:
+        count = min(max(0, sample - self._held_start), len(self._held_n))
+        self._held_n = self._held_n[count:]
+        self._held_start += count
