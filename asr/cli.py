@@ -11,12 +11,14 @@ from collections.abc import Callable, Sequence
 from asr import __version__
 from asr.commands import (
     align,
+    average,
     certify,
     compare,
     config,
     decode,
     doctor,
     export,
+    join,
     lm,
     prepare,
     pull,
@@ -36,8 +38,10 @@ from asr.errors import InputError
 COMMANDS = (
     prepare,
     subset,
+    join,
     shard,
     train,
+    average,
     lm,
     decode,
     score,

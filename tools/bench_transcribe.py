@@ -135,7 +135,7 @@ def load(args: argparse.Namespace) -> asr.Transcriber:
 
 
 def joined(args: argparse.Namespace) -> dict[str, Any]:
-    """WER of all utterances in one file and one by one; how far word starts are off."""
+    """WER of all utterances in one file and one by one; how far word starts are off in each."""
     from jiwer import process_words
 
     prepare_cpu(args.threads)
@@ -154,23 +154,18 @@ def joined(args: argparse.Namespace) -> dict[str, Any]:
         "words_in_text": len(whole.text.split()),
     }
     if args.words:
-        starts_s = {}
-        for line in args.words.read_text().splitlines():
-            name, *times = line.split()
-            starts_s[name] = [float(time_s) for time_s in times]
-        errors_s = []
-        for cut, reference, single in zip(cuts, references, singles, strict=True):
-            for chunk in process_words(reference, single.text or "-").alignments[0]:
-                if chunk.type == "equal":
-                    pairs = zip(
-                        range(chunk.ref_start_idx, chunk.ref_end_idx),
-                        range(chunk.hyp_start_idx, chunk.hyp_end_idx),
-                        strict=True,
-                    )
-                    for i, j in pairs:
-                        errors_s.append(single.words[j].start_s - starts_s[cut.id][i])
-        result["median_start_error_ms"] = 1000 * float(np.median(np.abs(errors_s)))
-        result["median_signed_start_error_ms"] = 1000 * float(np.median(errors_s))
+        starts_s = spoken_starts_s(args.words)
+        begin_s = np.cumsum([0] + [(len(w) + len(noise_n)) / RATE for w in waves])
+        in_whole_s = [
+            start_s + begun_s
+            for cut, begun_s in zip(cuts, begin_s[:-1], strict=True)
+            for start_s in starts_s[cut.id]
+        ]
+        errors_s = start_errors_s(" ".join(references), whole, in_whole_s)
+        result |= medians_ms("joined", errors_s)
+        alone = zip(references, singles, cuts, strict=True)
+        each_s = [start_errors_s(text, one, starts_s[cut.id]) for text, one, cut in alone]
+        result |= medians_ms("single", np.concatenate(each_s))
     return result
 
 
@@ -189,6 +184,37 @@ def precision(args: argparse.Namespace) -> dict[str, Any]:
         result[f"wer_{name}"] = 100 * process_words(references, texts[name]).wer
     result["wer_int8_against_fp32"] = 100 * process_words(texts["fp32"], texts["int8"]).wer
     return result
+
+
+def spoken_starts_s(path: Path) -> dict[str, list[float]]:
+    """When the words of each utterance start; NaN where espeak-ng does not say."""
+    lines = [line.split() for line in path.read_text().splitlines()]
+    return {name: [float(t) if t != "-" else np.nan for t in times] for name, *times in lines}
+
+
+def start_errors_s(reference: str, found: asr.Transcript, starts_s: list[float]) -> np.ndarray:
+    """Starts of the words that were recognised minus those of the same words in ``starts_s``."""
+    from jiwer import process_words
+
+    errors_s: list[float] = []
+    for chunk in process_words(reference, found.text or "-").alignments[0]:
+        if chunk.type == "equal":
+            heard = found.words[chunk.hyp_start_idx : chunk.hyp_end_idx]
+            said_s = starts_s[chunk.ref_start_idx : chunk.ref_end_idx]
+            errors_s += [
+                word.start_s - at_s
+                for word, at_s in zip(heard, said_s, strict=True)
+                if not np.isnan(at_s)
+            ]
+    return np.array(errors_s)
+
+
+def medians_ms(name: str, errors_s: np.ndarray) -> dict[str, Any]:
+    """The median distance, and the median with its sign."""
+    return {
+        f"median_start_error_ms_{name}": round(1000 * float(np.median(np.abs(errors_s))), 1),
+        f"median_signed_start_error_ms_{name}": round(1000 * float(np.median(errors_s)), 1),
+    }
 
 
 def onnx(args: argparse.Namespace) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import numpy as np
 from lhotse import CutSet, Recording, RecordingSet, SupervisionSegment, SupervisionSet
 from lhotse.audio import AudioLoadingError, DurationMismatchError
 from lhotse.audio.backend import LibsndfileBackend, set_current_audio_backend
-from lhotse.cut import Cut
+from lhotse.cut import Cut, MixedCut
 from lhotse.cut.data import DataCut
 
 from asr.data.audio import SOUNDFILE_ERRORS, AudioError, check_audio, check_finite, decode, to_mono
@@ -175,13 +175,15 @@ _LOADING_ERRORS = (
 
 def _explain(cut: Cut, error: Exception) -> InputError:
     """Lhotse's messages are pages long: ask the file itself what is wrong with it."""
-    source = audio_source(cut)
-    if os.path.sep in source and not source.startswith("<"):
-        try:
-            check_audio(source)
-        except AudioError as reason:
-            return AudioError(f"cut {cut.id}: {reason}", reason.reason)
-    return AudioError(f"cut {cut.id}: {source or 'audio'} cannot be loaded: {type(error).__name__}")
+    parts = [track.cut for track in cut.tracks] if isinstance(cut, MixedCut) else [cut]
+    for source in map(audio_source, parts):
+        if os.path.sep in source and not source.startswith("<"):
+            try:
+                check_audio(source)
+            except AudioError as reason:
+                return AudioError(f"cut {cut.id}: {reason}", reason.reason)
+    name = audio_source(cut) or "audio"
+    return AudioError(f"cut {cut.id}: {name} cannot be loaded: {type(error).__name__}")
 
 
 def audio_source(cut: Cut) -> str:

@@ -211,22 +211,22 @@ def remove_others(folder: Path, keep: Sequence[int]) -> None:
             path.unlink()
 
 
-def average_weights(paths: Sequence[Path]) -> dict[str, Tensor]:
+def average_weights(paths: Sequence[Path], own: bool = False) -> dict[str, Tensor]:
     """Mean of the checkpoints' weights, summed in float64; where a checkpoint has a moving average,
-    that stands for its weights."""
+    that stands for its weights, unless its ``own`` are asked for."""
     total: dict[str, Tensor] = {}
     kinds: dict[str, torch.dtype] = {}
     for path in paths:
-        for name, value in _weights(path).items():
+        for name, value in _weights(path, own).items():
             kinds[name] = value.dtype
             total[name] = total[name] + value.double() if name in total else value.double()
     return {name: (value / len(paths)).to(kinds[name]) for name, value in total.items()}
 
 
-def _weights(path: Path) -> dict[str, Tensor]:
+def _weights(path: Path, own: bool) -> dict[str, Tensor]:
     if not path.is_dir():
         state = read_file(path)
-        return state["model"] | state["average"]
+        return state["model"] if own else state["model"] | state["average"]
     found = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}}
     for name, item in found.items():
@@ -234,7 +234,7 @@ def _weights(path: Path) -> dict[str, Tensor]:
         if part in parts and isinstance(item, dcp.metadata.TensorStorageMetadata):
             parts[part][key] = torch.empty(item.size, dtype=item.properties.dtype)
     dcp.load(parts, checkpoint_id=path, no_dist=True)
-    return parts["model"] | parts["average"]
+    return parts["model"] if own else parts["model"] | parts["average"]
 
 
 def _load(path: Path) -> dict[str, Any]:

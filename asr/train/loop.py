@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from asr.config import Config
+from asr.config import dump as dump_config
+from asr.config import load as load_config
 from asr.errors import InputError
+from asr.files import read_json_object, write_atomically
 from asr.model_folder import save_model
 from asr.processes import Processes, alone, join
 from asr.runtime import prepare_cpu
+from asr.text.tokenizer import load_tokenizer
 from asr.train.checkpoint import average_weights, choose_steps, list_checkpoints
 from asr.train.initialise import read_start
 from asr.train.log import NoLog, TensorBoard, Tracker, TrainingLog, load_tracker
@@ -144,3 +148,32 @@ def _finish(
     record["num_skipped_steps"] = progress.num_skipped
     record["num_left_out"] = progress.num_left_out
     write_run(exp, record)
+
+
+def average(folder: Path, out: Path, count: int, own: bool) -> list[int]:
+    """An experiment folder with the mean of a run's newest checkpoints; returns their steps.
+
+    Args:
+        count: checkpoints; ``train.average_checkpoints`` of a run says how many it keeps.
+        own: the weights themselves where the run has a moving average of them too.
+
+    Raises:
+        InputError: ``folder`` is no run or has fewer checkpoints, ``out`` is a run itself, or a file
+            cannot be read or written.
+    """
+    source, target = Experiment(folder), Experiment(out)
+    if target.checkpoints.exists():
+        raise InputError(f"{out}: holds a run of its own; name another folder with --out")
+    there = list_checkpoints(source.checkpoints)
+    if not 0 < count <= len(there):
+        raise InputError(
+            f"{source.checkpoints}: {len(there)} checkpoints, {count} asked for; "
+            "train.average_checkpoints says how many a run keeps"
+        )
+    steps = list(there)[-count:]
+    config, record = load_config([source.config]), read_json_object(source.run)
+    weights = average_weights([there[step] for step in steps], own)
+    save_model(target.model, weights, config, load_tokenizer(source.tokenizer))
+    write_atomically(target.config, dump_config(config))
+    write_run(target, record | {"name": out.name, "averaged_steps": steps})
+    return steps

@@ -23,6 +23,7 @@ from asr.data.manifest import read_cuts, write_cuts
 from asr.model import Recogniser
 from asr.model_folder import save_model
 from asr.text.tokenizer import train_tokenizer
+from asr.train.checkpoint import write_file
 
 TINY = [
     "encoder.num_layers=1",
@@ -72,6 +73,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path) -> Wo
     torch.manual_seed(0)
     net = Recogniser(cfg, tokenizer.vocab_size)
     save_model(space.model / "model", net.state_dict(), cfg, tokenizer)
+    write_file(space.model / "checkpoints", 1, {"model": net.state_dict(), "average": {}})
+    shutil.copytree(space.model / "model", space.model / "tokenizer")
+    shutil.copy(space.model / "model" / "config.yaml", space.model)
     record = {"name": "exp", "weighting": "sigmoid", "position": "alibi", "encoder": "conformer"}
     (space.model / "run.json").write_text(json.dumps(record))
     steps = [{"kind": kind, "step": 1, "loss": 1.0, "wer": 1.0} for kind in ("train", "valid")]

@@ -73,7 +73,11 @@ WRITERS: dict[str, Words] = {
     "subset": lambda space, out: [
         "subset", "--cuts", space.cuts, "--out", out / "some.cuts.jsonl.gz", "--first", 2
     ],
+    "join": lambda space, out: [
+        *("join", "--cuts", space.cuts, "--out", out / "joined.cuts.jsonl.gz", "--share", 0.9)
+    ],
     "train": _train,
+    "average": lambda space, out: ["average", "--exp", space.model, "--out", out],
     "decode": lambda space, out: [
         "decode", "--model", space.model, "--cuts", space.cuts, "--out", out, "--threads", 1
     ],
@@ -206,7 +210,7 @@ def test_a_disk_that_is_really_full(command: str, workspace: Workspace, small_di
         assert not leftovers(small_disk)
         assert all(whole(name, content) for name, content in visible_files(out).items())
     else:
-        assert command.startswith(("prepare", "subset", "lm train", "transcribe"))
+        assert command.startswith(("prepare", "subset", "join", "lm train", "transcribe"))
     shutil.rmtree(out, ignore_errors=True)
 
 

@@ -101,6 +101,41 @@ def test_grid_lists_every_type_and_seed(tmp_path: Path) -> None:
     assert sum(line.startswith(" asr decode") for line in lines) == 2 * 2 * 6 * 5
 
 
+def test_options_differ_from_the_baseline_in_what_they_are_named_for(tmp_path: Path) -> None:
+    words = ("--work", tmp_path, "--seeds", "1 2", "--dry-run", "--", "train.epochs=2")
+    lines = recipe("mini/options.sh", *words).stdout.splitlines()
+    trainings = [line.split() for line in lines if line.startswith(" asr train")]
+    common = set.intersection(*map(set, trainings))
+    assert "train.epochs=2" in common
+    own = [sorted(word for word in one if word not in common) for one in trainings]
+    assert len(own) == 2 * 4
+    assert sum("train.cr_ctc=0.2" in words for words in own) == 2
+    keys = {word.split("=")[0] for words in own for word in words if not word.startswith("/")}
+    assert keys == {
+        *("train.seed", "train.ema_decay", "train.validate_steps", "train.average_checkpoints"),
+        *("augment.num_freq_masks", "augment.num_time_masks", "train.cr_ctc"),
+        *("augment.noises", "augment.rooms"),
+    }
+    assert sum(line.startswith(" asr average") for line in lines) == 2 * 3
+    assert sum(line.startswith(" asr decode") for line in lines) == 2 * 2 * 6
+
+
+@pytest.mark.slow
+def test_options_end_in_a_table(tmp_path: Path) -> None:
+    """Of options that hear nothing yet; the mean of the baseline's runs is their scores' mean."""
+    printed = recipe(
+        *("mini/options.sh", "--work", tmp_path, "--hours", 0.05, "--dev", 4, "--test", 5),
+        *("--config", ROOT / "recipes/mini/conf/smoke.yaml", "--jobs", 1, "--seeds", "1 2"),
+        *("--", "train.validate_steps=1"),
+    ).stdout
+    rows = [line.split(" | ") for line in printed.splitlines() if line.startswith("| baseline")]
+    for row, name in zip(rows, ("test", "test-noisy"), strict=True):
+        rates = [wer(tmp_path / f"runs/baseline-s{seed}", name) for seed in (1, 2)]
+        assert float(row[2].split()[0]) == pytest.approx(100 * np.mean(rates), abs=0.006)
+    sets = [(tmp_path / path).read_text() for path in ("options.md",)]
+    assert sets[0].count("| cr-ctc | 2 |") == sets[0].count("| surroundings | 2 |") == 2
+
+
 @pytest.mark.slow
 def test_grid_ends_in_a_report_and_loses_nothing(tmp_path: Path) -> None:
     words = (

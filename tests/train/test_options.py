@@ -17,10 +17,11 @@ from torch.distributions import Categorical, kl_divergence
 
 from asr import config
 from asr.errors import InputError
+from asr.model_folder import load_model
 from asr.nn.encoder import Encoder
 from asr.text.tokenizer import load_tokenizer
 from asr.train.averaging import MovingAverage
-from asr.train.loop import Options, train
+from asr.train.loop import Options, average, train
 from asr.train.objective import consistency
 
 SETTINGS = [
@@ -84,6 +85,35 @@ def test_a_run_keeps_the_average_in_place_of_the_weights(
     averaged, own = weights(tmp_path / "exp"), weights(plain)
     assert averaged.keys() == own.keys()
     assert not torch.equal(averaged["head.weight"], own["head.weight"])
+
+
+def test_averages_made_afterwards(plain: Path, tiny_corpus: Path, tmp_path: Path) -> None:
+    """One run with a moving average and two checkpoints gives the weights, their moving average and
+    the mean of two checkpoints, each as a run that was asked for nothing else has it."""
+    run(tiny_corpus, tmp_path / "moving", "train.ema_decay=0.99")
+    exp = tmp_path / "exp"
+    kept = ("train.validate_steps=4", "train.average_checkpoints=2", "train.average_what=last")
+    run(tiny_corpus, exp, "train.ema_decay=0.99", *kept)
+    run(tiny_corpus, tmp_path / "mean", *kept)
+    for name, count, own in (("plain", 1, True), ("moving", 1, False), ("mean", 2, True)):
+        out = tmp_path / "averages" / name
+        steps = average(exp, out, count, own)
+        record = json.loads((out / "run.json").read_text())
+        assert record["name"] == name
+        assert record["averaged_steps"] == steps
+        assert len(steps) == count
+        found = weights(out)
+        expected = weights(plain if name == "plain" else tmp_path / name)
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[key], expected[key]) for key in found)
+        assert config.load([out / "config.yaml"]) == config.load([exp / "config.yaml"])
+        assert load_model(out).tokenizer.pieces == load_tokenizer(exp / "tokenizer").pieces
+    for count in (0, 3):
+        with pytest.raises(InputError, match=f"2 checkpoints, {count} asked for"):
+            average(exp, tmp_path / "more", count, own=True)
+    assert not (tmp_path / "more").exists()
+    with pytest.raises(InputError, match="holds a run of its own"):
+        average(exp, exp, 1, own=True)
 
 
 def test_consistency_is_half_the_symmetric_divergence_over_the_frames_that_exist() -> None:

@@ -1,0 +1,89 @@
+"""Utterances one after the other as one: what a model must have heard that is to read long audio.
+
+Trained on single utterances a model knows one voice at one level in all that it attends to, silence at
+both ends, no text that goes on, and no length beyond its utterances'; in a window of a longer recording
+it is lost. Longer training utterances are the cure (Lu et al. 2021, "Input length matters", arXiv
+2110.03841), and joined ones will do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from lhotse.cut import Cut, MixedCut, MixTrack
+from lhotse.cut.data import DataCut
+
+from asr.data.augment import stable_hash
+from asr.errors import InputError
+
+
+def join_cuts(
+    cuts: Sequence[Cut], max_s: float, share: float, max_pause_s: float, seed: int
+) -> list[Cut]:
+    """The same utterances, some of them joined to longer ones; each is in the result once.
+
+    An utterance is drawn to be joined with probability ``share``. The drawn ones follow one another
+    in random order, so that voices, levels and noises change as in no recording; a joined one ends
+    where the next would exceed a length that is drawn for it, uniform in 0 ... ``max_s``, so that every
+    length occurs and what is left of the drawn ones stays single.
+
+    Args:
+        max_s: the longest joined utterance, in seconds.
+        share: of the utterances, 0 to 1.
+        max_pause_s: between two utterances lie 0 to this many seconds of silence, uniform.
+        seed: the same seed gives the same result.
+
+    Returns:
+        Single cuts as they are and joined ones (``FIRST ID+NUMBER OF OTHERS``), in the order of
+        their first utterances.
+
+    Raises:
+        InputError: cuts of different sampling rates or numbers of channels, or mixed already.
+    """
+    _check(cuts)
+    rng = np.random.default_rng(stable_hash("join", seed))
+    drawn_n = rng.random(len(cuts)) < share
+    rows = [[(index, 0.0)] for index in np.flatnonzero(~drawn_n).tolist()]
+    end_s = limit_s = 0.0
+    for index in rng.permutation(np.flatnonzero(drawn_n)).tolist():
+        duration_s, pause_s = cuts[index].duration, rng.uniform(0.0, max_pause_s)
+        if end_s > 0.0 and end_s + pause_s + duration_s <= limit_s:
+            rows[-1].append((index, pause_s))
+            end_s += pause_s + duration_s
+        else:
+            rows.append([(index, 0.0)])
+            end_s, limit_s = duration_s, rng.uniform(0.0, max_s)
+    rows.sort(key=lambda row: row[0][0])
+    return [_joined([(cuts[index], pause_s) for index, pause_s in row]) for row in rows]
+
+
+def _joined(row: list[tuple[Cut, float]]) -> Cut:
+    """Cuts, each after a pause, as one."""
+    first = row[0][0]
+    if len(row) == 1:
+        return first
+    rate = first.sampling_rate
+    tracks, at = [], 0
+    for cut, pause_s in row:
+        # in whole samples, so that joined audio is the utterances' own, sample by sample
+        at += round(pause_s * rate)
+        tracks.append(MixTrack(cut=cut, offset=at / rate))
+        at += cut.num_samples
+    return MixedCut(id=f"{first.id}+{len(row) - 1}", tracks=tracks)
+
+
+def _check(cuts: Sequence[Cut]) -> None:
+    first = cuts[0]
+    for cut in cuts:
+        if not isinstance(cut, DataCut) or cut.recording is None:
+            raise InputError(f"cut {cut.id}: a {type(cut).__name__} cannot be joined to others")
+        for what, its, others in (
+            ("sampling rate", cut.sampling_rate, first.sampling_rate),
+            ("number of channels", cut.num_channels, first.num_channels),
+        ):
+            if its != others:
+                raise InputError(
+                    f"cut {cut.id}: {what} {its}, and cut {first.id}: {others}: only like can be "
+                    "joined to like; give each its own manifest"
+                )

@@ -1,0 +1,73 @@
+#!/usr/bin/env python
+"""What each option brought: a table of experiments named OPTION-sSEED, the first option the baseline.
+
+python options.py runs/baseline-s1 runs/baseline-s2 runs/cr-ctc-s1 runs/cr-ctc-s2 --out options.md
+
+The figures are those that `asr compare` has for attention types: the mean over the seeds, with an
+interval for another training and another speaker.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from asr.evaluate.attention_types import type_differences, type_results
+from asr.evaluate.experiment import Experiment, read_experiment
+from asr.evaluate.paired import group_of
+from asr.evaluate.score import percent
+from asr.evaluate.tables import interval_text, p_text, points
+from asr.files import write_atomically
+
+LEVEL = 0.95
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("exp", type=Path, nargs="+", help="folders OPTION-sSEED with decoded sets")
+    parser.add_argument("--out", type=Path, required=True, help="Markdown to write")
+    args = parser.parse_args()
+    content = report([read_experiment(folder) for folder in args.exp])
+    write_atomically(args.out, content)
+    print(content)
+
+
+def report(experiments: list[Experiment]) -> str:
+    lines = [f"Runs of commit {', '.join(sorted({e.run.commit or '-' for e in experiments}))}."]
+    for name in sorted(set.intersection(*(set(one.sets) for one in experiments))):
+        lines += ["", f"{name}:", "", *table(experiments, name)]
+    return "\n".join(lines) + "\n"
+
+
+def table(experiments: list[Experiment], set_name: str) -> list[str]:
+    """Options in the order in which they first occur."""
+    group = group_of(set_name, {k: one.sets[set_name] for k, one in enumerate(experiments)})
+    options: dict[tuple[str, str], list[int]] = {}
+    for column, one in enumerate(experiments):
+        option, _, _ = one.folder.name.rpartition("-s")
+        options.setdefault((option, "seeds"), []).append(column)
+    names = [one.folder.name for one in experiments]
+    differences = {one.name: one for one in type_differences(group, options, LEVEL)}
+    lines = [
+        f"| option | runs | mean WER % [{100 * LEVEL:g} %] | runs' WERs | difference | p |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for result in type_results(group, options, names, LEVEL):
+        cells = [
+            result.weighting,
+            str(len(result.names)),
+            f"{percent(result.wer)} {interval_text(result.interval)}",
+            " ".join(map(percent, result.wers)),
+        ]
+        found = differences.get(result.weighting)
+        if found is None:
+            cells += ["-", "-"]
+        else:
+            ends = interval_text(found.interval)
+            cells += [f"{points(found.difference)} {ends}", p_text(found.p_value)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+if __name__ == "__main__":
+    main()
