@@ -14,6 +14,8 @@ from torch.nn.grad import conv2d_weight
 
 
 def _plain_float32_on_cpu(x: Tensor) -> bool:
+    if torch.compiler.is_compiling():  # which chooses kernels itself, and cannot trace what follows
+        return False
     return (
         not torch.compiler.is_compiling()  # which chooses kernels itself
         and x.device.type == "cpu"
