@@ -2,33 +2,30 @@
 
     python tools/bench_attention.py                                  # CPU, the shapes of the gates
     python tools/bench_attention.py --device cuda --dtype bfloat16 --shapes 4,16,4096,64
-    python tools/bench_attention.py --shapes 1,1,16384,64 --only blockwise --repeats 1
+    python tools/bench_attention.py --shapes 1,1,16384,64 --only blockwise "sdpa flash" --repeats 1
     python tools/bench_attention.py --threads 2 --out docs/results/attention-cpu   # .json .md .png
 
 Every figure is a median over rounds in which each contender runs once, so that a busy machine slows
 all alike; only ratios within one run count. Beside each time stand the largest error against
 float64 (relative to the largest output), and the peak of extra memory. What could not run is listed
-with the reason. The roof is the best rate of plain products seen before, between and after.
+with the reason. The roof is the best rate of plain products seen before, between and after. The
+bounds of bench_gates.py are judged at the shapes for which they are set.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
-import platform
 import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bench_gates
 import torch
 from bench_contenders import Contender, Shape, ours, theirs
 from bench_report import Result, Row, show, write
 from bench_roof import Roof
+from measure import Step, environment, interleaved_ms, peak_extra_gpu_mb, peak_extra_mb
 from sigmoid_attention import reference
 from torch import Tensor
 
@@ -50,44 +47,6 @@ def relative_error(c: Contender, q: Tensor, k: Tensor, v: Tensor) -> float:
     return float((got - exact).abs().max() / exact.abs().max())
 
 
-def extra_memory_mb(step: Callable[[], None], device: str) -> float:
-    """Peak beyond what was held before; on the CPU by the process's resident pages."""
-    before: float
-    if device == "cuda":
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        step()
-        torch.cuda.synchronize()
-        return (torch.cuda.max_memory_allocated() - before) / 1e6
-    try:
-        ctypes.CDLL(None).malloc_trim(0)  # or memory freed earlier would be used again unseen
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
-    except (OSError, AttributeError):
-        return float("nan")
-    before = _status_kb("VmRSS")
-    step()
-    return (_status_kb("VmHWM") - before) / 1e3
-
-
-def _status_kb(name: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(name + ":"):
-            return float(line.split()[1])
-    return float("nan")
-
-
-def timed(step: Callable[[], None], device: str) -> float:
-    """Milliseconds of one call."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    step()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return (time.perf_counter() - start) * 1e3
-
-
 def measure(
     contenders: list[Contender], shape: Shape, device: str, dtype: torch.dtype, repeats: int
 ) -> tuple[list[Row], dict[str, str]]:
@@ -96,15 +55,16 @@ def measure(
     size = (shape.b, shape.h, shape.t, shape.d)
     q, k, v, do = (torch.randn(size, generator=g).to(device, dtype) for _ in range(4))
     leaves = [x.requires_grad_() for x in (q, k, v)]
+    extra_mb = peak_extra_gpu_mb if device == "cuda" else peak_extra_mb
     rows: dict[str, Row] = {}
-    forwards: dict[str, Callable[[], None]] = {}
-    totals: dict[str, Callable[[], None]] = {}
+    forwards: dict[str, Step] = {}
+    totals: dict[str, Step] = {}
     missing: dict[str, str] = {}
     for c in contenders:
         forward, total = _steps(c, leaves, do)
         try:
             error = relative_error(c, q.detach(), k.detach(), v.detach())
-            extra = extra_memory_mb(forward, device)
+            extra = extra_mb(forward)
         except REFUSALS as problem:
             missing[c.name] = _first_line(problem)
             continue
@@ -112,16 +72,14 @@ def measure(
         rows[c.name] = Row(c.name, 0.0, None, 0.0, None, error, extra)
         try:
             total()
-            rows[c.name].extra_mb = extra_memory_mb(total, device)
+            rows[c.name].extra_mb = extra_mb(total)
             totals[c.name] = total
         except REFUSALS as problem:
             missing[f"{c.name}, backward"] = _first_line(problem)
-    for _ in range(repeats):
-        for name, forward in forwards.items():
-            rows[name].times_forward.append(timed(forward, device))
-    for _ in range(repeats):
-        for name, total in totals.items():
-            rows[name].times_total.append(timed(total, device))
+    for name, times in interleaved_ms(forwards, repeats).items():
+        rows[name].times_forward = times
+    for name, times in interleaved_ms(totals, repeats).items():
+        rows[name].times_total = times
     for row in rows.values():
         _summarise(row, shape)
     return list(rows.values()), missing
@@ -132,9 +90,7 @@ def _first_line(problem: BaseException) -> str:
     return f"{type(problem).__name__}: {lines[0] if lines else ''}"
 
 
-def _steps(
-    c: Contender, leaves: list[Tensor], do: Tensor
-) -> tuple[Callable[[], None], Callable[[], None]]:
+def _steps(c: Contender, leaves: list[Tensor], do: Tensor) -> tuple[Step, Step]:
     def forward() -> None:
         with torch.no_grad():
             c.run(*leaves)
@@ -155,34 +111,14 @@ def _summarise(row: Row, shape: Shape) -> None:
         row.total_tflops = shape.flops(True) / row.total_ms / 1e9
 
 
-def environment(args: argparse.Namespace) -> dict[str, Any]:
-    """Machine, versions, commit and command."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
-    ).stdout.strip()
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        models = [x for x in info.read_text().splitlines() if x.startswith("model name")]
-        cpu = models[0].split(":")[1].strip() if models else cpu
-    gpu = torch.cuda.get_device_name() if args.device == "cuda" else None
-    return {
-        "command": "python tools/bench_attention.py " + " ".join(sys.argv[1:]),
-        "commit": commit,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "cpu": cpu,
-        "threads": torch.get_num_threads(),
-        "gpu": gpu,
-        "dtype": args.dtype,
-    }
-
-
 def bench(shape: Shape, args: argparse.Namespace, dtype: torch.dtype) -> Result:
     """One shape: every contender that is asked for."""
     contenders = theirs(shape, args.device, args.positions, args.flex)
     contenders += ours(shape, args.device, dtype, args.positions)
-    contenders = [c for c in contenders if args.only in c.name]
+    known = [c.name for c in contenders]
+    contenders = [c for c in contenders if any(part in c.name for part in args.only)]
+    if not contenders:
+        raise SystemExit(f"--only: got {' '.join(args.only)}, allowed: parts of {known}")
     missing = {}
     if shape.matrix_bytes > MATRIX_LIMIT_BYTES:
         full = [c.name for c in contenders if "full matrix" in c.name or "math" in c.name]
@@ -202,7 +138,9 @@ def parse() -> argparse.Namespace:
         "--shapes", nargs="+", default=GATE_SHAPES, help="batch,heads,frames,channels"
     )
     parser.add_argument("--positions", nargs="+", choices=POSITIONS, default=list(POSITIONS))
-    parser.add_argument("--only", default="", help="contenders whose name contains this")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], help="contenders whose name contains one of these"
+    )
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=0, help="0: as torch has it")
     parser.add_argument(
@@ -220,7 +158,11 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     dtype = getattr(torch, args.dtype)
-    env = environment(args)
+    env = environment("python tools/bench_attention.py", ("torch", "triton"))
+    env |= {
+        "gpu": torch.cuda.get_device_name() if args.device == "cuda" else None,
+        "dtype": args.dtype,
+    }
     print(json.dumps(env, indent=1))
     roof = Roof(args.device, dtype)
     roof.measure()
@@ -230,8 +172,8 @@ def main() -> None:
         show(results[-1])
         roof.measure()
         if args.out:
-            write(args.out, env, roof.best_tflops, results)
-    print(f"\nroof: {roof.best_tflops:.3g} TFLOP/s")
+            write(args.out, env, roof.best_tflops, results, bench_gates.lines(results))
+    print(f"\nroof: {roof.best_tflops:.3g} TFLOP/s", *bench_gates.lines(results), sep="\n")
 
 
 if __name__ == "__main__":

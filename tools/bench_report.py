@@ -52,28 +52,33 @@ def show(result: Result) -> None:
         print(f"{name:42}could not run: {reason}")
 
 
-def write(prefix: Path, env: dict[str, Any], roof: float, results: list[Result]) -> None:
+def write(
+    prefix: Path, env: dict[str, Any], roof: float, results: list[Result], verdicts: list[str]
+) -> None:
     """prefix.json, prefix.md and prefix.png."""
     whole = {
         "environment": env,
         "roof_tflops": roof,
+        "verdicts": verdicts,
         "results": [asdict(result) for result in results],
     }
     prefix.parent.mkdir(parents=True, exist_ok=True)
     prefix.with_suffix(".json").write_text(json.dumps(whole, indent=1) + "\n")
-    prefix.with_suffix(".md").write_text(markdown(env, roof, results))
+    prefix.with_suffix(".md").write_text(markdown(env, roof, results, verdicts))
     plot(prefix.with_suffix(".png"), roof, results)
 
 
-def markdown(env: dict[str, Any], roof: float, results: list[Result]) -> str:
-    """A table a reader can check against the gates."""
-    where = env["gpu"] or f"{env['cpu']}, {env['threads']} threads"
+def markdown(env: dict[str, Any], roof: float, results: list[Result], verdicts: list[str]) -> str:
+    """A table a reader can check against the gates, and what it says of them."""
+    where = env["gpu"] or f"{env['processor']}, {env['threads']} threads"
+    versions = [f"{name} {version}" for name, version in env["versions"].items() if version]
     lines = [
         f"# Attention on {where}",
         "",
         f"    {env['command']}",
         "",
-        f"Commit {env['commit'][:8]}, torch {env['torch']}, Python {env['python']}, {env['dtype']}. "
+        f"Commit {env['commit']}, {env['date']}; Python {env['python']}, {', '.join(versions)}; "
+        f"{env['dtype']}; load average before the run {env['load_average']}. "
         "Medians of interleaved rounds; ratios are to the first row of a shape in the same run, "
         "below 1 is faster; error is the largest difference from float64 over the largest output; "
         "MB is the peak of extra memory. Rates count two products forward and seven in all. "
@@ -103,6 +108,8 @@ def markdown(env: dict[str, Any], roof: float, results: list[Result]) -> str:
             frames.setdefault(failure, []).append(str(result.shape.t))
     lines += ["", "Could not run:" if frames else "Everything ran.", ""]
     lines += [f"- {name} ({', '.join(t)} frames): {why}" for (name, why), t in frames.items()]
+    if verdicts:
+        lines += ["", "Bounds of this path:", "", *(f"- {line}" for line in verdicts)]
     return "\n".join(lines) + "\n"
 
 

@@ -38,7 +38,7 @@ def interleaved_ms(steps: dict[str, Step], rounds: int) -> dict[str, list[float]
     names = list(steps)
     times: dict[str, list[float]] = {name: [] for name in names}
     for number in range(-1, rounds):
-        first = number % len(names)
+        first = number % max(1, len(names))
         for name in names[first:] + names[:first]:
             took_ms = timed_ms(steps[name])
             if number >= 0:
@@ -65,6 +65,16 @@ def peak_extra_mb(step: Step) -> float:
     before_kb = status_kb("VmRSS")
     step()
     return (status_kb("VmHWM") - before_kb) / 1e3
+
+
+def peak_extra_gpu_mb(step: Step) -> float:
+    """The peak of a GPU's allocated memory during a call beyond what was held before it."""
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) / 1e6
 
 
 def status_kb(name: str) -> float:

@@ -30,3 +30,36 @@ def test_small_run_writes_json_markdown_and_plot(tmp_path):
         assert "sdpa cudnn softmax" in result["could_not_run"]
     assert "sdpa cudnn softmax (40, 33 frames)" in (tmp_path / "attention.md").read_text()
     assert (tmp_path / "attention.png").stat().st_size > 1000
+
+
+def test_verdicts_compare_the_rows_that_the_gates_name(monkeypatch):
+    monkeypatch.syspath_prepend(str(PROGRAM.parent))
+    import bench_gates
+    from bench_contenders import Shape
+    from bench_report import Result, Row
+
+    def row(name, forward_ms, total_ms, extra_mb=1.0):
+        return Row(name, forward_ms, total_ms, 0.0, 0.0, 0.0, extra_mb)
+
+    small = [
+        row("sdpa flash softmax", 10.0, 20.0),
+        row("full matrix sigmoid", 8.0, 40.0),
+        row("blockwise (c++) sigmoid none", 9.2, 23.1),
+        row("blockwise (c++) sigmoid relative", 24.0, 23.1),
+    ]
+    longest = [row("blockwise (c++) sigmoid none", 1.0, 1.0, extra_mb=64.5)]
+    results = [
+        Result(Shape(8, 4, 250, 64), small, {}),
+        Result(Shape(1, 1, 16384, 64), longest, {}),
+        Result(Shape(1, 1, 100, 64), small, {}),  # no bound is set here
+    ]
+    found = {(round(v.value, 3), v.most): v.holds for v in bench_gates.verdicts(results)}
+    assert found == {
+        (1.15, 1.15): True,  # forward, to the full matrix
+        (1.155, 1.15): False,  # with the backward, to softmax
+        (2.609, 2.5): False,  # Transformer-XL, forward
+        (1.0, 2.5): True,
+        (64.5, 64.0): False,
+    }
+    missed = [line for line in bench_gates.lines(results) if line.startswith("MISSED: ")]
+    assert len(missed) == 3
