@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import torch
 from torch import Tensor
 
-from .spec import Mask, PositionBias, Weighting
+from .spec import Mask, PositionBias, Weighting, check_type
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -35,9 +36,18 @@ def check_call(
     _check_mask(q_bhtd, k_bhsd, mask)
 
 
+def check_objects(position: object, mask: object, scale: object) -> None:
+    """Raise ValueError for what is neither of the kind that a call takes nor None."""
+    check_type("position", position, PositionBias | None, "a PositionBias or None")
+    check_type("mask", mask, Mask | None, "a Mask or None; masks are said by name")
+    if scale is not None and not (isinstance(scale, int | float) and math.isfinite(scale)):
+        raise ValueError(f"scale: got {scale!r}, allowed: None or a finite number")
+
+
 def check_tensors(q_bhtd: Tensor, k_bhsd: Tensor, v_bhsd: Tensor) -> None:
     """Raise ValueError where q, k and v do not fit together."""
     for name, x in (("q_bhtd", q_bhtd), ("k_bhsd", k_bhsd), ("v_bhsd", v_bhsd)):
+        check_type(name, x, Tensor, "a tensor (B, H, T, D)")
         if x.dim() != 4:
             raise ValueError(f"{name}: got shape {tuple(x.shape)}, allowed: 4 axes (B, H, T, D)")
         if x.dtype not in DTYPES:
@@ -176,6 +186,7 @@ def _readable(x: Tensor) -> bool:
 
 
 def _check_lens(name: str, x: Tensor, like: Tensor) -> None:
+    check_type(name, x, Tensor, "a tensor of torch.int32 or torch.int64")
     if x.dtype not in (torch.int32, torch.int64):
         raise ValueError(f"{name}: got dtype {x.dtype}, allowed: torch.int32, torch.int64")
     if x.device != like.device:

@@ -15,12 +15,22 @@ from torch import Tensor
 
 from . import cpp_engine as cpp
 from . import ops, reference, sdpa
-from .checks import DTYPES, check_call, check_tensors
+from .checks import DTYPES, check_call, check_objects, check_tensors
 from .flat import flatten, row_factor
-from .spec import NO_MASK, POSITIONS, Mask, PositionBias, Weighting, check_mask_kind
+from .spec import (
+    NO_MASK,
+    POSITIONS,
+    Mask,
+    PositionBias,
+    Weighting,
+    check_mask_kind,
+    check_type,
+)
 
 BACKENDS = ("auto", "reference", "sdpa", "blockwise", "triton")
-MOST_CHANNELS = 128  # of the Triton kernels, d_qk and d_v
+# Of the Triton kernels: d_qk and d_v, and heads of all utterances (the second axis of a CUDA grid).
+MOST_CHANNELS = 128
+MOST_HEADS = 65535
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +78,7 @@ class Resolved:
         bias_h: Tensor | None = None,
     ) -> Tensor:
         """o_bhtd (B, H, T, Dv); see `attend`."""
+        check_objects(position, mask, scale)
         mask = mask or NO_MASK
         weighting = self.weighting if bias_h is None else replace(self.weighting, bias_h=bias_h)
         self._check_as_resolved(q_bhtd, position, mask)
@@ -83,7 +94,7 @@ class Resolved:
                 scale=scale,
             )
         if self.name == "triton":
-            _check_channels(q_bhtd, v_bhsd)
+            _check_triton_sizes(q_bhtd, v_bhsd)
         flat = flatten(q_bhtd, k_bhsd, v_bhsd, weighting, position, mask, scale)
         if self.name == "sdpa":
             return sdpa.attend(flat)
@@ -129,6 +140,9 @@ def resolve(
     that no mask or position touches; blockwise for all maps but softmax, and for softmax where its
     C++ engine serves (float32 on the CPU) or a position bias is added; sdpa for the rest.
     """
+    check_type("weighting", weighting, Weighting, "a Weighting")
+    check_type("position", position, PositionBias | str | None, "a PositionBias, its kind or None")
+    check_type("mask", mask_kind, Mask | str | None, "a Mask, its kind or None")
     kind = position.kind if isinstance(position, PositionBias) else position
     if kind is not None and kind not in POSITIONS:
         raise ValueError(f"position: got {kind!r}, allowed: None, {', '.join(POSITIONS)}")
@@ -220,13 +234,19 @@ def refusal(
     return None
 
 
-def _check_channels(q_bhtd: Tensor, v_bhsd: Tensor) -> None:
+def _check_triton_sizes(q_bhtd: Tensor, v_bhsd: Tensor) -> None:
     for name, x in (("q_bhtd", q_bhtd), ("v_bhsd", v_bhsd)):
         if x.shape[3] > MOST_CHANNELS:
             raise ValueError(
                 f"{name}: got {x.shape[3]} channels, allowed: at most {MOST_CHANNELS} "
                 "with backend 'triton'"
             )
+    batch, heads = q_bhtd.shape[:2]
+    if batch * heads > MOST_HEADS:
+        raise ValueError(
+            f"q_bhtd: got {batch} utterances of {heads} heads, allowed: at most {MOST_HEADS} heads "
+            "in all with backend 'triton'"
+        )
 
 
 def attend(

@@ -7,6 +7,7 @@ trainable parameters inside them receive gradients.
 from __future__ import annotations
 
 import math
+import types
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,17 @@ COUNTS = ("visible", "sequence")
 ROW_SCALES = (None, "1/n", "1/sqrt n")
 PRECISIONS = ("exact", "fast")
 POSITIONS = ("alibi", "table", "relative")
+
+
+def is_int(value: object) -> bool:
+    """Whether it counts something: an int, or one that a compiler does not know yet."""
+    return isinstance(value, int | torch.SymInt) and not isinstance(value, bool)
+
+
+def check_type(field: str, value: object, kind: type | types.UnionType, allowed: str) -> None:
+    """Raise ValueError for a value of any other kind."""
+    if not isinstance(value, kind):
+        raise ValueError(f"{field}: got {type(value).__name__}, allowed: {allowed}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,15 +69,17 @@ class Weighting:
             _check_choice(
                 "Weighting.n", self.n, COUNTS, "a positive int, a tensor (B,) or (B, T), "
             )
-        elif isinstance(self.n, int) and self.n < 1:
+        elif not isinstance(self.n, Tensor) and not (is_int(self.n) and self.n >= 1):
             raise ValueError(f"Weighting.n: got {self.n}, allowed: an int of at least 1")
-        if self.power < 1:
+        if not is_int(self.power) or self.power < 1:
             raise ValueError(f"Weighting.power: got {self.power}, allowed: an int of at least 1")
-        if self.bias_h is not None and self.bias_h.dim() != 1:
-            raise ValueError(
-                f"Weighting.bias_h: got shape {tuple(self.bias_h.shape)}, "
-                "allowed: one value per head (H,)"
-            )
+        if self.bias_h is not None:
+            check_type("Weighting.bias_h", self.bias_h, Tensor, "one value per head (H,)")
+            if self.bias_h.dim() != 1:
+                raise ValueError(
+                    f"Weighting.bias_h: got shape {tuple(self.bias_h.shape)}, "
+                    "allowed: one value per head (H,)"
+                )
         if self.map != "sigmoid" and (self.shift is not None or self.bias_h is not None):
             raise ValueError(
                 f"Weighting.shift: got a shift or bias_h with map={self.map!r}, "
@@ -76,6 +90,11 @@ class Weighting:
             raise ValueError(
                 f"Weighting.row_scale: got {self.row_scale!r} with map='softmax', "
                 "allowed: None, its rows sum to one"
+            )
+        if self.map == "softmax" and not isinstance(self.n, str):
+            raise ValueError(
+                "Weighting.n: got a count with map='softmax', allowed: only with other maps; "
+                "softmax is normalised by all keys at once, so shards of them do not add up"
             )
 
     @staticmethod
@@ -138,6 +157,7 @@ class PositionBias:
     @staticmethod
     def alibi(slopes_h: Tensor, symmetric: bool = True) -> PositionBias:
         """-slope * |key - query|; slopes_h (H,). symmetric=False demands that no key is ahead."""
+        check_type("PositionBias.slopes_h", slopes_h, Tensor, "one slope per head (H,)")
         if slopes_h.dim() != 1:
             raise ValueError(
                 f"PositionBias.slopes_h: got shape {tuple(slopes_h.shape)}, "
@@ -148,6 +168,7 @@ class PositionBias:
     @staticmethod
     def table(table_hp: Tensor, zero: int) -> PositionBias:
         """A learned bias per head and clipped offset; table_hp (H, P), column `zero` for 0."""
+        check_type("PositionBias.table_hp", table_hp, Tensor, "(H, P)")
         if table_hp.dim() != 2:
             raise ValueError(
                 f"PositionBias.table_hp: got shape {tuple(table_hp.shape)}, allowed: (H, P)"
@@ -199,19 +220,21 @@ class Mask:
 
     def __post_init__(self) -> None:
         for side in self.window_sides:
-            if side is not None and side < 0:
+            if side is not None and (not is_int(side) or side < 0):
                 raise ValueError(
                     f"Mask.window: got {self.window}, allowed: None or frames of at least 0"
                 )
         size, left = self.chunk_size_left
-        if size is not None and (size < 1 or (left is not None and left < 0)):
-            raise ValueError(
-                f"Mask.chunk: got {self.chunk}, "
-                "allowed: a size of at least 1 and left chunks of at least 0"
-            )
+        for limit, least in ((size, 1), (left, 0)):
+            if limit is not None and (not is_int(limit) or limit < least):
+                raise ValueError(
+                    f"Mask.chunk: got {self.chunk}, "
+                    "allowed: a size of at least 1 and left chunks of at least 0"
+                )
         for name in ("q_start", "k_start"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"Mask.{name}: got {getattr(self, name)}, allowed: at least 0")
+            value = getattr(self, name)
+            if not is_int(value) or value < 0:
+                raise ValueError(f"Mask.{name}: got {value!r}, allowed: an int of at least 0")
         if self.cu_seqlens is not None and (
             self.key_lens is not None or self.query_lens is not None or self.q_start or self.k_start
         ):

@@ -154,6 +154,33 @@ def _poison(x, lens_b):
                 x[b, :, length:] = float("nan")
 
 
+def cached_step(backend, position, sizes):
+    """(rows 9 to 12 computed from a cache of 10 keys, the same rows of the whole)."""
+    case = make("visible", position, "none", sizes)
+    seen = {"causal": True, "window": (6, None)}
+    how = {"weighting": case.weighting, "position": case.position, "backend": backend}
+    whole = attend(case.q, case.k, case.v, mask=Mask(**seen), **how)[:, :, 9:12]
+    q, k, v = case.q[:, :, 9:12], case.k[:, :, 3:12], case.v[:, :, 3:12]
+    return attend(q, k, v, mask=Mask(**seen, q_start=9, k_start=3), **how), whole
+
+
+def beside_nan(backend, frames, device="cpu"):
+    """Two chunks that do not see each other, the second all NaN: (the first's results, those of the
+    first alone). Equal only where no tile of one's rows and the other's keys is computed."""
+    g = torch.Generator().manual_seed(5)
+    alone = [torch.randn(1, 2, frames, 16, generator=g).to(device) for _ in range(4)]
+    both = [torch.cat([x, torch.full_like(x, float("nan"))], 2) for x in alone]
+
+    def run(q, k, v, do):
+        leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+        mask = Mask(chunk=(frames, 0))
+        o = attend(*leaves, weighting=Weighting.sigmoid(), mask=mask, backend=backend)
+        o.backward(do)
+        return [x[:, :, :frames] for x in (o.detach(), *(x.grad for x in leaves))]
+
+    return run(*both), run(*alone)
+
+
 def assert_same(got, expected, rtol, atol):
     """Each tensor within rtol of the largest expected value plus atol, and of the same dtype."""
     for i, (a, b) in enumerate(zip(got, expected, strict=True)):

@@ -10,7 +10,16 @@ from sigmoid_attention import Mask, PositionBias, Weighting, attend, blockwise, 
 from sigmoid_attention.flat import flatten
 from torch import nn
 
-from .cases import MASKS, POSITIONS, WEIGHTINGS, Sizes, assert_same, make
+from .cases import (
+    MASKS,
+    POSITIONS,
+    WEIGHTINGS,
+    Sizes,
+    assert_same,
+    beside_nan,
+    cached_step,
+    make,
+)
 
 LENGTHS = (1, 7, 63, 111, 257)
 needs_cpp = pytest.mark.skipif(not cpp_engine.available(), reason="no C++ compiler here")
@@ -53,17 +62,18 @@ def test_blockwise_cpp(weighting, position, mask):
     assert_same(got, expected, 2e-5, 1e-6)
 
 
-@needs_cpp
 @pytest.mark.parametrize("keys", LENGTHS)
 @pytest.mark.parametrize("queries", LENGTHS)
-def test_blockwise_cpp_lengths(queries, keys):
+@pytest.mark.parametrize(
+    ("dtype", "rtol"), [(torch.float64, 1e-11), pytest.param(torch.float32, 2e-5, marks=needs_cpp)]
+)
+def test_blockwise_lengths(dtype, rtol, queries, keys):
+    """Both engines: the C++ one has float32 alone."""
     sizes = {"queries": queries, "keys": keys, "d": 36, "dv": 64, "batch": 1}
     for position in POSITIONS:
         expected = make("visible", position, "none", Sizes(**sizes)).run("reference")
-        got = make("visible", position, "none", Sizes(**sizes, dtype=torch.float32)).run(
-            "blockwise"
-        )
-        assert_same([x.double() for x in got], expected, 2e-5, 1e-6)
+        got = make("visible", position, "none", Sizes(**sizes, dtype=dtype)).run("blockwise")
+        assert_same([x.double() for x in got], expected, rtol, rtol / 20)
 
 
 @needs_cpp
@@ -188,6 +198,20 @@ def test_tiles_outside_a_mask_are_not_computed(monkeypatch):
     assert area(Mask(key_lens=torch.tensor([64, 16]))) == 64 * (64 + 16)
     assert area(Mask(query_lens=torch.tensor([8, 0]))) == 8 * 64
     assert area(Mask(chunk=(8, 0))) == 2 * 8 * 64
+
+
+@needs_cpp
+def test_tiles_outside_a_mask_are_not_computed_in_cpp():
+    got, expected = beside_nan("blockwise", 384)  # whole blocks of queries and of keys
+    torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("backend", ["reference", "blockwise"])
+@pytest.mark.parametrize("position", POSITIONS)
+def test_a_step_from_a_cache_gives_the_rows_of_the_whole(position, backend, dtype):
+    got, whole = cached_step(backend, position, Sizes(dtype=dtype))
+    torch.testing.assert_close(got, whole)
 
 
 @pytest.mark.parametrize("n", [1, 2048, 65536])

@@ -45,6 +45,18 @@ def test_alibi_is_subtracted(backend):
     assert o.flatten().tolist() == pytest.approx([near / (near + far), far / (near + far)])
 
 
+def test_causal_alibi_counts_the_distance_back():
+    slopes = torch.tensor([3.0], dtype=torch.float64)
+    p = attention_weights(
+        column(0.0, 0.0),
+        column(1.0, 1.0),
+        weighting=Weighting.sigmoid(shift=None),
+        position=PositionBias.alibi(slopes, symmetric=False),
+        mask=Mask(causal=True),
+    )
+    assert p.flatten().tolist() == pytest.approx([sigma(0.0), 0.0, sigma(-3.0), sigma(0.0)])
+
+
 def test_table_offset_is_key_minus_query():
     table = PositionBias.table(torch.tensor([[-7.0, 0.0, 5.0]], dtype=torch.float64), zero=1)
     p = attention_weights(
