@@ -25,7 +25,7 @@ RANKS = [
         "asr.processes",
     ],
     ["asr.model"],
-    ["asr.streaming"],
+    ["asr.streaming", "asr.diagnostics"],
     ["asr.model_folder"],
     ["asr.train", "asr.evaluate", "asr.transcribe", "asr.doctor"],
     ["asr.api", "asr.hub", "asr.model_card"],

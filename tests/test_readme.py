@@ -291,6 +291,7 @@ CLAIMS = {
     "one line that says what was wrong": "tests/hardening/test_commands.py::test_a_full_disk",
     "usable without the rest": "tests/test_layers_of_imports.py::test_attention_library_works_where_asr_cannot_be_imported",  # noqa: E501
     "gives the same numbers alone and in any batch": "tests/test_model.py",
+    "tells what attention does, layer by layer and head by head": "tests/test_diagnostics.py::test_a_model_whose_attention_is_uniform",  # noqa: E501
     "ends with status 1 where padding": "tests/evaluate/test_certify.py::test_the_command_fails_with_the_model",  # noqa: E501
 }
 

@@ -75,6 +75,14 @@ def count(text: str) -> int:
     return value
 
 
+def at_least_one(text: str) -> int:
+    """An integer of 1 or more."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value}: must be 1 or more")
+    return value
+
+
 def at_least_two(text: str) -> int:
     """An integer of 2 or more."""
     value = int(text)

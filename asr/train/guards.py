@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from asr.config import Config, TrainConfig
 from asr.data.batches import costs_s
 from asr.data.dataset import Batch
 from asr.errors import InputError
 from asr.model import Recogniser
+from asr.nn.finite import watch_forward
 from asr.train.engines import Engine
 from asr.train.flops import Flops, count_layers
 from asr.train.step import Launched, Step, cut, update
@@ -121,7 +121,7 @@ def find_fault(step: Step, engine: Engine, launched: Launched) -> dict[str, Any]
     for batch in launched.batches:
         if not len(batch):
             continue
-        with _watch_forward(engine.net, fault):
+        with watch_forward(engine.net, fault):
             loss_b = step.loss(batch, launched.epoch, objective=engine.objective)
         broken = [
             name
@@ -135,34 +135,6 @@ def find_fault(step: Step, engine: Engine, launched: Launched) -> dict[str, Any]
         fault["layer"] = "loss" if fault.get("utterances") else _last_broken_gradient(engine.net)
     engine.net.zero_grad(set_to_none=True)
     return fault
-
-
-@contextmanager
-def _watch_forward(net: nn.Module, fault: dict[str, Any]) -> Iterator[None]:
-    """Notes the first module that hands on a number that is not finite; nothing is compiled, since
-    hooks do not see into compiled code."""
-
-    def watcher(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def watch(module: nn.Module, inputs: Any, output: Any) -> None:
-            if "layer" not in fault and not _finite(output):
-                fault["layer"] = name if _finite(inputs) else f"what {name} receives"
-
-        return watch
-
-    named = [(name, module) for name, module in net.named_modules() if name]
-    handles = [module.register_forward_hook(watcher(name)) for name, module in named]
-    try:
-        with torch.compiler.set_stance("force_eager"):
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _finite(value: Any) -> bool:
-    if isinstance(value, Tensor):
-        return not value.is_floating_point() or bool(value.isfinite().all())
-    return all(_finite(item) for item in value) if isinstance(value, list | tuple) else True
 
 
 def _last_broken_gradient(net: nn.Module) -> str:
