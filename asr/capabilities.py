@@ -109,6 +109,11 @@ RULES = (
         "optimizer.betas = {optimizer.betas}: give two numbers",
     ),
     Rule(
+        lambda c: c.train.diagnose_steps > 0 and (c.train.compile or c.train.parallel == "fsdp"),
+        "train.diagnose_steps = {train.diagnose_steps}: hooks reach into neither compiled layers "
+        "(train.compile) nor sharded ones (train.parallel = fsdp)",
+    ),
+    Rule(
         lambda c: c.data.min_duration_s > c.data.max_duration_s,
         "data.min_duration_s = {data.min_duration_s} is above "
         "data.max_duration_s = {data.max_duration_s}",

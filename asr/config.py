@@ -294,6 +294,9 @@ class TrainConfig:
         0, "optimiser steps between checkpoints, beside the others; 0 is none", low=0
     )
     log_steps: int = option(10, "optimiser steps between log lines", low=1)
+    diagnose_steps: int = option(
+        0, "optimiser steps between looks at what attention does; 0 is none", low=0
+    )
     tensorboard: bool = option(True, "write TensorBoard series beside log.jsonl")
 
 

@@ -247,6 +247,7 @@ BROKEN = [
     (["augment.speed_factors=[]"], "give at least one speed, 1.0 for none"),
     (["augment.noise_snr_db=[10, 5]"], "= [10.0, 5.0]: give the lowest and the highest ratio"),
     (["optimizer.betas=[0.9]"], "optimizer.betas = [0.9]: give two numbers"),
+    (["train.diagnose_steps=5", "train.compile=true"], "hooks reach into neither compiled layers"),
     (["data.min_duration_s=40"], "min_duration_s = 40.0 is above data.max_duration_s = 30.0"),
 ]
 

@@ -202,10 +202,11 @@ def cut(batch: Batch, most_samples: int) -> list[Batch]:
     if most_samples == 0 or count * length <= most_samples or count < 2:
         return [batch]
     size = max(most_samples // length, 1)
-    return [_slice(batch, start, min(start + size, count)) for start in range(0, count, size)]
+    return [part_of(batch, start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def _slice(batch: Batch, start: int, end: int) -> Batch:
+def part_of(batch: Batch, start: int, end: int) -> Batch:
+    """Some of a batch's utterances, with no more padding than they need."""
     lens_b, token_lens_b = batch.wave_lens_b[start:end], batch.token_lens_b[start:end]
     share = float(lens_b.sum()) / max(float(batch.wave_lens_b.sum()), 1.0)
     return replace(

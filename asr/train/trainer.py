@@ -16,6 +16,7 @@ from asr.errors import InputError
 from asr.processes import Processes
 from asr.train.averaging import MovingAverage
 from asr.train.checkpoint import State, choose_steps, list_checkpoints, remove_others
+from asr.train.diagnose import diagnose_step, diagnosis_due
 from asr.train.engines import build_engine
 from asr.train.flops import peak_flops
 from asr.train.guards import (
@@ -142,6 +143,11 @@ class Trainer:
         meter.restart()
         for place in range(first, len(plan)):
             taken = meter.waiting(loaded, len(self._share(plan, place)))
+            if diagnosis_due(self.config.train, self.progress.step + 1):
+                if unread is not None:  # or its time would be the diagnosis'
+                    self._read(unread, log, meter)
+                    unread = None
+                self._diagnose(taken, log, meter)
             launched = self._launch(epoch, taken)
             if unread is not None:
                 self._read(unread, log, meter)
@@ -155,6 +161,14 @@ class Trainer:
 
     def _share(self, plan: EpochPlan, step: int) -> list[np.ndarray]:
         return plan.share(step, self.processes.rank, self.processes.size)
+
+    def _diagnose(self, batches: list[Batch], log: TrainingLog, meter: Meter) -> None:
+        """By the first process; the others wait in the step that follows."""
+        if self.processes.first:
+            values = diagnose_step(self.setup.net, batches)
+            if values is not None:
+                log.write("diagnose", self.progress.step + 1, **values)
+        meter.restart()
 
     def _launch(self, epoch: int, batches: list[Batch]) -> Launched:
         progress, train = self.progress, self.config.train
