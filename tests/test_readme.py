@@ -276,11 +276,11 @@ CLAIMS = {
     "goes on with `--resume`, to the same weights bit for bit": "tests/train",
     "WAV, FLAC, Ogg, Opus and MP3": "tests/data/test_audio.py::test_every_format_gives_the_samples_back",
     "M4A and the sound of videos": "tests/data/test_audio.py::test_media_files_go_through_pyav",
-    "nothing is copied, segments of long recordings": "tests/data/test_corpora.py",
-    "what cannot be used": "tests/data/test_corpora.py::test_what_is_wrong_in_a_folder_is_named",
-    "NeMo's manifests": "tests/data/test_corpora.py::test_nemo_manifests",
-    "Kaldi's data directories": "tests/data/test_corpora.py::test_kaldi_with_segments_equals_lhotse",
-    "any Lhotse manifest": "tests/data/test_corpora.py::test_lhotse_cuts_of_any_kind",
+    "nothing is copied, segments of long recordings": "tests/data/test_kaldi_and_lhotse.py::test_kaldi_with_segments_equals_lhotse",  # noqa: E501
+    "what cannot be used": "tests/data/test_folders.py::test_what_is_wrong_in_a_folder_is_named",
+    "NeMo's manifests": "tests/data/test_tables.py::test_nemo_manifests",
+    "Kaldi's data directories": "tests/data/test_kaldi_and_lhotse.py::test_kaldi_with_segments_equals_lhotse",  # noqa: E501
+    "any Lhotse manifest": "tests/data/test_kaldi_and_lhotse.py::test_lhotse_cuts_of_any_kind",
     "To the Hugging Face hub and back": "tests/test_hub.py::test_push_then_pull_gives_the_same_model",
     "or nothing is there": "tests/test_hub.py::test_what_is_no_model_is_refused",
     "every second is either transcribed or in a gap": "tests/transcribe/test_speech.py::test_every_sample_is_in_a_stretch_or_in_a_gap",  # noqa: E501
