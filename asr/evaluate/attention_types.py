@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from asr.evaluate.comparison import Row, TypeDifference, TypeResult
+from asr.evaluate.comparison import Row, TypeDifference, TypeResult, corrected
 from asr.evaluate.experiment import Experiment
 from asr.evaluate.hierarchical import Contrast, contrast
 from asr.evaluate.paired import Group
@@ -114,25 +115,65 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def type_differences(
     group: Group, types: dict[Type, list[int]], level: float
 ) -> list[TypeDifference]:
-    """Weightings against the first weighting, positions against the first position.
+    """Every two weightings, then every two positions: the later one minus the earlier.
 
     Each over all that the two have in common, and weightings also at each position by itself.
     """
     results: list[TypeDifference] = []
     for kind, axis in (("weighting", 0), ("position", 1)):
-        words = list(dict.fromkeys(one[axis] for one in types))
-        for word in words[1:]:
+        words = dict.fromkeys(one[axis] for one in types)
+        for baseline, word in itertools.combinations(words, 2):
             common = [
                 one[1 - axis]
                 for one in types
-                if one[axis] == word and _pair(axis, words[0], one[1 - axis]) in types
+                if one[axis] == word and _pair(axis, baseline, one[1 - axis]) in types
             ]
             scopes = [common] if common else []
             if kind == "weighting" and len(common) > 1:
                 scopes += [[other] for other in common]
             for scope in scopes:
-                results += _difference(group, types, (kind, axis), (word, words[0]), scope, level)
+                results += _difference(group, types, (kind, axis), (word, baseline), scope, level)
     return results
+
+
+def corrected_types(differences: Sequence[TypeDifference]) -> list[TypeDifference]:
+    """With Holm's correction among weightings and among positions: two questions."""
+    return [
+        one
+        for kind in ("weighting", "position")
+        for one in corrected([one for one in differences if one.kind == kind])
+    ]
+
+
+def from_best_position(
+    types: Sequence[TypeResult], differences: Sequence[TypeDifference], set_name: str
+) -> tuple[str, list[TypeDifference]]:
+    """(the position with the lowest mean, the others minus that one, best first)."""
+    here = [one for one in differences if (one.kind, one.set_name) == ("position", set_name)]
+    positions = dict.fromkeys(name for one in here for name in (one.baseline, one.name))
+    means = {
+        position: _mean([t.wer for t in types if (t.position, t.set_name) == (position, set_name)])
+        or 0.0
+        for position in positions
+    }
+    best = min(means, key=lambda position: means[position])
+    found = [
+        one if one.baseline == best else _reversed(one)
+        for one in here
+        if best in (one.name, one.baseline)
+    ]
+    return best, sorted(found, key=lambda one: one.difference)
+
+
+def _reversed(one: TypeDifference) -> TypeDifference:
+    ends = one.interval
+    return replace(
+        one,
+        name=one.baseline,
+        baseline=one.name,
+        difference=-one.difference,
+        interval=None if ends is None else Interval(-ends.high, -ends.low),
+    )
 
 
 def widest(differences: Sequence[TypeDifference], kind: str) -> list[TypeDifference]:

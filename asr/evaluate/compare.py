@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from asr.errors import InputError
-from asr.evaluate.attention_types import find_types, type_differences, type_results, with_costs
+from asr.evaluate.attention_types import (
+    corrected_types,
+    find_types,
+    type_differences,
+    type_results,
+    with_costs,
+)
 from asr.evaluate.comparison import (
     Comparison,
     Difference,
@@ -85,7 +91,7 @@ def compare(
         rows=rows,
         differences=corrected(differences),
         types=with_costs(types, rows),
-        type_differences=corrected(type_differences_),
+        type_differences=corrected_types(type_differences_),
         parts=parts,
         lengths=[],
         length_types=[],

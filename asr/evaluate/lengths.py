@@ -17,7 +17,7 @@ from lhotse.cut import Cut
 
 from asr.data.manifest import load_waveform, read_cuts
 from asr.errors import InputError
-from asr.evaluate.attention_types import type_differences, type_results
+from asr.evaluate.attention_types import corrected_types, type_differences, type_results
 from asr.evaluate.comparison import (
     Comparison,
     LengthResult,
@@ -75,7 +75,7 @@ def compare_lengths(comparison: Comparison, lengths_s: Sequence[float]) -> Compa
         comparison,
         lengths=results,
         length_types=of_types,
-        length_differences=corrected(differences),
+        length_differences=corrected_types(differences),
     )
 
 

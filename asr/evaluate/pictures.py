@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from asr.evaluate.comparison import Comparison, TypeDifference
+from asr.evaluate.attention_types import from_best_position
+from asr.evaluate.comparison import Comparison
 from asr.evaluate.curves import COLOURS, as_png, new_figure
 from asr.evaluate.statistics import Interval
 from asr.evaluate.tables import within_text
@@ -32,7 +33,7 @@ def draw_comparison(comparison: Comparison) -> bytes:
             for one in comparison.types
             if one.set_name == set_name
         ]
-        differences = _type_rows([d for d in comparison.type_differences if d.set_name == set_name])
+        differences = _type_rows(comparison, set_name)
         label = f"mean WER over seeds, {set_name}, %"
     else:
         set_name = comparison.set_names[0]
@@ -114,17 +115,25 @@ def _line(
     )
 
 
-def _type_rows(differences: Sequence[TypeDifference]) -> list[_Row]:
-    return [
+def _type_rows(comparison: Comparison, set_name: str) -> list[_Row]:
+    """Differences of weightings, and of positions from the one with the lowest mean."""
+    differences = [one for one in comparison.type_differences if one.set_name == set_name]
+    rows: list[_Row] = [
         (
-            f"{one.name} − {one.baseline}"
-            + (f", {within_text(one)}" if one.kind == "weighting" else ""),
+            f"{one.name} − {one.baseline}, {within_text(one)}",
             one.difference,
             one.interval,
-            COLOURS[0] if one.kind == "weighting" else COLOURS[2],
+            COLOURS[0],
         )
         for one in differences
+        if one.kind == "weighting"
     ]
+    if any(one.kind == "position" for one in differences):
+        best, others = from_best_position(comparison.types, differences, set_name)
+        rows += [
+            (f"{one.name} − {best}", one.difference, one.interval, COLOURS[2]) for one in others
+        ]
+    return rows
 
 
 def _whiskers(axes: Axes, rows: Sequence[_Row], label: str) -> None:

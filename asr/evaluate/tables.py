@@ -31,6 +31,11 @@ _TEXT_COLUMNS = frozenset(
 )
 
 
+_TRAIN = "train: seconds of audio per second of training."
+_HOLM = "p (Holm): corrected for the number of comparisons in its table."
+_TYPES = "Types: t over seeds and speakers, both taken as samples (docs/statistics.md)."
+
+
 @dataclasses.dataclass(frozen=True)
 class Table:
     header: list[str]
@@ -165,29 +170,35 @@ def type_tables(comparison: Comparison) -> list[tuple[str, Table]]:
         ]
         table = Table([*header, "train", "RTF"], rows)
         tables.append(("Attention types, over the seeds of their trainings:", table))
-    if comparison.type_differences:
-        caption = "Differences of attention types in points of WER, over seeds and speakers:"
-        tables.append((caption, _type_differences(comparison.type_differences, "set", level)))
-    return tables
+    return [*tables, *_type_differences(comparison.type_differences, "set", level)]
 
 
-def _type_differences(differences: Sequence[TypeDifference], set_is: str, level: str) -> Table:
+def _type_differences(
+    differences: Sequence[TypeDifference], set_is: str, level: str
+) -> list[tuple[str, Table]]:
+    """A table of weightings and one of positions, as Holm's correction goes."""
     header = ["what", "within", set_is, "seeds", "difference", level, "p", "p (Holm)", "df"]
-    rows = [
-        [
-            f"{one.name} - {one.baseline}",
-            within_text(one),
-            one.set_name,
-            str(one.num_seeds),
-            points(one.difference),
-            interval_text(one.interval),
-            p_text(one.p_value),
-            p_text(one.p_holm),
-            _NONE if one.df is None else f"{one.df:.1f}",
+    tables = []
+    for kind in ("weighting", "position"):
+        rows = [
+            [
+                f"{one.name} - {one.baseline}",
+                within_text(one),
+                one.set_name,
+                str(one.num_seeds),
+                points(one.difference),
+                interval_text(one.interval),
+                p_text(one.p_value),
+                p_text(one.p_holm),
+                _NONE if one.df is None else f"{one.df:.1f}",
+            ]
+            for one in differences
+            if one.kind == kind
         ]
-        for one in differences
-    ]
-    return Table(header, rows)
+        if rows:
+            caption = f"Differences of {kind}s in points of WER, over seeds and speakers:"
+            tables.append((caption, Table(header, rows)))
+    return tables
 
 
 def length_tables(comparison: Comparison) -> list[tuple[str, Table]]:
@@ -207,10 +218,8 @@ def length_tables(comparison: Comparison) -> list[tuple[str, Table]]:
         rows = [[w, p, *(cells[w, p, name] for name in lengths)] for w, p in kinds]
         table = Table(["weighting", "position", *header], rows)
         tables.append((f"{caption}, mean of the seeds:", table))
-    if comparison.length_differences:
-        level = f"[{100 * comparison.level:g} %]"
-        table = _type_differences(comparison.length_differences, "duration", level)
-        tables.append(("Differences of attention types there, in points of WER:", table))
+    level = f"[{100 * comparison.level:g} %]"
+    tables += _type_differences(comparison.length_differences, "duration", level)
     rows = [
         [
             name,
@@ -287,17 +296,25 @@ def legend_lines(comparison: Comparison) -> list[str]:
         lines.append(
             "S/D/I: substituted, deleted, inserted words. RTF: decoding time over audio time."
         )
-    lines.append("train: seconds of audio per second of training. commit +: with local changes.")
+    lines.append(f"{_TRAIN} commit +: with local changes.")
     if comparison.differences:
         lines.append("MAPSSWE: NIST's matched-pairs sentence-segment test, blind to speakers.")
         lines.append("better in: share of the resamples in which the system had fewer errors.")
     if max(len(comparison.differences), len(comparison.type_differences)) > 1:
-        lines.append("p (Holm): corrected for the number of comparisons in its table.")
+        lines.append(_HOLM)
     if comparison.type_differences:
-        lines.append(
-            "Types: t over seeds and speakers, both taken as samples (docs/statistics.md)."
-        )
+        lines.append(_TYPES)
     return lines
+
+
+def type_legend_lines(comparison: Comparison) -> list[str]:
+    """What the columns of the types' tables mean, alone."""
+    level = f"[{100 * comparison.level:g} %]"
+    return [
+        f"{_TYPES} {level}: for another training and another speaker.",
+        _HOLM,
+        f"{_TRAIN} RTF: decoding time over audio time.",
+    ]
 
 
 def _method_line(comparison: Comparison, set_name: str, unit: str, method: str) -> str:

@@ -37,9 +37,10 @@ def test_types_over_seeds(tmp_path: Path) -> None:
         ("sigmoid", "softmax", ["rope"]),
         ("sigmoid", "softmax", ["alibi"]),
         ("relu", "softmax", ["alibi"]),
+        ("relu", "sigmoid", ["alibi"]),
         ("alibi", "rope", ["softmax", "sigmoid"]),
     ]
-    overall, relu, alibi = (comparison.type_differences[k] for k in (0, 3, 4))
+    overall, relu, alibi = (comparison.type_differences[k] for k in (0, 3, 5))
     mean = {(one.weighting, one.position): one.wer for one in comparison.types}
     sigmoid = (mean["sigmoid", "rope"] + mean["sigmoid", "alibi"]) / 2
     softmax = (mean["softmax", "rope"] + mean["softmax", "alibi"]) / 2

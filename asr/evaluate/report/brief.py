@@ -17,6 +17,7 @@ from asr.evaluate.tables import (
     short_count,
     system_differences,
     systems_table,
+    type_legend_lines,
     type_tables,
 )
 from asr.files import Files
@@ -106,6 +107,6 @@ def _what(comparison: Comparison) -> str:
 
 
 def _joined(parts: list[str], comparison: Comparison) -> str:
-    notes = [*comparison.notes, *legend_lines(comparison)]
-    parts.append("\n".join(f"- {note}" for note in notes))
+    legend = type_legend_lines(comparison) if comparison.types else legend_lines(comparison)
+    parts.append("\n".join(f"- {note}" for note in [*comparison.notes, *legend]))
     return "\n\n".join(parts) + "\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from asr.evaluate.attention_types import widest
+from asr.evaluate.attention_types import from_best_position, widest
 from asr.evaluate.comparison import Comparison
 from asr.evaluate.report.gather import Contents
 from asr.evaluate.report.svg import COLOURS, Line, Whisker, lines, scatter, whiskers
@@ -21,9 +21,10 @@ _MANY = 7
 
 @dataclass(frozen=True)
 class _Member:
-    """What one line stands for: a type's systems, or one system."""
+    """What one line stands for: a type's systems, or one system; ``short`` under its position."""
 
     label: str
+    short: str
     position: str
     names: list[str]
     colour: str
@@ -55,14 +56,32 @@ def types(comparison: Comparison) -> str:
     return whiskers(rows, "mean WER, %", zero=False) if rows else ""
 
 
-def type_differences(comparison: Comparison) -> str:
-    rows = []
-    for one in comparison.type_differences:
-        where = f", {within_text(one)}" if one.kind == "weighting" else ""
-        colour = COLOURS[0] if one.kind == "weighting" else COLOURS[2]
-        label = f"{one.name} − {one.baseline}{where}"
-        rows.append(_whisker(label, one.difference, one.interval, colour))
+def weighting_differences(comparison: Comparison) -> str:
+    several = len(comparison.set_names) > 1
+    rows = [
+        _whisker(
+            f"{one.name} − {one.baseline}, {within_text(one)}"
+            + (f", {one.set_name}" if several else ""),
+            one.difference,
+            one.interval,
+            COLOURS[0],
+        )
+        for one in comparison.type_differences
+        if one.kind == "weighting"
+    ]
     return whiskers(rows, "difference, points of WER", zero=True) if rows else ""
+
+
+def position_differences(comparison: Comparison) -> str:
+    """Each minus the one with the lowest mean, on the first set."""
+    positions = [one for one in comparison.type_differences if one.kind == "position"]
+    if not positions:
+        return ""
+    best, others = from_best_position(comparison.types, positions, positions[0].set_name)
+    rows = [
+        _whisker(f"{one.name} − {best}", one.difference, one.interval, COLOURS[2]) for one in others
+    ]
+    return whiskers(rows, "difference, points of WER", zero=True)
 
 
 def differences(comparison: Comparison) -> str:
@@ -128,7 +147,7 @@ def by_part(comparison: Comparison, by: str) -> list[Panel]:
                 if values:
                     points.append((float(k), 100 * sum(values) / len(values)))
             if points:
-                series.append(Line(one.label, points, one.colour, markers=True))
+                series.append(Line(_legend(one, title), points, one.colour, markers=True))
         panels.append((title, series))
     return _drawn(panels, f"{by} of the utterance", ticks)
 
@@ -155,7 +174,9 @@ def lengths(comparison: Comparison) -> list[Panel]:
             points = [(float(k), 100 * wer) for k, wer, _ in there]
             ends = [_percent(interval) for _, _, interval in there]
             if points:
-                series.append(Line(one.label, points, one.colour, markers=True, intervals=ends))
+                series.append(
+                    Line(_legend(one, title), points, one.colour, markers=True, intervals=ends)
+                )
         panels.append((title, series))
     return _drawn(panels, "joined duration", ticks)
 
@@ -181,14 +202,14 @@ def _grouped(comparison: Comparison) -> list[tuple[str, list[_Member]]]:
     if comparison.types:
         types = {(one.weighting, one.position): one.names for one in comparison.types}
         members = [
-            _Member(f"{w} {p}", p, names, COLOURS[order.index(w) % len(COLOURS)])
+            _Member(f"{w} {p}", w, p, names, COLOURS[order.index(w) % len(COLOURS)])
             for (w, p), names in types.items()
         ]
         if len(members) <= _MANY:
             members = [replace(one, colour=COLOURS[k]) for k, one in enumerate(members)]
     else:
         members = [
-            _Member(row.name, row.run.position or "-", [row.name], colours[row.name])
+            _Member(row.name, row.name, row.run.position or "-", [row.name], colours[row.name])
             for row in comparison.rows
         ]
     if len(members) <= _MANY:
@@ -197,6 +218,10 @@ def _grouped(comparison: Comparison) -> list[tuple[str, list[_Member]]]:
         (position, [one for one in members if one.position == position])
         for position in dict.fromkeys(one.position for one in members)
     ]
+
+
+def _legend(one: _Member, title: str) -> str:
+    return one.short if title else one.label
 
 
 def _drawn(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from asr.evaluate.attention_types import CLAIM_RUNS, widest
+from asr.evaluate.attention_types import CLAIM_RUNS, from_best_position, widest
 from asr.evaluate.comparison import Comparison, Difference, TypeDifference
 from asr.evaluate.statistics import Interval
 from asr.evaluate.tables import within_text
@@ -58,7 +58,7 @@ def length_verdict(comparison: Comparison) -> Verdict:
     ranked = sorted(kinds, key=lambda kind: by_type[kind[0], kind[1], long])
     for said, (w, p) in (("Lowest", ranked[0]), ("Highest", ranked[-1])):
         change = _change(by_type[w, p, short], by_type[w, p, long])
-        reasons.append(f"{said} at {long}: {w} with {p}, which goes {change}.")
+        reasons.append(f"{said} at {long}: {w} with {_said(p)}, which goes {change}.")
     return Verdict(" ".join(answers), [*reasons, *_few_seeds(comparison.length_differences)])
 
 
@@ -68,26 +68,54 @@ def _change(before: float, after: float) -> str:
 
 def _of_types(comparison: Comparison) -> Verdict:
     weightings = [one for one in comparison.type_differences if one.kind == "weighting"]
-    positions = [one for one in comparison.type_differences if one.kind == "position"]
     overall = widest(weightings, "weighting")
-    several = len({one.set_name for one in comparison.type_differences}) > 1
-    answers = [_answer(one, f"On {one.set_name}" if several else "") for one in overall]
-    set_names = list(dict.fromkeys(one.set_name for one in positions))
+    set_names = list(dict.fromkeys(one.set_name for one in comparison.type_differences))
+    answers, reasons = [], []
     for set_name in set_names:
-        here = [one for one in positions if one.set_name == set_name]
-        answers.append(_position_answer(here, f"On {set_name}" if several else ""))
-    reasons = [_reason(one, f"On {one.set_name}") for one in overall]
-    reasons += [
-        _reason(one, f"With {within_text(one)} alone, on {one.set_name},")
-        for one in weightings
-        if one not in overall and _certain(one)
-    ]
-    reasons += [_reason(one, f"On {one.set_name}") for one in positions if _certain(one)]
+        where = f"On {set_name}" if len(set_names) > 1 else ""
+        here = [one for one in overall if one.set_name == set_name]
+        answers += [_answer(one, where) for one in here]
+        reasons += [_reason(one, f"On {set_name}") for one in here]
+        reasons += [
+            _reason(one, f"With {_said(within_text(one))} alone, on {set_name},")
+            for one in weightings
+            if one.set_name == set_name and one not in overall and _certain(one)
+        ]
+        if any((o.kind, o.set_name) == ("position", set_name) for o in comparison.type_differences):
+            answer, reason = _positions(comparison, set_name, where)
+            answers.append(answer)
+            reasons.append(reason)
     reasons.append(_best_text(comparison))
     return Verdict(
         " ".join(answers),
         [*reasons, *_cost(comparison), *_few_seeds(comparison.type_differences)],
     )
+
+
+def _positions(comparison: Comparison, set_name: str, where: str) -> tuple[str, str]:
+    """(which positions to use, by how much the others are worse)."""
+    best, others = from_best_position(comparison.types, comparison.type_differences, set_name)
+    worse = [one for one in others if _certain(one)]
+    alike = [_said(one.name) for one in others if not _certain(one)]
+    if not worse:
+        text = f"no position can be told from {_said(best)}, which has the lowest mean"
+    else:
+        text = f"for the position, use {_said(best)}"
+        if alike:
+            text += f" or {_listed(alike, 'or')}: these cannot be told apart from it"
+        text += f"; {_listed([_said(one.name) for one in worse])} "
+        text += "makes more errors" if len(worse) == 1 else "make more errors"
+    shown = "; ".join(
+        f"{_said(one.name)} {100 * one.difference:+.2f}"
+        + (
+            f" [{100 * one.interval.low:+.2f}, {100 * one.interval.high:+.2f}]"
+            if one.interval is not None
+            else ""
+        )
+        for one in others
+    )
+    reason = f"Points of word error rate above {_said(best)}, on {set_name}: {shown}."
+    return _sentence(text, where), reason
 
 
 def _few_seeds(differences: Sequence[TypeDifference]) -> list[str]:
@@ -141,29 +169,13 @@ def _answer(one: TypeDifference, where: str) -> str:
     return _sentence(text, where)
 
 
-def _position_answer(positions: Sequence[TypeDifference], where: str) -> str:
-    base = positions[0].baseline
-    better = [one.name for one in positions if _certain(one) and one.difference < 0]
-    worse = [one.name for one in positions if _certain(one) and one.difference > 0]
-    if better:
-        text = f"among positions, {_listed(better)} {_beat(better)} {base}"
-    elif worse:
-        text = f"among positions, no other beats {base}, and {_listed(worse)} {_lose(worse)} to it"
-    else:
-        text = f"no position differs from {base} by more than chance"
-    return _sentence(text, where)
+def _said(position: str) -> str:
+    """A position in a sentence, where `none` would mean nobody."""
+    return "no position at all" if position == "none" else position
 
 
-def _beat(names: Sequence[str]) -> str:
-    return "beats" if len(names) == 1 else "beat"
-
-
-def _lose(names: Sequence[str]) -> str:
-    return "loses" if len(names) == 1 else "lose"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+def _listed(names: Sequence[str], last: str = "and") -> str:
+    return f" {last} ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _sentence(text: str, where: str) -> str:
@@ -204,7 +216,7 @@ def _best_text(comparison: Comparison) -> str:
     types = [one for one in comparison.types if one.set_name == set_name]
     best = min(types, key=lambda one: one.wer)
     return (
-        f"The lowest mean on {set_name} has {best.weighting} with {best.position} "
+        f"The lowest mean on {set_name} has {best.weighting} with {_said(best.position)} "
         f"({100 * best.wer:.2f} %); being the lowest of {len(types)} is in part luck."
     )
 
