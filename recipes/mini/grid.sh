@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Weighting x position x seed under equal budgets -> one report, and rows of RESULTS.md.
+# Weighting x position x seed under equal budgets -> one report, pages to keep, and rows of RESULTS.md.
 #
 #   recipes/mini/grid.sh [options] [-- section.key=value ...]
 #
@@ -10,7 +10,9 @@
 #   --dev 150, --test 400                     utterances of the other parts
 #   --config conf/grid.yaml                   training configuration, the same for all
 #   --jobs 2                                  models trained side by side, one thread each
+#   --lengths "15 30 60 120"                  seconds that the test set is joined to; '' for none
 #
+# Leaves in grid/: report.html, mini-grid.md and length.md (each with its picture), compare.json.
 # A run that was interrupted goes on where it was, and nothing that is done is done again. Trainings
 # are listed seed by seed, so that the first seed of every type is there early.
 set -euo pipefail
@@ -18,7 +20,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 weightings='softmax sigmoid' positions='none sinusoidal cape rope alibi relative' seeds='1 2 3'
 hours=10 corpus_seed=1 dev=150 test=400 config=conf/grid.yaml jobs=2
-options='weightings positions seeds hours corpus_seed dev test config jobs' paths='config'
+lengths='15 30 60 120'
+options='weightings positions seeds hours corpus_seed dev test config jobs lengths' paths='config'
 source ../../tools/stages.sh
 
 stage data '' '' \
@@ -51,7 +54,14 @@ for name in "${names[@]}"; do
     decoded+=" decode-$name"
 done
 
+made="recipes/mini/grid.sh --weightings '$weightings' --positions '$positions' --seeds '$seeds' --hours $hours"
+[ ${#overrides[@]} -eq 0 ] || made+=" -- ${overrides[*]}"
 stage report "$decoded" '' \
     asr compare "${experiments[@]}" --out "$work/grid" --html "$work/grid/report.html" \
-    --results "$work/RESULTS.md"
+    --results "$work/RESULTS.md" --page "$work/grid/mini-grid.md" --made-by "$made"
+if [ -n "$lengths" ]; then
+    stage lengths "$decoded" '' \
+        asr compare "${experiments[@]}" --lengths $lengths --page "$work/grid/length.md" \
+        --made-by "$made --lengths '$lengths'"
+fi
 stages_finish

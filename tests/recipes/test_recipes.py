@@ -93,8 +93,11 @@ def test_grid_lists_every_type_and_seed(tmp_path: Path) -> None:
     }
     assert len(kinds) == 1
     assert sum(line.startswith(" asr decode") for line in lines) == 36
-    assert "--html" in lines[-1]
-    assert "RESULTS.md" in lines[-1]
+    report, lengths = (line for line in lines if line.startswith(" asr compare"))
+    assert "--html" in report
+    assert "RESULTS.md" in report
+    assert "mini-grid.md" in report
+    assert "--lengths 15 30 60 120" in lengths
     words = ("--corpus", tmp_path, "--work", tmp_path, "--seeds", "1 2 3 4 5", "--dry-run")
     lines = recipe("librispeech/grid.sh", *words).stdout.splitlines()
     assert sum(line.startswith(" asr train") for line in lines) == 2 * 6 * 5
@@ -141,19 +144,25 @@ def test_grid_ends_in_a_report_and_loses_nothing(tmp_path: Path) -> None:
     words = (
         *("mini/grid.sh", "--work", tmp_path, "--hours", 0.02, "--dev", 4, "--test", 5),
         *("--config", ROOT / "recipes/mini/conf/smoke.yaml", "--jobs", 1),
-        *("--positions", "rope", "--seeds", "1 2"),
+        *("--positions", "rope", "--seeds", "1 2", "--lengths", "5"),
     )
     printed = recipe(*words).stdout
     assert "sigmoid - softmax" in printed
     content = json.loads((tmp_path / "grid/compare.json").read_text())
     assert [len(one["names"]) for one in content["types"]] == [2, 2]
     assert "Which attention?" in (tmp_path / "grid/report.html").read_text()
+    for name in ("mini-grid", "length"):
+        page = (tmp_path / f"grid/{name}.md").read_text()
+        assert "`recipes/mini/grid.sh --weightings 'softmax sigmoid' --positions 'rope'" in page
+        assert f"]({name}.png)" in page
+        assert str(tmp_path) not in page
+        assert (tmp_path / f"grid/{name}.png").stat().st_size > 10_000
     results = (tmp_path / "RESULTS.md").read_text()
     assert results.count("`asr train --config") == 4
     shutil.rmtree(tmp_path / "grid/sigmoid-rope-s2/model")
     (tmp_path / ".done/train-sigmoid-rope-s2").unlink()
     again = recipe(*words).stdout
-    assert again.count("done before, unchanged") == 9
+    assert again.count("done before, unchanged") == 10
     assert (tmp_path / "RESULTS.md").read_text() == results
 
 

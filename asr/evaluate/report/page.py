@@ -73,11 +73,12 @@ def _verdict(comparison: Comparison) -> str:
 def _types(comparison: Comparison) -> str:
     if not comparison.types:
         return ""
+    several = ["set"] if len(comparison.set_names) > 1 else []
     rows = [
         [
             escaped(one.weighting),
             escaped(one.position),
-            escaped(one.set_name),
+            *(escaped(one.set_name) for _ in several),
             f"{len(one.names)}",
             number(f"types.{k}.wer", "percent", percent(one.wer)),
             interval_cell(f"types.{k}.interval", one.interval),
@@ -86,12 +87,12 @@ def _types(comparison: Comparison) -> str:
         ]
         for k, one in enumerate(comparison.types)
     ]
-    header = ["weighting", "position", "set", "seeds", "mean WER %", level_head(comparison)]
+    header = ["weighting", "position", *several, "seeds", "mean WER %", level_head(comparison)]
     parts = [
         "<h2>Attention types</h2><p>Mean word error rate over trainings that differ in the seed "
         "alone; the interval is for another training and other speakers.</p>",
         html_figure(figures.types(comparison), ""),
-        html_table([*header, "train s/s", "RTF"], rows, num_text=3),
+        html_table([*header, "train s/s", "RTF"], rows, num_text=2 + len(several)),
     ]
     weightings = _type_differences(comparison, "weighting")
     if weightings:

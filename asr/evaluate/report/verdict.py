@@ -102,7 +102,7 @@ def _positions(comparison: Comparison, set_name: str, where: str) -> tuple[str, 
     else:
         text = f"for the position, use {_said(best)}"
         if alike:
-            text += f" or {_listed(alike, 'or')}: these cannot be told apart from it"
+            text += f", or {_listed(alike, 'or')}, which cannot be told from it"
         text += f"; {_listed([_said(one.name) for one in worse])} "
         text += "makes more errors" if len(worse) == 1 else "make more errors"
     shown = "; ".join(

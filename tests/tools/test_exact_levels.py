@@ -1,0 +1,55 @@
+"""Levels by enumeration against all exchanges of labels, one by one."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from check_statistics import Trial, normal_quantile, p_values
+from exact_levels import exchanged, mapsswe_levels, sign_levels
+
+VALUES = np.array([[1, 0, -2, 3, 1, 1], [2, 2, -2, 0, 0, 1], [1, 1, 1, 1, 1, 1]], dtype=float)
+SIGNS = np.array(list(itertools.product([-1, 1], repeat=6)))
+
+
+def test_sums_of_all_exchanges() -> None:
+    sums, shares = exchanged(VALUES)
+    assert shares.sum(axis=1) == pytest.approx(1)
+    for values, row in zip(VALUES, shares, strict=True):
+        every = SIGNS @ values
+        for total, share in zip(sums, row, strict=True):
+            assert share == pytest.approx((every == total).mean(), abs=1e-12)
+
+
+def test_levels_of_signs() -> None:
+    for values, level in zip(VALUES, sign_levels(VALUES), strict=True):
+        sizes = np.abs(SIGNS @ values)
+        p = [(sizes > one).mean() + (sizes == one).mean() / 2 for one in sizes]
+        assert level == pytest.approx(np.mean(np.array(p) <= 0.05), abs=1e-12)
+    # Nothing can be rejected with four units, and everything is 5 % or less with many.
+    assert sign_levels(VALUES[:, :4]).max() < 1e-12
+    many = np.random.default_rng(0).integers(0, 4, size=(50, 200)).astype(float)
+    assert sign_levels(many).mean() == pytest.approx(0.05, abs=0.003)
+
+
+def test_levels_of_mapsswe() -> None:
+    """Every exchange of three utterances' labels, by the p-values that are counted in the trials."""
+    segments = np.array([[[2, 1], [1, 0], [3, 0]]] * 2, dtype=float)[:, :, None]
+    number = np.array([[[2], [1], [1]]] * 2, dtype=float)
+    words = np.full((2, 3, 1), 8.0)
+    expected = []
+    for signs in itertools.product([-1, 1], repeat=3):
+        swapped = segments * np.array(signs, dtype=float)[:, None, None]
+        p_k = p_values(Trial(words, number, swapped), 1)["MAPSSWE"]
+        expected.append(p_k <= 0.05)
+    levels = mapsswe_levels(
+        segments.sum(axis=3)[:, :, 0], number.sum(axis=(1, 2)), (segments**2).sum(axis=(1, 2, 3))
+    )
+    assert levels.tolist() == pytest.approx(np.mean(expected, axis=0).tolist())
+    assert levels[0] > 0
+
+
+def test_normal_quantile() -> None:
+    assert normal_quantile(0.05) == pytest.approx(1.959963985, abs=1e-8)
+    assert normal_quantile(0.01) == pytest.approx(2.575829304, abs=1e-8)
