@@ -19,9 +19,10 @@ NO_SPEECH = "no speech"
 # Probabilities from which speech begins, and below which it ends.
 _BEGINS, _ENDS = 0.5, 0.35
 _FRAME_S = FRAME_SAMPLES / RATE
-# Kept of the silence on both sides of speech: its first and last sounds are the quietest.
-PAD_S = 0.25
 SHORT_SILENCE_S, LONG_SILENCE_S = 0.5, 2.0
+# Kept of the silence on both sides of speech, whose first and last sounds are the quietest: at most
+# half of the shortest silence, or stretches would overlap.
+PAD_S = SHORT_SILENCE_S / 2
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class SpeechFinder:
             if self._is_speech:
                 self._speech_end_s = self._known_s
                 if self._start is None:
-                    self._begin(max(self._end, self._frame(start_s - PAD_S)))
+                    self._begin(self._frame(start_s - PAD_S))
             elif self._start is not None and self._is_long_enough(self._start):
                 self._end = self._frame(self._speech_end_s + PAD_S)
                 rest_n = self._take_until(self._end * self._frame_samples)

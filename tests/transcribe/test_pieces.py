@@ -85,6 +85,15 @@ def test_pieces_have_the_tokens_of_the_whole_whatever_the_blocks(
     assert tokens == collapsed(path_t)
 
 
+def test_without_pauses_too_the_blocks_make_no_difference() -> None:
+    rng = np.random.default_rng(0)
+    path_t = np.repeat(rng.choice([0, 2, 3], 1000), rng.integers(1, 4, 1000)).tolist()
+    lengths = [len(piece.log_probs_tv) for piece in cut(path_t, 1)]
+    assert len(lengths) > 2
+    for block in (8, 300, 1_000_000):
+        assert [len(piece.log_probs_tv) for piece in cut(path_t, block)] == lengths
+
+
 def collapsed(path_t: list[int]) -> list[int]:
     return [token for token, _ in itertools.groupby(path_t) if token]
 
