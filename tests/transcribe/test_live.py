@@ -25,6 +25,7 @@ from asr.cli import main
 from asr.errors import InputError
 from asr.model_folder import Model
 from asr.search.prefix_beam import prefix_beam
+from asr.transcribe.pcm import InterruptibleInput
 
 from .conftest import STREAMING, untrained
 
@@ -372,6 +373,19 @@ def test_the_training_that_is_recommended_exists(exp: Path) -> None:
     options = str(refused.value).partition("train with ")[2].split()
     assert len(options) == 3
     assert config.load([], options).encoder.chunk_sizes == [0, 8, 16, 32]
+
+
+def test_an_interrupt_waits_for_what_is_being_computed() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with InterruptibleInput(io.BufferedReader(Portions([b"ab", b"cd"]))) as blocks:
+        seen = []
+        for data in blocks:
+            seen.append(data)
+            signal.raise_signal(signal.SIGINT)
+        assert seen == [b"ab"]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_live_process_and_ctrl_c(
