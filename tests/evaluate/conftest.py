@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from made_experiments import write_decoded, write_experiment
+from made_models import decode, write_run
 
 
 @pytest.fixture
@@ -19,3 +20,18 @@ def pair(tmp_path: Path) -> list[Path]:
         write_decoded(exp, "test", rate, seed=seed)
         folders.append(exp)
     return folders
+
+
+@pytest.fixture(scope="session")
+def grid(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path) -> list[Path]:
+    """Two weightings x two positions x two seeds."""
+    folder = tmp_path_factory.mktemp("grid")
+    experiments = [
+        write_run(folder, weighting, position, seed)
+        for seed in (1, 2)
+        for position in ("none", "relative")
+        for weighting in ("softmax", "sigmoid")
+    ]
+    for exp in experiments:
+        decode(exp, tiny_corpus / "test.cuts.jsonl.gz", exp / "decode" / "test")
+    return experiments

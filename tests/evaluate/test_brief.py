@@ -1,0 +1,141 @@
+"""The pages to keep: what they say is what was compared, and nothing of the machine is in them."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from made_experiments import seeds_of, write_decoded, write_experiment
+from made_models import mishear
+
+from asr.cli import main
+from asr.errors import InputError
+from asr.evaluate.compare import compare
+from asr.evaluate.comparison import Comparison
+from asr.evaluate.lengths import compare_lengths
+from asr.evaluate.report.brief import brief_files
+from asr.evaluate.report.verdict import verdict
+from asr.evaluate.tables import p_text, points
+
+image = pytest.importorskip("matplotlib.image", reason="extra `plot` not installed")
+
+
+def page_of(comparison: Comparison) -> str:
+    """The page; its picture is checked on the way."""
+    files = brief_files(comparison, Path("docs/x.md"), "recipes/mini/grid.sh --seeds '1 2'")
+    assert sorted(map(str, files)) == ["docs/x.md", "docs/x.png"]
+    page, picture = files[Path("docs/x.md")], files[Path("docs/x.png")]
+    assert isinstance(page, str)
+    assert isinstance(picture, bytes)
+    height, width, _ = image.imread(io.BytesIO(picture)).shape
+    assert min(height, width) > 200
+    assert len(picture) < 1_000_000
+    assert "](x.png)" in page
+    assert "`recipes/mini/grid.sh --seeds '1 2'`" in page
+    for row in comparison.rows:
+        assert row.folder not in page
+    for table in re.findall(r"((?:^\|.*\n)+)", page, flags=re.MULTILINE):
+        assert len({line.count(" | ") for line in table.splitlines()}) == 1
+    return page
+
+
+def test_a_page_of_types(tmp_path: Path) -> None:
+    rates = {
+        ("softmax", "none"): 0.3,
+        ("sigmoid", "none"): 0.3,
+        ("softmax", "rope"): 0.1,
+        ("sigmoid", "rope"): 0.1,
+        ("softmax", "alibi"): 0.1,
+        ("sigmoid", "alibi"): 0.1,
+    }
+    comparison = compare([e for w, rate in rates.items() for e in seeds_of(tmp_path, *w, rate)])
+    page = page_of(comparison)
+    assert "6 types of attention, 3 seeds of each; conformer; 18.3M parameters" in page
+    found = verdict(comparison)
+    assert f"**{found.answer}**" in page
+    assert "Cannot tell sigmoid from softmax, so use either" in found.answer
+    best, other = ("rope", "alibi") if "use rope, or alibi" in found.answer else ("alibi", "rope")
+    assert f"use {best}, or {other}, which cannot be told from it" in found.answer
+    assert found.answer.endswith("no position at all makes more errors.")
+    for one in comparison.type_differences:
+        line = f"| {one.name} - {one.baseline} |"
+        shown = next(
+            text
+            for text in page.splitlines()
+            if text.startswith(line) and f"| {points(one.difference)} |" in text
+        )
+        assert f"| {p_text(one.p_value)} | {p_text(one.p_holm)} |" in shown
+    # Holm's correction among the positions alone: three pairs of them
+    positions = [one for one in comparison.type_differences if one.kind == "position"]
+    assert [(one.name, one.baseline) for one in positions] == [
+        ("rope", "none"),
+        ("alibi", "none"),
+        ("alibi", "rope"),
+    ]
+    smallest = min(one.p_value or 0.0 for one in positions)
+    assert min(one.p_holm or 0.0 for one in positions) == pytest.approx(3 * smallest)
+
+
+def test_a_page_of_systems(tmp_path: Path) -> None:
+    folders = [write_experiment(tmp_path / name, seed=None) for name in ("a", "b")]
+    for seed, folder in enumerate(folders):
+        write_decoded(folder, "test", 0.2, seed=seed)
+    page = page_of(compare(folders))
+    assert "# Systems compared" in page
+    assert "WER minus that of a, in points" in page
+
+
+def test_a_page_of_lengths(grid: list[Path]) -> None:
+    compare_lengths(compare(grid), [5.0, 60.0])
+    for out in [out for exp in grid for out in (exp / "lengths").iterdir()]:
+        mishear(out, str(out))
+    comparison = compare_lengths(compare(grid), [5.0, 60.0])
+    page = page_of(comparison)
+    assert "# Longer audio" in page
+    for one in comparison.length_types:
+        assert one.interval is not None
+        cell = f"{100 * one.wer:.2f} [{100 * one.interval.low:.2f}, {100 * one.interval.high:.2f}]"
+        line = next(
+            x for x in page.splitlines() if x.startswith(f"| {one.weighting} | {one.position}")
+        )
+        assert cell in line
+    differences = comparison.length_differences
+    assert {one.set_name for one in differences} == {"5 s", "60 s"}
+    # a type's WER is the mean of its trainings', and a difference that of two types
+    wers = {(one.name, one.length_s): one.wer for one in comparison.lengths}
+    sigmoid = [wers[exp.name, 60.0] for exp in grid if exp.name.startswith("sigmoid")]
+    softmax = [wers[exp.name, 60.0] for exp in grid if exp.name.startswith("softmax")]
+    weightings = [one for one in differences if one.kind == "weighting"]
+    (overall,) = (o for o in weightings if o.set_name == "60 s" and len(o.within) == 2)
+    assert overall.difference != 0
+    assert overall.difference == pytest.approx(sum(sigmoid) / 4 - sum(softmax) / 4)
+    assert "At 60 s" in page
+    # of single systems: no types, no claim about any
+    alone = replace(comparison, types=[], length_types=[], length_differences=[])
+    assert "says nothing yet about attention types" in page_of(alone)
+
+
+def test_refusals(grid: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match=r"--page x\.html: must end in \.md"):
+        brief_files(compare(grid[:1]), Path("x.html"), "")
+    empty = write_experiment(tmp_path / "empty")
+    with pytest.raises(InputError, match="nothing is decoded yet"):
+        brief_files(compare([empty]), Path("x.md"), "")
+    # What cannot be made is noticed before anything is written.
+    out = tmp_path / "out"
+    words = ["compare", *map(str, grid[:2]), "--out", str(out), "--html", str(out / "r.html")]
+    for wrong in (["--utterance", "nobody"], ["--page", "x.html"]):
+        assert main([*words, *wrong]) == 2
+        assert not out.exists()
+    (tmp_path / "file").write_text("")
+    assert main([*words, "--page", str(tmp_path / "file" / "x.md")]) == 2
+    assert not (out / "compare.json").exists()
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 3
+    assert main([*words, "--page", str(out / "page.md")]) == 0
+    names = ["compare.json", "compare.md", "curves.png", "page.md", "page.png", "r.html"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    assert "`asr " in (out / "page.md").read_text()
