@@ -105,6 +105,13 @@ RULES = (
         "augment.noise_snr_db = {augment.noise_snr_db}: give the lowest and the highest ratio",
     ),
     Rule(
+        lambda c: (
+            bool(c.augment.hiss_db)
+            and (len(c.augment.hiss_db) != 2 or c.augment.hiss_db[0] > c.augment.hiss_db[1])
+        ),
+        "augment.hiss_db = {augment.hiss_db}: give the lowest and the highest level, or neither",
+    ),
+    Rule(
         lambda c: len(c.optimizer.betas) != 2,
         "optimizer.betas = {optimizer.betas}: give two numbers",
     ),

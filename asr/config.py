@@ -98,6 +98,12 @@ class AugmentConfig:
     noise_snr_db: list[float] = option(
         [5.0, 25.0], "lowest and highest signal-to-noise ratio", low=-50.0, high=100.0
     )
+    hiss_db: list[float] = option(
+        [],
+        "lowest and highest level of white noise under every training utterance, dB of full scale",
+        low=-120.0,
+        high=0.0,
+    )
     rooms: list[str] = option([], "manifests of room impulse responses to play utterances in")
     room_probability: float = option(
         0.5, "share of the utterances played in a room, if there are any", low=0.0, high=1.0

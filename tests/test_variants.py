@@ -246,6 +246,8 @@ BROKEN = [
     (["encoder.left_chunks=[]"], "give at least one number, -1 for all"),
     (["augment.speed_factors=[]"], "give at least one speed, 1.0 for none"),
     (["augment.noise_snr_db=[10, 5]"], "= [10.0, 5.0]: give the lowest and the highest ratio"),
+    (["augment.hiss_db=[-60]"], "= [-60.0]: give the lowest and the highest level, or neither"),
+    (["augment.hiss_db=[-60, -80]"], "give the lowest and the highest level, or neither"),
     (["optimizer.betas=[0.9]"], "optimizer.betas = [0.9]: give two numbers"),
     (["train.diagnose_steps=5", "train.compile=true"], "hooks reach into neither compiled layers"),
     (["data.min_duration_s=40"], "min_duration_s = 40.0 is above data.max_duration_s = 30.0"),

@@ -14,7 +14,7 @@ def add(verbs: Verbs) -> None:
     parser.add_argument("--out", type=Path, required=True, help="NAME.cuts.jsonl.gz to write")
     parser.add_argument("--max-s", type=above_zero, default=25.0, help="longest joined, in seconds")
     parser.add_argument("--share", type=share, default=0.5, help="of the utterances to join")
-    parser.add_argument("--pause-s", type=seconds, default=0.5, help="longest pause between them")
+    parser.add_argument("--pause-s", type=seconds, default=0.6, help="longest pause between them")
     parser.add_argument("--seed", type=count, default=1, help="same seed, same bytes")
     parser.set_defaults(run=run)
 

@@ -31,7 +31,8 @@ def join_cuts(
     Args:
         max_s: the longest joined utterance, in seconds.
         share: of the utterances, 0 to 1.
-        max_pause_s: between two utterances lie 0 to this many seconds of silence, uniform.
+        max_pause_s: half of the joined follow at once, half after a silence of up to this many seconds,
+            uniform.
         seed: the same seed gives the same result.
 
     Returns:
@@ -47,7 +48,8 @@ def join_cuts(
     rows = [[(index, 0.0)] for index in np.flatnonzero(~drawn_n).tolist()]
     end_s = limit_s = 0.0
     for index in rng.permutation(np.flatnonzero(drawn_n)).tolist():
-        duration_s, pause_s = cuts[index].duration, rng.uniform(0.0, max_pause_s)
+        duration_s = cuts[index].duration
+        pause_s = max(0.0, rng.uniform(-max_pause_s, max_pause_s))
         if end_s > 0.0 and end_s + pause_s + duration_s <= limit_s:
             rows[-1].append((index, pause_s))
             end_s += pause_s + duration_s

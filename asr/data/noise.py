@@ -14,7 +14,8 @@ from asr.data.manifest import load_samples, load_waveform
 
 
 class Surroundings:
-    """First a room (a recorded impulse response), then a noise at a drawn signal-to-noise ratio."""
+    """First a room (a recorded impulse response), then a noise at a drawn signal-to-noise ratio, then
+    the hiss of a recorder, white and at a drawn level: where nobody speaks it is never quite silent."""
 
     def __init__(self, config: AugmentConfig, sample_rate: int, seed: int) -> None:
         """
@@ -42,6 +43,11 @@ class Surroundings:
                 low_db, high_db = self._config.noise_snr_db
                 snr_db = rng.uniform(low_db, high_db)
                 wave_n = add_noise(wave_n, self._noise(rng, len(wave_n)), snr_db)
+        if self._config.hiss_db:
+            rng = utterance_rng(self._seed, epoch, utterance_id, "hiss")
+            low_db, high_db = self._config.hiss_db
+            gain = np.float32(10.0 ** (rng.uniform(low_db, high_db) / 20.0))
+            wave_n = wave_n + gain * rng.standard_normal(len(wave_n), dtype=np.float32)
         return wave_n
 
     def _response(self, index: int) -> np.ndarray:

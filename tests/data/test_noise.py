@@ -114,6 +114,27 @@ def test_a_noise_is_a_stretch_of_its_recording_or_repeated(tmp_path: Path) -> No
         assert len(starts) == (8 if length == 20000 else 1)
 
 
+def test_hiss_has_the_levels_asked_for_and_is_white() -> None:
+    config = AugmentConfig(hiss_db=[-80.0, -40.0])
+    hiss = Surroundings(config, RATE, seed=1)
+    silence_n = np.zeros(20_000, dtype=np.float32)
+    levels_db, spectrum = [], np.zeros(100)
+    for name in map(str, range(200)):
+        heard_n = hiss(silence_n, 0, name)
+        assert heard_n.dtype == np.float32
+        levels_db.append(20 * np.log10(heard_n.std()))
+        power = np.abs(np.fft.rfft(heard_n / heard_n.std()))[1:] ** 2
+        spectrum += power.reshape(100, -1).mean(axis=1) / len(heard_n)
+    assert np.histogram(levels_db, bins=4, range=(-80, -40))[0] == pytest.approx(50, abs=20)
+    assert spectrum / 200 == pytest.approx(1, rel=0.05)
+    # over speech it is the same, and a function of seed, epoch and utterance alone
+    wave_n = speech(20_000)
+    added_n = hiss(wave_n, 3, "u") - wave_n
+    np.testing.assert_allclose(added_n, hiss(silence_n, 3, "u"), atol=1e-6)
+    for other in (hiss(silence_n, 4, "u"), Surroundings(config, RATE, seed=2)(silence_n, 3, "u")):
+        assert abs(np.corrcoef(other, added_n)[0, 1]) < 0.05
+
+
 def test_a_response_of_several_microphones_and_another_rate(tmp_path: Path) -> None:
     response_n2 = np.zeros((1600, 2), dtype=np.float32)
     response_n2[400, 0], response_n2[100, 1] = 1.0, 1.0
