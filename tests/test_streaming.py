@@ -119,6 +119,19 @@ def test_memory_does_not_grow_with_a_bounded_past() -> None:
     assert len(stream._wave_n) < 16 * 160 + 400
 
 
+@pytest.mark.parametrize("weighting", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("position", ["none", "rope", "alibi", "relative", "table"])
+def test_after_a_month_it_is_as_in_the_beginning(weighting: str, position: str) -> None:
+    """These positions are relative, so the number of a frame changes nothing, however large it is."""
+    net, cfg = build([f"attention.weighting={weighting}", f"attention.position={position}"])
+    wave_n = 0.3 * torch.randn(20_000)
+    fresh, old = LogProbStream(net, cfg, (4, 2)), LogProbStream(net, cfg, (4, 2))
+    old._encoder.num_frames = 30 * 24 * 3600 * 25
+    expected = torch.cat([fresh.feed(wave_n), fresh.finish()])
+    found = torch.cat([old.feed(wave_n), old.finish()])
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
 def test_chunked_attention_sees_no_further_than_its_chunk() -> None:
     """A change in the second chunk leaves the frames of the first alone, but for the one sample of
     features that the last window shares."""
