@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from encoder_contenders import CONTENDERS, Contender, Run, Size
+from encoder_contenders import CONTENDERS, OURS, PEERS, Contender, Run, Size
 from encoder_report import markdown
 from measure import Step, environment, interleaved_ms, peak_extra_mb, quartiles, status_kb
 from torch import Tensor, nn
@@ -213,7 +213,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--memory-gb", type=float, default=12.0, help="more than this is too much")
     parser.add_argument("--threads", type=int, default=0, help="0: as torch has it")
     parser.add_argument(
-        "--only", nargs="+", default=[""], help="contenders whose name contains one of these"
+        "--only",
+        nargs="+",
+        default=[contender.name for contender in PEERS + OURS],
+        help="contenders whose name contains one of these, such as compiled",
     )
     parser.add_argument("--out", type=Path, help="path without suffix: .json and .md are added")
     parser.add_argument("--probe", choices=list(CONTENDERS), help=argparse.SUPPRESS)

@@ -70,6 +70,19 @@ def ours(weighting: str, position: str) -> Contender:
     return Contender(f"ours {weighting} {position}", position, True, make)
 
 
+def compiled(weighting: str, position: str) -> Contender:
+    """Ours as ``train.compile`` makes it."""
+
+    def make(size: Size) -> tuple[nn.Module, Run]:
+        encoder, run = ours(weighting, position).make(size)
+        assert isinstance(encoder, Encoder)
+        for layer in encoder.layers:
+            layer.compile(dynamic=True)
+        return encoder, run
+
+    return Contender(f"compiled {weighting} {position}", position, True, make)
+
+
 def torchaudio_conformer(size: Size) -> tuple[nn.Module, Run]:
     from torchaudio.models import Conformer
 
@@ -180,4 +193,5 @@ OURS = [
     for weighting in ("softmax", "sigmoid")
     for position in ("none", "rope", "alibi", "relative")
 ]
-CONTENDERS = {c.name: c for c in PEERS + OURS}
+ASKED_FOR = [compiled("sigmoid", "alibi")]
+CONTENDERS = {c.name: c for c in PEERS + OURS + ASKED_FOR}

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import torch._dynamo  # by any optimiser: once here, not in every forked process
 
 from asr import config
 from asr.cli import main

@@ -88,8 +88,9 @@ WRITERS: dict[str, Words] = {
     "push": lambda space, out: ["push", space.model, out / "pushed"],
     "pull": lambda space, out: ["pull", space.model, "--out", out / "pulled"],
 }  # fmt: skip
-# Exporting takes seconds each time; what it does differently is tried every day, the rest seldom.
-every_writer = pytest.mark.parametrize(
+every_writer = pytest.mark.parametrize("command", WRITERS)
+# Exporting itself takes seconds.
+every_writer_that_works = pytest.mark.parametrize(
     "command",
     [
         pytest.param(command, marks=pytest.mark.slow) if command == "export" else command
@@ -119,7 +120,7 @@ def whole(name: str, content: bytes) -> bool:
     return True
 
 
-@every_writer
+@every_writer_that_works
 @every_limit
 def test_a_full_disk(command: str, num_bytes: int, workspace: Workspace, tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -138,7 +139,7 @@ def test_a_full_disk(command: str, num_bytes: int, workspace: Workspace, tmp_pat
         assert after == before
 
 
-@every_writer
+@every_writer_that_works
 @every_limit
 def test_killed_while_writing(
     command: str, num_bytes: int, workspace: Workspace, tmp_path: Path
@@ -199,7 +200,7 @@ def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=False)
 
 
-@every_writer
+@every_writer_that_works
 def test_a_disk_that_is_really_full(command: str, workspace: Workspace, small_disk: Path) -> None:
     if command in IN_PLACE:
         pytest.skip("its own input does not fit")

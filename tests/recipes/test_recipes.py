@@ -188,7 +188,7 @@ def test_control_wrong_labels_are_learnt_by_nobody(tiny_corpus: Path, tmp_path: 
     for shuffled in ("false", "true"):
         exp = tmp_path / shuffled
         data = (f"data.train=[{cuts}]", f"data.dev=[{cuts}]", f"data.shuffle_labels={shuffled}")
-        steps = ("train.global_batch_s=6", "train.tensorboard=false")
+        steps = ("train.global_batch_s=6", "train.epochs=45", "train.validate_epochs=45")
         for words in (
             ("train", "--config", conf, "--exp", exp, *data, *steps),
             ("decode", "--model", exp, "--cuts", cuts, "--threads", 1),

@@ -199,8 +199,9 @@ def test_processes_find_the_layer_at_fault_together(
     assert process.returncode != 0
     assert "3 steps in a row were not finite" in printed
     lines = [json.loads(line) for line in (exp / "log.jsonl").read_text().splitlines()]
-    assert [(line["kind"], line["step"]) for line in lines] == [("skipped", n) for n in (1, 2, 3)]
-    for line in lines:
+    skipped = [line for line in lines if line["kind"] == "skipped"]
+    assert [line["step"] for line in skipped] == [1, 2, 3]
+    for line in skipped:
         assert len(line["faults"]) == 2
         assert all("norm" in fault["layer"] for fault in line["faults"])
 

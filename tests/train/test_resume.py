@@ -48,7 +48,7 @@ SETTINGS = [
 ]
 
 spawn = multiprocessing.get_context("forkserver")
-spawn.set_forkserver_preload(["asr.train.loop"])
+spawn.set_forkserver_preload(["asr.train.loop", "torch._dynamo"])  # the optimiser imports that
 
 
 def settings(corpus: Path, *more: str) -> list[str]:
