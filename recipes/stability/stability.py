@@ -160,7 +160,8 @@ def plot(runs: Sequence[Run], path: Path) -> None:
         axes.grid(alpha=0.25)
     for axes in panels[2:]:
         axes.set_xlabel("step")
-    panels[0].set_ylim(0, 8)
+    # a run that diverges leaves the picture and leaves the others readable
+    panels[0].set_ylim(0, 1.2 * max(run.loss[0][1] for run in runs))
     panels[0].legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=110)
 
