@@ -51,6 +51,7 @@ def main() -> int:
     parser.add_argument("--model", type=Path, help="a trained model (joined, onnx)")
     parser.add_argument("--words", type=Path, help="when words start, from the synthetic corpus")
     parser.add_argument("--out", type=Path, default=Path("transcribe-cpu"))
+    parser.add_argument("--minutes", type=float, nargs="+", default=MINUTES, help="lengths (speed)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--window-s", type=float, default=30.0)
     parser.add_argument("--overlap-s", type=float, default=4.0)
@@ -68,10 +69,10 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
         model = untrained(Path(folder))
         waves = [load_waveform(cut, RATE) for cut in read_cuts(args.cuts)]
         rows = []
-        for minutes in MINUTES:
+        for minutes in args.minutes:
             path = Path(folder) / f"{minutes}.wav"
             soundfile.write(path, repeated(waves, minutes * 60), RATE)
-            rows.append({"input": f"{minutes} min joined"} | measured(args, model, [path]))
+            rows.append({"input": f"{minutes:g} min joined"} | measured(args, model, [path]))
         utterances = Path(folder) / "utterances"
         utterances.mkdir()
         for number in range(min(len(waves), 1500)):

@@ -7,6 +7,8 @@ import io
 import itertools
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -27,7 +29,7 @@ from asr.model_folder import Model
 from asr.search.prefix_beam import prefix_beam
 from asr.transcribe.pcm import InterruptibleInput
 
-from .conftest import STREAMING, untrained
+from .conftest import SMALL, STREAMING, untrained
 
 RATE = 16000
 ATTENTION = [
@@ -386,6 +388,30 @@ def test_an_interrupt_waits_for_what_is_being_computed() -> None:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.slow
+def test_from_training_to_live_text(
+    run: Run,
+    tiny_corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    babble: np.ndarray,
+) -> None:
+    """The training of docs/live.md, of a smaller model; then its experiment streams."""
+    page = (Path(__file__).parents[2] / "docs" / "live.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^asr (train .*?)\n```", page, re.M | re.S)
+    small = [*SMALL, "encoder.subsampling_channels=4", "train.epochs=1", "train.tensorboard=false"]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").symlink_to(tiny_corpus)
+    words = shlex.split(command.replace("\\\n", " "))
+    assert main([*words, *small, "train.num_threads=1"]) == 0
+    capsys.readouterr()
+    code, lines, _ = run([pcm(babble, 3.0)[0]], "--model", "exp/live", "--chunk", 16)
+    assert code == 0
+    assert lines[0]["latency_ms"] == 16 * 40 + 15
+    assert lines[-1] == {"type": "end", "duration_s": 3.0}
 
 
 def test_a_live_process_and_ctrl_c(
