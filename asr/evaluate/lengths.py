@@ -73,10 +73,22 @@ def compare_lengths(comparison: Comparison, lengths_s: Sequence[float]) -> Compa
         differences += type_differences(group, types, comparison.level)
     return replace(
         comparison,
+        notes=[*comparison.notes, *_not_reached(results)],
         lengths=results,
         length_types=of_types,
         length_differences=corrected_types(differences),
     )
+
+
+def _not_reached(results: Sequence[LengthResult]) -> list[str]:
+    """Durations that the speakers have too few utterances for."""
+    means = {one.length_s: one.mean_duration_s for one in results}
+    return [
+        f"joined to {length_s:g} s: speakers have too few utterances for more than {mean_s:.1f} s on "
+        f"average"
+        for length_s, mean_s in means.items()
+        if mean_s < length_s / 2
+    ]
 
 
 def join(cuts: Sequence[Cut], length_s: float) -> list[list[Cut]]:

@@ -58,7 +58,7 @@ def draw_comparison(comparison: Comparison) -> bytes:
 
 
 def draw_lengths(comparison: Comparison) -> bytes:
-    """WER with intervals by joined duration, a panel per position; below, differences of weightings."""
+    """WER with intervals by joined duration, a panel per position."""
     durations = list(dict.fromkeys(f"{one.length_s:g} s" for one in comparison.lengths))
     if comparison.length_types:
         found = [
@@ -89,12 +89,19 @@ def draw_lengths(comparison: Comparison) -> bytes:
                 _line(axes, line, aside, name, COLOURS[number % len(COLOURS)])
         axes.set_title(title, fontsize=10)
         axes.set_xticks(range(len(durations)), durations)
+        axes.set_xlim(-0.5, len(durations) - 0.5)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.25)
     for axes in panels[len(titles) :]:
         axes.remove()
     panels[0].set_ylabel("WER, %")
-    panels[0].legend(frameon=False, fontsize=8)
+    shown = {}
+    for axes in panels[: len(titles)]:
+        handles, labels = axes.get_legend_handles_labels()
+        shown |= dict(zip(labels, handles, strict=True))
+    figure.legend(
+        list(shown.values()), list(shown), loc="outside lower center", ncols=4, frameon=False
+    )
     return as_png(figure)
 
 

@@ -63,7 +63,10 @@ def test_groups_are_of_one_speaker_and_hold_everything_once(tiny_corpus: Path) -
 
 def test_wer_of_joined_audio_by_hand(experiments: list[Path], tiny_corpus: Path) -> None:
     comparison = compare(experiments)
-    results = compare_lengths(comparison, [1.0, 600.0]).lengths
+    joined = compare_lengths(comparison, [1.0, 600.0])
+    assert len(joined.notes) == len(comparison.notes) + 1
+    assert joined.notes[-1].startswith("joined to 600 s: speakers have too few utterances for more")
+    results = joined.lengths
     assert [(one.name, one.length_s) for one in results] == [
         ("softmax", 1.0),
         ("sigmoid", 1.0),

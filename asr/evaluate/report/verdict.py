@@ -46,7 +46,7 @@ def length_verdict(comparison: Comparison) -> Verdict:
         names = list(dict.fromkeys(name for name, _ in rates))
         changes = [f"{name} {_change(rates[name, short], rates[name, long])}" for name in names]
         return Verdict(
-            f"From {short} to {long} the word error rate goes: {'; '.join(changes)}.",
+            f"Word error rates at {short} and at {long}: {'; '.join(changes)}.",
             ["Each system is one training: this says nothing yet about attention types."],
         )
     answers = [_answer(one, f"At {long}") for one in overall if one.set_name == long]
@@ -58,12 +58,12 @@ def length_verdict(comparison: Comparison) -> Verdict:
     ranked = sorted(kinds, key=lambda kind: by_type[kind[0], kind[1], long])
     for said, (w, p) in (("Lowest", ranked[0]), ("Highest", ranked[-1])):
         change = _change(by_type[w, p, short], by_type[w, p, long])
-        reasons.append(f"{said} at {long}: {w} with {_said(p)}, which goes {change}.")
+        reasons.append(f"{said} at {long}: {w} with {_said(p)} ({short} and {long}: {change}).")
     return Verdict(" ".join(answers), [*reasons, *_few_seeds(comparison.length_differences)])
 
 
 def _change(before: float, after: float) -> str:
-    return f"from {100 * before:.2f} % to {100 * after:.2f} %"
+    return f"{100 * before:.2f} % and {100 * after:.2f} %"
 
 
 def _of_types(comparison: Comparison) -> Verdict:
