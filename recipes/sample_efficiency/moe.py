@@ -40,7 +40,21 @@ NOISE, HALF_WIDTH = 0.1, 3.0  # of y; x is uniform in [-3, 3]
 BOX = 5.0  # the largest parameter of a fit
 START, SPARE = 0.05, 0.3  # spread of the starts around the truth, and of the spare expert's
 ITERATIONS = 80
-NOTES: tuple[str, ...] = ()
+NOTES = (
+    "- Voronoi loss: each fitted expert belongs to the true one that is nearest. For softmax, and for "
+    "sigmoid where the gate of the expert that is fitted twice is constant (sparse): what the weights "
+    "of each cell miss, and the weighted differences of gates and experts, squared where two fitted "
+    "experts share a cell. For sigmoid otherwise (dense): the differences, unsquared, from the nearest "
+    "set of three experts that gives the true function (`voronoi.py`).",
+    "- The losses are not the same yardstick: dense sigmoid's takes the nearest equivalent answer, "
+    "softmax's the truth. With linear experts softmax has equivalent answers too (two experts behind "
+    "the same gate count as their mean): the column `nearest equivalent` takes them. Nor is the "
+    "function the same. Only slopes compare, and the function's error.",
+    "- Experts' error: of the experts alone, unsquared, weighted by their gates for softmax and sparse "
+    "sigmoid. The theory's claim that sigmoid needs less data is about this column with one expert too "
+    "many: -1/2 for dense sigmoid, -1/4 (tanh) or slower (linear) for softmax.",
+    "- Parameters stay in [-5, 5]; the fit is the best of three starts near the truth.",
+)
 CHUNK = 500  # points whose Jacobian is made at once: it stays in the cache
 MEASURES = ("voronoi", "experts", "equivalent", "function")
 
