@@ -90,17 +90,22 @@ def draw_lengths(comparison: Comparison) -> bytes:
         axes.set_title(title, fontsize=10)
         axes.set_xticks(range(len(durations)), durations)
         axes.set_xlim(-0.5, len(durations) - 0.5)
-        axes.set_ylim(bottom=0)
         axes.grid(alpha=0.25)
     for axes in panels[len(titles) :]:
         axes.remove()
+    # Only now: the axis is every panel's, and this would fix its upper end.
+    panels[0].set_ylim(bottom=0)
     panels[0].set_ylabel("WER, %")
     shown = {}
     for axes in panels[: len(titles)]:
         handles, labels = axes.get_legend_handles_labels()
         shown |= dict(zip(labels, handles, strict=True))
     figure.legend(
-        list(shown.values()), list(shown), loc="outside lower center", ncols=4, frameon=False
+        handles=list(shown.values()),
+        labels=list(shown),
+        loc="outside lower center",
+        ncols=4,
+        frameon=False,
     )
     return as_png(figure)
 
