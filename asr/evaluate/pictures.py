@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from asr.evaluate.attention_types import from_best_position
 from asr.evaluate.comparison import Comparison
@@ -96,7 +96,7 @@ def draw_lengths(comparison: Comparison) -> bytes:
     # Only now: the axis is every panel's, and this would fix its upper end.
     panels[0].set_ylim(bottom=0)
     panels[0].set_ylabel("WER, %")
-    shown = {}
+    shown: dict[str, Any] = {}
     for axes in panels[: len(titles)]:
         handles, labels = axes.get_legend_handles_labels()
         shown |= dict(zip(labels, handles, strict=True))
