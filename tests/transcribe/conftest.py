@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import asr
 from asr import config
+from asr.api import Transcriber
 from asr.model import Recogniser
 from asr.model_folder import Model, save_model
 from asr.text.tokenizer import train_tokenizer
@@ -58,6 +61,20 @@ def untrained(folder: Path, local: bool, babble: np.ndarray, options: Sequence[s
     return Model(net, tokenizer, cfg, folder)
 
 
+def offline_log_probs(model: Model, wave_n: np.ndarray, chunk: tuple[int, int]) -> torch.Tensor:
+    with torch.inference_mode():
+        return model.net(torch.from_numpy(wave_n)[None], torch.tensor([len(wave_n)]), chunk=chunk)[
+            0
+        ]
+
+
+def offline_letters(model: Model, wave_n: np.ndarray, chunk: tuple[int, int]) -> str:
+    """The full-file chunked pass: the likeliest token of each frame, repeats and blanks left out."""
+    path = offline_log_probs(model, wave_n, chunk)[0].argmax(-1).tolist()
+    tokens = [token for token, _ in itertools.groupby(path) if token]
+    return "".join(model.tokenizer.decode(tokens).split())
+
+
 @pytest.fixture(scope="session")
 def exp(tmp_path_factory: pytest.TempPathFactory, babble: np.ndarray) -> Path:
     """A model folder."""
@@ -85,6 +102,11 @@ def streaming_exp(tmp_path_factory: pytest.TempPathFactory, babble: np.ndarray) 
     model = untrained(folder, False, babble, STREAMING)
     save_model(folder / "model", model.net.state_dict(), model.config, model.tokenizer)
     return folder
+
+
+@pytest.fixture(scope="session")
+def transcriber(streaming_exp: Path) -> Transcriber:
+    return asr.load(streaming_exp, "cpu")
 
 
 @pytest.fixture
