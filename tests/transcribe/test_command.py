@@ -332,7 +332,7 @@ def test_minutes_of_silence(
 def test_an_hour_of_silence_in_the_memory_of_a_few_minutes(
     tmp_path: Path, mute_exp: Path, vad: list[str]
 ) -> None:
-    """A copy of the hour's samples alone would be 230 MB."""
+    """A copy of the 48 minutes between would be 184 MB; the heap grows by 64 at a time."""
     peaks = []
     for minutes in (12, 60):  # from 8 on, as many windows wait as ever do
         path = tmp_path / f"{minutes}.flac"
@@ -341,7 +341,7 @@ def test_an_hour_of_silence_in_the_memory_of_a_few_minutes(
         peaks.append(peak)
         assert out == b"\n"
         assert f"no words found in {60 * minutes}.0 s".encode() in err
-    assert peaks[1] < peaks[0] + 100
+    assert peaks[1] < peaks[0] + 150
 
 
 @pytest.mark.slow
