@@ -116,9 +116,9 @@ RULES = (
         "optimizer.betas = {optimizer.betas}: give two numbers",
     ),
     Rule(
-        lambda c: c.train.diagnose_steps > 0 and (c.train.compile or c.train.parallel == "fsdp"),
-        "train.diagnose_steps = {train.diagnose_steps}: hooks reach into neither compiled layers "
-        "(train.compile) nor sharded ones (train.parallel = fsdp)",
+        lambda c: c.train.diagnose_steps > 0 and c.train.parallel == "fsdp",
+        "train.diagnose_steps = {train.diagnose_steps}: with train.parallel = fsdp no process holds "
+        "the weights that it would look at",
     ),
     Rule(
         lambda c: c.data.min_duration_s > c.data.max_duration_s,

@@ -12,6 +12,9 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from asr import config
+from asr.data.dataset import Batch
+from asr.model import Recogniser
+from asr.train.diagnose import diagnose_step
 from asr.train.loop import train
 
 SETTINGS = [
@@ -53,3 +56,18 @@ def test_series_and_the_same_bits(tiny_corpus: Path, tmp_path: Path) -> None:
         points = [(point.step, point.value) for point in events.Scalars(f"diagnose/{name}")]
         expected = [(one["step"], one[name]) for one in records]
         assert points == [(step, pytest.approx(value)) for step, value in expected]
+
+
+@pytest.mark.slow
+def test_compiled_layers_are_looked_into_uncompiled() -> None:
+    """A minute or two of compiling."""
+    torch.manual_seed(0)
+    net = Recogniser(config.load([], SETTINGS), 12)
+    wave_bn, ones = 0.1 * torch.randn(2, 16000), torch.ones(2, 3, dtype=torch.int64)
+    lens_b, token_lens_b = torch.tensor([16000, 9600]), torch.tensor([1, 1])
+    batch = Batch(("", ""), wave_bn, lens_b, ones, token_lens_b, 1.6, ("", ""), ("", ""))
+    expected = diagnose_step(net, [batch])
+    for layer in net.encoder.layers:
+        layer.compile(dynamic=True)
+    net.loss(wave_bn, lens_b, ones, token_lens_b).sum().backward()
+    assert diagnose_step(net, [batch]) == expected
