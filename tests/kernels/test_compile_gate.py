@@ -16,13 +16,14 @@ from sigmoid_attention.triton import census, configs, launch  # noqa: E402
 from sigmoid_attention.triton.census import Variant  # noqa: E402
 
 TABLE = census.read()
+# The plainest calls, which compile fastest; test_every_kernel has the others.
 QUICK = (
-    Variant("forward", 90, 64, "bf16", "none", True),
+    Variant("forward", 90, 64, "bf16", "none", False),
     Variant("forward", 80, 64, "bf16", "none", True),
-    Variant("forward", 90, 64, "bf16", "relative", True),
-    Variant("query", 90, 64, "bf16", "relative", True),
-    Variant("key", 90, 64, "bf16", "relative", True),
-    Variant("offset", 90, 64, "bf16", "relative", True),
+    Variant("forward", 90, 64, "bf16", "relative", False),
+    Variant("query", 90, 64, "bf16", "relative", False),
+    Variant("key", 90, 64, "bf16", "relative", False),
+    Variant("offset", 90, 64, "bf16", "relative", False),
     Variant("key", 80, 64, "fp32", "alibi", True),
 )
 
@@ -52,15 +53,21 @@ def test_the_table_itself_is_within_the_gate(name):
     assert census.complaints(variant, census.Count(**known), known) == []
 
 
-def test_the_table_holds_nothing_that_does_not_ship():
-    assert set(TABLE["kernels"]) <= {v.name for v in census.variants()}
+def test_every_variant_is_in_the_table_and_nothing_else():
+    assert set(TABLE["kernels"]) == {v.name for v in census.variants()}
 
 
 def test_the_weights_that_are_counted_are_the_default():
     assert launch.MODES["exact"] == census.MODES["mixed"]
     for name, known in TABLE["kernels"].items():
-        if name.endswith("/mixed"):
+        if name.endswith("/mixed") and name not in census.EXCEPTIONS:
             assert known["special_per_score"] <= 1.0, name
+
+
+def test_exceptions_are_needed_and_of_float32_alone():
+    for name, most in census.EXCEPTIONS.items():
+        assert "/d128/fp32/relative/" in name
+        assert 1.0 < TABLE["kernels"][name]["special_per_score"] <= most
 
 
 def test_every_shipped_tile_is_in_the_table():

@@ -5,6 +5,7 @@ test_triton_interpreted.py runs this file in a process of its own.
 """
 
 import itertools
+import math
 import os
 
 import pytest
@@ -12,15 +13,16 @@ import torch
 from sigmoid_attention import Mask, Weighting, attend, ops
 from sigmoid_attention.flat import flatten
 
-from .cases import MASKS, POSITIONS, Sizes, assert_same, make
+from .cases import MASKS, POSITIONS, Sizes, assert_same, beside_nan, cached_step, make
 from .test_operator import Layer
+from .unproven import UNPROVEN
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 pytestmark = [] if INTERPRETED else [pytest.mark.gpu]
 if not INTERPRETED and not torch.cuda.is_available():
-    pytest.skip("neither a GPU nor TRITON_INTERPRET=1", allow_module_level=True)
+    pytest.skip(UNPROVEN, allow_module_level=True)
 
-from sigmoid_attention.triton import device, launch  # noqa: E402
+from sigmoid_attention.triton import configs, device, launch  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 LENGTHS = (1, 7, 63, 111, 257)
@@ -55,6 +57,13 @@ PAIRS = [*itertools.product(POSITIONS, MASKS)]
 def test_positions_and_masks(position, mask):
     shift = SHIFTS[PAIRS.index((position, mask)) % len(SHIFTS)]
     check(shift, position, mask, batch=2, heads=1, queries=37, keys=45)
+
+
+@pytest.mark.parametrize(("bm", "bn"), [(16, 16), (32, 16), (16, 64)])
+def test_tiles_of_other_shapes(bm, bn, monkeypatch):
+    for kernel in configs.KERNELS:
+        monkeypatch.setitem(configs.INTERPRETED, kernel, configs.Config(bm, bn, 4, 1))
+    check("visible", "relative", "window", batch=1, heads=1, queries=37, keys=45)
 
 
 @pytest.mark.parametrize("weighting", SHIFTS)
@@ -119,14 +128,23 @@ def test_disjoint_shards_of_the_keys_add_up(position):
     torch.testing.assert_close(sum(parts), whole)
 
 
-def test_large_problem_of_the_same_kernels_is_deterministic():
-    first = make(
-        "per_head",
-        "relative",
-        "lens",
-        Sizes(dtype=torch.float32, device=DEVICE, batch=1, heads=1, kv_heads=1),
+def test_tiles_outside_a_mask_are_not_computed():
+    got, expected = beside_nan("triton", 32 if INTERPRETED else 256, DEVICE)
+    torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_a_step_from_a_cache_gives_the_rows_of_the_whole(position):
+    got, whole = cached_step("triton", position, Sizes(dtype=torch.float32, device=DEVICE))
+    torch.testing.assert_close(got, whole)
+
+
+def test_the_same_call_gives_the_same_bits():
+    sizes = Sizes(
+        queries=40, keys=40, dtype=torch.float32, device=DEVICE, batch=1, heads=1, kv_heads=1
     )
-    once, twice = first.run("triton"), first.run("triton")
+    case = make("per_head", "relative", "lens", sizes)
+    once, twice = case.run("triton"), case.run("triton")
     assert all(torch.equal(a, b) for a, b in zip(once, twice, strict=True))
 
 
@@ -181,7 +199,7 @@ def test_rounding_to_bfloat16_is_all_that_a_weight_loses(n):
 
 
 @pytest.mark.parametrize("mode", ["SEPARATE", "SHARED", "MIXED"])
-@pytest.mark.parametrize("extreme", [-1e4, -300.0, 300.0, 1e4])
+@pytest.mark.parametrize("extreme", [-math.inf, -1e4, -300.0, 300.0, math.inf])
 def test_an_extreme_score_leaves_its_neighbour_alone(extreme, mode, monkeypatch):
     monkeypatch.setitem(launch.MODES, "exact", getattr(device, mode).value)
     x = torch.tensor([0.25, extreme, extreme, -0.5] * 8)
@@ -193,19 +211,27 @@ def test_an_extreme_score_leaves_its_neighbour_alone(extreme, mode, monkeypatch)
 
 
 def test_masked_minus_infinity_beside_finite_scores():
-    q = torch.ones(1, 1, 2, 1, device=DEVICE)
-    k = torch.tensor([1.0, 2.0, float("-inf"), 3.0], device=DEVICE).view(1, 1, 4, 1)
-    o = attend(
-        q,
-        k,
-        torch.ones(1, 1, 4, 1, device=DEVICE),
-        weighting=Weighting.sigmoid(shift=None),
-        mask=Mask(key_lens=torch.tensor([2], device=DEVICE)),
-        scale=1.0,
-        backend="triton",
-    )
-    expected = torch.tensor([1.0, 2.0]).sigmoid().sum()
-    torch.testing.assert_close(o.cpu().flatten(), expected.expand(2))
+    """Row 0 sees key 0, whose reciprocal it shares with key 1, which row 1 sees."""
+    q = torch.ones(1, 1, 4, 1, device=DEVICE)
+    k = torch.tensor([1.0, -math.inf, 2.0, -math.inf], device=DEVICE).view(1, 1, 4, 1)
+    how = {"weighting": Weighting.sigmoid(shift=None), "mask": Mask(causal=True), "scale": 1.0}
+    o = attend(q, k, torch.ones(1, 1, 4, 1, device=DEVICE), **how, backend="triton")
+    first, second = torch.tensor([1.0, 2.0]).sigmoid()
+    expected = torch.stack([first, first, first + second, first + second])
+    torch.testing.assert_close(o.cpu().flatten(), expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((1, 1, 2, 129), "q_bhtd: got 129 channels, allowed: at most 128"),
+        ((65536, 1, 2, 8), "q_bhtd: got 65536 utterances of 1 heads, allowed: at most 65535"),
+    ],
+)
+def test_sizes_beyond_the_kernels_are_refused(shape, message):
+    x = torch.zeros(shape, device=DEVICE)
+    with pytest.raises(ValueError, match=message):
+        attend(x, x, x, weighting=Weighting.sigmoid(), backend="triton")
 
 
 def test_fast_mode_is_close_where_weights_are_large():

@@ -14,7 +14,6 @@ import triton.language as tl
 
 from .device import (
     RELATIVE,
-    anew,
     head_slope,
     load_row_term,
     load_rows,
@@ -24,14 +23,8 @@ from .device import (
     store_rows,
     weigh,
 )
-from .forward import key_range
-from .skew import (
-    add_relative_gradient,
-    diagonals,
-    load_band,
-    relative_term,
-    relative_term_transposed,
-)
+from .forward import key_range, tile_weights
+from .skew import add_skewed_gradient, load_band, range_anew, skewed_product
 
 
 @triton.jit
@@ -47,46 +40,37 @@ def query_kernel(
     MODE: tl.constexpr, ASM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dq (B, H, T, D) before the scale; drow (B, H, T)."""
-    batch, head = tl.program_id(1) // HEADS, tl.program_id(1) % HEADS
-    b64, kv_head = batch.to(tl.int64), (head // GROUP).to(tl.int64)
+    item = tl.program_id(1).to(tl.int64)
+    batch, head = item // HEADS, item % HEADS
+    kv_head = head // GROUP
     row0 = tl.program_id(0) * BM
     rows = row0 + tl.arange(0, BM)
-    lo_t, hi_t = load_runs(lo, hi, b64 * runs_b, rows, num_queries, num_keys, HAS_RUNS)
+    lo_t, hi_t = load_runs(lo, hi, batch * runs_b, rows, num_queries, num_keys, HAS_RUNS)
     sees = hi_t > lo_t
-    q_tile = load_rows(q + b64 * q_b + head * q_h, row0, q_t, sees, BM, D, BD, True, ASM)
-    do_tile = load_rows(do + b64 * do_b + head * do_h, row0, do_t, sees, BM, DV, BDV, True, ASM)
+    q_tile = load_rows(q + batch * q_b + head * q_h, row0, q_t, sees, BM, D, BD, True, ASM)
+    do_tile = load_rows(do + batch * do_b + head * do_h, row0, do_t, sees, BM, DV, BDV, True, ASM)
     term_t = load_row_term(row + batch * row_b + head * row_h, rows, row_t, num_queries, HAS_ROW)
     slope, table_h = head_slope(slopes, head, POSITION), table + head * num_offsets
-    k_base, v_base = k + b64 * k_b + kv_head * k_h, v + b64 * v_b + kv_head * v_h
+    k_base, v_base = k + batch * k_b + kv_head * k_h, v + batch * v_b + kv_head * v_h
     dq_tile = tl.zeros((BM, BD), tl.float32)
     sums = tl.zeros((BM,), tl.float32)
     start, full_from, full_to, end = key_range(lo_t, hi_t, num_keys, BN, HAS_RUNS)
-    r_base = r + head.to(tl.int64) * num_offsets * D
-    first = delta + zero - (row0 + BM - 1)  # the row of r for key 0 and the block's last query
+    r_base = r + head * num_offsets * D
+    qv_tile = q_tile
     if POSITION == RELATIVE:
-        qv_tile = load_rows(qv + b64 * q_b + head * q_h, row0, q_t, sees, BM, D, BD, True, ASM)
+        qv_tile = load_rows(qv + batch * q_b + head * q_h, row0, q_t, sees, BM, D, BD, True, ASM)
     for part in tl.static_range(0 if HAS_RUNS else 1, 3):
         begin = start if part == 0 else (full_from if part == 1 else full_to)
         stop = full_from if part == 0 else (full_to if part == 1 else end)
         for key0 in range(begin, stop, BN):
-            keys = key0 + tl.arange(0, BN)
-            keep = keys < end
+            keep = key0 + tl.arange(0, BN) < end
             k_tile = load_rows(k_base, key0, k_t, keep, BN, D, BD, part != 1, ASM)
             v_tile = load_rows(v_base, key0, v_t, keep, BN, DV, BDV, part != 1, ASM)
-            x = tl.zeros((BM, BN), tl.float32)
-            if POSITION == RELATIVE:
-                zero_now = anew(key0, ASM) - key0
-                x = relative_term(
-                    qv_tile, r_base, first + key0, num_offsets, zero_now,
-                    BM, BN, D, BD, PRECISION, ASM,
-                )  # fmt: skip
-            x = tl.dot(q_tile, tl.trans(k_tile), x, input_precision=PRECISION)
-            p = weigh(
-                x, rows[:, None], keys[None, :], term_t[:, None], slope, table_h,
-                delta, zero, num_offsets, scale, BM, BN, POSITION, HAS_ROW, MODE, ASM,
+            p = tile_weights(
+                q_tile, qv_tile, k_tile, r_base, row0, key0, key0, lo_t, hi_t, term_t,
+                slope, table_h, delta, zero, num_offsets, scale,
+                BM, BN, D, BD, POSITION, HAS_ROW, part != 1, False, MODE, PRECISION, ASM,
             )  # fmt: skip
-            if part != 1:
-                p = tl.where(seen_by(keys[None, :], lo_t[:, None], hi_t[:, None]), p, 0.0)
             dp = tl.dot(do_tile, tl.trans(v_tile), input_precision=PRECISION)
             ds = p * (1.0 - p) * dp
             if NEED_ROW:
@@ -94,12 +78,13 @@ def query_kernel(
             ds_cast = ds.to(k_tile.dtype)
             dq_tile = tl.dot(ds_cast, k_tile, dq_tile, input_precision=PRECISION)
             if POSITION == RELATIVE:
-                dq_tile = add_relative_gradient(
-                    dq_tile, ds_cast, r_base, first + key0, num_offsets, zero_now,
-                    BM, BN, D, BD, PRECISION, ASM,
+                shift_t = BM - 1 - range_anew(key0, BM, ASM)
+                dq_tile = add_skewed_gradient(
+                    dq_tile, ds_cast, shift_t, r_base, delta + zero + key0 - (row0 + BM - 1), D,
+                    0, num_offsets, BM, BN, D, BD, PRECISION, ASM,
                 )  # fmt: skip
     inside = rows < num_queries
-    at = tl.program_id(1).to(tl.int64) * num_queries
+    at = item * num_queries
     store_rows(dq + at * D, row0, D, inside, dq_tile, BM, D, BD)
     if NEED_ROW:
         tl.store(drow + at + rows, sums, mask=inside)
@@ -124,8 +109,9 @@ def key_kernel(
     Grid (blocks of keys, B * H). first_row, last_row (B', blocks): the queries that see any key
     of the block.
     """
-    batch, head = tl.program_id(1) // HEADS, tl.program_id(1) % HEADS
-    b64, kv_head = batch.to(tl.int64), (head // GROUP).to(tl.int64)
+    item = tl.program_id(1).to(tl.int64)
+    batch, head = item // HEADS, item % HEADS
+    kv_head = head // GROUP
     key0 = tl.program_id(0) * BN
     keys = key0 + tl.arange(0, BN)
     first, last = 0, num_queries
@@ -134,37 +120,33 @@ def key_kernel(
         last = tl.load(last_row + batch * tiles_b + tl.program_id(0))
     first_key, last_key = seen_keys(seen, batch * seen_b, num_keys, HAS_RUNS)
     keep = seen_by(keys, first_key, last_key)
-    k_tile = load_rows(k + b64 * k_b + kv_head * k_h, key0, k_t, keep, BN, D, BD, True, ASM)
-    v_tile = load_rows(v + b64 * v_b + kv_head * v_h, key0, v_t, keep, BN, DV, BDV, True, ASM)
-    q_base, do_base = q + b64 * q_b + head * q_h, do + b64 * do_b + head * do_h
+    k_tile = load_rows(k + batch * k_b + kv_head * k_h, key0, k_t, keep, BN, D, BD, True, ASM)
+    v_tile = load_rows(v + batch * v_b + kv_head * v_h, key0, v_t, keep, BN, DV, BDV, True, ASM)
+    q_base, do_base = q + batch * q_b + head * q_h, do + batch * do_b + head * do_h
     slope, table_h = head_slope(slopes, head, POSITION), table + head * num_offsets
-    r_base = r + head.to(tl.int64) * num_offsets * D
+    r_base = r + head * num_offsets * D
     dk_tile = tl.zeros((BN, BD), tl.float32)
     dv_tile = tl.zeros((BN, BDV), tl.float32)
     sums = tl.zeros((BN,), tl.float32)
     for row0 in range(first, last, BM):
         rows = row0 + tl.arange(0, BM)
-        lo_t, hi_t = load_runs(lo, hi, b64 * runs_b, rows, num_queries, num_keys, HAS_RUNS)
+        lo_t, hi_t = load_runs(lo, hi, batch * runs_b, rows, num_queries, num_keys, HAS_RUNS)
         sees = hi_t > lo_t
         q_tile = load_rows(q_base, row0, q_t, sees, BM, D, BD, True, ASM)
         do_tile = load_rows(do_base, row0, do_t, sees, BM, DV, BDV, True, ASM)
-        # Transposed, (BN, BM): p and ds are then left operands as they come.
-        x = tl.zeros((BN, BM), tl.float32)
+        qv_tile = q_tile
         if POSITION == RELATIVE:
-            qv_base = qv + b64 * q_b + head * q_h
-            qv_tile = load_rows(qv_base, row0, q_t, sees, BM, D, BD, True, ASM)
-            x = relative_term_transposed(
-                qv_tile, r_base, key0 - (row0 + BM - 1) + delta + zero, num_offsets,
-                anew(row0, ASM) - row0, BM, BN, D, BD, PRECISION, ASM,
-            )  # fmt: skip
-        x = tl.dot(k_tile, tl.trans(q_tile), x, input_precision=PRECISION)
+            qv_tile = load_rows(
+                qv + batch * q_b + head * q_h, row0, q_t, sees, BM, D, BD, True, ASM
+            )
         base = row + batch * row_b + head * row_h
         term_t = load_row_term(base, rows, row_t, num_queries, HAS_ROW)
-        p = weigh(
-            x, rows[None, :], keys[:, None], term_t[None, :], slope, table_h,
-            delta, zero, num_offsets, scale, BN, BM, POSITION, HAS_ROW, MODE, ASM,
+        # Transposed, (BN, BM): p and ds are then left operands as they come.
+        p = tile_weights(
+            q_tile, qv_tile, k_tile, r_base, row0, key0, row0, lo_t, hi_t, term_t,
+            slope, table_h, delta, zero, num_offsets, scale,
+            BM, BN, D, BD, POSITION, HAS_ROW, True, True, MODE, PRECISION, ASM,
         )  # fmt: skip
-        p = tl.where(seen_by(keys[:, None], lo_t[None, :], hi_t[None, :]), p, 0.0)
         dp = tl.dot(v_tile, tl.trans(do_tile), input_precision=PRECISION)
         ds = p * (1.0 - p) * dp
         if POSITION == RELATIVE:
@@ -172,7 +154,7 @@ def key_kernel(
         dv_tile = tl.dot(p.to(do_tile.dtype), do_tile, dv_tile, input_precision=PRECISION)
         dk_tile = tl.dot(ds.to(q_tile.dtype), q_tile, dk_tile, input_precision=PRECISION)
     inside = keys < num_keys
-    at = tl.program_id(1).to(tl.int64) * num_keys
+    at = item * num_keys
     store_rows(dk + at * D, key0, D, inside, dk_tile * scale, BN, D, BD)
     store_rows(dv + at * DV, key0, DV, inside, dv_tile, BN, DV, BDV)
     if POSITION == RELATIVE:
@@ -193,21 +175,22 @@ def offset_kernel(
 ):  # fmt: skip
     """sums_out (B, H, T + S - 1), dr (B, H, T + S - 1, D); grid (blocks of offsets, B * H).
 
-    Column c stands for offset c - (T - 1) + delta. A program walks its diagonals down the rows; of
-    the 2 BN keys that they touch, each row keeps the BN that stand on its diagonals.
+    Column c stands for offset c - (T - 1) + delta. A program walks its BN diagonals down the rows;
+    row i of a tile meets diagonal o at key first_key + o + i.
     """
-    batch, head = tl.program_id(1) // HEADS, tl.program_id(1) % HEADS
-    b64, kv_head = batch.to(tl.int64), (head // GROUP).to(tl.int64)
+    item = tl.program_id(1).to(tl.int64)
+    batch, head = item // HEADS, item % HEADS
+    kv_head = head // GROUP
     column0 = tl.program_id(0) * BN
     columns = column0 + tl.arange(0, BN)
     offset0 = columns - (num_queries - 1)  # key minus query, counted in the given tensors
     total = num_queries + num_keys - 1
     slope, table_h = head_slope(slopes, head, POSITION), table + head * num_offsets
-    k_base, v_base = k + b64 * k_b + kv_head * k_h, v + b64 * v_b + kv_head * v_h
+    k_base, v_base = k + batch * k_b + kv_head * k_h, v + batch * v_b + kv_head * v_h
     if POSITION == RELATIVE:
-        r_base = r + head.to(tl.int64) * num_offsets * D
+        r_base = r + head * num_offsets * D
         at = column0 - (num_queries - 1) + delta + zero
-        band = load_band(r_base, at, num_offsets, q.dtype.element_ty, BN, D, BD, ASM)
+        band = load_band(r_base, at, D, 0, num_offsets, BN, D, BD, ASM)
         dr_tile = tl.zeros((BN, BD), tl.float32)
     sums = tl.zeros((BN,), tl.float32)
     # Rows whose diagonals lie inside the matrix: 0 <= row + column - (T - 1) < S.
@@ -216,18 +199,22 @@ def offset_kernel(
     first_seen, last_seen = seen_keys(seen, batch * seen_b, num_keys, HAS_RUNS)
     for row0 in range(begin, stop, BM):
         rows = row0 + tl.arange(0, BM)
-        lo_t, hi_t = load_runs(lo, hi, b64 * runs_b, rows, num_queries, num_keys, HAS_RUNS)
+        lo_t, hi_t = load_runs(lo, hi, batch * runs_b, rows, num_queries, num_keys, HAS_RUNS)
         sees = hi_t > lo_t
-        q_tile = load_rows(q + b64 * q_b + head * q_h, row0, q_t, sees, BM, D, BD, True, ASM)
-        do_tile = load_rows(do + b64 * do_b + head * do_h, row0, do_t, sees, BM, DV, BDV, True, ASM)
-        zero_now = anew(row0, ASM) - row0
+        q_tile = load_rows(q + batch * q_b + head * q_h, row0, q_t, sees, BM, D, BD, True, ASM)
+        do_tile = load_rows(
+            do + batch * do_b + head * do_h, row0, do_t, sees, BM, DV, BDV, True, ASM
+        )
+        shift_t = range_anew(row0, BM, ASM)
         first_key = row0 + column0 - (num_queries - 1)
-        x = diagonals(
-            q_tile, k_base, first_key, k_t, first_seen, last_seen, zero_now,
-            BM, BN, D, BD, PRECISION, ASM,
+        x = skewed_product(
+            q_tile, shift_t, k_base, first_key, k_t, first_seen, last_seen,
+            BM, BN, D, BD, True, PRECISION, ASM,
         )  # fmt: skip
         if POSITION == RELATIVE:
-            qv_tile = load_rows(qv + b64 * q_b + head * q_h, row0, q_t, sees, BM, D, BD, True, ASM)
+            qv_tile = load_rows(
+                qv + batch * q_b + head * q_h, row0, q_t, sees, BM, D, BD, True, ASM
+            )
             x = tl.dot(band, tl.trans(qv_tile), x, input_precision=PRECISION)
         base = row + batch * row_b + head * row_h
         term_t = load_row_term(base, rows, row_t, num_queries, HAS_ROW)
@@ -237,15 +224,15 @@ def offset_kernel(
         )  # fmt: skip
         visible = seen_by(rows[None, :] + offset0[:, None], lo_t[None, :], hi_t[None, :])
         p = tl.where(visible & sees[None, :], p, 0.0)
-        dp = diagonals(
-            do_tile, v_base, first_key, v_t, first_seen, last_seen, zero_now,
-            BM, BN, DV, BDV, PRECISION, ASM,
+        dp = skewed_product(
+            do_tile, shift_t, v_base, first_key, v_t, first_seen, last_seen,
+            BM, BN, DV, BDV, True, PRECISION, ASM,
         )  # fmt: skip
         ds = p * (1.0 - p) * dp
         sums += tl.sum(ds, 1)
         if POSITION == RELATIVE:
             dr_tile = tl.dot(ds.to(qv_tile.dtype), qv_tile, dr_tile, input_precision=PRECISION)
-    at = tl.program_id(1).to(tl.int64) * total
+    at = item * total
     tl.store(sums_out + at + columns, sums, mask=columns < total)
     if POSITION == RELATIVE:
         store_rows(dr + at * D, column0, D, columns < total, dr_tile * scale, BN, D, BD)

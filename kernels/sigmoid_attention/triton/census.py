@@ -2,6 +2,7 @@
 
     python -m sigmoid_attention.triton.census            compare with the table beside this file
     python -m sigmoid_attention.triton.census --write    make the table anew
+    python -m sigmoid_attention.triton.census --missing --write    complete it
 
 The table holds, for each shipped tile, upper bounds on registers, stack, spills and shared memory
 and the instruction counts; it names the versions it was made with.
@@ -43,6 +44,12 @@ MODES = {"separate": 0, "shared": 1, "mixed": 2, "tanh": 3}
 MOST_SHARED = {80: 163 * 1024, 90: 227 * 1024}
 MOST_REGISTERS = 255
 MOST_SPECIAL = {"mixed": 1.0, "tanh": 1.0, "shared": 1.5, "separate": 2.0}
+# Plain multiply-adds over 128 channels leave room for one score a thread, and neighbours that share
+# a reciprocal then compute it twice. Nothing else may exceed the limits.
+EXCEPTIONS = {
+    f"{kernel}/sm_{arch}/d128/fp32/relative/runs/mixed": 2.0
+    for kernel, arch in itertools.product(("forward", "query", "offset"), (80, 90))
+}
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ def compile_variant(variant: Variant, config: Config | None = None) -> Count:
     attrs = {
         (i,): [["tt.divisibility", 16]]
         for i, name in enumerate(kernel.arg_names)
-        if signature[name].startswith("*") or _is_stride(name)
+        if signature[name].startswith("*") or (_is_stride(name) and variant.channels % 16 == 0)
     }
     source = ASTSource(kernel, signature, constexprs=constexprs, attrs=attrs)
     options = {"num_warps": config.warps, "num_stages": config.stages}
@@ -177,7 +184,8 @@ def variants() -> list[Variant]:
     """Every kernel that ships: architectures, head sizes, types, positions; and the other modes.
 
     The plainest calls are counted where they are fastest; fp16 differs from bf16 in the conversion
-    of weights only, so one position stands for all.
+    of weights only, so one position stands for all, as it does for head sizes that are no power of
+    two (their loads are masked; 36 is not even a multiple of 16, so that loads are narrow).
     """
     out = []
     for arch, channels, kernel in itertools.product((90, 80), (64, 128), KERNELS):
@@ -189,6 +197,10 @@ def variants() -> list[Variant]:
                 out.append(Variant(kernel, arch, channels, "fp16", position, True))
             if (arch, channels) == (90, 64):
                 out.append(Variant(kernel, arch, channels, "bf16", position, False))
+    for arch, channels, kernel in itertools.product(
+        (90, 80), (36, 80), ("forward", "query", "key")
+    ):
+        out.append(Variant(kernel, arch, channels, "bf16", "none", True))
     for arch, mode in itertools.product((90, 80), ("shared", "separate", "tanh")):
         out.append(Variant("forward", arch, 64, "bf16", "none", True, mode))
     return out
@@ -220,8 +232,8 @@ def beyond_limits(variant: Variant, count: Count) -> list[str]:
     if half and variant.arch == 90 and count.matrix_kind != "HGMMA":
         out.append("no HGMMA")
     # Groups of warps that hold the same scores show as twice the special functions.
-    if count.special_per_score > MOST_SPECIAL[variant.mode] + 0.05:
-        most = MOST_SPECIAL[variant.mode]
+    most = EXCEPTIONS.get(variant.name, MOST_SPECIAL[variant.mode])
+    if count.special_per_score > most + 0.05:
         out.append(f"{count.special_per_score:.2f} special per score; allowed {most}")
     return out
 
@@ -233,31 +245,35 @@ def read() -> dict[str, Any]:
 
 
 def main() -> int:
-    """Compile everything; 0 if the gate holds."""
+    """Compile what is asked for; 0 if the gate holds."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--write", action="store_true", help="make the table anew")
+    parser.add_argument("--write", action="store_true", help="enter what is compiled in the table")
     parser.add_argument("--only", default="", help="variants whose name contains this")
+    parser.add_argument("--missing", action="store_true", help="variants that the table lacks")
     args = parser.parse_args()
-    known = read()["kernels"] if CENSUS.exists() else {}
-    counted, bad = {}, 0
+    known = read()["kernels"]
+    compiled, bad = 0, 0
     for variant in variants():
-        if args.only not in variant.name:
+        if args.only not in variant.name or (args.missing and variant.name in known):
             continue
         count = compile_variant(variant)
-        counted[variant.name] = asdict(count)
-        wrong = complaints(
-            variant, count, counted[variant.name] if args.write else known.get(variant.name)
-        )
-        bad += bool(wrong)
-        print(
-            variant.name, choose(variant.arch, variant.row), count, *wrong, sep="\n    ", flush=True
-        )
-    if args.write:
-        kernels = {**known, **counted} if args.only else counted
-        text = json.dumps({"triton": triton.__version__, "kernels": kernels}, indent=1)
-        CENSUS.write_text(text + "\n")
-    print(f"{len(counted)} compiled, {bad} beyond a bound")
+        if args.write:
+            known = enter({variant.name: count})
+        wrong = complaints(variant, count, known.get(variant.name))
+        compiled, bad = compiled + 1, bad + bool(wrong)
+        tile = choose(variant.arch, variant.row)
+        print(variant.name, tile, count, *wrong, sep="\n    ", flush=True)
+    print(f"{compiled} compiled, {bad} beyond a bound")
     return int(bad > 0)
+
+
+def enter(counts: dict[str, Count]) -> dict[str, Any]:
+    """Put counts in the table, which keeps the order of variants() and holds nothing else."""
+    known = read()["kernels"] | {name: asdict(count) for name, count in counts.items()}
+    kernels = {v.name: known[v.name] for v in variants() if v.name in known}
+    text = json.dumps({"triton": triton.__version__, "kernels": kernels}, indent=1)
+    CENSUS.write_text(text + "\n")
+    return kernels
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import triton.language as tl
 
 from .device import (
     RELATIVE,
-    anew,
     head_slope,
     load_row_term,
     load_rows,
@@ -16,7 +15,7 @@ from .device import (
     store_rows,
     weigh,
 )
-from .skew import relative_term
+from .skew import range_anew, skewed_product
 
 
 @triton.jit
@@ -39,6 +38,45 @@ def key_range(lo_t, hi_t, num_keys, BN: tl.constexpr, HAS_RUNS: tl.constexpr):
 
 
 @triton.jit
+def tile_weights(
+    q_tile, qv_tile, k_tile, r_base, row0, key0, turn, lo_t, hi_t, term_t, slope, table_h,
+    delta, zero, num_offsets, scale,
+    BM: tl.constexpr, BN: tl.constexpr, D: tl.constexpr, BD: tl.constexpr,
+    POSITION: tl.constexpr, HAS_ROW: tl.constexpr, CUT: tl.constexpr, TRANSPOSED: tl.constexpr,
+    MODE: tl.constexpr, PRECISION: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """p (BM, BN) of queries from row0 and keys from key0 on; TRANSPOSED: as (BN, BM).
+
+    CUT: 0 where lo and hi say so. turn: the variable of the loop around, row0 or key0.
+    """
+    i_axis: tl.constexpr = 1 if TRANSPOSED else 0
+    rows = tl.expand_dims(row0 + tl.arange(0, BM), 1 - i_axis)
+    keys = tl.expand_dims(key0 + tl.arange(0, BN), i_axis)
+    M: tl.constexpr = BN if TRANSPOSED else BM
+    N: tl.constexpr = BM if TRANSPOSED else BN
+    if POSITION == RELATIVE:
+        shift_t = BM - 1 - range_anew(turn, BM, ASM)
+        x = skewed_product(
+            qv_tile, shift_t, r_base, delta + zero + key0 - (row0 + BM - 1), D, 0, num_offsets,
+            BM, BN, D, BD, TRANSPOSED, PRECISION, ASM,
+        )  # fmt: skip
+    else:
+        x = tl.zeros((M, N), tl.float32)
+    if TRANSPOSED:
+        x = tl.dot(k_tile, tl.trans(q_tile), x, input_precision=PRECISION)
+    else:
+        x = tl.dot(q_tile, tl.trans(k_tile), x, input_precision=PRECISION)
+    p = weigh(
+        x, rows, keys, tl.expand_dims(term_t, 1 - i_axis), slope, table_h,
+        delta, zero, num_offsets, scale, M, N, POSITION, HAS_ROW, MODE, ASM,
+    )  # fmt: skip
+    if CUT:
+        lo, hi = tl.expand_dims(lo_t, 1 - i_axis), tl.expand_dims(hi_t, 1 - i_axis)
+        p = tl.where(seen_by(keys, lo, hi), p, 0.0)
+    return p
+
+
+@triton.jit
 def forward_kernel(
     q, k, v, o, lo, hi, row, slopes, table, qv, r,
     q_b, q_h, q_t, k_b, k_h, k_t, v_b, v_h, v_t, o_b, o_h, o_t,
@@ -51,45 +89,36 @@ def forward_kernel(
     MODE: tl.constexpr, ASM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """o (B, H, T, Dv); grid (blocks of queries, B * H)."""
-    batch, head = tl.program_id(1) // HEADS, tl.program_id(1) % HEADS
-    b64, kv_head = batch.to(tl.int64), (head // GROUP).to(tl.int64)
+    item = tl.program_id(1).to(tl.int64)
+    batch, head = item // HEADS, item % HEADS
+    kv_head = head // GROUP
     row0 = tl.program_id(0) * BM
     rows = row0 + tl.arange(0, BM)
-    lo_t, hi_t = load_runs(lo, hi, b64 * runs_b, rows, num_queries, num_keys, HAS_RUNS)
+    lo_t, hi_t = load_runs(lo, hi, batch * runs_b, rows, num_queries, num_keys, HAS_RUNS)
     sees = hi_t > lo_t
-    q_tile = load_rows(q + b64 * q_b + head * q_h, row0, q_t, sees, BM, D, BD, True, ASM)
+    q_tile = load_rows(q + batch * q_b + head * q_h, row0, q_t, sees, BM, D, BD, True, ASM)
     term_t = load_row_term(row + batch * row_b + head * row_h, rows, row_t, num_queries, HAS_ROW)
     slope, table_h = head_slope(slopes, head, POSITION), table + head * num_offsets
-    k_base, v_base = k + b64 * k_b + kv_head * k_h, v + b64 * v_b + kv_head * v_h
+    k_base, v_base = k + batch * k_b + kv_head * k_h, v + batch * v_b + kv_head * v_h
     acc = tl.zeros((BM, BDV), tl.float32)
     start, full_from, full_to, end = key_range(lo_t, hi_t, num_keys, BN, HAS_RUNS)
-    r_base = r + head.to(tl.int64) * num_offsets * D
-    first = delta + zero - (row0 + BM - 1)  # the row of r for key 0 and the block's last query
+    r_base = r + head * num_offsets * D
+    qv_tile = q_tile
     if POSITION == RELATIVE:
-        qv_tile = load_rows(qv + b64 * q_b + head * q_h, row0, q_t, sees, BM, D, BD, True, ASM)
+        qv_tile = load_rows(qv + batch * q_b + head * q_h, row0, q_t, sees, BM, D, BD, True, ASM)
     # Three loops: tiles that runs of keys cut, whole tiles, tiles cut again.
     for part in tl.static_range(0 if HAS_RUNS else 1, 3):
         begin = start if part == 0 else (full_from if part == 1 else full_to)
         stop = full_from if part == 0 else (full_to if part == 1 else end)
         for key0 in range(begin, stop, BN):
-            keys = key0 + tl.arange(0, BN)
-            keep = keys < end
+            keep = key0 + tl.arange(0, BN) < end
             k_tile = load_rows(k_base, key0, k_t, keep, BN, D, BD, part != 1, ASM)
-            x = tl.zeros((BM, BN), tl.float32)
-            if POSITION == RELATIVE:
-                zero_now = anew(key0, ASM) - key0
-                x = relative_term(
-                    qv_tile, r_base, first + key0, num_offsets, zero_now,
-                    BM, BN, D, BD, PRECISION, ASM,
-                )  # fmt: skip
-            x = tl.dot(q_tile, tl.trans(k_tile), x, input_precision=PRECISION)
-            p = weigh(
-                x, rows[:, None], keys[None, :], term_t[:, None], slope, table_h,
-                delta, zero, num_offsets, scale, BM, BN, POSITION, HAS_ROW, MODE, ASM,
+            p = tile_weights(
+                q_tile, qv_tile, k_tile, r_base, row0, key0, key0, lo_t, hi_t, term_t,
+                slope, table_h, delta, zero, num_offsets, scale,
+                BM, BN, D, BD, POSITION, HAS_ROW, part != 1, False, MODE, PRECISION, ASM,
             )  # fmt: skip
-            if part != 1:
-                p = tl.where(seen_by(keys[None, :], lo_t[:, None], hi_t[:, None]), p, 0.0)
             v_tile = load_rows(v_base, key0, v_t, keep, BN, DV, BDV, part != 1, ASM)
             acc = tl.dot(p.to(v_tile.dtype), v_tile, acc, input_precision=PRECISION)
-    o_base = o + b64 * o_b + head * o_h
+    o_base = o + batch * o_b + head * o_h
     store_rows(o_base, row0, o_t, rows < num_queries, acc.to(o.dtype.element_ty), BM, DV, BDV)

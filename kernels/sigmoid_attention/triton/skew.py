@@ -1,11 +1,9 @@
 """From scores by offset to scores by key and back: what Transformer-XL's position term needs.
 
-A tile of BM queries and BN keys meets BM + BN - 1 offsets, taken in bands of BN. Offset and key of a
-score agree, but for a rotation of its row, in their place within a band; so the products of all
-bands merge into one tile (BM, BN), each entry from the band in which its offset meets a key, and
-one gather rotates the rows. No tile is wider than BN.
-
-`zero` is a 0 computed in this turn of a loop (device.anew), so that masks and indices are too.
+A tile of BM rows and BN columns whose rows are shifted against each other meets BM + BN - 1 rows of
+a matrix, taken in bands of BN. An entry and its row of the matrix agree, but for a rotation, in their
+place within a band; so the products of all bands merge into one tile (BM, BN), each entry from the
+band in which it lies, and one gather rotates. No tile is wider than BN.
 """
 
 # mypy: ignore-errors
@@ -13,86 +11,67 @@ one gather rotates the rows. No tile is wider than BN.
 import triton
 import triton.language as tl
 
-from .device import load_rows, seen_by
+from .device import anew, load_rows, seen_by
+
+
+@triton.jit
+def range_anew(turn, N: tl.constexpr, ASM: tl.constexpr):
+    """0 to N - 1, computed in this turn of a loop (device.anew), and so all that comes of it."""
+    return tl.arange(0, N) + (anew(turn, ASM) - turn)
 
 
 @triton.jit
 def load_band(
-    r, first, num_offsets, dtype,
+    base, first, stride, first_row, last_row,
     N: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """(N, BD): rows of one head's r from `first` on; 0 beyond its ends."""
-    offset = first + tl.arange(0, N)
-    keep = (offset >= 0) & (offset < num_offsets)
-    return load_rows(r, first, D, keep, N, D, BD, True, ASM).to(dtype)
+    """(N, BD): rows of a matrix from `first` on; 0 before first_row and from last_row on."""
+    keep = seen_by(first + tl.arange(0, N), first_row, last_row)
+    return load_rows(base, first, stride, keep, N, D, BD, True, ASM)
 
 
 @triton.jit
-def relative_term(
-    qv, r, first, num_offsets, zero,
+def skewed_product(
+    a, shift_t, base, first, stride, first_row, last_row,
     BM: tl.constexpr, BN: tl.constexpr, D: tl.constexpr, BD: tl.constexpr,
-    PRECISION: tl.constexpr, ASM: tl.constexpr,
+    TRANSPOSED: tl.constexpr, PRECISION: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """x[i, j] = qv[i] . r[first + j - i + BM - 1], (BM, BN)."""
-    i, c = tl.arange(0, BM)[:, None] + zero, tl.arange(0, BN)[None, :]
+    """x[i, j] = a[i] . row first + j + shift[i] of a matrix, (BM, BN); TRANSPOSED: as (BN, BM).
+
+    shift_t (BM,): 0 to BM - 1 in any order; from range_anew, or the tile's indices are held over a
+    loop. Rows of the matrix outside [first_row, last_row) count as 0.
+    """
+    i_axis: tl.constexpr = 1 if TRANSPOSED else 0
+    shift, c = tl.expand_dims(shift_t, 1 - i_axis), tl.expand_dims(tl.arange(0, BN), i_axis)
     bands: tl.constexpr = (BM + BN - 2) // BN + 1
-    merged = tl.zeros((BM, BN), tl.float32)
     for n in tl.static_range(bands - 1, -1, -1):
-        band = load_band(r, first + n * BN, num_offsets, qv.dtype, BN, D, BD, ASM)
-        by_offset = tl.dot(qv, tl.trans(band), input_precision=PRECISION)
-        merged = tl.where(c + i >= BM - 1 - n * BN, by_offset, merged)
-    return tl.gather(merged, (c - i + (BM - 1)) % BN, 1)
+        band = load_band(base, first + n * BN, stride, first_row, last_row, BN, D, BD, ASM)
+        if TRANSPOSED:
+            product = tl.dot(band, tl.trans(a), input_precision=PRECISION)
+        else:
+            product = tl.dot(a, tl.trans(band), input_precision=PRECISION)
+        # Place c of band n is column c + n BN - shift, if that is one.
+        if n == bands - 1:
+            merged = product
+        else:
+            merged = tl.where(c + n * BN >= shift, product, merged)
+    return tl.gather(merged, (c + shift) % BN, 1 - i_axis)
 
 
 @triton.jit
-def relative_term_transposed(
-    qv, r, first, num_offsets, zero,
+def add_skewed_gradient(
+    da, dx, shift_t, base, first, stride, first_row, last_row,
     BM: tl.constexpr, BN: tl.constexpr, D: tl.constexpr, BD: tl.constexpr,
     PRECISION: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """relative_term as (BN, BM): keys by queries."""
-    i, c = tl.arange(0, BM)[None, :] + zero, tl.arange(0, BN)[:, None]
+    """da[i] + sum_j dx[i, j] times row first + j + shift[i]: rotated back, then band by band."""
+    shift, c = shift_t[:, None], tl.arange(0, BN)[None, :]
     bands: tl.constexpr = (BM + BN - 2) // BN + 1
-    merged = tl.zeros((BN, BM), tl.float32)
-    for n in tl.static_range(bands - 1, -1, -1):
-        band = load_band(r, first + n * BN, num_offsets, qv.dtype, BN, D, BD, ASM)
-        by_offset = tl.dot(band, tl.trans(qv), input_precision=PRECISION)
-        merged = tl.where(c + i >= BM - 1 - n * BN, by_offset, merged)
-    return tl.gather(merged, (c - i + (BM - 1)) % BN, 0)
-
-
-@triton.jit
-def add_relative_gradient(
-    dq, ds, r, first, num_offsets, zero,
-    BM: tl.constexpr, BN: tl.constexpr, D: tl.constexpr, BD: tl.constexpr,
-    PRECISION: tl.constexpr, ASM: tl.constexpr,
-):  # fmt: skip
-    """dq[i] + sum_j ds[i, j] r[first + j - i + BM - 1]: the inverse rotation, then band by band."""
-    i, c = tl.arange(0, BM)[:, None] + zero, tl.arange(0, BN)[None, :]
-    bands: tl.constexpr = (BM + BN - 2) // BN + 1
-    rotated = tl.gather(ds, (c + i + (BM * BN - BM + 1)) % BN, 1)
+    rotated = tl.gather(dx, (c - shift + BM * BN) % BN, 1)
     for n in tl.static_range(bands):
-        band = load_band(r, first + n * BN, num_offsets, ds.dtype, BN, D, BD, ASM)
-        here = (c + i >= BM - 1 - n * BN) & (c + i < BM - 1 - (n - 1) * BN)
+        band = load_band(base, first + n * BN, stride, first_row, last_row, BN, D, BD, ASM)
+        column = c + n * BN - shift
+        here = (column >= 0) & (column < BN)
         part = tl.where(here, rotated, tl.zeros_like(rotated))
-        dq = tl.dot(part, band, dq, input_precision=PRECISION)
-    return dq
-
-
-@triton.jit
-def diagonals(
-    a, base, first_key, stride, first_seen, last_seen, zero,
-    BM: tl.constexpr, BN: tl.constexpr, D: tl.constexpr, BD: tl.constexpr,
-    PRECISION: tl.constexpr, ASM: tl.constexpr,
-):  # fmt: skip
-    """x[o, i] = row first_key + o + i of a matrix, times a[i]; (BN, BM), offsets by queries."""
-    tl.static_assert(BM <= BN)
-    o, i = tl.arange(0, BN)[:, None], tl.arange(0, BM)[None, :] + zero
-    merged = tl.zeros((BN, BM), tl.float32)
-    for n in tl.static_range(2):
-        at = first_key + n * BN
-        keep = seen_by(at + tl.arange(0, BN), first_seen, last_seen)
-        tile = load_rows(base, at, stride, keep, BN, D, BD, True, ASM)
-        by_key = tl.dot(tile, tl.trans(a), input_precision=PRECISION)
-        merged = by_key if n == 0 else tl.where(o >= i, merged, by_key)
-    return tl.gather(merged, (o + i) % BN, 0)
+        da = tl.dot(part, band, da, input_precision=PRECISION)
+    return da

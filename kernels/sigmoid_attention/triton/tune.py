@@ -1,6 +1,7 @@
 """Make the table of tile shapes anew.
 
-    python -m sigmoid_attention.triton.tune --write
+    python -m sigmoid_attention.triton.tune --write    and the counts of their kernels (census.py)
+    python -m sigmoid_attention.triton.tune --only sm_80/key/128 --write    these rows alone
 
 Without the device a tile is judged by what the compiler says: candidates stand in order of
 preference (large tiles reuse more), and the first that spills nothing and fits the shared memory is
@@ -16,11 +17,11 @@ import sys
 
 import triton
 
-from .census import Variant, beyond_limits, compile_variant, variants
-from .configs import TABLE, Config
+from .census import Count, Variant, beyond_limits, compile_variant, enter, variants
+from .configs import TABLE, Config, choose
 
 # Candidates in order of preference: queries, keys, warps, stages.
-FLOAT32 = [(32, 32, 8, 1), (32, 32, 4, 1), (16, 32, 4, 1), (16, 16, 8, 1), (16, 16, 4, 1)]
+FLOAT32 = [*((32, 32, 8, 1), (16, 32, 8, 1), (32, 16, 8, 1), (16, 16, 8, 1))]
 ROWS = [
     *((128, 128, 8, 3), (128, 128, 8, 2), (128, 64, 8, 3), (128, 64, 8, 2), (64, 64, 4, 2)),
     *((64, 32, 4, 2), (64, 32, 4, 1), (32, 32, 4, 2), (32, 32, 4, 1)),
@@ -29,9 +30,13 @@ KEYS = [
     *((64, 128, 8, 3), (64, 128, 8, 2), (32, 128, 8, 2), (64, 64, 4, 2), (32, 64, 4, 2)),
     *((16, 64, 4, 2), (32, 64, 4, 1), (16, 64, 4, 1), (16, 32, 4, 1)),
 ]
-# Skewed tiles: at most twice as many queries as keys, or the other way round, and few registers.
+# Skewed tiles: few registers. The last ones have fewer keys than queries, so that warps share the
+# keys and each holds a part of the channels.
 SKEWED_ROWS = [*((64, 64, 4, 2), (64, 32, 4, 2), (64, 32, 4, 1), (32, 32, 4, 2), (32, 32, 4, 1))]
-SKEWED_KEYS = [*((32, 64, 4, 2), (16, 64, 4, 2), (32, 64, 4, 1), (16, 64, 4, 1), (16, 32, 4, 1))]
+SKEWED_KEYS = [
+    *((32, 64, 4, 2), (16, 64, 4, 2), (32, 64, 4, 1), (16, 64, 4, 1), (32, 16, 4, 2)),
+    *((32, 16, 4, 1), (16, 32, 4, 1)),
+]
 
 
 def candidates(row: str) -> list[tuple[int, int, int, int]]:
@@ -46,42 +51,55 @@ def candidates(row: str) -> list[tuple[int, int, int, int]]:
     return KEYS if kernel == "key" else ROWS
 
 
-def search(arch: int, row: str, served: list[Variant]) -> Config:
-    """The first candidate with which every kernel that the row serves keeps the limits."""
-    for candidate in candidates(row):
-        config = Config(*candidate)
-        if all(_keeps_limits(variant, config) for variant in served):
-            return config
-    raise RuntimeError(f"sm_{arch} {row}: no candidate keeps the limits")
+def search(served: list[Variant], configs: list[Config]) -> tuple[Config, dict[str, Count]] | None:
+    """The first tile with which every kernel that a row serves keeps the limits, and their counts."""
+    for config in configs:
+        counts: dict[str, Count] = {}
+        for variant in served:
+            counts[variant.name] = compile_variant(variant, config)
+            problems = beyond_limits(variant, counts[variant.name])
+            print(variant.name, config, *problems, sep="; ", flush=True)
+            if problems:
+                break
+        else:
+            return config, counts
+    return None
 
 
-def _keeps_limits(variant: Variant, config: Config) -> bool:
-    problems = beyond_limits(variant, compile_variant(variant, config))
-    print(variant.name, config, *problems, sep="; ", file=sys.stderr, flush=True)
-    return not problems
-
-
-def main() -> None:
-    """Search every row of the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="replace the table")
+def main() -> int:
+    """Search the rows of the table; 0 if each has a tile."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--write", action="store_true", help="enter what is found in both tables")
+    parser.add_argument("--only", default="", help="rows whose sm_ARCH/NAME contains this")
+    parser.add_argument("--keep", action="store_true", help="try the table's own tile first")
     args = parser.parse_args()
     served: dict[tuple[int, str], list[Variant]] = {}
     for variant in variants():
-        if variant.mode == "mixed":
+        if variant.mode == "mixed" and args.only in f"sm_{variant.arch}/{variant.row}":
             served.setdefault((variant.arch, variant.row), []).append(variant)
-    tiles: dict[str, dict[str, list[int]]] = {}
+    without = []
     for (arch, row), some in served.items():
-        found = search(arch, row, some)
-        tiles.setdefault(str(arch), {})[row] = [found.bm, found.bn, found.warps, found.stages]
-    how = "by compilation: the first candidate of tune.py without spills; not by timing"
-    text = json.dumps({"how": how, "triton": triton.__version__, "tiles": tiles}, indent=1)
+        tiles = [choose(arch, row)] if args.keep else []
+        tiles += [Config(*candidate) for candidate in candidates(row)]
+        found = search(some, list(dict.fromkeys(tiles)))
+        if found is None:
+            without.append(f"sm_{arch}/{row}")
+        elif args.write:
+            _write(arch, row, found[0])
+            enter(found[1])
+    if without:
+        print("no candidate keeps the limits:", *without)
+    return int(bool(without))
+
+
+def _write(arch: int, row: str, found: Config) -> None:
+    loaded = json.loads(TABLE.read_text())
+    loaded["tiles"][str(arch)][row] = [found.bm, found.bn, found.warps, found.stages]
+    loaded["triton"] = triton.__version__
+    text = json.dumps(loaded, indent=1)
     text = re.sub(r"\[\s+(\d+),\s+(\d+),\s+(\d+),\s+(\d+)\s+\]", r"[\1, \2, \3, \4]", text)
-    if args.write:
-        TABLE.write_text(text + "\n")
-    else:
-        print(text)
+    TABLE.write_text(text + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
