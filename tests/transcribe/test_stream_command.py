@@ -138,6 +138,17 @@ def test_wrong_input_and_options_get_one_line(
     assert message in err
 
 
+def test_a_terminal_is_refused(
+    streaming_exp: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    master, terminal = os.openpty()
+    with open(terminal) as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        assert main(["stream", "--model", str(streaming_exp)]) == 2
+    os.close(master)
+    assert "standard input is a terminal: pipe raw samples into it" in capsys.readouterr().err
+
+
 def test_a_model_without_chunks_is_refused(run: Run, exp: Path) -> None:
     code, lines, err = run([], "--model", exp)
     assert (code, lines) == (2, [])
