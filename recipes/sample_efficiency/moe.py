@@ -261,7 +261,7 @@ def report(results: dict[str, dict[str, Any]], sizes: list[int], args: argparse.
         f"`{args.command}`",
         "",
         f"Slopes of the log median error over {args.repetitions} repetitions against log n, n = "
-        f"{', '.join(map(str, sizes))}, with 95 % intervals; in brackets what the theory says.",
+        f"{', '.join(map(str, sizes))}, with 95 % intervals; in parentheses what the theory says.",
         "",
         "| gate, experts, fit | Voronoi loss | experts' error | nearest equivalent | function | "
         f"Voronoi loss at n = {sizes[-1]} |",

@@ -2,8 +2,9 @@
 
 Experts are rows (A, b, c, weight, offset): the score of x is A x^2 + b x + c, eta = (weight, offset).
 In the form of Nguyen, Ho and Rinaldo (softmax gates: arXiv 2402.02952, sigmoid gates: 2405.13997),
-which Yan et al. (2502.00281) take over to quadratic scores. Every loss is 0 at the truth and where an
-expert is split into copies, and does not depend on the experts' order.
+here with the quadratic scores of Yan et al. (2502.00281); constants may differ, slopes do not. Every
+loss is 0 at the truth and where softmax or sparse sigmoid split an expert into copies, and does not
+depend on the experts' order.
 """
 
 from __future__ import annotations

@@ -126,8 +126,9 @@ def test_refusals(grid: list[Path], tmp_path: Path, capsys: pytest.CaptureFixtur
         brief_files(compare([empty]), Path("x.md"), "")
     # What cannot be made is noticed before anything is written.
     out = tmp_path / "out"
-    words = ["compare", *map(str, grid[:2]), "--out", str(out), "--html", str(out / "r.html")]
-    for wrong in (["--utterance", "nobody"], ["--page", "x.html"]):
+    words = ["compare", *map(str, grid[:2]), "--out", str(out)]
+    html = ["--html", str(out / "r.html")]
+    for wrong in ([*html, "--utterance", "nobody"], ["--page", "x.html"]):
         assert main([*words, *wrong]) == 2
         assert not out.exists()
     (tmp_path / "file").write_text("")
@@ -136,6 +137,6 @@ def test_refusals(grid: list[Path], tmp_path: Path, capsys: pytest.CaptureFixtur
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 3
     assert main([*words, "--page", str(out / "page.md")]) == 0
-    names = ["compare.json", "compare.md", "curves.png", "page.md", "page.png", "r.html"]
+    names = ["compare.json", "compare.md", "curves.png", "page.md", "page.png"]
     assert sorted(path.name for path in out.iterdir()) == names
     assert "`asr " in (out / "page.md").read_text()

@@ -42,7 +42,17 @@ def test_outputs_and_derivatives(gate: str, experts: str) -> None:
         torch.testing.assert_close(j_rnp[r], by_autograd[r, :, r])
 
 
-@pytest.mark.parametrize("setting", moe.SETTINGS, ids=lambda setting: setting.name)
+EVERY_DAY = [one for one in moe.SETTINGS if one.fitted == 2] + moe.SETTINGS[-1:]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        one if one in EVERY_DAY else pytest.param(one, marks=pytest.mark.slow)
+        for one in moe.SETTINGS
+    ],
+    ids=lambda setting: setting.name,
+)
 def test_fits_learn_the_function(setting: moe.Setting) -> None:
     """With 1000 points the function's error is within a few of its standard errors, sqrt(p / n)."""
     found = moe.simulate(setting, 1000, 2, seed=2)
@@ -187,7 +197,7 @@ def test_slope_of_known_errors() -> None:
 
 def test_page_and_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr(moe, "SETTINGS", moe.SETTINGS[:2])
+    monkeypatch.setattr(moe, "SETTINGS", moe.SETTINGS[:1])
     words = ["moe.py", "--sizes", "100", "200", "--repetitions", "2", "--out", str(tmp_path / "m")]
     monkeypatch.setattr(sys, "argv", words)
     moe.main()
