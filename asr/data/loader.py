@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import itertools
 import signal
+import sys
 import traceback
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,6 +35,13 @@ MAX_DEATHS_IN_A_ROW = 20
 DEATHS_PER_UTTERANCE = 2
 
 _JOIN_TIMEOUT_S = 10.0
+
+# Importing takes seconds: the server does it once, for every worker of every loader.
+if sys.platform == "win32":
+    _START = multiprocessing.get_context("spawn")
+else:
+    _START = multiprocessing.get_context("forkserver")
+_START.set_forkserver_preload(["asr.data.loader"])
 
 
 @dataclass(frozen=True)
@@ -78,8 +86,8 @@ class Loader:
     ) -> None:
         """
         Args:
-            num_workers: processes; 0 is a thread of this one. They are spawned, not forked: a fork of
-                a process that holds CUDA or threads can hang.
+            num_workers: processes; 0 is a thread of this one. They are no forks of this one, which
+                holds CUDA or threads and could hang, but of a server that has imported all they need.
             pin_memory: hand out batches in page-locked memory.
             max_unreadable: the share of the utterances that may be lost; None: none.
         """
@@ -198,11 +206,10 @@ class _Worker:
     """
 
     def __init__(self, dataset: Utterances) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        self.connection, theirs = spawn.Pipe()
-        self.reading = spawn.RawValue(ctypes.c_longlong, -1)
+        self.connection, theirs = _START.Pipe()
+        self.reading = _START.RawValue(ctypes.c_longlong, -1)
         self.todo: deque[_Task] = deque()
-        self.process = spawn.Process(
+        self.process = _START.Process(
             target=_work, args=(dataset, theirs, self.reading), daemon=True
         )
         self.process.start()
