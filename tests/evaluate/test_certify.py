@@ -187,7 +187,7 @@ def test_an_unsound_model_fails_and_the_property_is_named(
 ) -> None:
     model = load_model(save(tmp_path, *options))
     break_it(model, monkeypatch)
-    certificate = certify(model, cuts, 3)
+    certificate = certify(model, cuts, 2)
     found = verdicts(certificate)
     assert {name for name, words in found.items() if FAILS in words} == properties
     assert not certificate.certified
