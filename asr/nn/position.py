@@ -45,18 +45,19 @@ class Rope(Position):
         super().__init__()
         if head_dim % 2:
             raise ValueError(f"head_dim = {head_dim}: rotary positions need an even head_dim")
-        exponents = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
-        self.register_buffer("frequencies_i", base**-exponents, persistent=False)
-        self.frequencies_i: Tensor
+        self.base = base
 
     def forward(self, q_bhtd: Tensor, k_bhsd: Tensor, q_start: int, k_start: int) -> Positioned:
         q_bhtd = self._turn(q_bhtd, q_start)
         return q_bhtd, self._turn(k_bhsd, k_start), None
 
     def _turn(self, x_bhtd: Tensor, start: int) -> Tensor:
-        frames_t = torch.arange(start, start + x_bhtd.shape[2], device=x_bhtd.device)
-        # in float64: at an hour of frames a float32 angle has lost its last three digits
-        angles_ti = frames_t[:, None] * self.frequencies_i
+        _, _, num_frames, dim = x_bhtd.shape
+        # in float64: at an hour of frames a float32 angle has lost its last three digits. Not a buffer,
+        # which a module's change of type would round
+        exponents_i = torch.arange(0, dim, 2, device=x_bhtd.device, dtype=torch.float64) / dim
+        frames_t = torch.arange(start, start + num_frames, device=x_bhtd.device)
+        angles_ti = frames_t[:, None] * self.base**-exponents_i
         cos_ti, sin_ti = angles_ti.cos().to(x_bhtd.dtype), angles_ti.sin().to(x_bhtd.dtype)
         first, second = x_bhtd.chunk(2, dim=-1)
         return torch.cat(

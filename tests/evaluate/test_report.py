@@ -22,6 +22,7 @@ import soundfile
 import torch
 from made_models import decode
 
+from asr import config
 from asr.data.manifest import read_cuts
 from asr.errors import InputError
 from asr.evaluate.compare import compare
@@ -32,6 +33,7 @@ from asr.evaluate.report.media import mp3_uri, png_uri, waveforms
 from asr.evaluate.report.page import report_files
 from asr.evaluate.results import with_results
 from asr.files import write_all
+from asr.model import Recogniser
 from asr.model_folder import load_model
 from asr.nn.attention import MultiHeadAttention
 
@@ -194,7 +196,7 @@ def test_maps_are_the_weights_that_the_model_used(grid: list[Path]) -> None:
             if isinstance(module, MultiHeadAttention):
                 module.register_forward_hook(partial(first_argument, inputs))
                 module.project_out.register_forward_hook(partial(first_argument, outputs))
-        maps = attention_maps(model, wave)
+        maps = attention_maps(model.net, wave)
         layers = [m for m in model.net.modules() if isinstance(m, MultiHeadAttention)]
         assert len(maps) == len(layers) == 2
         for p_hts, layer, x_btd, out_btd in zip(maps, layers, inputs, outputs, strict=True):
@@ -207,6 +209,24 @@ def test_maps_are_the_weights_that_the_model_used(grid: list[Path]) -> None:
         drawn = picture(maps)
         assert drawn.ndim == 2
         assert 0 <= drawn.min() < drawn.max() <= 1
+
+
+def test_maps_of_mixed_keys_are_the_weights_that_the_model_used() -> None:
+    """An utterance with fewer frames than there are mixtures: each of them is seen all the same."""
+    small = ["encoder.num_layers=1", "encoder.dim=32", "encoder.ff_dim=32", "attention.num_heads=2"]
+    cfg = config.load([], [*small, "attention.keys=linformer", "attention.position=none"])
+    torch.manual_seed(0)
+    net = Recogniser(cfg, 20).eval()
+    attention = next(m for m in net.modules() if isinstance(m, MultiHeadAttention))
+    assert attention.linformer is not None
+    values: list[tuple[torch.Tensor, ...]] = []
+    attention.linformer.register_forward_hook(lambda _, args, output: values.append(output))
+    outputs: list[torch.Tensor] = []
+    attention.project_out.register_forward_hook(partial(first_argument, outputs))
+    (p_htl,) = attention_maps(net, np.random.default_rng(0).normal(0, 0.1, 16000).astype("f4"))
+    assert p_htl.shape[1] < p_htl.shape[2] == cfg.attention.linformer_length
+    expected = torch.einsum("htl,hld->thd", p_htl, values[0][1][0]).flatten(1)
+    torch.testing.assert_close(expected, outputs[0][0], atol=1e-5, rtol=1e-4)
 
 
 def test_audio_and_pictures_survive(tmp_path: Path) -> None:

@@ -38,6 +38,18 @@ def test_rope_turns_a_pair_by_the_hand_computed_angle() -> None:
     assert bias is None
 
 
+def test_rope_at_an_hour_of_frames_in_a_module_of_float32() -> None:
+    """Angles are exact whatever type the module is put into, as a model is before training."""
+    rope = torch.nn.ModuleList([Rope(head_dim=4, base=3.0)]).to(torch.float32)[0]
+    frame = 90_001
+    turned, _, _ = rope(
+        torch.tensor([0.0, 1.0, 0.0, 0.0]).view(1, 1, 1, 4), torch.zeros(1, 1, 1, 4), frame, 0
+    )
+    angle = frame * 3.0**-0.5
+    expected = [0.0, math.cos(angle), 0.0, math.sin(angle)]
+    torch.testing.assert_close(turned.flatten(), torch.tensor(expected), rtol=1e-6, atol=1e-6)
+
+
 def test_rope_scores_depend_on_the_offset_alone() -> None:
     torch.manual_seed(0)
     rope = Rope(head_dim=16)

@@ -183,7 +183,7 @@ def _maps(comparison: Comparison, wave_n: np.ndarray, notes: list[str]) -> list[
         if model.config.features.sample_rate != SAMPLE_RATE:
             notes.append(f"{row.name}: no attention maps: its sample rate is not {SAMPLE_RATE}")
             continue
-        layers = attention_maps(model, wave_n)
+        layers = attention_maps(model.net, wave_n)
         row_sum = float(np.mean([p_hts.sum(-1).mean() for p_hts in layers]))
         maps[words] = Map(row.name, *words, png_uri(picture(layers)), row_sum)
     return list(maps.values())

@@ -10,15 +10,16 @@ from sigmoid_attention import Mask
 from sigmoid_attention.reference import attention_weights
 from torch import Tensor, nn
 
-from asr.model_folder import Model
+from asr.model import Recogniser
 from asr.nn.attention import MultiHeadAttention
 
 # A picture has at most so many layers and heads, and so many pixels for each map's side.
 _MAX_LAYERS, _MAX_HEADS, _MAX_SIDE = 4, 4, 56
 
 
-def attention_maps(model: Model, wave_n: np.ndarray) -> list[Tensor]:
-    """p_hts of each layer, in order, by the reference implementation.
+def attention_maps(net: Recogniser, wave_n: np.ndarray) -> list[Tensor]:
+    """p_hts of each layer, in order, by the reference implementation; the keys of a Linformer are its
+    mixtures, (h, t, length).
 
     Args:
         wave_n: float32 at the model's sample rate.
@@ -29,6 +30,9 @@ def attention_maps(model: Model, wave_n: np.ndarray) -> list[Tensor]:
 
     def remember(module: nn.Module, args: tuple[Any, ...]) -> None:
         masks.append(args[1])
+
+    def exchange(module: nn.Module, args: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        masks.append(output[2])  # mixtures are seen otherwise than frames
 
     def weigh(attention: MultiHeadAttention, output: Any) -> None:
         q_bhtd, k_bhsd, bias = output
@@ -41,9 +45,11 @@ def attention_maps(model: Model, wave_n: np.ndarray) -> list[Tensor]:
         )
         found.append(p_bhts[0].float().cpu())
 
-    for module in model.net.modules():
+    for module in net.modules():
         if isinstance(module, MultiHeadAttention):
             hooks.append(module.register_forward_pre_hook(remember))
+            if module.linformer is not None:
+                hooks.append(module.linformer.register_forward_hook(exchange))
             hooks.append(
                 module.position.register_forward_hook(
                     lambda _, __, output, attention=module: weigh(attention, output)
@@ -51,9 +57,9 @@ def attention_maps(model: Model, wave_n: np.ndarray) -> list[Tensor]:
             )
     try:
         with torch.no_grad():
-            device = next(model.net.parameters()).device
+            device = next(net.parameters()).device
             wave_bn = torch.from_numpy(wave_n)[None].to(device)
-            model.net(wave_bn, torch.tensor([wave_bn.shape[1]], device=device))
+            net(wave_bn, torch.tensor([wave_bn.shape[1]], device=device))
     finally:
         for hook in hooks:
             hook.remove()
