@@ -12,7 +12,7 @@ triton = pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
-from sigmoid_attention.triton import census, configs, launch  # noqa: E402
+from sigmoid_attention.triton import census, configs, device, launch  # noqa: E402
 from sigmoid_attention.triton.census import Variant  # noqa: E402
 
 TABLE = census.read()
@@ -64,10 +64,27 @@ def test_the_weights_that_are_counted_are_the_default():
             assert known["special_per_score"] <= 1.0, name
 
 
-def test_exceptions_are_needed_and_of_float32_alone():
+def test_exceptions_are_needed_and_of_the_backward_in_float32_alone():
     for name, most in census.EXCEPTIONS.items():
+        assert not name.startswith("forward/")
         assert "/d128/fp32/relative/" in name
         assert 1.0 < TABLE["kernels"][name]["special_per_score"] <= most
+
+
+@pytest.mark.parametrize(
+    ("kernel", "tile", "mode"),
+    [
+        ("forward", (16, 16, 8), "POLYNOMIAL"),
+        ("query", (16, 16, 8), "MIXED"),
+        ("forward", (16, 16, 4), "MIXED"),
+        ("query", (64, 64, 8), "MIXED"),
+    ],
+)
+def test_a_thread_with_one_score_pairs_it_with_none(kernel, tile, mode):
+    bm, bn, warps = tile
+    config = configs.Config(bm, bn, warps, 1)
+    assert launch.mode_for(device.MIXED.value, kernel, config) == getattr(device, mode).value
+    assert launch.mode_for(device.TANH.value, kernel, config) == device.TANH.value
 
 
 def test_every_shipped_tile_is_in_the_table():

@@ -179,7 +179,7 @@ def weights(x, mode, n):
     return ops.call(flat, "triton").flatten().cpu().double()
 
 
-@pytest.mark.parametrize("mode", ["SEPARATE", "SHARED", "MIXED"])
+@pytest.mark.parametrize("mode", ["SEPARATE", "SHARED", "MIXED", "POLYNOMIAL"])
 @pytest.mark.parametrize("n", [1, 2048, 65536])
 def test_left_tail_is_relatively_accurate(n, mode, monkeypatch):
     monkeypatch.setitem(launch.MODES, "exact", getattr(device, mode).value)
@@ -198,7 +198,7 @@ def test_rounding_to_bfloat16_is_all_that_a_weight_loses(n):
     assert error < 2.0**-8 + 2.0**-17
 
 
-@pytest.mark.parametrize("mode", ["SEPARATE", "SHARED", "MIXED"])
+@pytest.mark.parametrize("mode", ["SEPARATE", "SHARED", "MIXED", "POLYNOMIAL"])
 @pytest.mark.parametrize("extreme", [-math.inf, -1e4, -300.0, 300.0, math.inf])
 def test_an_extreme_score_leaves_its_neighbour_alone(extreme, mode, monkeypatch):
     monkeypatch.setitem(launch.MODES, "exact", getattr(device, mode).value)

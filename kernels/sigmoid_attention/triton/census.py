@@ -30,6 +30,7 @@ from triton.compiler import ASTSource
 from .backward import key_kernel, offset_kernel, query_kernel
 from .configs import Config, choose, row_name
 from .forward import forward_kernel
+from .launch import mode_for
 
 CENSUS = Path(__file__).with_name("census.json")
 KERNELS = {
@@ -44,11 +45,11 @@ MODES = {"separate": 0, "shared": 1, "mixed": 2, "tanh": 3}
 MOST_SHARED = {80: 163 * 1024, 90: 227 * 1024}
 MOST_REGISTERS = 255
 MOST_SPECIAL = {"mixed": 1.0, "tanh": 1.0, "shared": 1.5, "separate": 2.0}
-# Plain multiply-adds over 128 channels leave room for one score a thread, and neighbours that share
-# a reciprocal then compute it twice. Nothing else may exceed the limits.
+# Backward kernels of plain multiply-adds over 128 channels, with room for one score a thread; see
+# ``mode_for``. Nothing else may exceed the limits.
 EXCEPTIONS = {
     f"{kernel}/sm_{arch}/d128/fp32/relative/runs/mixed": 2.0
-    for kernel, arch in itertools.product(("forward", "query", "offset"), (80, 90))
+    for kernel, arch in itertools.product(("query", "offset"), (80, 90))
 }
 
 
@@ -126,7 +127,7 @@ def _constexprs(variant: Variant, config: Config, names: list[str]) -> dict[str,
         "HAS_RUNS": variant.runs,
         "HAS_ROW": True,
         "NEED_ROW": variant.runs,
-        "MODE": MODES[variant.mode],
+        "MODE": mode_for(MODES[variant.mode], variant.kernel, config),
         "ASM": True,
         "PRECISION": "ieee",
     }

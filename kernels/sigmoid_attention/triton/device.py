@@ -11,11 +11,13 @@ beside a twin in plain `tl`.
 import triton
 import triton.language as tl
 
-# How a weight is computed, with special-function operations (MUFU) per score; MIXED is the default.
+# How a weight is computed, with special-function operations (MUFU) per score; MIXED is the default,
+# POLYNOMIAL its stand-in where a thread has no two neighbours.
 SEPARATE = tl.constexpr(0)  # 2: an exponential and a reciprocal each
 SHARED = tl.constexpr(1)  # 1.5: two scores share a reciprocal
 MIXED = tl.constexpr(2)  # 1: as SHARED, and every second exponential is a polynomial
 TANH = tl.constexpr(3)  # 1: tanh.approx; absolute error 1e-5, wrong in the left tail
+POLYNOMIAL = tl.constexpr(4)  # 1: every exponential is a polynomial, a reciprocal each
 
 NONE = tl.constexpr(0)
 ALIBI = tl.constexpr(1)
@@ -107,6 +109,8 @@ def sigmoid(x, M: tl.constexpr, N: tl.constexpr, MODE: tl.constexpr, ASM: tl.con
         p = 0.5 + 0.5 * tanh(x * 0.34657359027997264, ASM)  # ln(2) / 2
     elif MODE == SEPARATE:
         p = reciprocal(1.0 + exp2(tl.minimum(-x, 126.0), ASM), ASM)
+    elif MODE == POLYNOMIAL:
+        p = reciprocal(1.0 + exp2_polynomial(tl.minimum(-x, HIGHEST)), ASM)
     else:
         left, right = tl.split(tl.reshape(tl.minimum(-x, HIGHEST), (M, N // 2, 2)))
         a = 1.0 + exp2(left, ASM)

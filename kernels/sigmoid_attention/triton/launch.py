@@ -19,6 +19,15 @@ POSITIONS = ("none", "alibi", "table", "relative")  # by their number in the ker
 MODES = {"exact": device.MIXED.value, "fast": device.TANH.value}
 
 
+def mode_for(mode: int, kernel: str, config: Config) -> int:
+    """MIXED makes pairs of a thread's scores; a thread with a single one computes both of its pair.
+    The forward then takes polynomials alone; in the backward those would spill."""
+    alone = config.bm * config.bn <= 32 * config.warps
+    if kernel == "forward" and mode == device.MIXED.value and alone:
+        return int(device.POLYNOMIAL.value)
+    return mode
+
+
 def interpreted() -> bool:
     """Whether Triton runs the kernels in its interpreter, on the CPU."""
     return bool(triton.knobs.runtime.interpret)
@@ -84,7 +93,7 @@ class Launch:
         counts = [self.num_queries, self.num_keys, flat.delta, flat.zero, num_offsets]
         return [*counts, flat.scale]
 
-    def options(self, config: Config) -> dict[str, Any]:
+    def options(self, kernel: str, config: Config) -> dict[str, Any]:
         """Compile-time arguments."""
         return {
             "HEADS": self.heads,
@@ -98,7 +107,7 @@ class Launch:
             "POSITION": self.position,
             "HAS_RUNS": self.hi is not None,
             "HAS_ROW": self.row is not None,
-            "MODE": MODES[self.flat.precision],
+            "MODE": mode_for(MODES[self.flat.precision], kernel, config),
             "ASM": not interpreted(),
             "PRECISION": "ieee",
             "num_warps": config.warps,
@@ -114,7 +123,14 @@ def forward(flat: Flat) -> Tensor:
     grid = (triton.cdiv(x.num_queries, config.bm), x.batch * x.heads)
     if o.numel():
         forward_kernel[grid](
-            x.q, x.k, x.v, o, *x.pointers(), *x.strides(o), *x.numbers(), **x.options(config)
+            x.q,
+            x.k,
+            x.v,
+            o,
+            *x.pointers(),
+            *x.strides(o),
+            *x.numbers(),
+            **x.options("forward", config),
         )
     return o
 
@@ -143,7 +159,7 @@ def _query_pass(x: Launch, do: Tensor, row: bool) -> Sums:
     if dq.numel():
         query_kernel[grid](
             x.q, x.k, x.v, do, dq, dq if drow is None else drow,
-            *x.pointers(), *x.strides(do), *x.numbers(), NEED_ROW=row, **x.options(config),
+            *x.pointers(), *x.strides(do), *x.numbers(), NEED_ROW=row, **x.options("query", config),
         )  # fmt: skip
     return Sums(q=dq, k=dk, v=dv, row=drow, by_offset=None, qv=None, r=None)
 
@@ -158,7 +174,7 @@ def _key_pass(x: Launch, do: Tensor, sums: Sums) -> None:
     if sums.k.numel():
         key_kernel[(blocks, x.batch * x.heads)](
             x.q, x.k, x.v, do, sums.k, sums.v, columns, first, last, seen,
-            *x.pointers(), *x.strides(do), tiles_b, seen_b, *x.numbers(), **x.options(config),
+            *x.pointers(), *x.strides(do), tiles_b, seen_b, *x.numbers(), **x.options("key", config),
         )  # fmt: skip
     if x.heads != x.kv_heads:
         sums.k, sums.v = (y.unflatten(1, (x.kv_heads, -1)).sum(2) for y in (sums.k, sums.v))
@@ -205,7 +221,7 @@ def _offset_pass(x: Launch, do: Tensor, sums: Sums) -> None:
     if sums.q.numel() and sums.k.numel():
         offset_kernel[grid](
             x.q, x.k, x.v, do, by_offset, dr, seen, *x.pointers(), *x.strides(do), seen_b,
-            *x.numbers(), **x.options(config),
+            *x.numbers(), **x.options("offset", config),
         )  # fmt: skip
     else:
         by_offset.zero_()
