@@ -223,6 +223,11 @@ def refusal(
         return f"it has sigmoid only, not {weighting.map!r}"
     if dtype not in (torch.float16, torch.bfloat16, torch.float32):
         return f"it has float16, bfloat16 and float32, not {dtype}"
+    return _triton_cannot_run(device)
+
+
+@_constant
+def _triton_cannot_run(device: torch.device) -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     if device.type == "cpu" and os.environ.get("TRITON_INTERPRET", "0") == "1":

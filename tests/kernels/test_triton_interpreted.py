@@ -1,4 +1,4 @@
-"""test_triton.py in Triton's interpreter: a process of its own, so that nothing else is affected."""
+"""Tests in Triton's interpreter: a process of its own, so that nothing else is affected."""
 
 import ast
 import os
@@ -15,24 +15,29 @@ from .unproven import ASSEMBLY
 pytest.importorskip("triton")
 KERNELS = Path(sigmoid_attention.__file__).with_name("triton")
 TESTS = Path(__file__).with_name("test_triton.py")
+LAYERS = Path(__file__).parents[1] / "nn" / "test_compile.py"
 
 
-def run(selection):
+def run(selection, *tests):
     path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH", ""), *sys.path]))
     env = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", selection]
-    done = subprocess.run([*command, str(TESTS)], capture_output=True, text=True, env=env)
+    done = subprocess.run([*command, *map(str, tests)], capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert re.search(r"\d+ passed", done.stdout)
 
 
 def test_interpreted():
-    run("not slow")
+    run("not slow", TESTS)
+
+
+def test_whole_layers_compile_around_the_kernels():
+    run("not slow", LAYERS, "-k", "triton")
 
 
 @pytest.mark.slow
 def test_interpreted_full():
-    run("slow")
+    run("slow", TESTS)
 
 
 def test_the_list_of_what_is_not_proven_names_all_assembly():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from sigmoid_attention import Mask
@@ -18,17 +20,21 @@ from asr.nn.residual import Frames
         ("sigmoid", "alibi", "reference"),
         ("softmax", "rope", "sdpa"),
         ("softmax", "relative", "blockwise"),
+        ("sigmoid", "relative", "triton"),
     ],
 )
 def test_a_conformer_layer_has_no_graph_break(weighting: str, position: str, backend: str) -> None:
+    device = "cuda" if backend == "triton" and torch.cuda.is_available() else "cpu"
+    if backend == "triton" and device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("neither a GPU nor TRITON_INTERPRET=1")
     torch._dynamo.reset()
     torch.manual_seed(0)
     config = EncoderConfig("conformer", 1, 16, 32, 5, subsampling_channels=4, dropout=0.1)
     attention = AttentionConfig(weighting, position, 2, backend=backend)
-    layer = Encoder(config, attention, 80).layers[0].eval()
-    lens_b = torch.tensor([20, 13])
+    layer = Encoder(config, attention, 80).layers[0].eval().to(device)
+    lens_b = torch.tensor([20, 13], device=device)
     frames = Frames(frame_mask(lens_b, 20), Mask(key_lens=lens_b, query_lens=lens_b))
-    leaves = [torch.randn(2, 20, 16).requires_grad_() for _ in range(2)]
+    leaves = [torch.randn(2, 20, 16, device=device).requires_grad_() for _ in range(2)]
     leaves[1].data.copy_(leaves[0])
     # the compiled one first: it has to choose its backend, too
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
