@@ -20,7 +20,7 @@ import json
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -169,9 +169,8 @@ def chosen(name: str, args: argparse.Namespace) -> bool:
     return any(words in name for words in args.only)
 
 
-def by_length(args: argparse.Namespace, size: Size) -> list[dict[str, Any]]:
+def by_length(args: argparse.Namespace, size: Size) -> Iterator[dict[str, Any]]:
     """One table per length."""
-    tables = []
     names = [name for name in LONG if chosen(name, args)]
     for length in args.lengths:
         made, missing = build(names, size)
@@ -186,9 +185,8 @@ def by_length(args: argparse.Namespace, size: Size) -> list[dict[str, Any]]:
         rows = compare(made, frames(1, length, size.dim), args.rounds_by_length)
         for row in rows:
             row["peak_mb"] = peaks[row["name"]]
-        tables.append({"batch": 1, "length": length, "rows": rows, "could_not_run": missing})
+        yield {"batch": 1, "length": length, "rows": rows, "could_not_run": missing}
         print(f"{length} frames done", file=sys.stderr)
-    return tables
 
 
 def parse() -> argparse.Namespace:
@@ -243,12 +241,18 @@ def main() -> None:
         result["tables"].append(
             {"batch": args.batch, "length": args.length, "rows": rows, "could_not_run": missing}
         )
-    result["by_length"] = by_length(args, size)
-    text = markdown(result)
-    print(text)
-    if args.out:
-        args.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-        args.out.with_suffix(".md").write_text(text)
+    save(result, args.out)
+    for table in by_length(args, size):
+        result["by_length"].append(table)
+        save(result, args.out)
+    print(markdown(result))
+
+
+def save(result: dict[str, Any], out: Path | None) -> None:
+    """What is known by now: the longest lengths take long."""
+    if out:
+        out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+        out.with_suffix(".md").write_text(markdown(result))
 
 
 if __name__ == "__main__":
