@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 
@@ -63,7 +64,8 @@ COMMANDS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit status (2: the input was wrong)."""
-    args = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    args = _parser().parse_args(words, argparse.Namespace(command=shlex.join(["asr", *words])))
     run: Callable[[argparse.Namespace], int] = args.run
     try:
         code = run(args)

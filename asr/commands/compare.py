@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,9 +82,7 @@ def _files(args: argparse.Namespace, comparison: Comparison) -> tuple[Files, lis
     if args.page:
         from asr.evaluate.report.brief import brief_files
 
-        files |= brief_files(
-            comparison, args.page, args.made_by or shlex.join(["asr", *sys.argv[1:]])
-        )
+        files |= brief_files(comparison, args.page, args.made_by or args.command)
         told.append(
             f"written to {args.page}, with its picture {args.page.with_suffix('.png').name}"
         )

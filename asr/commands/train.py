@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 
@@ -39,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
     options = Options(
         resume=args.resume,
-        command=shlex.join(["asr", *sys.argv[1:]]),
+        command=args.command,
         init_from=args.init_from,
         new_tokenizer=args.new_tokenizer,
         profile=args.profile,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,4 +140,5 @@ def test_refusals(grid: list[Path], tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main([*words, "--page", str(out / "page.md")]) == 0
     names = ["compare.json", "compare.md", "curves.png", "page.md", "page.png"]
     assert sorted(path.name for path in out.iterdir()) == names
-    assert "`asr " in (out / "page.md").read_text()
+    made_by = shlex.join(["asr", *words, "--page", str(out / "page.md")])
+    assert f"`{made_by}`" in (out / "page.md").read_text()

@@ -30,15 +30,20 @@ SHIFTS = ("no_shift", "constant", "visible", "per_head", "sequence", "number")
 
 
 def check(weighting, position, mask, rtol=2e-5, **sizes):
-    """Output and every gradient against the float64 reference on the same inputs."""
+    """Output and every gradient against the float64 reference on the same inputs: within rtol, or
+    where a result is a difference of large sums (a slope's gradient) as near as the reference is in
+    float32."""
     small = Sizes(**{"heads": 2, "kv_heads": 1, "d": 20, "dv": 16, "dtype": torch.float32, **sizes})
     case = make(weighting, position, mask, Sizes(**{**small.__dict__, "device": DEVICE}))
     exact = make(weighting, position, mask, Sizes(**{**small.__dict__, "dtype": torch.float64}))
+    plain = make(weighting, position, mask, Sizes(**{**small.__dict__, "dtype": torch.float32}))
     with torch.no_grad():
-        for ours, theirs in zip(case.leaves, exact.leaves, strict=True):
-            theirs.copy_(ours)
-    got = [x.cpu().double() for x in case.run("triton")]
-    assert_same(got, exact.run("reference"), rtol, 1e-6)
+        for leaf, *others in zip(case.leaves, exact.leaves, plain.leaves, strict=True):
+            for other in others:
+                other.copy_(leaf)
+    got, expected = [x.cpu().double() for x in case.run("triton")], exact.run("reference")
+    lost = [(a - b).abs() for a, b in zip(plain.run("reference"), expected, strict=True)]
+    assert_same(got, expected, rtol, 1e-6, [x.max().item() if x.numel() else 0.0 for x in lost])
 
 
 @pytest.fixture(autouse=True)
