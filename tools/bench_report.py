@@ -65,7 +65,8 @@ def write(
     prefix.parent.mkdir(parents=True, exist_ok=True)
     prefix.with_suffix(".json").write_text(json.dumps(whole, indent=1) + "\n")
     prefix.with_suffix(".md").write_text(markdown(env, roof, results, verdicts))
-    plot(prefix.with_suffix(".png"), roof, results)
+    if len({result.shape.t for result in results}) > 1:
+        plot(prefix.with_suffix(".png"), roof, results)
 
 
 def markdown(env: dict[str, Any], roof: float, results: list[Result], verdicts: list[str]) -> str:
@@ -133,7 +134,10 @@ def plot(path: Path, roof: float, results: list[Result]) -> None:
             if points:
                 axes.plot(*zip(*sorted(points), strict=True), marker="o", label=name)
         axes.axhline(roof * 1e3, linestyle="--", color="black", label="roof")
+        lengths = sorted({result.shape.t for result in results})
         axes.set(xscale="log", xlabel="frames")
+        axes.set_xticks(lengths, [str(length) for length in lengths])
+        axes.set_xticks([], minor=True)
     both[0].set(ylabel="GFLOP/s", title="forward")
     both[1].set(title="forward + backward")
     both[0].legend(fontsize=6)

@@ -306,7 +306,8 @@ def plot(path: Path, rows: list[dict[str, Any]]) -> None:
     left.plot(minutes, [row["wall_s"] for row in rows], "o-")
     left.set(xlabel="audio, minutes", ylabel="time, s", xlim=(0, None), ylim=(0, None))
     right.plot(minutes, [row["peak_mb"] for row in rows], "o-")
-    right.set(xlabel="audio, minutes", ylabel="peak memory, MB", xlim=(0, None), ylim=(0, None))
+    room = 1.1 * max(row["peak_mb"] for row in rows)
+    right.set(xlabel="audio, minutes", ylabel="peak memory, MB", xlim=(0, None), ylim=(0, room))
     figure.savefig(path, dpi=100)
 
 
