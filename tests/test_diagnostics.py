@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from made_batches import batch_of
 from sigmoid_attention import Mask
 from torch import Tensor, nn
 
@@ -152,24 +153,6 @@ def test_jacobian_norm_obeys_the_papers_bound() -> None:
         bound = 12 * float(p_ts.max()) + 2 * 12 * steepest * product * energy
         bound *= float(torch.linalg.matrix_norm(w_v, 2))
         assert 0 < norm <= bound
-
-
-def batch_of(*num_samples: int, seed: int = 1) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
-    count = len(num_samples)
-    wave_bn = torch.zeros(count, max(num_samples))
-    for row_n, length in zip(wave_bn, num_samples, strict=True):
-        row_n[:length] = 0.1 * torch.randn(length, generator=generator)
-    return Batch(
-        ids=tuple(map(str, range(count))),
-        wave_bn=wave_bn,
-        wave_lens_b=torch.tensor(num_samples),
-        tokens_bu=torch.arange(1, 4).repeat(count, 1),
-        token_lens_b=torch.full((count,), 3),
-        audio_s=sum(num_samples) / 16000,
-        speakers=("",) * count,
-        texts=("",) * count,
-    )
 
 
 def build(*options: str) -> Recogniser:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from asr.commands.options import Verbs, above_zero, count
+from asr.commands.options import Verbs, above_zero, add_machine_options, count
 from asr.errors import InputError
 
 
@@ -27,8 +27,7 @@ def add(verbs: Verbs) -> None:
         "--max-batch-s", type=above_zero, default=300.0, help="padded seconds at once"
     )
     parser.add_argument("--workers", type=count, default=0, help="processes that read audio")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--threads", type=count, default=0, help="CPU threads; 0: PyTorch's choice")
+    add_machine_options(parser)
     parser.set_defaults(run=run)
 
 

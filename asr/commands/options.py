@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from asr.errors import InputError
 
 if TYPE_CHECKING:
+    from asr.model_folder import Model
     from asr.search.factory import SearchOptions
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -33,8 +35,38 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--neural", type=Path, help="neural model that ranks the n-best anew")
     parser.add_argument("--neural-weight", type=float, help="default: as tuned, else 0.5")
+    add_machine_options(parser)
+
+
+def add_machine_options(parser: argparse.ArgumentParser) -> None:
+    """Where it is computed."""
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=count, default=0, help="CPU threads; 0: PyTorch's choice")
+
+
+def add_examined(
+    parser: argparse.ArgumentParser, number: Callable[[str], int], utterances: int
+) -> None:
+    """A model, what it is examined with, and where the figures go."""
+    parser.add_argument("exp", type=Path, help="model or experiment folder")
+    parser.add_argument("--cuts", type=Path, required=True, help="manifest to take utterances from")
+    parser.add_argument(
+        "--utterances",
+        type=number,
+        default=utterances,
+        help="how many, from the shortest to the longest",
+    )
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    add_machine_options(parser)
+
+
+def examined_model(args: argparse.Namespace) -> Model:
+    """The model of ``add_examined``, where it is to be computed."""
+    from asr.model_folder import load_model
+    from asr.runtime import choose_device, prepare_cpu
+
+    prepare_cpu(args.threads)
+    return load_model(args.exp, choose_device(args.device))
 
 
 def search_options(args: argparse.Namespace) -> SearchOptions:

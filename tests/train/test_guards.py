@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from made_batches import batch_of
 from torch import nn
 
 from asr import config
@@ -35,22 +36,6 @@ SETTINGS = [
     "encoder.subsampling_channels=4",
     "encoder.dropout=0",
 ]
-
-
-def batch_of(*num_samples: int) -> Batch:
-    generator = torch.Generator().manual_seed(1)
-    wave_bn = 0.1 * torch.randn(len(num_samples), max(num_samples), generator=generator)
-    count = len(num_samples)
-    return Batch(
-        ids=tuple(f"utterance-{number}" for number in range(count)),
-        wave_bn=wave_bn,
-        wave_lens_b=torch.tensor(num_samples),
-        tokens_bu=torch.arange(1, 4).repeat(count, 1),
-        token_lens_b=torch.full((count,), 3),
-        audio_s=sum(num_samples) / 16000,
-        speakers=("",) * count,
-        texts=("",) * count,
-    )
 
 
 def make_step(*overrides: str) -> tuple[Step, Recogniser, torch.optim.AdamW]:

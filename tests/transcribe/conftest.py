@@ -75,13 +75,16 @@ def offline_letters(model: Model, wave_n: np.ndarray, chunk: tuple[int, int]) ->
     return "".join(model.tokenizer.decode(tokens).split())
 
 
+def saved(folder: Path, model: Model) -> Path:
+    save_model(folder / "model", model.net.state_dict(), model.config, model.tokenizer)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def exp(tmp_path_factory: pytest.TempPathFactory, babble: np.ndarray) -> Path:
     """A model folder."""
     folder = tmp_path_factory.mktemp("transcribe") / "exp"
-    model = untrained(folder, False, babble)
-    save_model(folder / "model", model.net.state_dict(), model.config, model.tokenizer)
-    return folder
+    return saved(folder, untrained(folder, False, babble))
 
 
 @pytest.fixture(scope="session")
@@ -91,17 +94,14 @@ def mute_exp(tmp_path_factory: pytest.TempPathFactory, babble: np.ndarray) -> Pa
     model = untrained(folder, False, babble, STREAMING)
     with torch.no_grad():
         model.net.head.bias[0] = 1000.0
-    save_model(folder / "model", model.net.state_dict(), model.config, model.tokenizer)
-    return folder
+    return saved(folder, model)
 
 
 @pytest.fixture(scope="session")
 def streaming_exp(tmp_path_factory: pytest.TempPathFactory, babble: np.ndarray) -> Path:
     """A model folder; trained with chunks, its configuration says."""
     folder = tmp_path_factory.mktemp("stream") / "exp"
-    model = untrained(folder, False, babble, STREAMING)
-    save_model(folder / "model", model.net.state_dict(), model.config, model.tokenizer)
-    return folder
+    return saved(folder, untrained(folder, False, babble, STREAMING))
 
 
 @pytest.fixture(scope="session")
