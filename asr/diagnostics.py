@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -22,6 +22,7 @@ from sigmoid_attention.spec import default_scale
 from torch import Tensor, nn
 
 from asr.data.dataset import Batch
+from asr.files import finite
 from asr.model import BLANK, Recogniser
 from asr.nn.attention import MultiHeadAttention
 from asr.nn.conformer import SelfAttention
@@ -89,6 +90,63 @@ class Diagnosis:
     overflow: str | None
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What one layer's attention got: its input, and queries and keys as they meet.
+
+    Attributes:
+        key_mask: of the keys; a Linformer's are mixtures, seen otherwise than frames.
+    """
+
+    attention: MultiHeadAttention
+    x_btd: Tensor
+    frame_mask: Mask
+    key_mask: Mask
+    q_bhtd: Tensor
+    k_bhsd: Tensor
+    bias: PositionBias | None
+
+    def weights(self) -> Tensor:
+        """p_bhts, by the reference implementation."""
+        return attention_weights(
+            self.q_bhtd,
+            self.k_bhsd,
+            weighting=self.attention.trained_weighting(),
+            position=self.bias,
+            mask=self.key_mask,
+        )
+
+
+@contextmanager
+def watch_attention(attention: MultiHeadAttention, tell: Callable[[Seen], None]) -> Iterator[None]:
+    """Tells of every forward pass of the module, for as long as the block lasts."""
+    got: dict[str, Any] = {}
+
+    def enters(module: nn.Module, args: tuple[Tensor, Mask, Any]) -> None:
+        got.update(x_btd=args[0], frame_mask=args[1], key_mask=args[1])
+
+    def mixed(module: nn.Module, args: Any, output: tuple[Tensor, Tensor, Mask]) -> None:
+        got["key_mask"] = output[2]
+
+    def meet(
+        module: nn.Module, args: Any, output: tuple[Tensor, Tensor, PositionBias | None]
+    ) -> None:
+        q_bhtd, k_bhsd, bias = output
+        tell(Seen(attention=attention, q_bhtd=q_bhtd, k_bhsd=k_bhsd, bias=bias, **got))
+
+    handles = [
+        attention.register_forward_pre_hook(enters),
+        attention.position.register_forward_hook(meet),
+    ]
+    if attention.linformer is not None:
+        handles.append(attention.linformer.register_forward_hook(mixed))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def diagnose(net: Recogniser, batch: Batch, near_frames: int = NEAR_FRAMES) -> Diagnosis:
     """Of a batch on the model's device, computed as decoding does: no dropout, no augmentation, whole
     utterances. Weights, gradients and random state stay as they are.
@@ -125,14 +183,13 @@ def diagnose(net: Recogniser, batch: Batch, near_frames: int = NEAR_FRAMES) -> D
 
 def series(diagnosis: Diagnosis) -> dict[str, float | str | None]:
     """Every number under a name of its own, as a log takes them; None where it is not finite."""
-    values = {"loss": diagnosis.loss, "gradient_norm": diagnosis.gradient_norm}
+    values: dict[str, Any] = {"loss": diagnosis.loss, "gradient_norm": diagnosis.gradient_norm}
     for number, layer in enumerate(diagnosis.layers, start=1):
         content = asdict(layer)
         for place, head in enumerate(content.pop("heads"), start=1):
             values |= {f"{name}/layer{number}.head{place}": head[name] for name in head}
         values |= {f"{name}/layer{number}": content[name] for name in content}
-    finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-    return {**finite, "overflow": diagnosis.overflow}
+    return finite({**values, "overflow": diagnosis.overflow})
 
 
 def head_statistics(
@@ -198,7 +255,6 @@ class _Probe:
     exist_bt: Tensor
     x_btd: Tensor
     frame_mask: Mask
-    key_mask: Mask
     heads: list[Head]
     residual_norm: float
     output_norm: float
@@ -211,17 +267,13 @@ class _Probe:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Hooks on the modules, for as long as the block lasts."""
-        around, attention = self.around, self.attention
         handles = [
-            around.register_forward_pre_hook(self._residual),
-            around.branch.register_forward_hook(self._added),
-            attention.register_forward_pre_hook(self._input),
-            attention.position.register_forward_hook(self._heads),
+            self.around.register_forward_pre_hook(self._residual),
+            self.around.branch.register_forward_hook(self._added),
         ]
-        if attention.linformer is not None:
-            handles.append(attention.linformer.register_forward_hook(self._mixed))
         try:
-            yield
+            with watch_attention(self.attention, self._heads):
+                yield
         finally:
             for handle in handles:
                 handle.remove()
@@ -250,22 +302,13 @@ class _Probe:
     def _frame_norm(self, x_btd: Tensor) -> float:
         return float(x_btd.detach().double().norm(dim=2)[self.exist_bt].mean())
 
-    def _input(self, module: nn.Module, args: tuple[Tensor, Mask, Any]) -> None:
-        self.x_btd, self.frame_mask = args[0].detach(), args[1]
-        self.key_mask = self.frame_mask
-
-    def _mixed(self, module: nn.Module, args: Any, output: tuple[Tensor, Tensor, Mask]) -> None:
-        self.key_mask = output[2]
-
     @torch.no_grad()
-    def _heads(
-        self, module: nn.Module, args: Any, output: tuple[Tensor, Tensor, PositionBias | None]
-    ) -> None:
-        q_bhtd, k_bhsd, bias = output
-        mask, weighting = self.key_mask, self.attention.trained_weighting()
+    def _heads(self, seen: Seen) -> None:
+        self.x_btd, self.frame_mask = seen.x_btd.detach(), seen.frame_mask
+        q_bhtd, k_bhsd, mask = seen.q_bhtd, seen.k_bhsd, seen.key_mask
         delta = mask.k_start - mask.q_start
-        p_bhts = attention_weights(q_bhtd, k_bhsd, weighting=weighting, position=bias, mask=mask)
-        s_bhts = scores(q_bhtd, k_bhsd, bias, delta, default_scale(q_bhtd, None))
+        p_bhts = seen.weights()
+        s_bhts = scores(q_bhtd, k_bhsd, seen.bias, delta, default_scale(q_bhtd, None))
         offset_ts = None
         if self.attention.linformer is None:
             offset_ts = offsets(q_bhtd.shape[2], k_bhsd.shape[2], delta, q_bhtd.device)

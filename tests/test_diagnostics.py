@@ -203,7 +203,7 @@ def test_norms_are_those_of_the_tensors(norm: str) -> None:
         norms.append((x_btd[0].norm(dim=1), added[0].norm(dim=1)))
     layer = diagnosis.layers[0]
     assert layer.residual_norm == pytest.approx(
-        float(torch.cat([a for a, _ in norms]).mean()), rel=1e-4
+        float(torch.cat([a for a, _ in norms]).detach().mean()), rel=1e-4
     )
     assert layer.output_norm == pytest.approx(
         float(torch.cat([b for _, b in norms]).mean()), rel=1e-4

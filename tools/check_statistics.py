@@ -20,6 +20,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 
@@ -65,11 +66,7 @@ class Rate:
 
 def normal_quantile(outside: float) -> float:
     """The z that a normal variable's size exceeds with this probability."""
-    low, high = 0.0, 10.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if two_sided_normal(middle) > outside else (low, middle)
-    return (low + high) / 2
+    return NormalDist().inv_cdf(1 - outside / 2)
 
 
 @dataclass(frozen=True)

@@ -100,14 +100,15 @@ def with_costs(types: Sequence[TypeResult], rows: Sequence[Row]) -> list[TypeRes
     return [
         replace(
             one,
-            train_audio_s_per_s=_mean([by_name[n].run.train_audio_s_per_s for n in one.names]),
-            rtf=_mean([by_name[n].sets[one.set_name].rtf for n in one.names]),
+            train_audio_s_per_s=known_mean([by_name[n].run.train_audio_s_per_s for n in one.names]),
+            rtf=known_mean([by_name[n].sets[one.set_name].rtf for n in one.names]),
         )
         for one in types
     ]
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def known_mean(values: Sequence[float | None]) -> float | None:
+    """Of those that are known; None where none is."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
@@ -152,7 +153,9 @@ def from_best_position(
     here = [one for one in differences if (one.kind, one.set_name) == ("position", set_name)]
     positions = dict.fromkeys(name for one in here for name in (one.baseline, one.name))
     means = {
-        position: _mean([t.wer for t in types if (t.position, t.set_name) == (position, set_name)])
+        position: known_mean(
+            [t.wer for t in types if (t.position, t.set_name) == (position, set_name)]
+        )
         or 0.0
         for position in positions
     }

@@ -11,6 +11,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -19,8 +20,9 @@ from torch import Tensor
 
 from asr.errors import InputError
 from asr.evaluate.decode import read_utterances, spread
+from asr.files import file_hash
 from asr.model import Recogniser
-from asr.model_folder import Model
+from asr.model_folder import WEIGHTS, Model
 from asr.nn.attention import attentions
 from asr.nn.encoder import Chunk
 from asr.search.greedy import greedy
@@ -77,10 +79,12 @@ class Line:
 @dataclass(frozen=True)
 class Certificate:
     """Attributes:
+    weights_sha256: of the model's weights.
     ids, durations_s: of the utterances.
     """
 
     model: str
+    weights_sha256: str
     cuts: str
     device: str
     attention_backend: str
@@ -115,6 +119,7 @@ def certify(model: Model, cuts: Path, num_utterances: int = 8) -> Certificate:
         lines = [_judge(trial, nets, model) for trial in _trials(model, waves)]
     return Certificate(
         model=str(model.folder),
+        weights_sha256=file_hash(model.folder / WEIGHTS),
         cuts=str(cuts),
         device=str(device),
         attention_backend=model.net.attention_backend(),
@@ -144,16 +149,16 @@ def _trials(model: Model, waves: Sequence[Tensor]) -> Iterator[Trial]:
 
         return run
 
-    alone, half_s = padded(0, 0), rate // 2
+    alone, together, half_s = cache(padded(0, 0)), cache(batched(everyone)), rate // 2
     yield Trial("padding", "half a second of silence after each", padded(0, half_s), alone)
     yield Trial("padding", "each silent up to the longest one", padded(longest, 0), alone)
     yield Trial("padding", "half a second of NaN after each", padded(0, half_s, math.nan), alone)
     by_length = sorted(everyone, key=lambda i: len(waves[i]))
     pairs = [sorted({by_length[i], by_length[~i]}) for i in range((len(waves) + 1) // 2)]
-    yield Trial("batch", "all in one against each alone", batched(everyone), alone)
+    yield Trial("batch", "all in one against each alone", together, alone)
     yield Trial("batch", "pairs of long and short against each alone", batched(*pairs), alone)
-    yield Trial("order", "one batch, reversed", batched(everyone[::-1]), batched(everyone))
-    yield Trial("order", "one batch, by length", batched(by_length), batched(everyone))
+    yield Trial("order", "one batch, reversed", batched(everyone[::-1]), together)
+    yield Trial("order", "one batch, by length", batched(by_length), together)
     yield from _chunk_trials(model, waves)
     yield from _backend_trials(model, batched(everyone))
 
@@ -224,6 +229,7 @@ def _backend_trials(model: Model, run: Run) -> Iterator[Trial]:
 
         return run_by
 
+    reference = cache(by("reference"))
     for backend in BACKENDS:
         if backend in ("auto", "reference"):
             continue
@@ -234,7 +240,7 @@ def _backend_trials(model: Model, run: Run) -> Iterator[Trial]:
         serving = tuple(name for name, reason in reasons.items() if reason is None)
         what = f"{backend} against reference, one batch"
         if serving:
-            yield Trial("backend", what, by(backend), by("reference"), dtypes=serving)
+            yield Trial("backend", what, by(backend), reference, dtypes=serving)
         else:
             yield Trial("backend", what, reason=f"{reasons['float32']}")
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import math
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from asr.evaluate.certify import FAILS, HOLDS, MOST, NOT_APPLICABLE, Certificate, Line
+from asr.evaluate.tables import in_columns
+from asr.files import finite
 
 _HEADER = ("property", "what changes nothing", *MOST, "texts", "verdict")
 
@@ -23,9 +21,7 @@ def format_certificate(certificate: Certificate) -> str:
         f"attention by {certificate.attention_backend}"
     )
     rows = [_HEADER, *(_cells(line) for line in certificate.lines)]
-    widths = [max(len(row[k]) for row in rows) for k in range(len(_HEADER))]
-    table = [_aligned(row, widths) for row in rows]
-    table.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
+    table = in_columns(rows, left=(0, 1, len(_HEADER) - 1))
     reasons = [
         f"{NOT_APPLICABLE}: {line.what}: {line.reason}"
         for line in certificate.lines
@@ -33,7 +29,7 @@ def format_certificate(certificate: Certificate) -> str:
     ]
     limits = ", ".join(f"{limit:g} in {name}" for name, limit in MOST.items())
     legend = f"largest difference of a log-probability, allowed: {limits}; greedy texts equal"
-    return "\n".join([head, "", *table, "", legend, *reasons, "", verdict(certificate)])
+    return "\n".join([head, "", table, "", legend, *reasons, "", verdict(certificate)])
 
 
 def verdict(certificate: Certificate) -> str:
@@ -48,30 +44,11 @@ def verdict(certificate: Certificate) -> str:
 
 def certificate_as_json(certificate: Certificate) -> dict[str, Any]:
     """Everything; a difference that is not finite is null."""
-    content = dataclasses.asdict(certificate)
-    for line in content["lines"]:
-        line["largest"] = {
-            name: value if math.isfinite(value) else None for name, value in line["largest"].items()
-        }
-    weights = (Path(certificate.model) / "model.safetensors").read_bytes()
-    return {
-        "certified": certificate.certified,
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
-        "allowed": MOST,
-        **content,
-    }
+    content = finite(dataclasses.asdict(certificate))
+    return {"certified": certificate.certified, "allowed": MOST, **content}
 
 
 def _cells(line: Line) -> tuple[str, ...]:
     figures = [f"{line.largest[name]:.1e}" if name in line.largest else "-" for name in MOST]
     texts = f"{line.texts_equal}/{line.num_texts}" if line.num_texts else "-"
     return (line.property, line.what, *figures, texts, line.verdict)
-
-
-def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
-    left = (0, 1, len(row) - 1)
-    cells = [
-        cell.ljust(width) if k in left else cell.rjust(width)
-        for k, (cell, width) in enumerate(zip(row, widths, strict=True))
-    ]
-    return "  ".join(cells).rstrip()

@@ -12,6 +12,8 @@ from asr.data.dataset import collate
 from asr.diagnostics import NEAR_FRAMES, Diagnosis, Layer, diagnose
 from asr.errors import InputError
 from asr.evaluate.decode import read_utterances, spread
+from asr.evaluate.tables import in_columns
+from asr.files import finite
 from asr.model_folder import Model
 
 _HEADER = (
@@ -68,19 +70,12 @@ def format_report(report: Report) -> str:
     """A line per head; what is of a whole layer stands in the line of its first head."""
     diagnosis = report.diagnosis
     near_s = report.near_frames * report.frame_s
-    rows = [_HEADER, *_rows(diagnosis.layers)]
-    widths = [max(len(row[k]) for row in rows) for k in range(len(_HEADER))]
-    lines = [
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    lines.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
     return "\n".join(
         [
             f"{report.model}: {report.what}, {len(report.ids)} utterances of {report.cuts}, "
             f"loss {_figure(diagnosis.loss)} per token",
             "",
-            *lines,
+            in_columns([_HEADER, *_rows(diagnosis.layers)], left=()),
             "",
             f"near: share of the weight within {report.near_frames} frames ({near_s:.2f} s) on both "
             "sides; gradient: of the loss per token with respect to attention's parameters, all "
@@ -112,14 +107,5 @@ def _figure(value: float) -> str:
 
 def report_as_json(report: Report) -> dict[str, Any]:
     """Everything at full precision; what is not finite is null."""
-    content = _finite(asdict(report))
-    assert isinstance(content, dict)
+    content: dict[str, Any] = finite(asdict(report))
     return content
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

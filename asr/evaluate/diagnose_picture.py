@@ -3,14 +3,13 @@ number of layers."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from asr.errors import InputError
+from asr.evaluate.curves import COLOURS, as_png, new_figure
 from asr.evaluate.diagnose import Report
 from asr.files import write_atomically
 
@@ -24,12 +23,8 @@ def draw(report: Report, path: Path) -> None:
     Raises:
         InputError: matplotlib is not installed, or the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InputError("--picture needs matplotlib: pip install 'sigmoid-asr[plot]'") from None
     layers = report.diagnosis.layers
-    figure = Figure(figsize=(12, 6), layout="constrained")
+    figure = new_figure(12, 6)
     figure.suptitle(f"{report.what}: {len(report.ids)} utterances, {report.model}", fontsize=10)
     maps, curves = figure.subplots(2, 4)
     near = f"weight within {report.near_frames} frames"
@@ -44,9 +39,7 @@ def draw(report: Report, path: Path) -> None:
     _curve(curves[1], [layer.output_norm for layer in layers], "norm that attention adds")
     _curve(curves[2], [layer.gradient_norm for layer in layers], "gradient norm of attention")
     _curve(curves[3], [layer.jacobian_norm for layer in layers], "Jacobian norm of attention")
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=130)
-    write_atomically(path, picture.getvalue())
+    write_atomically(path, as_png(figure))
 
 
 def _map(axes: Axes, values: Sequence[Sequence[float]], title: str, most: float | None) -> None:
@@ -63,7 +56,7 @@ def _map(axes: Axes, values: Sequence[Sequence[float]], title: str, most: float 
 
 
 def _curve(axes: Axes, values: Sequence[float], title: str) -> None:
-    axes.plot(range(1, len(values) + 1), values, "-o", color="#0072B2", markersize=3)
+    axes.plot(range(1, len(values) + 1), values, "-o", color=COLOURS[0], markersize=3)
     axes.set_title(title, fontsize=9)
     axes.set_xlabel("layer")
     axes.set_ylim(bottom=0)

@@ -361,14 +361,20 @@ def short_count(number: int) -> str:
 
 
 def _as_columns(table: Table) -> str:
-    widths = [
-        max(len(row[k]) for row in [table.header, *table.rows]) for k in range(len(table.header))
-    ]
+    left = [k for k, name in enumerate(table.header) if name in _TEXT_COLUMNS]
+    return in_columns([table.header, *table.rows], left)
+
+
+def in_columns(rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:
+    """Plain text, a rule under the first row; columns ``left`` start at the left, others end at the
+    right.
+    """
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     lines = []
-    for cells in [table.header, *table.rows]:
+    for row in rows:
         padded = [
-            cell.ljust(width) if name in _TEXT_COLUMNS else cell.rjust(width)
-            for name, cell, width in zip(table.header, cells, widths, strict=True)
+            cell.ljust(width) if k in left else cell.rjust(width)
+            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(padded).rstrip())
     lines.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))

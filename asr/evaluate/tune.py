@@ -20,13 +20,14 @@ from torch import Tensor
 
 from asr.errors import InputError
 from asr.evaluate.decode import log_probs_of, read_utterances, set_name
+from asr.files import file_hash
 from asr.lm.neural import WEIGHTS as NEURAL_FILE
 from asr.lm.neural import NeuralLm, load_neural
 from asr.model_folder import Model
 from asr.search.factory import Search, SearchOptions, build_search, choose_weights
 from asr.search.hypothesis import Hypothesis, ScoreParts
 from asr.search.rescore import weighted, with_neural_scores
-from asr.search.weights import Tuned, Weights, file_hash
+from asr.search.weights import Tuned, Weights
 from asr.wer import count_errors
 
 LM_WEIGHTS = np.arange(0.0, 1.501, 0.05)

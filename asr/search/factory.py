@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from asr.errors import InputError
+from asr.files import file_hash
 from asr.lm.load import load_word_model
 from asr.lm.neural import WEIGHTS as NEURAL_WEIGHTS
 from asr.lm.neural import load_neural
@@ -22,7 +23,7 @@ from asr.search.prefix_beam import prefix_beam
 from asr.search.rescore import rescore
 from asr.search.text_score import TextScorer
 from asr.search.units import Units, units_of
-from asr.search.weights import DEFAULT_WEIGHTS, Tuned, Weights, file_hash, read_tuned
+from asr.search.weights import DEFAULT_WEIGHTS, Tuned, Weights, read_tuned
 from asr.text.tokenizer import Tokenizer
 
 SEARCHES = ("greedy", "beam")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,22 +97,6 @@ def read_tuned(folder: Path) -> Tuned | None:
         neural_sha256=field(content, "neural_sha256", str, where),
         second=None if second is None else _weights(second, where),
     )
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's content.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise InputError(f"{path}: cannot read: {error.strerror}") from None
-    return digest.hexdigest()
 
 
 def _weights(content: dict[str, Any], where: str) -> Weights:

@@ -47,7 +47,10 @@ def table(experiments: list[Experiment], set_name: str) -> list[str]:
         option, _, _ = one.folder.name.rpartition("-s")
         options.setdefault((option, "seeds"), []).append(column)
     names = [one.folder.name for one in experiments]
-    differences = {one.name: one for one in type_differences(group, options, LEVEL)}
+    baseline = names[0].rpartition("-s")[0]
+    differences = {
+        one.name: one for one in type_differences(group, options, LEVEL) if one.baseline == baseline
+    }
     lines = [
         f"| option | runs | mean WER % [{100 * LEVEL:g} %] | runs' WERs | difference | p |",
         "|---|---:|---:|---:|---:|---:|",

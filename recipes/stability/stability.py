@@ -18,6 +18,8 @@ from typing import Any
 import yaml
 
 from asr.errors import InputError
+from asr.evaluate.curves import as_png, new_figure
+from asr.files import write_atomically
 
 COLOURS = ("#000000", "#D55E00", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#999999")
 Points = list[tuple[int, float]]
@@ -130,9 +132,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def plot(runs: Sequence[Run], path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 7.5), layout="constrained")
+    figure = new_figure(11, 7.5)
     panels = figure.subplots(2, 2, sharex=True).flatten()
     systems = list(dict.fromkeys(run.system for run in runs))
     for axes, name, title, scale in zip(
@@ -163,7 +163,7 @@ def plot(runs: Sequence[Run], path: Path) -> None:
     # a run that diverges leaves the picture and leaves the others readable
     panels[0].set_ylim(0, 1.2 * max(run.loss[0][1] for run in runs))
     panels[0].legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=110)
+    write_atomically(path, as_png(figure))
 
 
 def smoothed(points: Points, width: int = 5) -> Points:

@@ -18,7 +18,7 @@ from asr.evaluate.compare import compare
 from asr.evaluate.comparison import Comparison
 from asr.evaluate.lengths import compare_lengths
 from asr.evaluate.report.brief import brief_files
-from asr.evaluate.report.verdict import verdict
+from asr.evaluate.report.verdict import length_verdict, verdict
 from asr.evaluate.tables import p_text, points
 
 image = pytest.importorskip("matplotlib.image", reason="extra `plot` not installed")
@@ -58,8 +58,8 @@ def test_a_page_of_types(tmp_path: Path) -> None:
     found = verdict(comparison)
     assert f"**{found.answer}**" in page
     assert "Cannot tell sigmoid from softmax, so use either" in found.answer
-    best, other = ("rope", "alibi") if "use rope, or alibi" in found.answer else ("alibi", "rope")
-    assert f"use {best}, or {other}, which cannot be told from it" in found.answer
+    best, other = ("rope", "alibi") if "to rope, or alibi" in found.answer else ("alibi", "rope")
+    assert f"it points to {best}, or {other}, which cannot be told from it" in found.answer
     assert found.answer.endswith("no position at all makes more errors.")
     for one in comparison.type_differences:
         line = f"| {one.name} - {one.baseline} |"
@@ -87,6 +87,39 @@ def test_a_page_of_systems(tmp_path: Path) -> None:
     page = page_of(compare(folders))
     assert "# Systems compared" in page
     assert "WER minus that of a, in points" in page
+
+
+def test_a_page_of_one_system(tmp_path: Path) -> None:
+    """Nothing to compare it with, and a page all the same."""
+    alone = write_experiment(tmp_path / "a", seed=None)
+    write_decoded(alone, "test", 0.2)
+    page = page_of(compare([alone]))
+    assert "Nothing to compare yet" in page
+    assert "WER minus" not in page
+
+
+@pytest.mark.parametrize(("seeds", "words"), [(3, "it points to rope"), (5, "use rope")])
+def test_positions_are_claimed_as_weightings_are(tmp_path: Path, seeds: int, words: str) -> None:
+    rates = {"none": 0.3, "rope": 0.1}
+    folders = [
+        e for p, rate in rates.items() for e in seeds_of(tmp_path, "sigmoid", p, rate, seeds)
+    ]
+    assert words in verdict(compare(folders)).answer
+
+
+def test_lengths_of_positions_alone(grid: list[Path]) -> None:
+    """One weighting, two positions, two seeds: types all the same."""
+    sigmoid = [exp for exp in grid if exp.name.startswith("sigmoid")]
+    compare_lengths(compare(sigmoid), [5.0, 60.0])
+    for out in [out for exp in sigmoid for out in (exp / "lengths").iterdir()]:
+        mishear(out, str(out))
+    comparison = compare_lengths(compare(sigmoid), [5.0, 60.0])
+    assert comparison.length_differences
+    found = length_verdict(comparison)
+    assert "Each system is one training" not in " ".join(found.reasons)
+    (at_most,) = (one for one in comparison.length_differences if one.set_name == "60 s")
+    shown = next(reason for reason in found.reasons if "on 60 s" in reason)
+    assert f"{100 * abs(at_most.difference):+.2f}" in shown
 
 
 def test_a_page_of_lengths(grid: list[Path]) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from asr.config import TokenizerConfig
 from asr.errors import InputError
+from asr.files import file_hash
 from asr.lm.arpa import write_arpa
 from asr.lm.kneser_ney import estimate
 from asr.lm.load import KenlmModel, load_word_model
@@ -25,7 +26,7 @@ from asr.search.hypothesis import ScoreParts
 from asr.search.prefix_beam import prefix_beam
 from asr.search.text_score import TextScorer
 from asr.search.units import units_of
-from asr.search.weights import DEFAULT_WEIGHTS, Tuned, Weights, file_hash, write_tuned
+from asr.search.weights import DEFAULT_WEIGHTS, Tuned, Weights, write_tuned
 from asr.text.tokenizer import Tokenizer, train_tokenizer
 
 EVERYTHING = 100_000  # a beam that prunes nothing in these sizes

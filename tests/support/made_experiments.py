@@ -100,10 +100,12 @@ def cells(text: str, name: str) -> list[str]:
     return re.split(r"\s{2,}", line)
 
 
-def seeds_of(folder: Path, weighting: str, position: str, rate: float) -> list[Path]:
-    """Three trainings of a type."""
+def seeds_of(
+    folder: Path, weighting: str, position: str, rate: float, count: int = 3
+) -> list[Path]:
+    """Trainings of a type."""
     folders = []
-    for seed in (1, 2, 3):
+    for seed in range(1, count + 1):
         name = f"{weighting}-{position}-{seed}"
         exp = write_experiment(folder / name, weighting=weighting, position=position, seed=seed)
         write_decoded(exp, "test", rate, seed=hash_of(name))

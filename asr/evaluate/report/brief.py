@@ -6,7 +6,7 @@ from pathlib import Path
 
 from asr.errors import InputError
 from asr.evaluate.comparison import Comparison
-from asr.evaluate.pictures import draw_comparison, draw_lengths
+from asr.evaluate.report.pictures import draw_comparison, draw_lengths
 from asr.evaluate.report.verdict import Verdict, length_verdict, verdict
 from asr.evaluate.tables import (
     as_markdown,
@@ -55,13 +55,11 @@ def _page(comparison: Comparison, picture: str, made_by: str) -> str:
     if comparison.types:
         tables = type_tables(comparison)
     else:
-        tables = [
-            ("Systems:", systems_table(comparison, repeat=True)),
-            (difference_caption(comparison), system_differences(comparison)),
-        ]
+        tables = [("Systems:", systems_table(comparison, repeat=True))]
+        if comparison.differences:
+            tables.append((difference_caption(comparison), system_differences(comparison)))
     for caption, table in tables:
-        if table.rows:
-            parts += [caption, as_markdown(table)]
+        parts += [caption, as_markdown(table)]
     return _joined(parts, comparison)
 
 

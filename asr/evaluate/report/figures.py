@@ -31,37 +31,60 @@ class _Member:
 
 
 def systems(comparison: Comparison) -> str:
+    rows = system_rows(comparison)
+    return whiskers(rows, "WER, %", zero=False) if rows else ""
+
+
+def types(comparison: Comparison) -> str:
+    rows = type_rows(comparison)
+    return whiskers(rows, "mean WER, %", zero=False) if rows else ""
+
+
+def weighting_differences(comparison: Comparison) -> str:
+    return _differences(weighting_rows(comparison))
+
+
+def position_differences(comparison: Comparison) -> str:
+    return _differences(position_rows(comparison))
+
+
+def differences(comparison: Comparison) -> str:
+    return _differences(difference_rows(comparison))
+
+
+def _differences(rows: list[Whisker]) -> str:
+    return whiskers(rows, "difference, points of WER", zero=True) if rows else ""
+
+
+def system_rows(comparison: Comparison) -> list[Whisker]:
     colours = _colours(comparison)
-    rows = [
+    return [
         _whisker(_label(comparison, row.name, name), result.wer, result.interval, colours[row.name])
         for row in comparison.rows
         for name, result in row.sets.items()
         if result.wer is not None
     ]
-    return whiskers(rows, "WER, %", zero=False) if rows else ""
 
 
-def types(comparison: Comparison) -> str:
+def type_rows(comparison: Comparison) -> list[Whisker]:
     order = _weightings(comparison)
-    several = len(comparison.set_names) > 1
-    rows = [
+    return [
         _whisker(
-            f"{one.weighting} {one.position}" + (f" {one.set_name}" if several else ""),
+            _label(comparison, f"{one.weighting} {one.position}", one.set_name),
             one.wer,
             one.interval,
             COLOURS[order.index(one.weighting) % len(COLOURS)],
         )
         for one in comparison.types
     ]
-    return whiskers(rows, "mean WER, %", zero=False) if rows else ""
 
 
-def weighting_differences(comparison: Comparison) -> str:
-    several = len(comparison.set_names) > 1
-    rows = [
+def weighting_rows(comparison: Comparison) -> list[Whisker]:
+    return [
         _whisker(
-            f"{one.name} − {one.baseline}, {within_text(one)}"
-            + (f", {one.set_name}" if several else ""),
+            _label(
+                comparison, f"{one.name} − {one.baseline}, {within_text(one)}", one.set_name, ", "
+            ),
             one.difference,
             one.interval,
             COLOURS[0],
@@ -69,24 +92,22 @@ def weighting_differences(comparison: Comparison) -> str:
         for one in comparison.type_differences
         if one.kind == "weighting"
     ]
-    return whiskers(rows, "difference, points of WER", zero=True) if rows else ""
 
 
-def position_differences(comparison: Comparison) -> str:
+def position_rows(comparison: Comparison) -> list[Whisker]:
     """Each minus the one with the lowest mean, on the first set."""
     positions = [one for one in comparison.type_differences if one.kind == "position"]
     if not positions:
-        return ""
+        return []
     best, others = from_best_position(comparison.types, positions, positions[0].set_name)
-    rows = [
+    return [
         _whisker(f"{one.name} − {best}", one.difference, one.interval, COLOURS[2]) for one in others
     ]
-    return whiskers(rows, "difference, points of WER", zero=True)
 
 
-def differences(comparison: Comparison) -> str:
+def difference_rows(comparison: Comparison) -> list[Whisker]:
     colours = _colours(comparison)
-    rows = [
+    return [
         _whisker(
             _label(comparison, one.name, one.set_name),
             one.difference,
@@ -95,7 +116,6 @@ def differences(comparison: Comparison) -> str:
         )
         for one in comparison.differences
     ]
-    return whiskers(rows, "difference, points of WER", zero=True) if rows else ""
 
 
 def losses(contents: Contents) -> str:
@@ -237,17 +257,16 @@ def _drawn(
 def throughput(comparison: Comparison) -> str:
     """Systems, or types' means where there are types: their fewer names stay legible."""
     colours, order = _colours(comparison), _weightings(comparison)
-    speed = {row.name: row.run.train_audio_s_per_s for row in comparison.rows}
     rows, xs = [], []
     for one in comparison.types:
-        speeds = [value for name in one.names if (value := speed[name]) is not None]
-        if speeds and one.set_name == comparison.types[0].set_name:
+        speed = one.train_audio_s_per_s
+        if speed is not None and one.set_name == comparison.types[0].set_name:
             colour = COLOURS[order.index(one.weighting) % len(COLOURS)]
             rows.append(_whisker(f"{one.weighting} {one.position}", one.wer, None, colour))
-            xs.append(sum(speeds) / len(speeds))
+            xs.append(speed)
     for row in comparison.rows if not comparison.types else []:
         for result in list(row.sets.values())[:1]:
-            known = speed[row.name]
+            known = row.run.train_audio_s_per_s
             if known is not None and result.wer is not None:
                 rows.append(_whisker(row.name, result.wer, None, colours[row.name]))
                 xs.append(known)
@@ -286,8 +305,8 @@ def _weightings(comparison: Comparison) -> list[str]:
     return list(dict.fromkeys(row.run.weighting or "-" for row in comparison.rows))
 
 
-def _label(comparison: Comparison, name: str, set_name: str) -> str:
-    return f"{name} {set_name}" if len(comparison.set_names) > 1 else name
+def _label(comparison: Comparison, name: str, set_name: str, between: str = " ") -> str:
+    return f"{name}{between}{set_name}" if len(comparison.set_names) > 1 else name
 
 
 def _whisker(label: str, value: float, interval: Interval | None, colour: str) -> Whisker:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import ExitStack
 
 import numpy as np
 import torch
-from sigmoid_attention import Mask
-from sigmoid_attention.reference import attention_weights
 from torch import Tensor, nn
 
+from asr.diagnostics import watch_attention
 from asr.model import Recogniser
-from asr.nn.attention import MultiHeadAttention
+from asr.nn.attention import attentions
 
 # A picture has at most so many layers and heads, and so many pixels for each map's side.
 _MAX_LAYERS, _MAX_HEADS, _MAX_SIDE = 4, 4, 56
@@ -25,44 +24,16 @@ def attention_maps(net: Recogniser, wave_n: np.ndarray) -> list[Tensor]:
         wave_n: float32 at the model's sample rate.
     """
     found: list[Tensor] = []
-    masks: list[Mask] = []
-    hooks = []
-
-    def remember(module: nn.Module, args: tuple[Any, ...]) -> None:
-        masks.append(args[1])
-
-    def exchange(module: nn.Module, args: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        masks.append(output[2])  # mixtures are seen otherwise than frames
-
-    def weigh(attention: MultiHeadAttention, output: Any) -> None:
-        q_bhtd, k_bhsd, bias = output
-        p_bhts = attention_weights(
-            q_bhtd,
-            k_bhsd,
-            weighting=attention.trained_weighting(),
-            position=bias,
-            mask=masks[-1],
-        )
-        found.append(p_bhts[0].float().cpu())
-
-    for module in net.modules():
-        if isinstance(module, MultiHeadAttention):
-            hooks.append(module.register_forward_pre_hook(remember))
-            if module.linformer is not None:
-                hooks.append(module.linformer.register_forward_hook(exchange))
-            hooks.append(
-                module.position.register_forward_hook(
-                    lambda _, __, output, attention=module: weigh(attention, output)
+    with torch.no_grad(), ExitStack() as stack:
+        for attention in attentions(net):
+            stack.enter_context(
+                watch_attention(
+                    attention, lambda seen: found.append(seen.weights()[0].float().cpu())
                 )
             )
-    try:
-        with torch.no_grad():
-            device = next(net.parameters()).device
-            wave_bn = torch.from_numpy(wave_n)[None].to(device)
-            net(wave_bn, torch.tensor([wave_bn.shape[1]], device=device))
-    finally:
-        for hook in hooks:
-            hook.remove()
+        device = next(net.parameters()).device
+        wave_bn = torch.from_numpy(wave_n)[None].to(device)
+        net(wave_bn, torch.tensor([wave_bn.shape[1]], device=device))
     return found
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from asr.evaluate.attention_types import CLAIM_RUNS, from_best_position, widest
-from asr.evaluate.comparison import Comparison, Difference, TypeDifference
+from asr.evaluate.attention_types import CLAIM_RUNS, from_best_position, known_mean, widest
+from asr.evaluate.comparison import Comparison, Difference, TypeDifference, TypeResult
 from asr.evaluate.statistics import Interval
 from asr.evaluate.tables import within_text
 
@@ -40,17 +40,23 @@ def length_verdict(comparison: Comparison) -> Verdict:
     """Whether it stays so for longer audio, where lengths were compared."""
     durations = list(dict.fromkeys(f"{one.length_s:g} s" for one in comparison.lengths))
     short, long = durations[0], durations[-1]
-    overall = widest(comparison.length_differences, "weighting")
-    if not overall:
+    if not comparison.length_differences:
         rates = {(one.name, f"{one.length_s:g} s"): one.wer for one in comparison.lengths}
         names = list(dict.fromkeys(name for name, _ in rates))
         changes = [f"{name} {_change(rates[name, short], rates[name, long])}" for name in names]
-        return Verdict(
-            f"Word error rates at {short} and at {long}: {'; '.join(changes)}.",
-            ["Each system is one training: this says nothing yet about attention types."],
-        )
+        alone = "There is one attention type: nothing to compare it with."
+        if not comparison.length_types:
+            alone = "Each system is one training: this says nothing yet about attention types."
+        return Verdict(f"Word error rates at {short} and at {long}: {'; '.join(changes)}.", [alone])
+    overall = widest(comparison.length_differences, "weighting")
     answers = [_answer(one, f"At {long}") for one in overall if one.set_name == long]
     reasons = [_reason(one, f"At {one.set_name}") for one in overall]
+    if any(one.kind == "position" for one in comparison.length_differences):
+        answer, reason = _positions(
+            comparison.length_types, comparison.length_differences, long, f"At {long}"
+        )
+        answers.append(answer)
+        reasons.append(reason)
     by_type = {
         (one.weighting, one.position, one.set_name): one.wer for one in comparison.length_types
     }
@@ -82,7 +88,9 @@ def _of_types(comparison: Comparison) -> Verdict:
             if one.set_name == set_name and one not in overall and _certain(one)
         ]
         if any((o.kind, o.set_name) == ("position", set_name) for o in comparison.type_differences):
-            answer, reason = _positions(comparison, set_name, where)
+            answer, reason = _positions(
+                comparison.types, comparison.type_differences, set_name, where
+            )
             answers.append(answer)
             reasons.append(reason)
     reasons.append(_best_text(comparison))
@@ -92,15 +100,17 @@ def _of_types(comparison: Comparison) -> Verdict:
     )
 
 
-def _positions(comparison: Comparison, set_name: str, where: str) -> tuple[str, str]:
+def _positions(
+    types: Sequence[TypeResult], differences: Sequence[TypeDifference], set_name: str, where: str
+) -> tuple[str, str]:
     """(which positions to use, by how much the others are worse)."""
-    best, others = from_best_position(comparison.types, comparison.type_differences, set_name)
+    best, others = from_best_position(types, differences, set_name)
     worse = [one for one in others if _certain(one)]
     alike = [_said(one.name) for one in others if not _certain(one)]
     if not worse:
         text = f"no position can be told from {_said(best)}, which has the lowest mean"
     else:
-        text = f"for the position, use {_said(best)}"
+        text = f"for the position, {_claim(others)} {_said(best)}"
         if alike:
             text += f", or {_listed(alike, 'or')}, which cannot be told from it"
         text += f"; {_listed([_said(one.name) for one in worse])} "
@@ -164,9 +174,13 @@ def _answer(one: TypeDifference, where: str) -> str:
             text += f": they differ by less than {_points(_largest(one.interval))} points"
     else:
         better, worse = (one.name, one.baseline) if one.difference < 0 else (one.baseline, one.name)
-        text = f"{better} rather than {worse}"
-        text = f"it points to {text}" if one.num_seeds < CLAIM_RUNS else f"use {text}"
+        text = f"{_claim([one])} {better} rather than {worse}"
     return _sentence(text, where)
+
+
+def _claim(differences: Sequence[TypeDifference]) -> str:
+    """How sure so many seeds can be."""
+    return "use" if min(one.num_seeds for one in differences) >= CLAIM_RUNS else "it points to"
 
 
 def _said(position: str) -> str:
@@ -227,15 +241,10 @@ def _cost(comparison: Comparison) -> list[str]:
     types = [one for one in comparison.types if one.set_name == set_name]
     parts = []
     for weighting in dict.fromkeys(one.weighting for one in types):
-        speed = _mean([o.train_audio_s_per_s for o in types if o.weighting == weighting])
-        rtf = _mean([one.rtf for one in types if one.weighting == weighting])
+        speed = known_mean([o.train_audio_s_per_s for o in types if o.weighting == weighting])
+        rtf = known_mean([one.rtf for one in types if one.weighting == weighting])
         known = [f"trains on {speed:.4g} s of audio per second"] if speed is not None else []
         known += [f"decodes {1 / rtf:.4g} s per second"] if rtf else []
         if known:
             parts.append(f"{weighting} {' and '.join(known)}")
     return [f"Cost: {'; '.join(parts)}."] if parts else []
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None

@@ -5,50 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from asr.evaluate.attention_types import from_best_position
 from asr.evaluate.comparison import Comparison
 from asr.evaluate.curves import COLOURS, as_png, new_figure
+from asr.evaluate.report.figures import (
+    difference_rows,
+    position_rows,
+    system_rows,
+    type_rows,
+    weighting_rows,
+)
+from asr.evaluate.report.svg import Whisker
 from asr.evaluate.statistics import Interval
-from asr.evaluate.tables import within_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# (label, value, interval, colour); rates are fractions.
-_Row = tuple[str, float, Interval | None, str]
-
 
 def draw_comparison(comparison: Comparison) -> bytes:
     """WERs with intervals and differences with intervals: of types, else of systems."""
-    order = list(dict.fromkeys(one.weighting for one in comparison.types))
     if comparison.types:
-        set_name = comparison.types[0].set_name
-        rates: list[_Row] = [
-            (
-                f"{one.weighting} {one.position}",
-                one.wer,
-                one.interval,
-                _colour(order, one.weighting),
-            )
-            for one in comparison.types
-            if one.set_name == set_name
-        ]
-        differences = _type_rows(comparison, set_name)
-        label = f"mean WER over seeds, {set_name}, %"
+        rates = type_rows(comparison)
+        differences = weighting_rows(comparison) + position_rows(comparison)
     else:
-        set_name = comparison.set_names[0]
-        rates = [
-            (row.name, result.wer, result.interval, COLOURS[0])
-            for row in comparison.rows
-            for name, result in row.sets.items()
-            if name == set_name and result.wer is not None
-        ]
-        differences = [
-            (one.name, one.difference, one.interval, COLOURS[0])
-            for one in comparison.differences
-            if one.set_name == set_name
-        ]
-        label = f"WER, {set_name}, %"
+        rates, differences = system_rows(comparison), difference_rows(comparison)
+    label = "mean WER over seeds, %" if comparison.types else "WER, %"
+    if len(comparison.set_names) == 1:
+        label = label.replace("WER", f"WER on {comparison.set_names[0]}")
     figure = new_figure(11, 1.2 + 0.27 * max(len(rates), len(differences)))
     left, right = figure.subplots(1, 2)
     _whiskers(left, rates, label)
@@ -127,39 +109,14 @@ def _line(
     )
 
 
-def _type_rows(comparison: Comparison, set_name: str) -> list[_Row]:
-    """Differences of weightings, and of positions from the one with the lowest mean."""
-    differences = [one for one in comparison.type_differences if one.set_name == set_name]
-    rows: list[_Row] = [
-        (
-            f"{one.name} − {one.baseline}, {within_text(one)}",
-            one.difference,
-            one.interval,
-            COLOURS[0],
-        )
-        for one in differences
-        if one.kind == "weighting"
-    ]
-    if any(one.kind == "position" for one in differences):
-        best, others = from_best_position(comparison.types, differences, set_name)
-        rows += [
-            (f"{one.name} − {best}", one.difference, one.interval, COLOURS[2]) for one in others
-        ]
-    return rows
-
-
-def _whiskers(axes: Axes, rows: Sequence[_Row], label: str) -> None:
-    for y, (_, value, interval, colour) in enumerate(rows):
-        axes.plot([100 * value], [y], "o", color=colour, markersize=4)
-        if interval is not None:
-            axes.plot([100 * interval.low, 100 * interval.high], [y, y], color=colour, linewidth=2)
-    axes.set_yticks(range(len(rows)), [name for name, *_ in rows], fontsize=8)
+def _whiskers(axes: Axes, rows: Sequence[Whisker], label: str) -> None:
+    for y, row in enumerate(rows):
+        axes.plot([row.value], [y], "o", color=row.colour, markersize=4)
+        if row.low is not None and row.high is not None:
+            axes.plot([row.low, row.high], [y, y], color=row.colour, linewidth=2)
+    axes.set_yticks(range(len(rows)), [row.label for row in rows], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel(label)
     axes.grid(axis="x", alpha=0.25)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-
-
-def _colour(order: Sequence[str], word: str) -> str:
-    return COLOURS[order.index(word) % len(COLOURS)]

@@ -1,0 +1,37 @@
+"""recipes/mini/options.py: every option against the first."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+from made_experiments import write_decoded, write_experiment
+
+from asr.evaluate.experiment import read_experiment
+from asr.evaluate.tables import points
+
+PROGRAM = Path(__file__).parents[2] / "recipes" / "mini" / "options.py"
+
+
+def test_differences_are_from_the_first_option(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("mini_options", PROGRAM)
+    assert spec is not None
+    assert spec.loader is not None
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    wers: dict[str, list[float]] = {}
+    experiments = []
+    for option, rate in (("baseline", 0.3), ("better", 0.2), ("best", 0.1), ("worse", 0.5)):
+        for seed in (1, 2, 3):
+            exp = write_experiment(tmp_path / f"{option}-s{seed}", seed=seed)
+            write_decoded(exp, "test", rate, seed=seed)
+            experiments.append(read_experiment(exp))
+            found = json.loads((exp / "decode" / "test" / "score.json").read_text())
+            wers.setdefault(option, []).append(found["wer"])
+    rows = [line.split(" | ") for line in program.table(experiments, "test")[2:]]
+    means = {option: sum(found) / 3 for option, found in wers.items()}
+    assert [row[0].strip("| ") for row in rows] == list(wers)
+    assert rows[0][4] == "-"
+    for option, row in zip(list(wers)[1:], rows[1:], strict=True):
+        assert row[4].split()[0] == points(means[option] - means["baseline"])
