@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from bench_report import Result, Row
@@ -28,15 +29,21 @@ class Gate:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One gate at one shape: in words, and whether it holds."""
+    """One gate at one shape: in words, and whether it holds; a value of None was not judged."""
 
     text: str
-    value: float
+    value: float | None
     most: float
 
     @property
     def holds(self) -> bool:
-        return self.value <= self.most
+        return self.value is not None and self.value <= self.most
+
+    @property
+    def word(self) -> str:
+        if self.value is None:
+            return "not judged"
+        return "holds" if self.holds else "MISSED"
 
 
 NONE, ALIBI, RELATIVE = (OURS.format(kind) for kind in ("none", "alibi", "relative"))
@@ -55,29 +62,34 @@ WORDS = {"forward_ms": "forward", "total_ms": "forward + backward", "extra_mb": 
 
 
 def verdicts(results: list[Result]) -> list[Verdict]:
-    """Every gate at every shape that this run has the rows for."""
+    """Every gate at every shape that it is set for, where this run has the gate's row."""
     out = []
     for gate in GATES:
         for result in results:
             shape = (result.shape.b, result.shape.h, result.shape.t, result.shape.d)
             rows = {row.name: row for row in result.rows}
-            known = [rows[name] for name in gate.against if name in rows]
-            if shape in gate.shapes and gate.row in rows and (known or not gate.against):
-                out.append(_judge(gate, shape, rows[gate.row], known))
+            if shape in gate.shapes and gate.row in rows:
+                out.append(_judge(gate, shape, rows))
     return out
 
 
-def _judge(gate: Gate, shape: tuple[int, ...], row: Row, against: list[Row]) -> Verdict:
-    what = f"{row.name}, {WORDS[gate.what]}, at {shape}"
-    value: float = getattr(row, gate.what)
-    if not against:
+def _judge(gate: Gate, shape: tuple[int, ...], rows: dict[str, Row]) -> Verdict:
+    what = f"{gate.row}, {WORDS[gate.what]}, at {shape}"
+    figures: dict[str, float] = {}
+    for name in (gate.row, *gate.against):
+        figure = getattr(rows[name], gate.what) if name in rows else None
+        if figure is None or math.isnan(figure):
+            return Verdict(f"{what}: no figure of {name}", None, gate.most)
+        figures[name] = figure
+    value = figures.pop(gate.row)
+    if not figures:
         return Verdict(f"{what}: {value:.1f} MB, allowed {gate.most:g} MB", value, gate.most)
-    fastest = min(against, key=lambda other: getattr(other, gate.what))
-    ratio = value / getattr(fastest, gate.what)
-    text = f"{what}: {ratio:.2f} times {fastest.name}, allowed {gate.most:g}"
+    fastest = min(figures, key=lambda name: figures[name])
+    ratio = value / figures[fastest]
+    text = f"{what}: {ratio:.2f} times {fastest}, allowed {gate.most:g}"
     return Verdict(text, ratio, gate.most)
 
 
 def lines(results: list[Result]) -> list[str]:
     """One line per verdict, for the terminal and the page."""
-    return [f"{'holds' if v.holds else 'MISSED'}: {v.text}" for v in verdicts(results)]
+    return [f"{verdict.word}: {verdict.text}" for verdict in verdicts(results)]

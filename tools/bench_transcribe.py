@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
@@ -27,6 +25,7 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
+from measure import environment
 
 import asr
 from asr import config
@@ -65,6 +64,7 @@ def main() -> int:
 
 def speed(args: argparse.Namespace) -> dict[str, Any]:
     """Files of 1 to 60 minutes of joined speech, and the same hour as utterances."""
+    env = environment("python tools/bench_transcribe.py", ("torch", "numpy"))
     with tempfile.TemporaryDirectory() as folder:
         model = untrained(Path(folder))
         waves = [load_waveform(cut, RATE) for cut in read_cuts(args.cuts)]
@@ -80,7 +80,7 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
         name = f"{len(list(utterances.iterdir()))} utterances"
         rows.append({"input": name} | measured(args, model, [utterances]))
     result = {
-        "machine": machine(args.threads),
+        "environment": env | {"threads": args.threads},  # of the processes that are measured
         "precision": args.precision,
         "rows": rows,
         "judged": judged(rows),
@@ -249,16 +249,6 @@ def onnx(args: argparse.Namespace) -> dict[str, Any]:
     return {"utterances": len(waves), "equal_texts": equal}
 
 
-def machine(threads: int) -> dict[str, Any]:
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "torch": torch.__version__,
-        "date": time.strftime("%Y-%m-%d"),
-    }
-
-
 def judged(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The bounds, and whether time is linear: seconds for a further hour, between two lengths."""
     joined_rows = [row for row in rows if "joined" in row["input"]]
@@ -268,15 +258,18 @@ def judged(rows: list[dict[str, Any]]) -> dict[str, Any]:
     ]
     long_rtf = max(joined_rows[-1]["rtf"], rows[-1]["rtf"])  # an hour, and utterances
     peak_mb = max(row["peak_mb"] for row in rows)
-    return {
+    found = {
         "rtf": long_rtf,
         f"rtf at most {MAX_RTF}": long_rtf <= MAX_RTF,
         f"rtf at most {AIMED_RTF} (aim)": long_rtf <= AIMED_RTF,
         "peak_mb": peak_mb,
         f"peak below {MAX_PEAK_MB} MB": peak_mb < MAX_PEAK_MB,
         "s_per_further_hour": [round(step, 1) for step in steps],
-        "mb_from_last_but_one_to_last": joined_rows[-1]["peak_mb"] - joined_rows[-2]["peak_mb"],
     }
+    if steps:
+        last_mb = joined_rows[-1]["peak_mb"] - joined_rows[-2]["peak_mb"]
+        found["mb_from_last_but_one_to_last"] = last_mb
+    return found
 
 
 def write_report(out: Path, result: dict[str, Any]) -> None:
@@ -286,10 +279,13 @@ def write_report(out: Path, result: dict[str, Any]) -> None:
         f"| {r['input']} | {r['audio_s']} | {r['wall_s']} | {r['rtf']} | {r['peak_mb']} |\n"
         for r in result["rows"]
     ]
-    about = ", ".join(f"{key} {value}" for key, value in result["machine"].items())
+    env = result["environment"]
+    versions = ", ".join(f"{name} {version}" for name, version in env["versions"].items())
     text = (
-        "# asr transcribe on a CPU\n\nConformer of 12 layers x 256, untrained, greedy search; "
-        f"{result['precision']}; {about}. Made by `tools/bench_transcribe.py speed`.\n\n"
+        f"# asr transcribe on {env['processor']}, {env['threads']} threads\n\n    {env['command']}\n\n"
+        f"Commit {env['commit']}, {env['date']}; Python {env['python']}, {versions}; load average "
+        f"before the run {env['load_average']}. Conformer of 12 layers x 256, untrained, greedy "
+        f"search; {result['precision']}.\n\n"
         f"{head}{''.join(lines)}\n"
         + "".join(f"- {name}: {value}\n" for name, value in result["judged"].items())
         + f"\n![time and memory]({out.name}.png)\n"

@@ -63,3 +63,31 @@ def test_verdicts_compare_the_rows_that_the_gates_name(monkeypatch):
     }
     missed = [line for line in bench_gates.lines(results) if line.startswith("MISSED: ")]
     assert len(missed) == 3
+
+
+def test_a_gate_without_all_its_figures_is_not_judged(monkeypatch):
+    monkeypatch.syspath_prepend(str(PROGRAM.parent))
+    import bench_gates
+    from bench_contenders import Shape
+    from bench_report import Result, Row
+
+    def row(name, total_ms, extra_mb=1.0):
+        return Row(name, 4.0, total_ms, 0.0, None, 0.0, extra_mb)
+
+    ours, softmax, full = (
+        "blockwise (c++) sigmoid none",
+        "sdpa flash softmax",
+        "full matrix sigmoid",
+    )
+    both = f"{ours}, forward + backward, at (8, 4, 250, 64)"
+    for rows, lacking in (
+        ([row(ours, 5.0), row(softmax, 6.0)], full),
+        ([row(ours, 5.0), row(softmax, 6.0), row(full, None)], full),
+        ([row(ours, None), row(softmax, 6.0), row(full, 5.0)], ours),
+    ):
+        found = bench_gates.lines([Result(Shape(8, 4, 250, 64), rows, {})])
+        assert f"not judged: {both}: no figure of {lacking}" in found
+    longest = Result(Shape(1, 1, 16384, 64), [row(ours, 5.0, float("nan"))], {})
+    assert bench_gates.lines([longest]) == [
+        f"not judged: {ours}, extra memory, at (1, 1, 16384, 64): no figure of {ours}"
+    ]

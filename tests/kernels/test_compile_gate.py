@@ -4,7 +4,9 @@ The table census.json holds the bounds and names the triton version it was made 
 version compiles differently, so the gate holds only for that one.
 """
 
+import json
 import os
+import sys
 
 import pytest
 
@@ -12,7 +14,7 @@ triton = pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
-from sigmoid_attention.triton import census, configs, device, launch  # noqa: E402
+from sigmoid_attention.triton import census, configs, device, launch, tune  # noqa: E402
 from sigmoid_attention.triton.census import Variant  # noqa: E402
 
 TABLE = census.read()
@@ -69,6 +71,66 @@ def test_exceptions_are_needed_and_of_the_backward_in_float32_alone():
         assert not name.startswith("forward/")
         assert "/d128/fp32/relative/" in name
         assert 1.0 < TABLE["kernels"][name]["special_per_score"] <= most
+
+
+@pytest.mark.parametrize(
+    ("program", "table", "words"),
+    [
+        (census, "CENSUS", ["--only", "d64"]),
+        (census, "CENSUS", ["--missing"]),
+        (tune, "CENSUS", ["--only", "sm_90/key/64"]),
+        (tune, "TABLE", ["--only", "sm_90/key/64"]),
+    ],
+)
+def test_a_table_of_another_triton_is_not_written_in_part(
+    tmp_path, monkeypatch, program, table, words
+):
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps({"triton": "0.1", "kernels": {}, "tiles": {}}))
+    before = path.read_text()
+    for module in (census, tune):
+        monkeypatch.setattr(module, table, path, raising=False)
+    monkeypatch.setattr(sys, "argv", ["program", *words, "--write"])
+    with pytest.raises(SystemExit, match=r"table\.json is of triton 0\.1, this is .*--write alone"):
+        program.main()
+    assert path.read_text() == before
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_the_whole_table_is_made_anew(tmp_path, monkeypatch, there):
+    """From nothing, or in place of one that another triton made; and completed, where it was cut."""
+    path = tmp_path / "table.json"
+    if there:
+        path.write_text(json.dumps({"triton": "0.1", "kernels": {QUICK[1].name: {}}}))
+    monkeypatch.setattr(census, "CENSUS", path)
+    monkeypatch.setattr(census, "variants", lambda: QUICK[:1])
+    monkeypatch.setattr(sys, "argv", ["census", "--write", *([] if there else ["--missing"])])
+    assert census.main() == 0
+    made = json.loads(path.read_text())
+    assert made["triton"] == triton.__version__
+    assert set(made["kernels"]) == {QUICK[0].name}
+
+
+def test_all_tiles_are_found_anew(tmp_path, monkeypatch):
+    if triton.__version__ != TABLE["triton"]:
+        pytest.skip(f"the table is of triton {TABLE['triton']}, this is {triton.__version__}")
+    tiles, counts = tmp_path / "tiles.json", tmp_path / "counts.json"
+    old = {"how": "by hand", "triton": "0.1", "tiles": {"90": {"offset/64/relative": [1, 1, 1, 1]}}}
+    tiles.write_text(json.dumps(old))
+    counts.write_text(json.dumps({"triton": "0.1", "kernels": {QUICK[0].name: {}}}))
+    monkeypatch.setattr(tune, "TABLE", tiles)
+    for module in (census, tune):
+        monkeypatch.setattr(module, "CENSUS", counts)
+        monkeypatch.setattr(module, "variants", lambda: [QUICK[5]])
+    monkeypatch.setattr(sys, "argv", ["tune", "--write"])
+    assert tune.main() == 0
+    made, counted = json.loads(tiles.read_text()), json.loads(counts.read_text())
+    assert made["triton"] == counted["triton"] == triton.__version__
+    # the compiler that is installed chooses what is shipped, and counts what is in the table
+    assert made["tiles"]["90"] == {QUICK[5].row: configs.table()["90"][QUICK[5].row]}
+    assert counted["kernels"].keys() == {QUICK[5].name}
+    found = census.Count(**counted["kernels"][QUICK[5].name])
+    assert census.complaints(QUICK[5], found, TABLE["kernels"][QUICK[5].name]) == []
 
 
 @pytest.mark.parametrize(

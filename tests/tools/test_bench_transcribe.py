@@ -13,6 +13,19 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+def test_one_length_alone_is_judged_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    import bench_transcribe
+
+    row = {"audio_s": 60.0, "wall_s": 0.6, "rtf": 0.01, "peak_mb": 800}
+    rows = [{"input": "1 min joined", **row}, {"input": "6 utterances", **row, "rtf": 0.02}]
+    judged = bench_transcribe.judged(rows)
+    assert judged["rtf"] == 0.02
+    assert judged["peak_mb"] == 800
+    assert judged["s_per_further_hour"] == []
+    assert "mb_from_last_but_one_to_last" not in judged
+
+
 @pytest.mark.slow  # processes that import everything, and the model of 18 million parameters
 def test_speed_is_measured_and_judged(tmp_path: Path, tiny_corpus: Path) -> None:
     command = [sys.executable, "tools/bench_transcribe.py", "speed", "--threads", "1"]

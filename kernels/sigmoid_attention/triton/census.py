@@ -240,7 +240,9 @@ def beyond_limits(variant: Variant, count: Count) -> list[str]:
 
 
 def read() -> dict[str, Any]:
-    """The table: {"triton": version, "kernels": {name: count}}."""
+    """The table: {"triton": version, "kernels": {name: count}}; an empty one where there is none."""
+    if not CENSUS.exists():
+        return {"triton": triton.__version__, "kernels": {}}
     loaded: dict[str, Any] = json.loads(CENSUS.read_text())
     return loaded
 
@@ -252,6 +254,10 @@ def main() -> int:
     parser.add_argument("--only", default="", help="variants whose name contains this")
     parser.add_argument("--missing", action="store_true", help="variants that the table lacks")
     args = parser.parse_args()
+    if args.write and (args.only or args.missing):
+        refuse_other_version(CENSUS)
+    elif args.write:
+        write_table({})
     known = read()["kernels"]
     compiled, bad = 0, 0
     for variant in variants():
@@ -270,11 +276,31 @@ def main() -> int:
 
 def enter(counts: dict[str, Count]) -> dict[str, Any]:
     """Put counts in the table, which keeps the order of variants() and holds nothing else."""
+    refuse_other_version(CENSUS)
     known = read()["kernels"] | {name: asdict(count) for name, count in counts.items()}
     kernels = {v.name: known[v.name] for v in variants() if v.name in known}
+    write_table(kernels)
+    return kernels
+
+
+def write_table(kernels: dict[str, Any]) -> None:
+    """The whole table, as made with this triton."""
     text = json.dumps({"triton": triton.__version__, "kernels": kernels}, indent=1)
     CENSUS.write_text(text + "\n")
-    return kernels
+
+
+def refuse_other_version(path: Path) -> None:
+    """A table names one triton: what another one made cannot stay beside what is new.
+
+    Raises:
+        SystemExit: with what to do instead.
+    """
+    made_with = json.loads(path.read_text())["triton"] if path.exists() else triton.__version__
+    if made_with != triton.__version__:
+        raise SystemExit(
+            f"{path.name} is of triton {made_with}, this is {triton.__version__}: make it anew, "
+            "with --write alone"
+        )
 
 
 if __name__ == "__main__":

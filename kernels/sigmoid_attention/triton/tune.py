@@ -1,6 +1,7 @@
 """Make the table of tile shapes anew.
 
-    python -m sigmoid_attention.triton.tune --write    and the counts of their kernels (census.py)
+    python -m sigmoid_attention.triton.tune --write    and the counts of their kernels (census.py,
+                                                       whose --missing --write counts the others)
     python -m sigmoid_attention.triton.tune --only sm_80/key/128 --write    these rows alone
 
 Without the device a tile is judged by what the compiler says: candidates stand in order of
@@ -17,7 +18,17 @@ import sys
 
 import triton
 
-from .census import Count, Variant, beyond_limits, compile_variant, enter, variants
+from .census import (
+    CENSUS,
+    Count,
+    Variant,
+    beyond_limits,
+    compile_variant,
+    enter,
+    refuse_other_version,
+    variants,
+    write_table,
+)
 from .configs import TABLE, Config, choose
 
 # Candidates in order of preference: queries, keys, warps, stages.
@@ -77,6 +88,11 @@ def main() -> int:
     for variant in variants():
         if variant.mode == "mixed" and args.only in f"sm_{variant.arch}/{variant.row}":
             served.setdefault((variant.arch, variant.row), []).append(variant)
+    if args.write and args.only:
+        refuse_other_version(TABLE)
+        refuse_other_version(CENSUS)
+    chosen: dict[tuple[int, str], Config] = {}
+    counts: dict[str, Count] = {}
     without = []
     for (arch, row), some in served.items():
         tiles = [choose(arch, row)] if args.keep else []
@@ -84,17 +100,25 @@ def main() -> int:
         found = search(some, list(dict.fromkeys(tiles)))
         if found is None:
             without.append(f"sm_{arch}/{row}")
-        elif args.write:
-            _write(arch, row, found[0])
-            enter(found[1])
+        else:
+            chosen[arch, row] = found[0]
+            counts |= found[1]
     if without:
         print("no candidate keeps the limits:", *without)
+    if args.write:
+        if without:  # their old tiles stay
+            refuse_other_version(TABLE)
+        if not args.only:
+            write_table({})
+        _write(chosen)
+        enter(counts)
     return int(bool(without))
 
 
-def _write(arch: int, row: str, found: Config) -> None:
+def _write(chosen: dict[tuple[int, str], Config]) -> None:
     loaded = json.loads(TABLE.read_text())
-    loaded["tiles"][str(arch)][row] = [found.bm, found.bn, found.warps, found.stages]
+    for (arch, row), found in chosen.items():
+        loaded["tiles"][str(arch)][row] = [found.bm, found.bn, found.warps, found.stages]
     loaded["triton"] = triton.__version__
     text = json.dumps(loaded, indent=1)
     text = re.sub(r"\[\s+(\d+),\s+(\d+),\s+(\d+),\s+(\d+)\s+\]", r"[\1, \2, \3, \4]", text)
