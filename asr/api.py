@@ -99,12 +99,18 @@ class Transcriber:
         """The text of an audio file (any rate, length and number of channels) or of samples.
 
         Args:
-            audio: a path, or samples in [-1, 1] of shape (n,) or (channels, n).
-            sample_rate: of the samples; for a path it is read from the file.
+            audio: a path, or samples of shape (n,) or (channels, n): floats in [-1, 1] or signed
+                integers of their type's range.
+            sample_rate: of the samples, per second; for a path it is read from the file.
             channel: the one to transcribe, from 0; None is the mean of all.
 
+        Returns:
+            Text, segments and words with times in seconds from the first sample; what could not be
+            read or used is among its gaps.
+
         Raises:
-            InputError: nothing of it can be read; or samples without a rate.
+            InputError: nothing of it can be read, or there is no such channel; samples without a
+                rate, with an absurd one, of another type or shape.
         """
         source: Source
         if isinstance(audio, np.ndarray):
@@ -125,7 +131,11 @@ class Transcriber:
         is done; what cannot be read costs the others nothing.
 
         Args:
+            inputs: paths and glob patterns.
             channel: as in ``transcribe``.
+
+        Returns:
+            Of each source its transcript, or a ``Failure`` with the reason why there is none.
         """
         return self.transcribe_sources(find_sources([fspath(one) for one in inputs], channel))
 

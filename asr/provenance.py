@@ -20,11 +20,14 @@ HERE = Path(__file__).resolve().parent
 
 def commit(folder: Path = HERE) -> tuple[str, bool]:
     """(short commit of this package's checkout, whether tracked files differ from it);
-    ("unknown", False) outside a checkout."""
+    ("unknown", False) outside a checkout, or in one without a commit."""
     if not _in_checkout(folder):
         return "unknown", False
+    head = _git(folder, "rev-parse", "--short=10", "HEAD")
+    if head.returncode != 0:  # nothing is committed yet
+        return "unknown", False
     changes = _git(folder, "status", "--porcelain", "--untracked-files=no").stdout.strip()
-    return _git(folder, "rev-parse", "--short=10", "HEAD").stdout.strip(), bool(changes)
+    return head.stdout.strip(), bool(changes)
 
 
 def uncommitted(folder: Path = HERE) -> str:

@@ -22,6 +22,8 @@ def test_commit_and_diff_of_a_checkout(tmp_path: Path) -> None:
     assert uncommitted(package) == ""
     git(tmp_path, "init", "-q")
     git(tmp_path, "add", "package")
+    assert commit(package) == ("unknown", False)  # there is none yet
+    assert uncommitted(package) == ""
     git(tmp_path, "commit", "-q", "-m", "first")
     head = git(tmp_path, "rev-parse", "HEAD")
     assert commit(package) == (head[:10], False)

@@ -10,12 +10,7 @@ from sigmoid_attention import Mask
 from torch import Tensor, nn
 
 from asr.config import AttentionConfig, EncoderConfig
-from asr.nn.attention import (
-    ABSOLUTE_POSITIONS,
-    MultiHeadAttention,
-    build_attention,
-    frame_mask,
-)
+from asr.nn.attention import ABSOLUTE_POSITIONS, attentions, build_attention, frame_mask
 from asr.nn.conformer import Around, ConformerLayer, Convolution, FeedForward, SelfAttention
 from asr.nn.dropout import Dropout
 from asr.nn.past import Past
@@ -159,6 +154,5 @@ class Encoder(nn.Module):
 
     def attention_backend(self, device: torch.device, dtype: torch.dtype) -> str:
         """Which backend serves the layers' attention on this device."""
-        attention = next(m for m in self.layers.modules() if isinstance(m, MultiHeadAttention))
-        chosen = attention.resolve(device, dtype)
+        chosen = attentions(self.layers)[0].resolve(device, dtype)
         return f"{chosen.name} ({chosen.engine})"

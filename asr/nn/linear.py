@@ -14,10 +14,9 @@ from torch.nn.grad import conv2d_weight
 
 
 def _plain_float32_on_cpu(x: Tensor) -> bool:
-    if torch.compiler.is_compiling():  # which chooses kernels itself, and cannot trace what follows
-        return False
     return (
-        not torch.compiler.is_compiling()  # which chooses kernels itself
+        # the compiler chooses kernels itself, and cannot trace what follows
+        not torch.compiler.is_compiling()
         and x.device.type == "cpu"
         and x.dtype == torch.float32
         and x.numel() > 0

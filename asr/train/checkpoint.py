@@ -13,7 +13,8 @@ import pickle
 import re
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,10 +127,8 @@ class ShardedStore(Store):
     def restore(self, step: int, state: State) -> dict[str, Any]:
         path = list_checkpoints(self.folder)[step]
         content = _sharded(state)
-        try:
+        with _reading(path):
             dcp.load(content, checkpoint_id=path)
-        except (OSError, RuntimeError, EOFError, CheckpointException) as error:
-            raise _damaged(path, error) from None
         set_model_state_dict(state.net, content["model"])
         set_optimizer_state_dict(state.net, state.optimizer, content["optimizer"])
         return _load(path / _OTHER_STATE)
@@ -227,25 +226,31 @@ def _weights(path: Path, own: bool) -> dict[str, Tensor]:
     if not path.is_dir():
         state = read_file(path)
         return state["model"] if own else state["model"] | state["average"]
-    found = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}}
-    for name, item in found.items():
-        part, _, key = name.partition(".")
-        if part in parts and isinstance(item, dcp.metadata.TensorStorageMetadata):
-            parts[part][key] = torch.empty(item.size, dtype=item.properties.dtype)
-    dcp.load(parts, checkpoint_id=path, no_dist=True)
+    with _reading(path):
+        found = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+        for name, item in found.items():
+            part, _, key = name.partition(".")
+            if part in parts and isinstance(item, dcp.metadata.TensorStorageMetadata):
+                parts[part][key] = torch.empty(item.size, dtype=item.properties.dtype)
+        dcp.load(parts, checkpoint_id=path, no_dist=True)
     return parts["model"] if own else parts["model"] | parts["average"]
 
 
 def _load(path: Path) -> dict[str, Any]:
+    with _reading(path):
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return content
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What damage raises becomes an InputError; a sharded checkpoint's CheckpointException is no
+    Exception."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise _damaged(path, error) from None
-
-
-def _damaged(path: Path, error: BaseException) -> InputError:
-    return InputError(f"{path}: damaged checkpoint: {_one_line(error)}")
+        yield
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, CheckpointException) as error:
+        raise InputError(f"{path}: damaged checkpoint: {_one_line(error)}") from None
 
 
 def _cannot_write(path: Path, error: BaseException) -> InputError:

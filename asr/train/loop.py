@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -9,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from asr.config import Config
-from asr.config import dump as dump_config
 from asr.config import load as load_config
 from asr.errors import InputError
-from asr.files import read_json_object, write_atomically
+from asr.files import read_json_object
 from asr.model_folder import save_model
 from asr.processes import Processes, alone, join
 from asr.runtime import prepare_cpu
@@ -173,7 +173,9 @@ def average(folder: Path, out: Path, count: int, own: bool) -> list[int]:
     steps = list(there)[-count:]
     config, record = load_config([source.config]), read_json_object(source.run)
     weights = average_weights([there[step] for step in steps], own)
-    save_model(target.model, weights, config, load_tokenizer(source.tokenizer))
-    write_atomically(target.config, dump_config(config))
+    tokenizer = load_tokenizer(source.tokenizer)
+    save_model(target.model, weights, config, tokenizer)
+    shutil.rmtree(target.tokenizer, ignore_errors=True)  # of an average that is replaced
+    keep_setup(target, config, tokenizer)
     write_run(target, record | {"name": out.name, "averaged_steps": steps})
     return steps

@@ -28,8 +28,10 @@ class StreamResult:
     """Words that were heard since the last final result.
 
     Attributes:
-        is_final: no later result changes it. Else it stands until the next result, which replaces it.
-        segment: with times in seconds from the first sample of the stream.
+        is_final: no later result changes it. Else it stands until the next result, which replaces it,
+            or the end of the stream.
+        segment: with times in seconds from the first sample of the stream. Without words it takes
+            back a partial result, of which the final search found nothing.
     """
 
     is_final: bool
@@ -118,7 +120,7 @@ class TextStream:
         return self._read(log_probs_tv)
 
     def finish(self) -> list[StreamResult]:
-        """Final results of what is left. The stream has ended.
+        """Final results of what is left; no partial one stands any more. The stream has ended.
 
         Raises:
             InputError: not a single sample was finite.
@@ -126,24 +128,33 @@ class TextStream:
         rest_n = torch.from_numpy(self._converter.finish())
         with self._autocast:
             parts = [self._log_probs.feed(rest_n), self._log_probs.finish()]
-        results = [one for one in self._read(torch.cat(parts)) if one.is_final]
-        segments = [one.segment for one in results] + self._segments(self._cutter.flush())
+        pieces = self._cut(torch.cat(parts)) + self._cutter.flush()
         self._shown = ""
+        segments = self._segments(pieces)
         return [StreamResult(True, within(one, self.duration_s)) for one in segments]
 
     def _read(self, log_probs_tv: torch.Tensor) -> list[StreamResult]:
         if not len(log_probs_tv):
             return []
-        pieces = self._cutter.push(self._num_frames, log_probs_tv.float().cpu().numpy())
-        self._num_frames += len(log_probs_tv)
-        results = [StreamResult(True, segment) for segment in self._segments(pieces)]
+        segments = self._segments(self._cut(log_probs_tv))
+        results = [StreamResult(True, segment) for segment in segments]
         if results:
             self._shown = ""
-        heard = self._partial_reader.read(self._cutter.held)
-        if heard is not None and heard.text != self._shown:
+        held = self._cutter.held
+        heard = self._partial_reader.read(held) or self._nothing(held)
+        if heard.text != self._shown:
             self._shown = heard.text
             results.append(StreamResult(False, heard))
         return results
+
+    def _cut(self, log_probs_tv: torch.Tensor) -> list[Piece]:
+        first_frame = self._num_frames
+        self._num_frames += len(log_probs_tv)
+        return self._cutter.push(first_frame, log_probs_tv.float().cpu().numpy())
+
+    def _nothing(self, held: Piece) -> Segment:
+        start_s = held.first_frame * self._reader.frame_s
+        return Segment("", start_s, start_s, ())
 
     def _segments(self, pieces: list[Piece]) -> list[Segment]:
         found = [self._reader.read(piece) for piece in pieces]

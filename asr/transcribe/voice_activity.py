@@ -76,10 +76,12 @@ def load_voice_activity() -> VoiceActivity:
             for name, weight in script.state_dict().items()
             if name.startswith(_NETWORK)
         }
-        return VoiceActivity(weights)
-    except (ValueError, RuntimeError, KeyError) as error:
+        activity = VoiceActivity(weights)
+        activity(torch.zeros(1, _CONTEXT_SAMPLES + FRAME_SAMPLES), None)  # shapes fit too
+    except (ValueError, RuntimeError, LookupError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: not silero-vad's network as of release 6: {reason}") from None
+    return activity
 
 
 class ActivityStream:

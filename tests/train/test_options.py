@@ -102,6 +102,7 @@ def test_averages_made_afterwards(plain: Path, tiny_corpus: Path, tmp_path: Path
     run(tiny_corpus, tmp_path / "mean", *kept)
     for name, count, own in (("plain", 1, True), ("moving", 1, False), ("mean", 2, True)):
         out = tmp_path / "averages" / name
+        (out / "tokenizer").mkdir(parents=True)  # of an older average, and no good
         steps = average(exp, out, count, own)
         record = json.loads((out / "run.json").read_text())
         assert record["name"] == name
@@ -112,7 +113,8 @@ def test_averages_made_afterwards(plain: Path, tiny_corpus: Path, tmp_path: Path
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[key], expected[key]) for key in found)
         assert config.load([out / "config.yaml"]) == config.load([exp / "config.yaml"])
-        assert load_model(out).tokenizer.pieces == load_tokenizer(exp / "tokenizer").pieces
+        for tokenizer in (load_model(out).tokenizer, load_tokenizer(out / "tokenizer")):
+            assert tokenizer.pieces == load_tokenizer(exp / "tokenizer").pieces
     for count in (0, 3):
         with pytest.raises(InputError, match=f"2 checkpoints, {count} asked for"):
             average(exp, tmp_path / "more", count, own=True)

@@ -17,10 +17,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from asr import config
 from asr.errors import InputError
-from asr.train.checkpoint import list_checkpoints, read_file
+from asr.processes import alone
+from asr.train.checkpoint import ShardedStore, State, average_weights, list_checkpoints, read_file
 from asr.train.loop import Options, train
 
 # Everything that has a state: dropout, speeds, SpecAugment, a moving average, a window of the log, more
@@ -154,6 +156,29 @@ def test_kills_while_writing_leave_the_checkpoint_before(tiny_corpus: Path, tmp_
     path.write_bytes(content[: len(content) // 3])
     with pytest.raises(InputError, match="damaged checkpoint"):
         read_file(path)
+
+
+@pytest.mark.parametrize(
+    ("damaged", "length"), [("*.distcp", 100), (".metadata", 100), (".metadata", 0)]
+)
+def test_a_damaged_sharded_checkpoint_gets_one_line(
+    tmp_path: Path, damaged: str, length: int
+) -> None:
+    net = nn.Linear(30, 10)
+    state = State(net, torch.optim.AdamW(net.parameters()), {})
+    store = ShardedStore(tmp_path, alone("cpu"))
+    store.save(1, state, {})
+    (path,) = list_checkpoints(tmp_path).values()
+    for name, value in average_weights([path]).items():
+        assert torch.equal(value, net.state_dict()[name])
+    (file,) = path.glob(damaged)
+    file.write_bytes(file.read_bytes()[:length])
+    for read in (lambda: store.restore(1, state), lambda: average_weights([path])):
+        with pytest.raises(
+            InputError, match=r"step-00000001\.sharded: damaged checkpoint: ."
+        ) as raised:
+            read()
+        assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,29 @@ def test_partial_results_grow_into_final_ones(transcriber: Transcriber, babble: 
     assert end_s <= 20.0
 
 
+def test_a_partial_result_that_no_final_one_replaces_is_taken_back(
+    tmp_path: Path, streaming_exp: Path, babble: np.ndarray
+) -> None:
+    """No word is worth its penalty to the final search: at pauses the listener's line is empty."""
+    lm = tmp_path / "lm.arpa"
+    lm.write_text("\\data\\\nngram 1=3\n\n\\1-grams:\n-1\t<unk>\n-99\t<s>\n-1\t</s>\n\n\\end\\\n")
+    beam = SearchOptions(search="beam", beam=4, lm=lm, lm_weight=1.0, word_bonus=-1000.0)
+    stream = asr.load(streaming_exp, "cpu", beam).stream(chunk=4)
+    line, num_taken_back = "", 0
+    for part_n in np.split(babble[: 20 * RATE], 400):
+        results = stream.feed(part_n)
+        assert len(results) <= 1
+        for one in results:
+            assert not one.is_final
+            assert one.segment.text != line
+            line = one.segment.text
+            num_taken_back += not line
+        held = stream._partial_reader.read(stream._cutter.held)
+        assert line == ("" if held is None else held.text)
+    assert num_taken_back > 1
+    assert stream.finish() == []
+
+
 def test_other_rates_and_channels(transcriber: Transcriber, babble: np.ndarray) -> None:
     """Oracle: soxr over all samples at once, then the model over all of them."""
     speech_n = babble[: 6 * RATE : 2]

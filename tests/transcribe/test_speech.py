@@ -15,7 +15,7 @@ import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 import asr
 from asr.api import Transcriber
@@ -216,6 +216,35 @@ def test_the_command_says_what_was_left_out(
     assert len(lines) == 3
     assert "silero_vad" not in sys.modules
     torch.set_num_threads(threads)
+
+
+@needs_silero
+@pytest.mark.parametrize(
+    "name",
+    ["stft.forward_basis_buffer", "encoder.3.reparam_conv.weight", "decoder.decoder.2.weight"],
+)
+def test_a_network_of_other_shapes_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real one's parameters, one of them without its last channels."""
+    spec = importlib.util.find_spec("silero_vad")
+    assert spec is not None
+    own = torch.jit.load(Path(str(spec.origin)).parent / "data" / "silero_vad.jit").state_dict()
+    root = nn.Module()
+    for path, value in own.items():
+        *parts, last = path.split(".")
+        module = root
+        for part in parts:
+            if part not in dict(module.named_children()):
+                module.add_module(part, nn.Module())
+            module = module.get_submodule(part)
+        module.register_buffer(last, value[:, :-1] if path == f"_model.{name}" else value)
+    (tmp_path / "silero_vad" / "data").mkdir(parents=True)
+    (tmp_path / "silero_vad" / "__init__.py").touch()
+    torch.jit.script(root).save(tmp_path / "silero_vad" / "data" / "silero_vad.jit")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match="not silero-vad's network as of release 6: "):
+        load_voice_activity()
 
 
 def test_without_silero_vad(exp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
