@@ -20,6 +20,7 @@ from asr.transcribe.pipeline import Failure, Outcome, Pipeline
 from asr.transcribe.precision import check_precision, quantise
 from asr.transcribe.result import Alternative, Gap, Segment, Transcript, Word
 from asr.transcribe.sources import Source, array_source, file_source, find_sources
+from asr.transcribe.speech import LONG_SILENCE_S, Vad
 from asr.transcribe.voice_activity import load_voice_activity
 from asr.transcribe.windows import make_grid
 
@@ -54,6 +55,7 @@ class Transcriber:
         max_batch_s: float = MAX_BATCH_S,
         precision: str = "fp32",
         vad: bool = False,
+        vad_silence_s: float = LONG_SILENCE_S,
     ):
         """
         Args:
@@ -62,10 +64,12 @@ class Transcriber:
             max_batch_s: seconds of audio computed at once: memory grows with it.
             precision: fp32; int8 (CPU; the model's linear layers are replaced), bf16 (CUDA).
             vad: leave out what silero-vad hears no speech in; such stretches become gaps.
+            vad_silence_s: a silence of this length ends a stretch of speech, which is then computed
+                by itself; one of 0.5 s does as soon as a stretch is half a window long.
 
         Raises:
             InputError: a window and an overlap that do not fit together, a precision that the
-                device does not have, no silero-vad.
+                device does not have, no silero-vad, a silence shorter than words have inside.
         """
         self.model = model
         check_precision(precision, next(model.net.parameters()).device)
@@ -87,7 +91,7 @@ class Transcriber:
             rate,
             max_batch_s,
             self._in_bf16,
-            load_voice_activity() if vad else None,
+            Vad(load_voice_activity(), vad_silence_s) if vad else None,
         )
 
     def transcribe(
@@ -184,12 +188,15 @@ def load(
     max_batch_s: float = MAX_BATCH_S,
     precision: str = "fp32",
     vad: bool = False,
+    vad_silence_s: float = LONG_SILENCE_S,
 ) -> Transcriber:
     """Reads a model folder, or an experiment that has one; see ``Transcriber``.
 
     Raises:
         InputError: it is none, or a file in it is damaged; no such device; wrong windows; no
-            silero-vad.
+            silero-vad, or too short a silence for it.
     """
     model = load_model(Path(folder), choose_device(device))
-    return Transcriber(model, search, window_s, overlap_s, max_batch_s, precision, vad)
+    return Transcriber(
+        model, search, window_s, overlap_s, max_batch_s, precision, vad, vad_silence_s
+    )

@@ -98,11 +98,21 @@ class AugmentConfig:
     noise_snr_db: list[float] = option(
         [5.0, 25.0], "lowest and highest signal-to-noise ratio", low=-50.0, high=100.0
     )
+    edge_silence_s: float = option(
+        0.0,
+        "most silence put before and after a training utterance: none at half of the edges, else as "
+        "much as is drawn; rooms, noises and hiss lie over it",
+        low=0.0,
+        high=10.0,
+    )
     hiss_db: list[float] = option(
         [],
-        "lowest and highest level of white noise under every training utterance, dB of full scale",
+        "lowest and highest level of white noise under training utterances, dB of full scale",
         low=-120.0,
         high=0.0,
+    )
+    hiss_probability: float = option(
+        1.0, "share of the utterances that get hiss, if it has levels", low=0.0, high=1.0
     )
     rooms: list[str] = option([], "manifests of room impulse responses to play utterances in")
     room_probability: float = option(

@@ -1,7 +1,8 @@
 """Speed, memory and accuracy of `asr transcribe` on a CPU, and that ONNX Runtime writes the same text.
 
     tools/bench_transcribe.py speed --cuts test.cuts.jsonl.gz --out docs/results/transcribe-cpu
-    tools/bench_transcribe.py joined --model exp/mine --cuts test.cuts.jsonl.gz --words test.words.txt
+    tools/bench_transcribe.py joined --model exp/mine --cuts test.cuts.jsonl.gz --words test.words.txt \
+        --pause-s 0 0.3 0.5 1 --pause-db -80 none --vad --vad-silence-s 0.25
     tools/bench_transcribe.py precision --model exp/mine --cuts test.cuts.jsonl.gz
     tools/bench_transcribe.py onnx --model exp/mine --cuts test.cuts.jsonl.gz
 
@@ -54,7 +55,17 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--window-s", type=float, default=30.0)
     parser.add_argument("--overlap-s", type=float, default=4.0)
-    parser.add_argument("--pause-s", type=float, default=0.0, help="silence between the joined")
+    parser.add_argument("--vad", action="store_true", help="as in asr transcribe (joined)")
+    parser.add_argument("--vad-silence-s", type=float, default=2.0, help="as there (joined)")
+    parser.add_argument(
+        "--pause-s", type=float, nargs="+", default=[0.0], help="pauses between the joined"
+    )
+    parser.add_argument(
+        "--pause-db",
+        nargs="+",
+        default=["-80"],
+        help="white noise in the pauses, dB of full scale; none: digital silence (joined)",
+    )
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("inputs", nargs="*", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -140,6 +151,8 @@ def load(args: argparse.Namespace) -> asr.Transcriber:
         window_s=args.window_s,
         overlap_s=args.overlap_s,
         precision=args.precision,
+        vad=args.vad,
+        vad_silence_s=args.vad_silence_s,
     )
 
 
@@ -151,31 +164,60 @@ def joined(args: argparse.Namespace) -> dict[str, Any]:
     cuts = list(read_cuts(args.cuts))
     waves = [load_waveform(cut, RATE) for cut in cuts]
     references = [cut.supervisions[0].text.lower() for cut in cuts]
+    starts_s = spoken_starts_s(args.words) if args.words else {}
     transcriber = load(args)
     singles = [transcriber.transcribe(wave_n, RATE) for wave_n in waves]
-    noise_n = np.random.default_rng(0).normal(0, 1e-4, int(args.pause_s * RATE)).astype("f4")
-    whole = transcriber.transcribe(np.concatenate([x for w in waves for x in (w, noise_n)]), RATE)
-    result = {
+    wer_alone = 100 * process_words(references, [one.text or "-" for one in singles]).wer
+    result: dict[str, Any] = {
         "words": sum(len(text.split()) for text in references),
-        "wer_single": 100 * process_words(references, [one.text for one in singles]).wer,
-        "wer_joined": 100 * process_words(" ".join(references), whole.text).wer,
-        "words_timed": len(whole.words),
-        "words_in_text": len(whole.text.split()),
+        "wer_alone": round(wer_alone, 2),
     }
-    if args.words:
-        starts_s = spoken_starts_s(args.words)
-        begin_s = np.cumsum([0] + [(len(w) + len(noise_n)) / RATE for w in waves])
-        in_whole_s = [
-            start_s + begun_s
-            for cut, begun_s in zip(cuts, begin_s[:-1], strict=True)
-            for start_s in starts_s[cut.id]
-        ]
-        errors_s = start_errors_s(" ".join(references), whole, in_whole_s)
-        result |= medians_ms("joined", errors_s)
+    if starts_s:
         alone = zip(references, singles, cuts, strict=True)
         each_s = [start_errors_s(text, one, starts_s[cut.id]) for text, one, cut in alone]
-        result |= medians_ms("single", np.concatenate(each_s))
+        result |= medians_ms(np.concatenate(each_s))
+    result["joined"] = []
+    for pause_s, pause_db in pauses(args):
+        pause_n = noise(pause_s, pause_db)
+        whole_n = np.concatenate([part_n for wave_n in waves for part_n in (wave_n, pause_n)])
+        whole = transcriber.transcribe(whole_n, RATE)
+        found = process_words(" ".join(references), whole.text)
+        row = {
+            "pause_s": pause_s,
+            "pause_db": pause_db,
+            "wer": round(100 * found.wer, 2),
+            "gap": round(100 * found.wer - wer_alone, 2),
+            "sub_del_ins": [found.substitutions, found.deletions, found.insertions],
+            "stretches_without_speech": len(whole.gaps),
+            "words_in_text": len(whole.text.split()),
+            "words_timed": len(whole.words),
+        }
+        if starts_s:
+            begun_s = np.cumsum([0] + [(len(w) + len(pause_n)) / RATE for w in waves])
+            in_whole_s = [
+                start_s + at_s
+                for cut, at_s in zip(cuts, begun_s[:-1], strict=True)
+                for start_s in starts_s[cut.id]
+            ]
+            row |= medians_ms(start_errors_s(" ".join(references), whole, in_whole_s))
+        print(row, file=sys.stderr, flush=True)
+        result["joined"].append(row)
     return result
+
+
+def pauses(args: argparse.Namespace) -> list[tuple[float, float | None]]:
+    """(seconds, dB of full scale or None for digital silence); no pause has no level."""
+    levels_db = [None if level == "none" else float(level) for level in args.pause_db]
+    each = [
+        (pause_s, level_db) for pause_s in args.pause_s if pause_s > 0.0 for level_db in levels_db
+    ]
+    return [(0.0, None)] * (0.0 in args.pause_s) + each
+
+
+def noise(duration_s: float, level_db: float | None) -> np.ndarray:
+    """float32 of this root mean square, the same each time."""
+    scale = 0.0 if level_db is None else 10.0 ** (level_db / 20.0)
+    return np.random.default_rng(0).normal(0, scale, int(duration_s * RATE)).astype("f4")
 
 
 def precision(args: argparse.Namespace) -> dict[str, Any]:
@@ -218,11 +260,11 @@ def start_errors_s(reference: str, found: asr.Transcript, starts_s: list[float])
     return np.array(errors_s)
 
 
-def medians_ms(name: str, errors_s: np.ndarray) -> dict[str, Any]:
-    """The median distance, and the median with its sign."""
+def medians_ms(errors_s: np.ndarray) -> dict[str, float]:
+    """The median distance of word starts, and the median with its sign."""
     return {
-        f"median_start_error_ms_{name}": round(1000 * float(np.median(np.abs(errors_s))), 1),
-        f"median_signed_start_error_ms_{name}": round(1000 * float(np.median(errors_s)), 1),
+        "median_start_error_ms": round(1000 * float(np.median(np.abs(errors_s))), 1),
+        "median_signed_start_error_ms": round(1000 * float(np.median(errors_s)), 1),
     }
 
 

@@ -52,6 +52,14 @@ def add(verbs: Verbs) -> None:
     parser.add_argument(
         "--vad", action="store_true", help="leave out what silero-vad hears no speech in"
     )
+    parser.add_argument(
+        "--vad-silence-s",
+        type=above_zero,
+        default=2.0,
+        metavar="S",
+        help="silence that ends a stretch of speech, which --vad gives the model by itself; 0.25 for "
+        "a model of short utterances (default: 2, and 0.5 once it is half a window long)",
+    )
     add_model_options(parser)
     parser.set_defaults(run=run)
 
@@ -80,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
         args.max_batch_s,
         args.precision,
         args.vad,
+        args.vad_silence_s,
     )
     num_done = 0
     for outcome in transcriber.transcribe_sources(sources):

@@ -60,6 +60,17 @@ def draw_speeds(keys: np.ndarray, seed: int, epoch: int, config: AugmentConfig) 
     return factors[drawn.astype(np.int64)]
 
 
+def draw_edge_silences_s(
+    keys: np.ndarray, seed: int, epoch: int, config: AugmentConfig
+) -> np.ndarray:
+    """(2, n) seconds of silence before and after each utterance: none at half of the edges, so that
+    speech from the first sample to the last stays familiar, else uniform up to
+    ``config.edge_silence_s``."""
+    edges = ("silence before", "silence after")
+    drawn_2n = np.stack([draw_many(keys, seed, epoch, edge) for edge in edges])
+    return config.edge_silence_s * np.maximum(0.0, 2.0 * drawn_2n - 1.0)
+
+
 def change_speed(wave_n: np.ndarray, factor: float, sample_rate: int) -> np.ndarray:
     """Play faster (factor above 1: shorter, higher) or slower, tempo and pitch together.
 

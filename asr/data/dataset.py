@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from asr.config import AugmentConfig, DataConfig
-from asr.data.augment import change_speed, draw_speeds, stable_hash
+from asr.data.augment import change_speed, draw_edge_silences_s, draw_speeds, stable_hash
 from asr.data.index import CutList, CutTable, cut_speaker
 from asr.data.manifest import LeftOut, load_waveform
 from asr.data.mixing import Mixture
@@ -34,7 +34,7 @@ _SHUFFLE_GROUP = 64
 
 @dataclass(frozen=True)
 class Example:
-    """One utterance of one epoch: ``wave_n`` float32 after speed change, ``tokens_u`` int64."""
+    """One utterance of one epoch: ``wave_n`` float32 as augmented, ``tokens_u`` int64."""
 
     id: str
     wave_n: np.ndarray
@@ -52,7 +52,7 @@ class Batch:
     wave_lens_b     int64 samples
     tokens_bu       int64 token ids, zeros (the blank) past the length
     token_lens_b    int64 tokens
-    audio_s         seconds of audio, padding not counted, after speed change
+    audio_s         seconds of audio, padding not counted, as augmented
     speakers        one per utterance
     texts           normalised references
     left_out        utterances that were to be in this batch and could not be read
@@ -118,7 +118,7 @@ class Utterances(Dataset[Example]):
             normaliser: applied to every text before it is tokenized.
             data: bounds on the duration, number of utterances, label shuffling; for training only.
             train: leave out what cannot be trained on, and augment.
-            augment: speeds, rooms, noises; None or ``train`` false leaves the audio as it is.
+            augment: speeds, silence, rooms, noises; None or ``train`` false leaves the audio as it is.
             encoder_frames: from counts of samples to the frames that CTC gets; None: no check.
             load: reads a cut's samples at a rate.
             cache_bytes: keep up to this much decoded audio in memory, before any change of speed.
@@ -131,8 +131,10 @@ class Utterances(Dataset[Example]):
         self.seed = seed
         self._load = load
         self._tokenizer, self._normalise = tokenizer, normaliser
-        self._speeds = augment if augment is not None and train else None
-        self._surroundings = Surroundings(self._speeds, sample_rate, seed) if self._speeds else None
+        self._augment = augment if augment is not None and train else None
+        self._surroundings = (
+            Surroundings(self._augment, sample_rate, seed) if self._augment else None
+        )
         self._cache = _WaveCache(cache_bytes)
         self._source = cuts if isinstance(cuts, CutTable) else CutList(cuts)
         kept = givers = np.arange(len(self._source))
@@ -146,7 +148,7 @@ class Utterances(Dataset[Example]):
                 data,
                 encoder_frames=encoder_frames,
                 sample_rate=sample_rate,
-                fastest=max(self._speeds.speed_factors) if self._speeds else 1.0,
+                fastest=max(self._augment.speed_factors) if self._augment else 1.0,
             )
             kept = self._sieve.kept[: data.max_utterances or None]
             if len(kept) == 0:
@@ -183,8 +185,10 @@ class Utterances(Dataset[Example]):
         if wave_n is None:
             wave_n = self._load(cut, self.sample_rate)
             self._cache.put(index, wave_n)
-        if self._speeds is not None:
+        if self._augment is not None:
             wave_n = change_speed(wave_n, self.speed(epoch, index), self.sample_rate)
+            before, after = self._edge_samples(epoch, index)
+            wave_n = np.pad(wave_n, (before, after))
         if self._surroundings is not None:
             wave_n = self._surroundings(wave_n, epoch, str(cut.id))
         text = self._text(index)
@@ -204,12 +208,24 @@ class Utterances(Dataset[Example]):
 
     def epoch_durations_s(self, epoch: int) -> np.ndarray:
         """Seconds of every utterance as that epoch plays them: for ``DurationBatches.plan``."""
-        return self.durations_s / self._draw_speeds(epoch, self._cuts.keys)
+        keys = self._cuts.keys
+        spoken_s = self.durations_s / self._draw_speeds(epoch, keys)
+        return spoken_s + self._draw_edge_silences_s(epoch, keys).sum(axis=0)
+
+    def _edge_samples(self, epoch: int, index: int) -> list[int]:
+        """Of silence before and after an utterance."""
+        silences_s = self._draw_edge_silences_s(epoch, self._cuts.keys[index : index + 1])
+        return [round(silence_s * self.sample_rate) for silence_s in silences_s[:, 0].tolist()]
 
     def _draw_speeds(self, epoch: int, keys: np.ndarray) -> np.ndarray:
-        if self._speeds is None:
+        if self._augment is None:
             return np.ones(len(keys))
-        return draw_speeds(keys, self.seed, epoch, self._speeds)
+        return draw_speeds(keys, self.seed, epoch, self._augment)
+
+    def _draw_edge_silences_s(self, epoch: int, keys: np.ndarray) -> np.ndarray:
+        if self._augment is None:
+            return np.zeros((2, len(keys)))
+        return draw_edge_silences_s(keys, self.seed, epoch, self._augment)
 
     def mixture(self, weights: Sequence[float]) -> Mixture | None:
         """How to mix the corpora by these weights; None for no weights.
@@ -223,9 +239,13 @@ class Utterances(Dataset[Example]):
         return Mixture(table.keys, table.durations_s, table.sources, weights, self.seed)
 
     @property
-    def slowest_durations_s(self) -> np.ndarray:
-        """Seconds of every utterance at the slowest speed: what memory must be there for."""
-        return self.durations_s / (min(self._speeds.speed_factors) if self._speeds else 1.0)
+    def longest_durations_s(self) -> np.ndarray:
+        """Seconds of every utterance at the slowest speed, with the most silence: what memory must be
+        there for."""
+        if self._augment is None:
+            return self.durations_s
+        slowest_s = self.durations_s / min(self._augment.speed_factors)
+        return slowest_s + 2 * self._augment.edge_silence_s
 
     @property
     def left_out(self) -> tuple[LeftOut, ...]:

@@ -45,9 +45,10 @@ class Surroundings:
                 wave_n = add_noise(wave_n, self._noise(rng, len(wave_n)), snr_db)
         if self._config.hiss_db:
             rng = utterance_rng(self._seed, epoch, utterance_id, "hiss")
-            low_db, high_db = self._config.hiss_db
-            gain = np.float32(10.0 ** (rng.uniform(low_db, high_db) / 20.0))
-            wave_n = wave_n + gain * rng.standard_normal(len(wave_n), dtype=np.float32)
+            if rng.random() < self._config.hiss_probability:
+                low_db, high_db = self._config.hiss_db
+                gain = np.float32(10.0 ** (rng.uniform(low_db, high_db) / 20.0))
+                wave_n = wave_n + gain * rng.standard_normal(len(wave_n), dtype=np.float32)
         return wave_n
 
     def _response(self, index: int) -> np.ndarray:

@@ -22,7 +22,7 @@ from asr.train.step import Launched, Step, cut, update
 
 
 def worst_batch(net: Recogniser, longest_s: float, config: Config, max_batch_s: float) -> Batch:
-    """Noise as long as the longest utterance at its slowest, as many of them as a batch can hold,
+    """Noise as long as the longest utterance can be played, as many of them as a batch can hold,
     each with as many tokens as CTC can align: no batch of the run takes more memory."""
     cost_s = float(costs_s(np.array([longest_s]), config.train.attention_balance_s)[0])
     count = max(int(max_batch_s / cost_s), 1)

@@ -158,7 +158,7 @@ def prepare(
     train = utterances(train_cuts, train=True, cache_mb=config.data.cache_mb)
     dev = utterances(dev_cuts, train=False)
     balance_s = config.train.attention_balance_s
-    check_durations(train.slowest_durations_s, config.train.max_batch_s, train.ids, balance_s)
+    check_durations(train.longest_durations_s, config.train.max_batch_s, train.ids, balance_s)
     stride = max(len(train_cuts) // NORM_UTTERANCES, 1)
     plain = utterances(train_cuts.select(np.arange(0, len(train_cuts), stride)), train=False)
     batches = DurationBatches(
@@ -231,7 +231,8 @@ def describe(
         f"batches     {setup.batches.num_steps} steps an epoch of about {train.global_batch_s:g} s, "
         f"computed in {train.max_batch_s:g} s at most, {100 * setup.batches.waste:.1f} % padding",
         f"augment     speeds {augment.speed_factors}; {masks}; "
-        f"{len(augment.rooms)} manifests of rooms, {len(augment.noises)} of noises",
+        f"{len(augment.rooms)} manifests of rooms, {len(augment.noises)} of noises; "
+        f"silence up to {augment.edge_silence_s:g} s, hiss {augment.hiss_db or 'none'}",
         f"optimiser   AdamW, peak lr {config.optimizer.lr:g}, {config.optimizer.schedule}, "
         f"{train.epochs} epochs = {train.epochs * setup.batches.num_steps} steps, seed {train.seed}",
     ]

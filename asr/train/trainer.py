@@ -73,7 +73,7 @@ class Trainer:
         self.steps_an_epoch = setup.batches.num_steps
         self.num_steps = config.train.epochs * self.steps_an_epoch
         self.progress = Progress()
-        self._longest_s = float(setup.train.slowest_durations_s.max())
+        self._longest_s = float(setup.train.longest_durations_s.max())
         self.profile: Profile | None = None
         self._store = self.engine.store(exp.checkpoints)
         self._state = State(setup.net, self.optimizer, self.average.values)

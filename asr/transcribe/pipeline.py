@@ -20,8 +20,7 @@ from asr.model import Recogniser
 from asr.transcribe.assemble import Assembler, Reader
 from asr.transcribe.result import Transcript
 from asr.transcribe.sources import Source
-from asr.transcribe.speech import SpeechFinder, SpeechPart
-from asr.transcribe.voice_activity import VoiceActivity
+from asr.transcribe.speech import SpeechFinder, SpeechPart, Vad
 from asr.transcribe.windows import Grid, Window, WindowCutter
 
 # Windows to choose batches from, in batches: the more, the less padding and the more memory.
@@ -54,13 +53,13 @@ class Pipeline:
         sample_rate: int,
         max_batch_s: float,
         in_bf16: bool = False,
-        activity: VoiceActivity | None = None,
+        vad: Vad | None = None,
     ):
         """
         Args:
             max_batch_s: padded seconds that the model computes at once.
             in_bf16: matrix products in bfloat16; features and log-probabilities never are.
-            activity: leaves out what it hears no speech in; None: nothing is left out.
+            vad: leaves out what it hears no speech in; None: nothing is left out.
         """
         self._net = net
         self._reader = reader
@@ -69,7 +68,7 @@ class Pipeline:
         self._max_batch_s = max_batch_s
         self._device = next(net.parameters()).device
         self._in_bf16 = in_bf16
-        self._activity = activity
+        self._vad = vad
 
     def run(self, sources: Iterable[Source]) -> Iterator[Outcome]:
         """What becomes of each source, in their order, as soon as it is known."""
@@ -77,7 +76,7 @@ class Pipeline:
         pool: list[_Task] = []
         pooled_s = 0.0
         for source in sources:
-            job = _Job(source, self._reader, self._grid, self._rate, self._activity)
+            job = _Job(source, self._reader, self._grid, self._rate, self._vad)
             jobs.append(job)
             for task in job.tasks():
                 pool.append(task)
@@ -132,7 +131,7 @@ class _Job:
         reader: Reader,
         grid: Grid,
         sample_rate: int,
-        activity: VoiceActivity | None,
+        vad: Vad | None,
     ):
         self.source = source
         self.error: InputError | None = None
@@ -140,9 +139,7 @@ class _Job:
         self._grid = grid
         self._rate = sample_rate
         self._gaps: list[Gap] = []
-        self._speech = (
-            None if activity is None else SpeechFinder(activity, grid, sample_rate, self._gaps)
-        )
+        self._speech = None if vad is None else SpeechFinder(vad, grid, sample_rate, self._gaps)
         self._num_samples = 0
         self._num_windows: int | None = None  # until the source was read to its end
         self._num_taken = 0

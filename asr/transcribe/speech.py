@@ -1,7 +1,8 @@
 """Speech in long audio: stretches of it, cut at silences, and gaps between them.
 
 A stretch ends at any long silence, and once half a window long at any short one, so that most fit into
-one window. Nothing is decided with the future in hand: what is held is one silence.
+one window. What is a long one can be chosen: a model of short utterances reads them best one by one.
+Nothing is decided with the future in hand: what is held is one silence.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from asr.data.blocks import Gap
+from asr.errors import InputError
 from asr.transcribe.voice_activity import FRAME_SAMPLES, RATE, ActivityStream, VoiceActivity
 from asr.transcribe.windows import Grid
 
@@ -19,10 +21,39 @@ NO_SPEECH = "no speech"
 # Probabilities from which speech begins, and below which it ends.
 _BEGINS, _ENDS = 0.5, 0.35
 _FRAME_S = FRAME_SAMPLES / RATE
-SHORT_SILENCE_S, LONG_SILENCE_S = 0.5, 2.0
-# Kept of the silence on both sides of speech, whose first and last sounds are the quietest: at most
-# half of the shortest silence, or stretches would overlap.
-PAD_S = SHORT_SILENCE_S / 2
+_SHORT_SILENCE_S, LONG_SILENCE_S = 0.5, 2.0
+# Words have shorter ones in them, before a plosive for one.
+_LEAST_SILENCE_S = 0.2
+
+
+@dataclass(frozen=True)
+class Vad:
+    """How speech is told from silence.
+
+    Attributes:
+        silence_s: a silence as long as this ends any stretch of speech.
+    """
+
+    activity: VoiceActivity
+    silence_s: float = LONG_SILENCE_S
+
+    def __post_init__(self) -> None:
+        if not self.silence_s >= _LEAST_SILENCE_S:
+            raise InputError(
+                f"a silence of {self.silence_s:g} s to end speech: words have such in them; "
+                f"give {_LEAST_SILENCE_S:g} s or more"
+            )
+
+    @property
+    def short_silence_s(self) -> float:
+        """Ends a stretch of at least half a window."""
+        return min(self.silence_s, _SHORT_SILENCE_S)
+
+    @property
+    def pad_s(self) -> float:
+        """Kept of the silence on both sides of speech, whose first and last sounds are the quietest: at
+        most half of the shortest silence, or stretches would overlap."""
+        return self.short_silence_s / 2
 
 
 @dataclass(frozen=True)
@@ -45,12 +76,13 @@ class SpeechFinder:
     Stretches begin and end with frames of the encoder.
     """
 
-    def __init__(self, activity: VoiceActivity, grid: Grid, sample_rate: int, gaps: list[Gap]):
+    def __init__(self, vad: Vad, grid: Grid, sample_rate: int, gaps: list[Gap]):
         """
         Args:
             gaps: stretches without speech are appended here.
         """
-        self._activity = ActivityStream(activity, sample_rate)
+        self._vad = vad
+        self._activity = ActivityStream(vad.activity, sample_rate)
         self._frame_samples, self._rate = grid.frame_samples, sample_rate
         self._half_window_s = grid.window * grid.frame_samples / sample_rate / 2
         self._gaps = gaps
@@ -67,9 +99,9 @@ class SpeechFinder:
         self._held_n = np.concatenate([self._held_n, samples_n])
         parts = self._follow(self._activity.push(samples_n))
         if self._start is None:
-            self._drop_before(self._frame(self._known_s - PAD_S) * self._frame_samples)
+            self._drop_before(self._frame(self._known_s - self._vad.pad_s) * self._frame_samples)
         else:
-            sure = self._frame(self._speech_end_s + PAD_S) * self._frame_samples
+            sure = self._padded_end * self._frame_samples
             parts.append(SpeechPart(self._start, self._take_until(sure), False))
         return parts
 
@@ -79,7 +111,7 @@ class SpeechFinder:
         total = self._held_start + len(self._held_n)
         end = self._end * self._frame_samples
         if self._start is not None:
-            end = min(total, self._frame(self._speech_end_s + PAD_S) * self._frame_samples)
+            end = min(total, self._padded_end * self._frame_samples)
             parts.append(SpeechPart(self._start, self._take_until(end), True))
         self._note_gap(end, total)
         return parts
@@ -94,9 +126,9 @@ class SpeechFinder:
             if self._is_speech:
                 self._speech_end_s = self._known_s
                 if self._start is None:
-                    self._begin(self._frame(start_s - PAD_S))
+                    self._begin(self._frame(start_s - self._vad.pad_s))
             elif self._start is not None and self._is_long_enough(self._start):
-                self._end = self._frame(self._speech_end_s + PAD_S)
+                self._end = self._padded_end
                 rest_n = self._take_until(self._end * self._frame_samples)
                 parts.append(SpeechPart(self._start, rest_n, True))
                 self._start = None
@@ -105,7 +137,8 @@ class SpeechFinder:
     def _is_long_enough(self, start: int) -> bool:
         """The silence, for the stretch to end with it."""
         length_s = self._speech_end_s - start * self._frame_samples / self._rate
-        needed_s = LONG_SILENCE_S if length_s < self._half_window_s else SHORT_SILENCE_S
+        is_short = length_s < self._half_window_s
+        needed_s = self._vad.silence_s if is_short else self._vad.short_silence_s
         return self._known_s - self._speech_end_s >= needed_s
 
     def _begin(self, frame: int) -> None:
@@ -117,6 +150,11 @@ class SpeechFinder:
     def _known_s(self) -> float:
         """How far activity is known."""
         return self._num_known * _FRAME_S
+
+    @property
+    def _padded_end(self) -> int:
+        """The frame after the speech so far."""
+        return self._frame(self._speech_end_s + self._vad.pad_s)
 
     def _frame(self, time_s: float) -> int:
         """The frame of the encoder at this time."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from asr.config import AugmentConfig
 from asr.data.augment import (
     change_speed,
+    draw_edge_silences_s,
     draw_many,
     draw_speeds,
     spec_augment,
@@ -76,6 +77,25 @@ def test_uniform_over_utterances() -> None:
     counts, _ = np.histogram(drawn, bins=10, range=(0, 1))
     # chi-squared with 9 degrees of freedom: 33.7 is the 0.9999 quantile
     assert ((counts - 400) ** 2 / 400).sum() < 33.7
+
+
+def test_half_of_the_edges_are_bare_and_the_others_uniform() -> None:
+    keys = np.arange(4000, dtype=np.uint64) * 977
+    config = AugmentConfig(edge_silence_s=0.8)
+    drawn_2n = draw_edge_silences_s(keys, 1, 3, config)
+    assert drawn_2n.shape == (2, 4000)
+    for silences_n in drawn_2n:
+        assert (silences_n == 0.0).sum() == pytest.approx(2000, abs=120)
+        counts, _ = np.histogram(silences_n[silences_n > 0.0], bins=8, range=(0.0, 0.8))
+        assert counts == pytest.approx(250, abs=70)
+    # before and after, and epochs, and seeds have draws of their own
+    for other_n in (
+        drawn_2n[1],
+        draw_edge_silences_s(keys, 1, 4, config)[0],
+        draw_edge_silences_s(keys, 2, 3, config)[0],
+    ):
+        assert abs(np.corrcoef(drawn_2n[0], other_n)[0, 1]) < 0.08
+    assert not draw_edge_silences_s(keys, 1, 3, AugmentConfig()).any()
 
 
 def test_masks_do_not_depend_on_the_batch() -> None:

@@ -136,14 +136,62 @@ def test_speed_is_keyed_by_epoch_and_utterance_alone(build: Build, cuts: list[Cu
     assert speeds == {0.9, 1.0, 1.1}
     assert not np.array_equal(dataset.epoch_durations_s(0), dataset.epoch_durations_s(1))
     assert np.array_equal(dataset.durations_s, build().durations_s)
-    assert np.array_equal(dataset.slowest_durations_s, dataset.durations_s / 0.9)
+    assert np.array_equal(dataset.longest_durations_s, dataset.durations_s / 0.9)
 
 
-def test_no_speed_change_outside_training(build: Build) -> None:
-    dataset = build(augment=SPEEDS, train=False)
+def test_no_augmentation_outside_training(build: Build) -> None:
+    augment = AugmentConfig(speed_factors=[0.9, 1.1], edge_silence_s=0.5)
+    dataset = build(augment=augment, train=False)
     assert np.array_equal(dataset.epoch_durations_s(0), dataset.durations_s)
-    assert np.array_equal(dataset.slowest_durations_s, dataset.durations_s)
+    assert np.array_equal(dataset.longest_durations_s, dataset.durations_s)
     assert np.array_equal(dataset[4, 2].wave_n, build()[0, 2].wave_n)
+
+
+@pytest.mark.parametrize("speeds", [[1.0], [0.9, 1.1]])
+def test_silence_at_the_edges_moves_samples_and_changes_none(
+    build: Build, cuts: list[Cut], speeds: list[float]
+) -> None:
+    """Oracle: the same utterance without silence, found by where the zeros end."""
+    augment = AugmentConfig(speed_factors=speeds, edge_silence_s=0.5)
+    dataset, plain = build(augment=augment), build(augment=AugmentConfig(speed_factors=speeds))
+    backwards = build(cuts[::-1], augment=augment)
+    edges_n: dict[int, list[tuple[int, int]]] = {}
+    for epoch in range(8):
+        planned_s = dataset.epoch_durations_s(epoch)
+        assert planned_s.max() <= dataset.longest_durations_s.max()
+        edges_n[epoch] = []
+        for index in range(len(cuts)):
+            found, expected = dataset[epoch, index], plain[epoch, index]
+            spoken = np.flatnonzero(found.wave_n)
+            before = int(spoken[0] - np.flatnonzero(expected.wave_n)[0])
+            after = len(found.wave_n) - before - len(expected.wave_n)
+            assert 0 <= min(before, after) <= max(before, after) <= 0.5 * RATE
+            np.testing.assert_array_equal(found.wave_n, np.pad(expected.wave_n, (before, after)))
+            assert len(found.wave_n) == pytest.approx(planned_s[index] * RATE, abs=2.5)
+            assert found.text == expected.text
+            assert np.array_equal(found.tokens_u, expected.tokens_u)
+            # neither the order of the manifest nor what was read before matters
+            assert np.array_equal(backwards[epoch, len(cuts) - 1 - index].wave_n, found.wave_n)
+            edges_n[epoch].append((before, after))
+    drawn_2n = np.array([edge for edges in edges_n.values() for edge in edges]).T
+    # 96 on each side, 48 of them expected to be bare, standard deviation 5
+    assert (drawn_2n == 0).sum(axis=1) == pytest.approx(48, abs=20)
+    assert abs(np.corrcoef(drawn_2n)[0, 1]) < 0.4
+    assert edges_n[0] != edges_n[1]
+    assert np.array_equal(dataset.longest_durations_s, plain.longest_durations_s + 1.0)
+    other_s = build(augment=AugmentConfig(edge_silence_s=0.5), seed=2).epoch_durations_s(0)
+    assert not np.array_equal(
+        other_s, build(augment=AugmentConfig(edge_silence_s=0.5)).epoch_durations_s(0)
+    )
+
+
+def test_hiss_lies_over_the_silence_at_the_edges(build: Build) -> None:
+    dataset = build(augment=AugmentConfig(edge_silence_s=0.5, hiss_db=[-60.0, -60.0]))
+    silent = build(augment=AugmentConfig(edge_silence_s=0.5))
+    for index in range(len(dataset)):
+        hiss_n = dataset[0, index].wave_n - silent[0, index].wave_n
+        assert 20 * np.log10(hiss_n.std()) == pytest.approx(-60.0, abs=0.3)
+        assert hiss_n.all()
 
 
 def test_left_out_by_duration_and_text(build: Build, tmp_path: Path) -> None:

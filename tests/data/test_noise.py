@@ -135,6 +135,14 @@ def test_hiss_has_the_levels_asked_for_and_is_white() -> None:
         assert abs(np.corrcoef(other, added_n)[0, 1]) < 0.05
 
 
+def test_some_utterances_get_no_hiss() -> None:
+    hiss = Surroundings(AugmentConfig(hiss_db=[-60.0, -60.0], hiss_probability=0.25), RATE, seed=1)
+    silence_n = np.zeros(50, dtype=np.float32)
+    hissing = [hiss(silence_n, 0, name).any() for name in map(str, range(400))]
+    assert sum(hissing) == pytest.approx(100, abs=40)  # standard deviation 9
+    assert hissing != [hiss(silence_n, 1, name).any() for name in map(str, range(400))]
+
+
 def test_a_response_of_several_microphones_and_another_rate(tmp_path: Path) -> None:
     response_n2 = np.zeros((1600, 2), dtype=np.float32)
     response_n2[400, 0], response_n2[100, 1] = 1.0, 1.0

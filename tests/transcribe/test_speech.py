@@ -24,7 +24,7 @@ from asr.data.blocks import Gap
 from asr.data.manifest import load_waveform, read_cuts
 from asr.errors import InputError
 from asr.model_folder import Model
-from asr.transcribe.speech import NO_SPEECH, SpeechFinder, SpeechPart
+from asr.transcribe.speech import NO_SPEECH, SpeechFinder, SpeechPart, Vad
 from asr.transcribe.voice_activity import ActivityStream, load_voice_activity
 from asr.transcribe.windows import Grid
 
@@ -79,9 +79,12 @@ class Scripted:
         return frames_tn[:, 64:].mean(1), state
 
 
-def find(samples_n: np.ndarray, block: int) -> tuple[list[SpeechPart], list[Gap]]:
+def find(
+    samples_n: np.ndarray, block: int, silence_s: float = 2.0
+) -> tuple[list[SpeechPart], list[Gap]]:
     gaps: list[Gap] = []
-    finder = SpeechFinder(Scripted(), GRID, RATE, gaps)  # type: ignore[arg-type]
+    vad = Vad(Scripted(), silence_s)  # type: ignore[arg-type]
+    finder = SpeechFinder(vad, GRID, RATE, gaps)
     parts = []
     for start in range(0, len(samples_n), block):
         parts += finder.push(samples_n[start : start + block])
@@ -109,14 +112,15 @@ def stretches(parts: list[SpeechPart]) -> list[tuple[int, np.ndarray]]:
     st.lists(st.tuples(st.booleans(), st.integers(1, 150)), max_size=20),
     st.integers(0, 511),
     st.sampled_from([500, 16_000, 10_000_000]),
+    st.sampled_from([0.2, 0.25, 0.7, 2.0]),
 )
 def test_every_sample_is_in_a_stretch_or_in_a_gap(
-    runs: list[tuple[bool, int]], more: int, block: int
+    runs: list[tuple[bool, int]], more: int, block: int, silence_s: float
 ) -> None:
     speech_t = [speaks for speaks, length in runs for _ in range(length)]
     samples_n = np.repeat(np.array(speech_t, np.float32), 512)
     samples_n = np.concatenate([samples_n, np.zeros(more, np.float32)])
-    parts, gaps = find(samples_n, block)
+    parts, gaps = find(samples_n, block, silence_s)
     covered = np.zeros(len(samples_n), int)
     for start, stretch_n in stretches(parts):
         np.testing.assert_array_equal(stretch_n, samples_n[start : start + len(stretch_n)])
@@ -127,7 +131,8 @@ def test_every_sample_is_in_a_stretch_or_in_a_gap(
         covered[first:end] += 1
         assert not samples_n[first:end].any(), "speech in a gap"
     assert (covered == 1).all()
-    again = [(start, len(one_n)) for start, one_n in stretches(find(samples_n, 10_000_000)[0])]
+    whole, _ = find(samples_n, 10_000_000, silence_s)
+    again = [(start, len(one_n)) for start, one_n in stretches(whole)]
     assert [(start, len(one_n)) for start, one_n in stretches(parts)] == again
 
 
@@ -143,6 +148,45 @@ def test_where_stretches_end() -> None:
     expected = [(0.75, 6.25), (8.25, 14.75), (14.85, 16.1)]
     assert np.array(times_s) == pytest.approx(np.array(expected), abs=0.08)
     assert [gap.reason for gap in gaps] == [NO_SPEECH] * 3
+
+
+def test_where_stretches_end_that_any_quarter_of_a_second_ends() -> None:
+    """In s: 1 of silence, 2 of speech, 0.2, 1, 0.3, 1.5, 5, 1."""
+    lengths_s = [1, 2, 0.2, 1, 0.3, 1.5, 5, 1]
+    samples_n = np.concatenate(
+        [np.full(int(s * RATE), i % 2, np.float32) for i, s in enumerate(lengths_s)]
+    )
+    parts, _ = find(samples_n, 4000, silence_s=0.25)
+    times_s = [(start / RATE, (start + len(one)) / RATE) for start, one in stretches(parts)]
+    # half of the shortest silence is kept on both sides
+    expected = [(0.875, 4.325), (4.375, 6.125), (10.875, 12.0)]
+    assert np.array(times_s) == pytest.approx(np.array(expected), abs=0.08)
+
+
+@pytest.mark.parametrize("silence_s", [0.1, 0.0, -1.0, float("nan")])
+def test_silences_that_words_have_are_refused(silence_s: float) -> None:
+    with pytest.raises(InputError, match=r"give 0\.2 s or more"):
+        Vad(Scripted(), silence_s)  # type: ignore[arg-type]
+
+
+@needs_silero
+def test_each_stretch_is_transcribed_as_if_it_were_alone(
+    speech: list[np.ndarray], exp: Path
+) -> None:
+    """Oracle: the stretches cut out by hand, of a model that attends to all that it is given."""
+    wave_n = with_pauses(speech[:4], 0.6)
+    found = asr.load(exp, "cpu", vad=True, vad_silence_s=0.25).transcribe(wave_n, RATE)
+    edges = [round(time_s * RATE) for gap in found.gaps for time_s in (gap.start_s, gap.end_s or 0)]
+    assert len(edges) in (2 * 4, 2 * 4 + 2)  # maybe before the first, after the others
+    bounds = edges if edges[0] == 0 else [0, 0, *edges]
+    alone = asr.load(exp, "cpu")
+    texts = [
+        alone.transcribe(wave_n[first:end], RATE).text
+        for first, end in zip(bounds[1:-1:2], bounds[2::2], strict=True)
+    ]
+    assert len(texts) == 4
+    assert found.text == " ".join(text for text in texts if text)
+    assert found.text != alone.transcribe(wave_n, RATE).text
 
 
 @needs_silero
@@ -189,7 +233,7 @@ for span in silero_vad.get_speech_timestamps(wave, silero_vad.load_silero_vad())
         first, end = map(int, line.split())
         spoken_n[first:end] = True
     gaps: list[Gap] = []
-    SpeechFinder(load_voice_activity(), GRID, RATE, gaps).push(wave_n)
+    SpeechFinder(Vad(load_voice_activity()), GRID, RATE, gaps).push(wave_n)
     in_gaps_n = np.zeros(len(wave_n), bool)
     for gap in gaps:
         in_gaps_n[round(gap.start_s * RATE) : round((gap.end_s or 0.0) * RATE)] = True
@@ -245,6 +289,18 @@ def test_a_network_of_other_shapes_is_refused(
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(InputError, match="not silero-vad's network as of release 6: "):
         load_voice_activity()
+
+
+@needs_silero
+def test_the_command_refuses_silences_that_words_have(
+    exp: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(RATE), RATE)
+    words = ["transcribe", tmp_path / "a.wav", "--model", exp, "--vad", "--vad-silence-s", 0.1]
+    assert main([str(word) for word in [*words, "--device", "cpu", "--threads", 1]]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "a silence of 0.1 s to end speech" in err
 
 
 def test_without_silero_vad(exp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
