@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 from sigmoid_attention import Mask, PositionBias, Weighting, attend
+from sigmoid_attention.reference import attention_weights, offsets
 
 WEIGHTINGS = {
     "softmax": Weighting.softmax,
@@ -36,6 +37,12 @@ class Sizes:
     device: str = "cpu"
 
 
+def output_gradient(o):
+    """The same for equal shapes."""
+    g = torch.Generator().manual_seed(2)
+    return torch.randn(o.shape, generator=g, dtype=torch.float64).to(o)
+
+
 @dataclass
 class Case:
     """Inputs of one call; `leaves` are differentiated in this order."""
@@ -59,8 +66,7 @@ class Case:
             mask=self.mask,
             backend=backend,
         )
-        g = torch.Generator().manual_seed(2)
-        do = torch.randn(o.shape, generator=g, dtype=torch.float64).to(o)
+        do = output_gradient(o)
         for x in self.leaves:
             x.grad = None
         o.backward(do)
@@ -71,6 +77,19 @@ def lens(sizes, of):
     """Full, part, and none of the frames, over and over."""
     parts = [of, max(1, of * 2 // 5), 0]
     return torch.tensor([parts[b % 3] for b in range(sizes.batch)], device=sizes.device)
+
+
+def slope_terms(case):
+    """The largest head's sum of sizes of what a slope's gradient adds up: |dL/ds_ij (i - j)|."""
+    how = {"weighting": case.weighting, "position": case.position, "mask": case.mask}
+    with torch.no_grad():
+        p = attention_weights(case.q, case.k, **how)
+        do = output_gradient(p.new_empty(*p.shape[:3], case.v.shape[3]))
+        v = case.v.nan_to_num().repeat_interleave(p.shape[1] // case.v.shape[1], 1)
+        terms = p * (1 - p) * (do @ v.transpose(2, 3))
+        delta = 0 if case.mask is None else case.mask.k_start - case.mask.q_start
+        distance = offsets(p.shape[2], p.shape[3], delta, p.device).abs()
+        return (terms * distance).abs().sum((0, 2, 3)).max().item()
 
 
 def make_mask(name, sizes):

@@ -13,7 +13,7 @@ import torch
 from sigmoid_attention import Mask, Weighting, attend, ops
 from sigmoid_attention.flat import flatten
 
-from .cases import MASKS, POSITIONS, Sizes, assert_same, beside_nan, cached_step, make
+from .cases import MASKS, POSITIONS, Sizes, assert_same, beside_nan, cached_step, make, slope_terms
 from .test_operator import Layer
 from .unproven import UNPROVEN
 
@@ -30,20 +30,19 @@ SHIFTS = ("no_shift", "constant", "visible", "per_head", "sequence", "number")
 
 
 def check(weighting, position, mask, rtol=2e-5, **sizes):
-    """Output and every gradient against the float64 reference on the same inputs: within rtol, or
-    where a result is a difference of large sums (a slope's gradient) as near as the reference is in
-    float32."""
+    """Output and every gradient against the float64 reference on the same inputs: within rtol of the
+    largest value, a slope's gradient, whose large terms cancel, within four roundings of their sum."""
     small = Sizes(**{"heads": 2, "kv_heads": 1, "d": 20, "dv": 16, "dtype": torch.float32, **sizes})
     case = make(weighting, position, mask, Sizes(**{**small.__dict__, "device": DEVICE}))
     exact = make(weighting, position, mask, Sizes(**{**small.__dict__, "dtype": torch.float64}))
-    plain = make(weighting, position, mask, Sizes(**{**small.__dict__, "dtype": torch.float32}))
     with torch.no_grad():
-        for leaf, *others in zip(case.leaves, exact.leaves, plain.leaves, strict=True):
-            for other in others:
-                other.copy_(leaf)
+        for leaf, other in zip(case.leaves, exact.leaves, strict=True):
+            other.copy_(leaf)
     got, expected = [x.cpu().double() for x in case.run("triton")], exact.run("reference")
-    lost = [(a - b).abs() for a, b in zip(plain.run("reference"), expected, strict=True)]
-    assert_same(got, expected, rtol, 1e-6, [x.max().item() if x.numel() else 0.0 for x in lost])
+    lost = [0.0] * len(expected)
+    if position == "alibi":
+        lost[-1] = 4 * torch.finfo(torch.float32).eps * slope_terms(exact)
+    assert_same(got, expected, rtol, 1e-6, lost)
 
 
 @pytest.fixture(autouse=True)
