@@ -207,6 +207,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--lengths", nargs="*", type=int, default=[200, 400, 1000, 2000, 4000, 8000]
     )
+    parser.add_argument(
+        "--add", action="store_true", help="put the lengths into the tables that --out has already"
+    )
     parser.add_argument("--rounds-by-length", type=int, default=3)
     parser.add_argument("--memory-gb", type=float, default=12.0, help="more than this is too much")
     parser.add_argument("--threads", type=int, default=0, help="0: as torch has it")
@@ -229,13 +232,16 @@ def main() -> None:
     if args.probe:
         probe(args.probe, size, args.lengths[0], args.memory_gb)
         return
+    run = environment("python tools/bench_encoder.py", PACKAGES)
     result: dict[str, Any] = {
-        "environment": environment("python tools/bench_encoder.py", PACKAGES),
+        "environment": run,
         "size": asdict(size),
         "tables": [],
         "by_length": [],
     }
-    if args.rounds:
+    if args.add:
+        result = json.loads(args.out.with_suffix(".json").read_text())
+    elif args.rounds:
         made, missing = build([name for name in CONTENDERS if chosen(name, args)], size)
         rows = compare(made, frames(args.batch, args.length, size.dim), args.rounds, args.measure)
         result["tables"].append(
@@ -243,7 +249,9 @@ def main() -> None:
         )
     save(result, args.out)
     for table in by_length(args, size):
-        result["by_length"].append(table)
+        others = [one for one in result["by_length"] if one["length"] != table["length"]]
+        table["environment"] = run
+        result["by_length"] = sorted([*others, table], key=lambda one: one["length"])
         save(result, args.out)
     print(markdown(result))
 

@@ -39,6 +39,12 @@ def markdown(result: dict[str, Any]) -> str:
         parts.append("## One utterance, by length\n\nMemory: the peak of a forward + backward.\n")
     for table in result["by_length"]:
         parts.append(f"### {table['length']} frames\n")
+        own = table.get("environment", env)
+        if own["command"] != env["command"]:
+            parts.append(
+                f"Measured by itself: `{own['command']}`, commit {own['commit'][:7]}, load average "
+                f"before it {own['load_average']}.\n"
+            )
         parts.append(_table(table, with_memory=True))
     return "\n".join(parts)
 

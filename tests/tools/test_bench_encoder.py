@@ -41,3 +41,13 @@ def test_both_tables_are_written(tmp_path: Path) -> None:
     assert page.count("| ours sigmoid relative | relative | 1.6M |") == 2
     # 4000 frames of 1024 channels are 16 MB, and a layer keeps many of those
     assert "Could not run: ours sigmoid relative: takes more than 0.05 GB." in page
+
+    again = [*command, "--add"]
+    again[again.index("4000")] = "50"
+    subprocess.run(again, cwd=ROOT, env=env, check=True, capture_output=True)
+    added = json.loads((tmp_path / "result.json").read_text())
+    assert added["tables"] == result["tables"]
+    assert [table["length"] for table in added["by_length"]] == [40, 50, 4000]
+    assert added["by_length"][2] == long
+    assert added["by_length"][0]["environment"]["command"].endswith("--add")
+    assert (tmp_path / "result.md").read_text().count("Measured by itself") == 2
