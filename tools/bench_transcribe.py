@@ -144,14 +144,14 @@ def one(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def load(args: argparse.Namespace) -> asr.Transcriber:
+def load(args: argparse.Namespace, vad: bool = False) -> asr.Transcriber:
     return asr.load(
         args.model,
         "cpu",
         window_s=args.window_s,
         overlap_s=args.overlap_s,
         precision=args.precision,
-        vad=args.vad,
+        vad=vad,
         vad_silence_s=args.vad_silence_s,
     )
 
@@ -165,8 +165,8 @@ def joined(args: argparse.Namespace) -> dict[str, Any]:
     waves = [load_waveform(cut, RATE) for cut in cuts]
     references = [cut.supervisions[0].text.lower() for cut in cuts]
     starts_s = spoken_starts_s(args.words) if args.words else {}
-    transcriber = load(args)
-    singles = [transcriber.transcribe(wave_n, RATE) for wave_n in waves]
+    plain, transcriber = load(args), load(args, args.vad)
+    singles = [plain.transcribe(wave_n, RATE) for wave_n in waves]
     wer_alone = 100 * process_words(references, [one.text or "-" for one in singles]).wer
     result: dict[str, Any] = {
         "words": sum(len(text.split()) for text in references),
@@ -181,7 +181,7 @@ def joined(args: argparse.Namespace) -> dict[str, Any]:
         pause_n = noise(pause_s, pause_db)
         whole_n = np.concatenate([part_n for wave_n in waves for part_n in (wave_n, pause_n)])
         whole = transcriber.transcribe(whole_n, RATE)
-        found = process_words(" ".join(references), whole.text)
+        found = process_words(" ".join(references), whole.text or "-")
         row = {
             "pause_s": pause_s,
             "pause_db": pause_db,

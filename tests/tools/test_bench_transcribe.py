@@ -10,6 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from asr import config
+from asr.data.manifest import read_cuts
+from asr.model import Recogniser
+from asr.model_folder import save_model
+from asr.text.tokenizer import train_tokenizer
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -26,17 +32,25 @@ def test_one_length_alone_is_judged_too(monkeypatch: pytest.MonkeyPatch) -> None
     assert "mb_from_last_but_one_to_last" not in judged
 
 
+def bench(*words: object) -> str:
+    """What the benchmark prints."""
+    command = [sys.executable, "tools/bench_transcribe.py", *map(str, words), "--threads", "1"]
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    run = subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True, text=True)
+    return run.stdout
+
+
 @pytest.mark.slow  # processes that import everything, and the model of 18 million parameters
 def test_speed_is_measured_and_judged(tmp_path: Path, tiny_corpus: Path) -> None:
-    command = [sys.executable, "tools/bench_transcribe.py", "speed", "--threads", "1"]
-    command += ["--minutes", "0.1", "0.2", "--cuts", str(tiny_corpus / "test.cuts.jsonl.gz")]
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
-    subprocess.run(
-        [*command, "--out", str(tmp_path / "result")],
-        cwd=ROOT,
-        env=env,
-        check=True,
-        capture_output=True,
+    bench(
+        "speed",
+        "--minutes",
+        0.1,
+        0.2,
+        "--cuts",
+        tiny_corpus / "test.cuts.jsonl.gz",
+        "--out",
+        tmp_path / "result",
     )
     result = json.loads((tmp_path / "result.json").read_text())
     short, long, utterances = result["rows"]
@@ -53,3 +67,40 @@ def test_speed_is_measured_and_judged(tmp_path: Path, tiny_corpus: Path) -> None
     assert judged["s_per_further_hour"] == [pytest.approx(expected, abs=0.1)]
     assert "| 0.2 min joined | 12.0 |" in (tmp_path / "result.md").read_text()
     assert (tmp_path / "result.png").stat().st_size > 1000
+
+
+@pytest.mark.slow  # a process that imports everything
+def test_joined_audio_is_compared_with_its_utterances(tmp_path: Path, tiny_corpus: Path) -> None:
+    """An untrained model, whose words are noise; as many of it are timed as are written."""
+    cfg = config.load([], ["encoder.num_layers=1", "encoder.dim=32", "tokenizer.kind=char"])
+    tokenizer = train_tokenizer(["the quick brown fox jumps over a lazy dog"], cfg.tokenizer)
+    net = Recogniser(cfg, tokenizer.vocab_size)
+    save_model(tmp_path / "model", net.state_dict(), cfg, tokenizer)
+    cuts = tiny_corpus / "test.cuts.jsonl.gz"
+    printed = bench(
+        "joined",
+        "--model",
+        tmp_path,
+        "--cuts",
+        cuts,
+        "--pause-s",
+        0,
+        0.5,
+        "--pause-db",
+        -60,
+        "none",
+    )
+    result = json.loads(printed)
+    texts = [cut.supervisions[0].text for cut in read_cuts(cuts)]
+    assert result["words"] == sum(len(text.split()) for text in texts)
+    rows = result["joined"]
+    assert [(row["pause_s"], row["pause_db"]) for row in rows] == [
+        (0, None),
+        (0.5, -60),
+        (0.5, None),
+    ]
+    for row in rows:
+        assert row["words_timed"] == row["words_in_text"]
+        assert row["gap"] == pytest.approx(row["wer"] - result["wer_alone"], abs=0.011)
+        wrong = sum(row["sub_del_ins"])
+        assert row["wer"] == pytest.approx(100 * wrong / result["words"], abs=0.006)
