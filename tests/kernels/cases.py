@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 
 import torch
 from sigmoid_attention import Mask, PositionBias, Weighting, attend
-from sigmoid_attention.reference import attention_weights, offsets
+from sigmoid_attention.reference import attention_weights, offsets, scores
+from sigmoid_attention.spec import default_scale
 
 WEIGHTINGS = {
     "softmax": Weighting.softmax,
@@ -79,17 +80,20 @@ def lens(sizes, of):
     return torch.tensor([parts[b % 3] for b in range(sizes.batch)], device=sizes.device)
 
 
-def slope_terms(case):
-    """The largest head's sum of sizes of what a slope's gradient adds up: |dL/ds_ij (i - j)|."""
+def slope_roundings(case):
+    """The largest head's sum over what a slope's gradient adds up, |dL/ds_ij (i - j)|, times by how
+    many roundings each is off: four, and those of s_ij's two parts, by which p_ij is off."""
     how = {"weighting": case.weighting, "position": case.position, "mask": case.mask}
     with torch.no_grad():
         p = attention_weights(case.q, case.k, **how)
         do = output_gradient(p.new_empty(*p.shape[:3], case.v.shape[3]))
         v = case.v.nan_to_num().repeat_interleave(p.shape[1] // case.v.shape[1], 1)
-        terms = p * (1 - p) * (do @ v.transpose(2, 3))
         delta = 0 if case.mask is None else case.mask.k_start - case.mask.q_start
         distance = offsets(p.shape[2], p.shape[3], delta, p.device).abs()
-        return (terms * distance).abs().sum((0, 2, 3)).max().item()
+        terms = p * (1 - p) * (do @ v.transpose(2, 3)) * distance
+        content = scores(case.q, case.k, None, delta, default_scale(case.q, None)).nan_to_num()
+        bias = case.leaves[-1][:, None, None] * distance
+        return (terms.abs() * (4 + content.abs() + bias.abs())).sum((0, 2, 3)).max().item()
 
 
 def make_mask(name, sizes):
