@@ -7,6 +7,7 @@ PyAV where the extra ``media`` is installed.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import struct
 import sys
@@ -268,23 +269,37 @@ def use_pyav(path: Path, error: Exception) -> bool:
 def _decode_with_pyav(path: Path) -> tuple[np.ndarray, int]:
     import av
 
-    blocks_cn: list[np.ndarray] = []
+    blocks_nc: list[np.ndarray] = []
     rate = 0
     try:
         with av.open(str(path), metadata_errors="ignore") as container:
             rate = track_rate(container, path)
             stream = container.streams.audio[0]
-            resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
-            for frame in container.decode(stream):
-                blocks_cn += [block.to_ndarray() for block in resampler.resample(frame)]
-            blocks_cn += [block.to_ndarray() for block in resampler.resample(None)]
+            resampler = packed_floats(stream, rate)
+            for frame in itertools.chain(container.decode(stream), [None]):
+                blocks_nc += [frame_samples(block) for block in resampler.resample(frame)]
     except (av.FFmpegError, EOFError) as error:
         raise AudioError(
             f"{path}: not an audio file that can be read ({reason_of(error)})"
         ) from None
-    if not blocks_cn:
+    if not blocks_nc:
         raise AudioError(f"{path}: no audio: zero samples", "empty audio")
-    return np.concatenate(blocks_cn, axis=1).T.astype(np.float32, copy=False), rate
+    return np.concatenate(blocks_nc).astype(np.float32, copy=False), rate
+
+
+def packed_floats(stream: Any, rate: int) -> Any:
+    """PyAV's resampler to float samples of one plane: with a plane per channel it reads memory that is
+    not its own from the ninth channel on.
+    """
+    import av
+
+    return av.AudioResampler(format="flt", layout=stream.layout, rate=rate)
+
+
+def frame_samples(frame: Any) -> np.ndarray:
+    """(n, channels) of what ``packed_floats`` gives."""
+    samples_nc: np.ndarray = frame.to_ndarray().reshape(-1, frame.layout.nb_channels)
+    return samples_nc
 
 
 def track_rate(container: Any, path: Path) -> int:

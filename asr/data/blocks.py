@@ -23,6 +23,8 @@ from asr.data.audio import (
     AudioError,
     check_container,
     check_rate,
+    frame_samples,
+    packed_floats,
     reason_of,
     soundfile_name,
     track_rate,
@@ -292,13 +294,13 @@ def _pyav_blocks(container: Any, rate: int, path: Path, notes: list[str]) -> Ite
 
     with container:
         stream = container.streams.audio[0]
-        resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
+        resampler = packed_floats(stream, rate)
         pending: list[np.ndarray] = []
         num_pending = 0
         try:
             for frame in itertools.chain(container.decode(stream), [None]):
                 for block in resampler.resample(frame):
-                    pending.append(block.to_ndarray().T)
+                    pending.append(frame_samples(block))
                     num_pending += len(pending[-1])
                 if num_pending >= BLOCK_S * rate:
                     yield np.concatenate(pending)

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from asr.data import audio
+from asr.data.blocks import Gap, read_blocks
 from asr.errors import InputError
 
 RATE = 16000
@@ -157,6 +158,26 @@ def test_media_files_go_through_pyav(tmp_path: Path) -> None:
     assert audio.probe(path)[1:] == (44100, 2)
     path.write_bytes(path.read_bytes()[:400])
     assert complaint(path).reason == "unreadable audio"
+
+
+def test_sixteen_channels_through_pyav(tmp_path: Path) -> None:
+    """Of which a frame's planes beyond the eighth are not where PyAV looks for them."""
+    av = pytest.importorskip("av", reason="extra `media` not installed")
+    path, layout = tmp_path / "a.mka", "hexadecagonal"
+    rng = np.random.default_rng(1)
+    wave_nc = rng.uniform(-0.5, 0.5, (RATE, 16)).astype(np.float32)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_f32le", rate=RATE, layout=layout)
+        frame = av.AudioFrame.from_ndarray(wave_nc.reshape(1, -1), format="flt", layout=layout)
+        frame.rate = RATE
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            container.mux(packet)
+    assert audio.probe(path) == (RATE, RATE, 16)
+    np.testing.assert_allclose(audio.read_audio(path), wave_nc.mean(1), atol=1e-6)
+    gaps: list[Gap] = []
+    blocks = list(read_blocks(path, RATE, gaps, channel=12))
+    assert not gaps
+    np.testing.assert_allclose(np.concatenate(blocks), wave_nc[:, 12], atol=1e-6)
 
 
 def test_without_pyav_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
