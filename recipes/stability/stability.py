@@ -115,7 +115,8 @@ def table(runs: Sequence[Run]) -> str:
 
 
 def highest(points: Points) -> float:
-    return max(value for _, value in points)
+    """NaN where a run had fewer steps."""
+    return max((value for _, value in points), default=math.nan)
 
 
 def after(points: Points, step: int) -> Points:
@@ -123,7 +124,8 @@ def after(points: Points, step: int) -> Points:
 
 
 def median(values: Sequence[float]) -> str:
-    return f"{statistics.median(values):.3g}"
+    middle = statistics.median(values)
+    return "-" if math.isnan(middle) else f"{middle:.3g}"
 
 
 def spread(values: Sequence[float]) -> str:
