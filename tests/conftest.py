@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,10 @@ import torch
 from asr.data.synthetic.corpus import prepare_synthetic
 
 torch.set_num_threads(1)
+
+# Started by a shell as `command &` they would ignore Ctrl-C, and so would every program they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def settings_of_the_process() -> dict[str, object]:
