@@ -221,7 +221,10 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, help="path without suffix: .json and .md are added")
     parser.add_argument("--probe", choices=list(CONTENDERS), help=argparse.SUPPRESS)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.add and not (args.out and args.out.with_suffix(".json").exists()):
+        parser.error("--add: --out has no tables yet; run without it first")
+    return args
 
 
 def main() -> None:

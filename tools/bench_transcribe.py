@@ -165,7 +165,8 @@ def joined(args: argparse.Namespace) -> dict[str, Any]:
     waves = [load_waveform(cut, RATE) for cut in cuts]
     references = [cut.supervisions[0].text.lower() for cut in cuts]
     starts_s = spoken_starts_s(args.words) if args.words else {}
-    plain, transcriber = load(args), load(args, args.vad)
+    plain = load(args)
+    transcriber = load(args, vad=True) if args.vad else plain
     singles = [plain.transcribe(wave_n, RATE) for wave_n in waves]
     wer_alone = 100 * process_words(references, [one.text or "-" for one in singles]).wer
     result: dict[str, Any] = {

@@ -28,9 +28,9 @@ def draw_comparison(comparison: Comparison) -> bytes:
         differences = weighting_rows(comparison) + position_rows(comparison)
     else:
         rates, differences = system_rows(comparison), difference_rows(comparison)
-    label = "mean WER over seeds, %" if comparison.types else "WER, %"
-    if len(comparison.set_names) == 1:
-        label = label.replace("WER", f"WER on {comparison.set_names[0]}")
+    several = len(comparison.set_names) > 1
+    where = "" if several else f" on {comparison.set_names[0]}"
+    label = f"mean WER{where} over seeds, %" if comparison.types else f"WER{where}, %"
     figure = new_figure(11, 1.2 + 0.27 * max(len(rates), len(differences)))
     left, right = figure.subplots(1, 2)
     _whiskers(left, rates, label)
