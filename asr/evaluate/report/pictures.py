@@ -32,10 +32,11 @@ def draw_comparison(comparison: Comparison) -> bytes:
     where = "" if several else f" on {comparison.set_names[0]}"
     label = f"mean WER{where} over seeds, %" if comparison.types else f"WER{where}, %"
     figure = new_figure(11, 1.2 + 0.27 * max(len(rates), len(differences)))
-    left, right = figure.subplots(1, 2)
-    _whiskers(left, rates, label)
-    _whiskers(right, differences, "difference, points of WER")
-    right.axvline(0, color="#555555", linewidth=1)
+    panels = figure.subplots(1, 2 if differences else 1, squeeze=False).ravel()
+    _whiskers(panels[0], rates, label)
+    if differences:
+        _whiskers(panels[1], differences, "difference, points of WER")
+        panels[1].axvline(0, color="#555555", linewidth=1)
     return as_png(figure)
 
 
