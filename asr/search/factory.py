@@ -24,6 +24,7 @@ from asr.search.rescore import rescore
 from asr.search.text_score import TextScorer
 from asr.search.units import Units, units_of
 from asr.search.weights import DEFAULT_WEIGHTS, Tuned, Weights, read_tuned
+from asr.search.words import one_per_text
 from asr.text.tokenizer import Tokenizer
 
 SEARCHES = ("greedy", "beam")
@@ -46,7 +47,8 @@ class SearchOptions:
     Attributes:
         search: greedy or beam.
         beam: prefixes that beam search keeps.
-        num_best: hypotheses wanted, at most ``beam``.
+        num_best: hypotheses wanted, at most ``beam``; no two have the same words, so there may be
+            fewer.
         lm: n-gram model, ARPA or KenLM's binary format.
         lm_weight, word_bonus, unknown_penalty: None: as tuned for this model and this ``lm``, else
             ``DEFAULT_WEIGHTS``.
@@ -133,7 +135,7 @@ def build_search(options: SearchOptions, tokenizer: Tokenizer, folder: Path) -> 
     units = units_of(tokenizer)
     settings: dict[str, Any] = {"search": "beam", "beam": options.beam}
     if options.lm is None and not options.hotwords:
-        return Search(_beam(options, None, math.inf), settings)
+        return Search(_beam(options, units, None, math.inf), settings)
 
     weights, model = Weights(0.0, 0.0, 0.0), None
     if options.lm is not None:
@@ -155,13 +157,14 @@ def build_search(options: SearchOptions, tokenizer: Tokenizer, folder: Path) -> 
         hotwords,
     )
     if options.neural is None:
-        return Search(_beam(options, scorer, TOKEN_MARGIN), settings)
+        return Search(_beam(options, units, scorer, TOKEN_MARGIN), settings)
     neural = load_neural(options.neural, tokenizer)
     sha256 = file_hash(options.neural / NEURAL_WEIGHTS)
     second = _second_weights(options, weights, read_tuned(folder), settings["lm_sha256"], sha256)
     settings |= {"neural": str(options.neural), "neural_sha256": sha256}
     settings["rescoring"] = dataclasses.asdict(second)
-    wide = _beam(dataclasses.replace(options, num_best=options.beam), scorer, TOKEN_MARGIN)
+    every = dataclasses.replace(options, num_best=options.beam)
+    wide = _beam(every, units, scorer, TOKEN_MARGIN)
 
     def rescored(log_probs_btv: Tensor, lens_b: Tensor) -> NBest:
         found = wide(log_probs_btv, lens_b)
@@ -220,17 +223,21 @@ def hotwords_of(phrases: tuple[str, ...], bonus_per_word: float, units: Units) -
 
 
 def _beam(
-    options: SearchOptions, scorer: TextScorer | None, token_margin: float
+    options: SearchOptions, units: Units, scorer: TextScorer | None, token_margin: float
 ) -> Callable[[Tensor, Tensor], NBest]:
+    # several spellings of one text count as one of the num_best, so all are asked for
+    num_found = 1 if options.num_best == 1 else options.beam
+
     def run(log_probs_btv: Tensor, lens_b: Tensor) -> NBest:
-        return prefix_beam(
+        found = prefix_beam(
             log_probs_btv,
             lens_b,
             options.beam,
-            num_best=options.num_best,
+            num_best=num_found,
             token_margin=token_margin,
             scorer=scorer,
         )
+        return [one_per_text(several, units)[: options.num_best] for several in found]
 
     return run
 

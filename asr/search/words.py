@@ -74,6 +74,19 @@ def words_of(
     return words
 
 
+def one_per_text(hypotheses: Sequence[Hypothesis], units: Units) -> list[Hypothesis]:
+    """Of the hypotheses that spell the same words the first one, in their order.
+
+    A doubled space, one at the end, another division into pieces: tokens differ, words do not. The
+    score stays the first one's; the others' probabilities are not added to it, so that the best
+    hypothesis and its score are the same however many are asked for.
+    """
+    first: dict[tuple[str, ...], Hypothesis] = {}
+    for hypothesis in hypotheses:
+        first.setdefault(tuple(units.spell(hypothesis.tokens)), hypothesis)
+    return list(first.values())
+
+
 def end_frames(
     log_probs_tv: NDArray[np.floating],
     tokens: Sequence[int],

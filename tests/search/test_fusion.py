@@ -119,6 +119,30 @@ def test_unpruned_beam_is_the_enumeration(
     assert scores == sorted(scores, reverse=True)
 
 
+@pytest.mark.parametrize(("kind", "num_frames"), [("char", 5), ("bpe", 4)])
+def test_no_two_of_the_n_best_have_the_same_words(
+    kind: str, num_frames: int, tmp_path: Path
+) -> None:
+    """Spaces doubled or at the edges, other pieces: of every text its likeliest spelling."""
+    tokenizer = tokenizer_of(kind)
+    log_probs = random_log_probs(num_frames, tokenizer.vocab_size, seed=3, sharpness=1.5)
+    best_of: dict[str, float] = {}
+    spellings = acoustic_log_probs(log_probs[0])
+    for tokens, log_prob in spellings.items():
+        text = " ".join(tokenizer.decode(tokens).split())
+        best_of[text] = max(log_prob, best_of.get(text, -math.inf))
+    assert len(best_of) < len(spellings)
+    expected = sorted(best_of.items(), key=lambda item: -item[1])
+    for num_best in (1, 2, 12):
+        options = SearchOptions(search="beam", beam=EVERYTHING, num_best=num_best)
+        search = build_search(options, tokenizer, tmp_path)
+        (found,) = search(log_probs, torch.tensor([num_frames]))
+        texts = [" ".join(tokenizer.decode(one.tokens).split()) for one in found]
+        assert texts == [text for text, _ in expected[:num_best]]
+        scores = [score for _, score in expected[:num_best]]
+        assert [one.score for one in found] == pytest.approx(scores)
+
+
 @pytest.mark.parametrize("kind", ["char", "bpe"])
 def test_a_narrow_beam_finds_the_best(model: NgramModel, kind: str) -> None:
     """In sharp sound, as models make it, sixteen prefixes nearly always find the exact answer."""
