@@ -88,6 +88,16 @@ def make_folder(path: Path) -> None:
         raise InputError(f"{path}: cannot make this folder: {error.strerror}") from None
 
 
+def check_writable(folder: Path) -> None:
+    """Make a folder where it is missing, or InputError, also where it takes no files."""
+    make_folder(folder)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{folder}: cannot write into this folder: {error.strerror}") from None
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file (text as UTF-8), and its folder where missing: there whole or not at all.
 

@@ -18,7 +18,9 @@ from asr.commands.options import (
 from asr.errors import InputError
 
 if TYPE_CHECKING:
+    from asr.transcribe.outputs import Printed, Written
     from asr.transcribe.result import Transcript
+    from asr.transcribe.sources import Source
 
 
 def add(verbs: Verbs) -> None:
@@ -38,6 +40,11 @@ def add(verbs: Verbs) -> None:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--out", type=Path, metavar="FOLDER", help="write files into this folder")
     where.add_argument("--beside", action="store_true", help="write files beside the inputs")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace files of results; without it, an input that has one is left out",
+    )
     parser.add_argument(
         "--channel", type=int, metavar="N", help="take channel N, from 1 (default: the mean)"
     )
@@ -75,9 +82,14 @@ def run(args: argparse.Namespace) -> int:
     formats = parse_formats(args.format)
     output: Printed | Written
     if args.beside or args.out:
-        output = Written(formats, sources, args.out)
+        output = Written(formats, sources, args.out, args.overwrite)
+    elif args.overwrite:
+        raise InputError("--overwrite goes with --beside or --out: else no file is written")
     else:
         output = Printed(formats, len(sources))
+    sources = _checked(sources, output)
+    if not sources:
+        return 2
     prepare_cpu(args.threads)
     transcriber = load(
         args.model,
@@ -104,6 +116,18 @@ def run(args: argparse.Namespace) -> int:
             continue
         num_done += 1
     return 0 if num_done else 2
+
+
+def _checked(sources: list[Source], output: Printed | Written) -> list[Source]:
+    """Those whose results may be written; of the others it is told why not."""
+    kept = []
+    for source in sources:
+        try:
+            output.check(source)
+            kept.append(source)
+        except InputError as error:
+            _complain("error", str(error))
+    return kept
 
 
 def _tell_what_is_missing(transcript: Transcript) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from asr.errors import InputError
-from asr.files import write_atomically
+from asr.files import check_writable, write_atomically
 from asr.transcribe.formats import FORMATS, JOINABLE, SUFFIXES
 from asr.transcribe.result import Transcript
 from asr.transcribe.sources import Source
@@ -48,6 +48,9 @@ class Printed:
                 "use --beside or --out FOLDER"
             )
 
+    def check(self, source: Source) -> None:
+        """Nothing is in the way of what is printed."""
+
     def write(self, source: Source, transcript: Transcript) -> None:
         text = FORMATS[self._format](transcript)
         if self._many and self._format == "txt":
@@ -59,38 +62,98 @@ class Printed:
 class Written:
     """A file for each source and format, whole or not at all."""
 
-    def __init__(self, formats: Sequence[str], sources: Sequence[Source], folder: Path | None):
+    def __init__(
+        self,
+        formats: Sequence[str],
+        sources: Sequence[Source],
+        folder: Path | None,
+        overwrite: bool = False,
+    ):
         """
         Args:
-            folder: where the files go; None is beside each input.
+            folder: where the files go, made if missing; None is beside each input.
+            overwrite: whether they may replace files that are there.
 
         Raises:
-            InputError: an input that is no file, with nowhere to be beside of.
+            InputError: an input that is no file, with nowhere to be beside of; a folder that cannot be
+                written to.
         """
         self._formats = formats
-        self._folder = folder
+        self._overwrite = overwrite
+        sources = [source for source in sources if source.out is not None]
         for source in sources:
             if folder is None and source.path is None:
                 raise InputError(f"{source.name}: not a file to write beside; use --out FOLDER")
-        # talk.mp3 gives talk.txt; where there is talk.wav too, talk.mp3.txt and talk.wav.txt
-        counts = Counter(self._target(source).with_suffix("") for source in sources)
-        self._keeps_suffix = {stem for stem, number in counts.items() if number > 1}
+        if folder is None:
+            targets = [source.path for source in sources if source.path is not None]
+        else:
+            check_writable(folder)
+            targets = [folder / name for name in _told_apart(sources)]
+        stems = _stems(targets)
+        self._stems = {source.key: stem for source, stem in zip(sources, stems, strict=True)}
+
+    def check(self, source: Source) -> None:
+        """
+        Raises:
+            InputError: a file would be replaced that may not be.
+        """
+        if source.out is None or self._overwrite:
+            return
+        there = [path for _, path in self._files(source) if path.exists()]
+        if there:
+            raise InputError(f"{source.name}: {there[0]} exists; --overwrite replaces it")
 
     def write(self, source: Source, transcript: Transcript) -> None:
         """
         Raises:
             InputError: a file that cannot be written.
         """
-        target = self._target(source)
-        stem = target.with_suffix("")
-        if stem in self._keeps_suffix:
-            stem = target
-        for name in self._formats:
-            path = stem.with_name(stem.name + SUFFIXES[name])
+        for name, path in self._files(source):
             write_atomically(path, FORMATS[name](transcript))
 
-    def _target(self, source: Source) -> Path:
-        if self._folder is not None:
-            return self._folder / source.out
-        assert source.path is not None
-        return source.path
+    def _files(self, source: Source) -> list[tuple[str, Path]]:
+        stem = self._stems[source.key]
+        return [(name, stem.with_name(stem.name + SUFFIXES[name])) for name in self._formats]
+
+
+def _told_apart(sources: Sequence[Source]) -> list[Path]:
+    """A name within the folder of results for each source: x/talk.wav gives talk.wav, and where there
+    is y/talk.wav too, both keep as many of their folders as tell them apart.
+
+    Raises:
+        InputError: two cuts of a manifest whose ids differ only in characters that files cannot have.
+    """
+    num_kept = [0] * len(sources)
+    while True:
+        names = [
+            Path(*source.home.parts[len(source.home.parts) - count :], source.out or "")
+            for source, count in zip(sources, num_kept, strict=True)
+        ]
+        by_name: dict[Path, list[int]] = {}
+        for index, name in enumerate(names):
+            by_name.setdefault(name, []).append(index)
+        alike = [indices for indices in by_name.values() if len(indices) > 1]
+        if not alike:
+            return names
+        for first, *others in alike:
+            may_grow = [i for i in (first, *others) if num_kept[i] < len(sources[i].home.parts)]
+            if not may_grow:
+                both = f"{sources[first].name}, {sources[others[0]].name}"
+                raise InputError(f"{both}: results would go to one file; give them apart")
+            for index in may_grow:
+                num_kept[index] += 1
+
+
+def _stems(targets: Sequence[Path]) -> list[Path]:
+    """What the suffix of a format is put to: talk.mp3 gives talk; where there is talk.wav too, they
+    stay talk.mp3 and talk.wav."""
+    stems = [target.with_suffix("") for target in targets]
+    while True:
+        counts = Counter(stems)
+        kept = [
+            target if counts[stem] > 1 else stem
+            for target, stem in zip(targets, stems, strict=True)
+        ]
+        if kept == stems:
+            return stems
+        stems = kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import shutil
 import sys
 import tempfile
@@ -40,31 +41,42 @@ class Source:
         name: for people: the path, a cut's id, ``-``.
         open: reads it; whatever is wrong with it shows only here.
         path: of the file, where it is one.
-        out: where its results go within a folder of results, with the input's own suffix.
+        out: where its results go within a folder of results, with the input's own suffix; None where
+            there is nothing to open.
+        home: the folder (of a cut, the manifest) that ``out`` lies in, without its root.
     """
 
     name: str
     open: Open
     path: Path | None
-    out: Path
+    out: Path | None
+    home: Path = Path()
+
+    @property
+    def key(self) -> Path | tuple[Path, str]:
+        """What tells it from all others: a file's place, a cut's manifest and id."""
+        if self.path is None or self.out is None:
+            return self.home, self.name
+        return self.home / self.out
 
 
 def find_sources(inputs: list[str], channel: int | None = None) -> list[Source]:
-    """All that ``inputs`` name, in order, each file once; what is not there fails when opened.
+    """All that ``inputs`` name, in order, each file and each cut of a manifest once; what is not
+    there fails when opened.
 
     Args:
         inputs: files, folders (searched for audio and video, at any depth), globs, manifests of
             Lhotse cuts, ``-`` for standard input.
         channel: the one to read, from 0; None is the mean.
     """
-    found: dict[str, Source] = {}
+    found: dict[Path | tuple[Path, str], Source] = {}
     for text in inputs:
         try:
             sources = list(_expand(text, channel))
         except InputError as error:
-            sources = [Source(text, partial(_fail, error), None, Path("unreadable"))]
+            sources = [Source(text, partial(_fail, error), None, None)]
         for source in sources:
-            found.setdefault(source.name, source)
+            found.setdefault(source.key, source)
     return list(found.values())
 
 
@@ -104,8 +116,8 @@ def file_source(path: Path, channel: int | None = None, folder: Path | None = No
     def open_file(sample_rate: int, gaps: list[Gap]) -> Iterator[np.ndarray]:
         return read_blocks(path, sample_rate, gaps, channel)
 
-    out = Path(path.name) if folder is None else path.relative_to(folder)
-    return Source(str(path), open_file, path, out)
+    home = path.parent if folder is None else folder
+    return Source(str(path), open_file, path, path.relative_to(home), _without_root(home))
 
 
 def _expand(text: str, channel: int | None) -> Iterator[Source]:
@@ -120,7 +132,7 @@ def _expand(text: str, channel: int | None) -> Iterator[Source]:
     elif text.endswith(_MANIFEST_SUFFIXES):
         if channel is not None:
             raise InputError(f"{path}: the cuts of a manifest say their channels themselves")
-        yield from (_cut_source(cut) for cut in read_cuts(path))
+        yield from (_cut_source(cut, _without_root(path)) for cut in read_cuts(path))
     elif glob.has_magic(text) and not path.exists():
         matches = sorted(glob.glob(text, recursive=True))
         if not matches:
@@ -131,11 +143,17 @@ def _expand(text: str, channel: int | None) -> Iterator[Source]:
         yield file_source(path, channel)
 
 
-def _cut_source(cut: Cut) -> Source:
+def _cut_source(cut: Cut, home: Path) -> Source:
     def open_cut(sample_rate: int, gaps: list[Gap]) -> Iterator[np.ndarray]:
         return read_cut_blocks(cut, sample_rate, gaps)
 
-    return Source(cut.id, open_cut, None, Path(cut.id.replace("/", "_") + ".cut"))
+    return Source(cut.id, open_cut, None, Path(cut.id.replace("/", "_") + ".cut"), home)
+
+
+def _without_root(folder: Path) -> Path:
+    """The whole path, as names that can be put into another folder."""
+    whole = Path(os.path.abspath(folder))
+    return whole.relative_to(whole.anchor)
 
 
 def _read_stdin(channel: int | None, sample_rate: int, gaps: list[Gap]) -> Iterator[np.ndarray]:

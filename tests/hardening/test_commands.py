@@ -68,7 +68,7 @@ WRITERS: dict[str, Words] = {
     ],
     "transcribe": lambda space, out: [
         *("transcribe", space.audio, "--model", space.model, "--out", out),
-        *("--format", "json", "--threads", 1),
+        *("--format", "json", "--threads", 1, "--overwrite"),
     ],
     "subset": lambda space, out: [
         "subset", "--cuts", space.cuts, "--out", out / "some.cuts.jsonl.gz", "--first", 2
