@@ -10,15 +10,20 @@
 #   --test "test-clean test-other"   parts to decode
 #   --systems "sigmoid+alibi"        weighting+position of each model
 #   --config conf/100h.yaml          training configuration: conf/100h.yaml, conf/960h.yaml, ...
-#   --lm-text FILE                   text for the n-gram model; default: the training transcripts
+#   --lm-text FILE                   text for the language models; default: the training transcripts
+#   --lm-ids no                      yes: each line of that text begins with an id
 #   --lm-order 3                     words per n-gram
 #   --beam 16                        prefixes that the search with the n-gram model keeps
+#   --neural-epochs 5                passes over the same text of the small neural language model that
+#                                    ranks those prefixes anew, on the CPU; 0: without it
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 corpus=./corpus download=no train='train-clean-100' dev='dev-clean' test='test-clean test-other'
 systems='sigmoid+alibi' config=conf/100h.yaml lm_text='' lm_order=3 beam=16
-options='corpus download train dev test systems config lm_text lm_order beam' paths='corpus config lm_text'
+lm_ids=no neural_epochs=5
+options='corpus download train dev test systems config lm_text lm_ids lm_order beam neural_epochs'
+paths='corpus config lm_text'
 source ../../tools/stages.sh
 
 fetch=()
@@ -36,6 +41,7 @@ done
 
 lm=$work/lm/$lm_order-gram.arpa.gz
 if [ -n "$lm_text" ]; then transcripts=("$lm_text"); fi
+if [ "$lm_ids" = yes ]; then transcripts+=(--ids); fi
 stage lm prepare '' \
     asr lm train --text "${transcripts[@]}" --order "$lm_order" --out "$lm"
 
@@ -49,16 +55,32 @@ for system in $systems; do
         asr train --config "$config" --exp "$exp" --resume \
         "data.train=[$manifests]" "data.dev=[$work/data/$dev.cuts.jsonl.gz]" \
         "attention.weighting=$weighting" "attention.position=$position" ${overrides[@]+"${overrides[@]}"}
-    # the language model's weights come from the dev part alone
-    stage "tune-$name" "train-$name lm" '' \
-        asr tune --model "$exp" --cuts "$work/data/$dev.cuts.jsonl.gz" --lm "$lm" --beam "$beam"
+    neural=() tune_needs="train-$name lm"
+    if [ "$neural_epochs" != 0 ]; then
+        # of the recogniser's tokens, so each recogniser has its own
+        neural=(--neural "$work/lm/neural-$name") tune_needs+=" lm-neural-$name"
+        stage "lm-neural-$name" "train-$name" '' \
+            asr lm train-neural --text "${transcripts[@]}" --model "$exp" \
+            --epochs "$neural_epochs" --out "$work/lm/neural-$name"
+    fi
+    # the language models' weights come from the dev part alone
+    stage "tune-$name" "$tune_needs" '' \
+        asr tune --model "$exp" --cuts "$work/data/$dev.cuts.jsonl.gz" --lm "$lm" --beam "$beam" \
+        ${neural[@]+"${neural[@]}"}
     for part in $test; do
         stage "decode-$name-$part" "train-$name" '' \
             asr decode --model "$exp" --cuts "$work/data/$part.cuts.jsonl.gz"
+        beam_search=(--search beam --beam "$beam" --lm "$lm")
         stage "decode-lm-$name-$part" "tune-$name" '' \
             asr decode --model "$exp" --cuts "$work/data/$part.cuts.jsonl.gz" \
-            --out "$exp/decode/$part-lm" --search beam --beam "$beam" --lm "$lm"
+            --out "$exp/decode/$part-lm" "${beam_search[@]}"
         decoded+=" decode-$name-$part decode-lm-$name-$part"
+        if [ "$neural_epochs" != 0 ]; then
+            stage "decode-neural-$name-$part" "tune-$name" '' \
+                asr decode --model "$exp" --cuts "$work/data/$part.cuts.jsonl.gz" \
+                --out "$exp/decode/$part-neural" "${beam_search[@]}" "${neural[@]}"
+            decoded+=" decode-neural-$name-$part"
+        fi
     done
 done
 

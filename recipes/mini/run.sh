@@ -9,12 +9,14 @@
 #   --dev 150, --test 400                     utterances of the other parts
 #   --config conf/mini.yaml                   training configuration
 #   --jobs 2                                  models trained side by side, one thread each
+#   --neural-epochs 0                         passes over the training texts of a small neural language
+#                                             model that ranks beam search's results anew; 0: none
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 systems='softmax+alibi sigmoid+alibi' hours=10 seed=1 dev=150 test=400 config=conf/mini.yaml
-jobs=2
-options='systems hours seed dev test config jobs' paths='config'
+jobs=2 neural_epochs=0
+options='systems hours seed dev test config jobs neural_epochs' paths='config'
 source ../../tools/stages.sh
 
 stage data '' '' \
@@ -47,21 +49,43 @@ done
 lm=$work/lm/train.arpa.gz
 stage lm data '' \
     asr lm train --text "$work/data/train.cuts.jsonl.gz" --out "$lm"
+if [ "$neural_epochs" != 0 ]; then
+    stages_together "$jobs"
+    for system in $systems; do
+        name=${system/+/-}
+        stage "lm-neural-$name" "train-$name" '' \
+            asr lm train-neural --text "$work/data/train.cuts.jsonl.gz" --model "$work/exp/$name" \
+            --epochs "$neural_epochs" --threads 1 --out "$work/lm/neural-$name"
+    done
+    stages_wait
+fi
 stages_together "$jobs"
 for system in $systems; do
     name=${system/+/-}
-    stage "tune-$name" "train-$name lm" '' \
+    neural=() needs="train-$name lm"
+    if [ "$neural_epochs" != 0 ]; then
+        neural=(--neural "$work/lm/neural-$name") needs+=" lm-neural-$name"
+    fi
+    stage "tune-$name" "$needs" '' \
         asr tune --model "$work/exp/$name" --cuts "$work/data/dev.cuts.jsonl.gz" \
-        --lm "$lm" --threads 1
+        --lm "$lm" --threads 1 ${neural[@]+"${neural[@]}"}
 done
 stages_wait
 stages_together "$jobs"
 for system in $systems; do
     name=${system/+/-}
+    beam_search=(--search beam --lm "$lm" --threads 1)
     stage "decode-lm-$name" "tune-$name" '' \
         asr decode --model "$work/exp/$name" --cuts "$work/data/test.cuts.jsonl.gz" \
-        --out "$work/exp/$name/decode/test-lm" --search beam --lm "$lm" --threads 1
+        --out "$work/exp/$name/decode/test-lm" "${beam_search[@]}"
     decoded+=" decode-lm-$name"
+    if [ "$neural_epochs" != 0 ]; then
+        stage "decode-neural-$name" "tune-$name" '' \
+            asr decode --model "$work/exp/$name" --cuts "$work/data/test.cuts.jsonl.gz" \
+            --out "$work/exp/$name/decode/test-neural" "${beam_search[@]}" \
+            --neural "$work/lm/neural-$name"
+        decoded+=" decode-neural-$name"
+    fi
 done
 stages_wait
 

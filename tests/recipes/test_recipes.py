@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
+import yaml
 
 from asr.cli import main
 from asr.data.manifest import read_cuts, write_cuts
@@ -68,6 +69,41 @@ def test_mini_runs_every_stage_and_prints_the_table(smoke: tuple[Path, Path]) ->
         assert (smoke[0] / "exp" / name).stat().st_size > 0
     for system in ("softmax-alibi", "sigmoid-alibi"):
         assert wer(smoke[0] / "exp" / system) >= 0
+
+
+def check_rescoring(exp: Path, name: str) -> None:
+    """The set was ranked anew, with the weights that were tuned for it, and is in the table."""
+    tuned = yaml.safe_load((exp / "model/search.yaml").read_text())
+    settings = json.loads((exp / "decode" / name / "decode.json").read_text())
+    assert settings["rescoring"] == tuned["second"]
+    assert settings["neural_sha256"] == tuned["neural_sha256"]
+    assert wer(exp, name) >= 0
+    assert name in (exp.parent / "compare.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "num_decoded"),
+    [("mini/run.sh", (), 2), ("librispeech/run.sh", ("--test", "test"), 1)],
+)
+def test_rescoring_is_an_option(
+    script: str, words: tuple[str, ...], num_decoded: int, tmp_path: Path
+) -> None:
+    common = (*words, "--work", tmp_path, "--dry-run")
+    assert "--neural" not in recipe(script, *common, "--neural-epochs", 0).stdout
+    lines = recipe(script, *common, "--neural-epochs", 3).stdout.splitlines()
+    assert sum(" lm train-neural " in line for line in lines) == num_decoded
+    assert sum(" tune " in line and "--neural " in line for line in lines) == num_decoded
+    decoded = [line for line in lines if line.startswith(" asr decode") and "--neural" in line]
+    assert len(decoded) == num_decoded
+    assert all("test-neural" in line and "--lm" in line for line in decoded)
+
+
+@pytest.mark.slow
+def test_mini_ranks_with_a_neural_language_model(tmp_path: Path) -> None:
+    conf = ROOT / "recipes/mini/conf/smoke.yaml"
+    size = ("--hours", 0.02, "--dev", 4, "--test", 5, "--systems", "sigmoid+alibi")
+    recipe("mini/run.sh", "--work", tmp_path, "--config", conf, *size, "--neural-epochs", 1)
+    check_rescoring(tmp_path / "exp/sigmoid-alibi", "test-neural")
 
 
 def test_a_rerun_does_nothing_and_a_changed_configuration_is_noticed(
@@ -243,7 +279,7 @@ def test_librispeech_runs_every_stage_on_real_speech(
         "librispeech/run.sh",
         *("--corpus", tmp_path / "corpus", "--work", tmp_path),
         *("--train", "train-clean-6", "--dev", "dev-clean-mini", "--test", "test-clean-mini"),
-        *("--systems", "sigmoid+relative", "--beam", 2),
+        *("--systems", "sigmoid+relative", "--beam", 2, "--neural-epochs", 1),
         *("--config", ROOT / "recipes/librispeech/conf/small.yaml"),
         *("--", "train.num_threads=1", "data.max_utterances=30", "train.max_validate_utterances=5"),
     ).stdout
@@ -255,6 +291,7 @@ def test_librispeech_runs_every_stage_on_real_speech(
     )
     num_words = sum(len(line.split()) - 1 for line in lines["test-clean-mini"])
     assert score["reference_words"] == num_words
+    check_rescoring(tmp_path / "exp/small-sigmoid-relative", "test-clean-mini-neural")
     if num_speakers is SPEAKERS:
         assert (len(train), num_words) == (1790, 6048)
     assert "lowercase-apostrophe" in printed
