@@ -8,6 +8,7 @@ reference; the fused operators are PyTorch's alone.
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 import warnings
 from pathlib import Path
@@ -18,11 +19,14 @@ from torch.nn import functional as F
 
 from asr.data.features import LOG_FLOOR, PREEMPHASIS, Fbank, padding_mask
 from asr.errors import InputError
-from asr.files import make_folder, write_atomically
+from asr.files import file_hash, make_folder, read_json_object, required, write_atomically
 from asr.model import Recogniser
-from asr.model_folder import load_model
+from asr.model_folder import WEIGHTS, Model, load_model
+from asr.search.words import START_SHIFT_S
+from asr.text.tokenizer import BLANK, UNKNOWN, UNKNOWN_TEXT
 
 OPSET = 18
+FORMAT = "sigmoid-asr onnx 1"
 INPUTS, OUTPUTS = ("wave", "wave_lens"), ("log_probs", "frames")
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
@@ -92,7 +96,8 @@ def export_onnx(folder: Path, out: Path) -> None:
     """Write the model of ``folder`` as ``out``.
 
     Its inputs are ``wave`` (b, n) float32 at the model's rate, zeros behind each utterance, and
-    ``wave_lens`` (b) int64; its outputs ``log_probs`` (b, t, v) and ``frames`` (b).
+    ``wave_lens`` (b) int64; its outputs ``log_probs`` (b, t, v) and ``frames`` (b); its properties
+    those of ``metadata``.
 
     Raises:
         InputError: no such model, a package is missing, features that cannot be exported.
@@ -121,4 +126,41 @@ def export_onnx(folder: Path, out: Path) -> None:
             verbose=False,
         )
     assert program is not None  # dynamo's exporter returns what it made
-    write_atomically(out, program.model_proto.SerializeToString())
+    proto = program.model_proto
+    for key, value in metadata(model, folder).items():
+        proto.metadata_props.add(key=key, value=value)
+    write_atomically(out, proto.SerializeToString())
+
+
+def metadata(model: Model, folder: Path) -> dict[str, str]:
+    """What turns log-probabilities into text and times, for a reader that has the file alone.
+
+    The likeliest tokens' pieces in a row, repeats merged, are the text, with ``▁`` for a space; a
+    word begins ``word_start_shift_s`` after the first frame of its first token.
+
+    Args:
+        folder: model or experiment folder; an experiment knows the commit it was trained at.
+
+    Raises:
+        InputError: the experiment's run.json is damaged.
+    """
+    features = model.config.features
+    pieces = model.tokenizer.pieces
+    pieces[BLANK], pieces[UNKNOWN] = "", UNKNOWN_TEXT
+    found = {
+        "format": FORMAT,
+        "model": folder.resolve().name,
+        "weights_sha256": file_hash(model.folder / WEIGHTS),
+        "tokens": json.dumps(pieces, ensure_ascii=False),
+        "blank": str(BLANK),
+        "normaliser": model.config.tokenizer.normaliser,
+        "sample_rate": str(features.sample_rate),
+        "seconds_per_frame": str(
+            model.net.features.hop * model.net.subsampling / features.sample_rate
+        ),
+        "word_start_shift_s": str(START_SHIFT_S),
+    }
+    if (folder / "run.json").is_file():
+        run = read_json_object(folder / "run.json")
+        found["commit"] = required(run, "commit", str, str(folder / "run.json"))
+    return found

@@ -40,8 +40,10 @@ for part in $train; do
 done
 
 lm=$work/lm/$lm_order-gram.arpa.gz
-if [ -n "$lm_text" ]; then transcripts=("$lm_text"); fi
-if [ "$lm_ids" = yes ]; then transcripts+=(--ids); fi
+if [ -n "$lm_text" ]; then
+    transcripts=("$lm_text")
+    if [ "$lm_ids" = yes ]; then transcripts+=(--ids); fi
+fi
 stage lm prepare '' \
     asr lm train --text "${transcripts[@]}" --order "$lm_order" --out "$lm"
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from asr.errors import InputError
 from asr.model import Recogniser
 from asr.model_folder import load_model, save_model
 from asr.text.tokenizer import train_tokenizer
-from asr.transcribe.onnx import ConvolutionFbank
+from asr.transcribe.onnx import ConvolutionFbank, metadata
 from asr.transcribe.precision import Int8Linear
 
 RATE = 16000
@@ -60,12 +62,16 @@ def test_onnx_runtime_gives_pytorchs_log_probabilities(
 
 @pytest.mark.slow
 def test_onnx_runtime_writes_the_same_texts(exp: Path, tmp_path: Path, babble: np.ndarray) -> None:
-    """A hundred utterances, each alone, from 50 ms to 8 s."""
+    """A hundred utterances, each alone, from 50 ms to 8 s, with their words' times, from nothing but
+    the file."""
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
     path = tmp_path / "model.onnx"
     assert main(["export", "--model", str(exp), "--out", str(path)]) == 0
     session = onnxruntime.InferenceSession(str(path))
+    facts = session.get_modelmeta().custom_metadata_map
+    pieces, rate = json.loads(facts["tokens"]), int(facts["sample_rate"])
+    shift_s, frame_s = float(facts["word_start_shift_s"]), float(facts["seconds_per_frame"])
     transcriber = asr.load(exp, "cpu")
     rng = np.random.default_rng(0)
     texts = []
@@ -73,12 +79,44 @@ def test_onnx_runtime_writes_the_same_texts(exp: Path, tmp_path: Path, babble: n
         start = int(rng.integers(0, 50 * RATE))
         wave_n = babble[start : start + int(rng.integers(RATE // 20, 8 * RATE))]
         found = session.run(None, {"wave": wave_n[None], "wave_lens": np.array([len(wave_n)])})
-        log_probs_tv = found[0][0, : found[1][0]]
-        tokens = [token for token, _ in itertools.groupby(log_probs_tv.argmax(1).tolist()) if token]
-        text = " ".join(transcriber.model.tokenizer.decode(tokens).split())
-        assert text == transcriber.transcribe(wave_n, RATE).text
+        path_t = found[0][0, : found[1][0]].argmax(1).tolist()
+        text, starts_s, frame = "", [], 0
+        for token, run in itertools.groupby(path_t):
+            if token != int(facts["blank"]):
+                if pieces[token] != "▁" and text[-1:] in ("", "▁"):
+                    starts_s.append(max(0.0, frame * frame_s + shift_s))
+                text += pieces[token]
+            frame += len(list(run))
+        transcript = transcriber.transcribe(wave_n, rate)
+        assert " ".join(text.replace("▁", " ").split()) == transcript.text
+        assert [word.start_s for word in transcript.words] == pytest.approx(starts_s)
         texts.append(text)
     assert len(set(texts)) > 50
+
+
+@pytest.mark.parametrize("kind", ["char", "bpe", "unigram"])
+def test_metadata_spells_what_the_tokenizer_does(kind: str, tmp_path: Path) -> None:
+    words = ["encoder.num_layers=1", "encoder.dim=32", "encoder.ff_dim=32"]
+    cfg = config.load([], [*words, f"tokenizer.kind={kind}", "tokenizer.vocab_size=31"])
+    text = "the quick brown fox jumps over the lazy dog, and the fox"
+    tokenizer = train_tokenizer([text], cfg.tokenizer)
+    net = Recogniser(cfg, tokenizer.vocab_size)
+    save_model(tmp_path / "mine" / "model", net.state_dict(), cfg, tokenizer)
+    facts = metadata(load_model(tmp_path / "mine"), tmp_path / "mine")
+    pieces = json.loads(facts["tokens"])
+    tokens = [int(facts["blank"]), *tokenizer.encode(text + " é"), 1]
+    spelled = "".join(pieces[token] for token in tokens).replace("▁", " ")
+    assert spelled.split() == tokenizer.decode(tokens[1:]).split()
+    assert spelled.split()[:-1] == text.split()
+    weights = (tmp_path / "mine/model/model.safetensors").read_bytes()
+    assert facts["weights_sha256"] == hashlib.sha256(weights).hexdigest()
+    assert (facts["model"], facts["sample_rate"]) == ("mine", "16000")
+    assert float(facts["seconds_per_frame"]) == 0.04
+    assert facts["normaliser"] == "lowercase-apostrophe"
+    assert "commit" not in facts
+    (tmp_path / "mine" / "run.json").write_text('{"commit": "0123456789"}')
+    again = metadata(load_model(tmp_path / "mine"), tmp_path / "mine")
+    assert again == {**facts, "commit": "0123456789"}
 
 
 def test_features_by_convolution_are_those_of_the_filterbank(babble: np.ndarray) -> None:
