@@ -1,16 +1,15 @@
 """Audio of any length in blocks: mono float32 at the model's rate, in memory that does not grow.
 
-What cannot be read does not end the reading: it is noted as a gap, and what lies before and after it
-is delivered. Only where nothing at all can be read is there an error.
+What cannot be read is noted as a gap. All that lies before it is delivered, and what lies after it
+where the file is read through PyAV, which can find its way back. Only where nothing at all can be read
+is there an error.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soundfile
@@ -23,35 +22,23 @@ from asr.data.audio import (
     AudioError,
     check_container,
     check_rate,
-    frame_samples,
-    packed_floats,
     reason_of,
     soundfile_name,
     track_rate,
     use_pyav,
 )
+from asr.data.gaps import Gap, note_gap
 from asr.data.manifest import load_waveform
+from asr.data.media import PyavPieces, track_duration_s
 
 BLOCK_S = 10.0
+# What is decoded at once: the calls take 0.01 % of the sound's time, and so much may be lost at damage.
+_PIECE_S = 0.25
+# Containers count encoder padding or round, and a track may end before them.
+_DURATION_TOLERANCE_S = 0.5
 BAD_SAMPLES = "NaN, infinite or absurd samples"
 # Sound is between -1 and 1, or between -32768 and 32767; energies of far more overflow.
 _LOUDEST = 1e6
-# Spans of bad samples that are closer than this are told as one.
-_MERGE_GAPS_S = 0.1
-
-
-@dataclass(frozen=True)
-class Gap:
-    """A part of the input that was not transcribed. ``end_s`` is None where nobody can know it."""
-
-    start_s: float
-    end_s: float | None
-    reason: str
-
-    def describe(self, name: str) -> str:
-        """One line for people about a gap in ``name``."""
-        until = "the end" if self.end_s is None else f"{self.end_s:.2f} s"
-        return f"{name}: not transcribed from {self.start_s:.2f} s to {until}: {self.reason}"
 
 
 @dataclass
@@ -60,12 +47,14 @@ class _Opened:
 
     Attributes:
         promised: samples that the header announces, 0 where it does not.
-        notes: what turned out to be wrong, filled while ``blocks_nc`` are read.
+        tolerance: as many may be missing without a word.
+        notes: what turned out to be wrong, filled while ``pieces_nc`` are read.
     """
 
     rate: int
     promised: int
-    blocks_nc: Iterator[np.ndarray]
+    tolerance: int
+    pieces_nc: Iterator[np.ndarray]
     notes: list[str]
 
 
@@ -88,17 +77,18 @@ def read_blocks(
         if error.reason != "truncated audio":
             raise
         notes.append(str(error))
-    opened = _open(path, notes)
+    opened = _open(path, notes, gaps)
     num_read = 0
 
     def counted() -> Iterator[np.ndarray]:
         nonlocal num_read
-        for block_nc in opened.blocks_nc:
+        for block_nc in _in_blocks(opened.pieces_nc, opened.rate):
             num_read += len(block_nc)
             yield block_nc
 
     yield from convert(counted(), opened.rate, sample_rate, gaps, channel, str(path))
-    if num_read < opened.promised:
+    is_short = num_read < opened.promised - opened.tolerance
+    if is_short:
         notes.append(
             f"{path}: truncated: the header promises {opened.promised} samples, "
             f"{num_read} can be decoded"
@@ -106,7 +96,7 @@ def read_blocks(
     if num_read == 0:
         raise AudioError(notes[0] if notes else f"{path}: no audio: zero samples", "empty audio")
     if notes:
-        end = opened.promised / opened.rate if num_read < opened.promised else None
+        end = opened.promised / opened.rate if is_short else None
         gaps.append(Gap(num_read / opened.rate, end, notes[0]))
 
 
@@ -235,44 +225,54 @@ def _choose(block_nc: np.ndarray, channel: int | None, where: str) -> np.ndarray
 
 def _note_bad(bad_n: np.ndarray, at: int, rate: int, gaps: list[Gap]) -> None:
     """Append the spans of bad samples of one block, joined to what came shortly before."""
-    reason = BAD_SAMPLES
     edges = np.flatnonzero(np.diff(bad_n, prepend=False, append=False)).reshape(-1, 2)
     for first, end in (edges + at) / rate:
-        before = gaps[-1] if gaps and gaps[-1].reason == reason else None
-        if before and before.end_s is not None and first - before.end_s < _MERGE_GAPS_S:
-            gaps[-1] = Gap(before.start_s, float(end), reason)
-        else:
-            gaps.append(Gap(float(first), float(end), reason))
+        note_gap(Gap(float(first), float(end), BAD_SAMPLES), gaps)
 
 
-def _open(path: Path, notes: list[str]) -> _Opened:
+def _open(path: Path, notes: list[str], gaps: list[Gap]) -> _Opened:
     try:
         file = soundfile.SoundFile(soundfile_name(path))
     except SOUNDFILE_ERRORS as error:
         use_pyav(path, error)
-        return _open_with_pyav(path, notes)
+        return _open_with_pyav(path, gaps, notes)
     tolerance = MP3_TOLERANCE_SAMPLES if file.format == "MP3" else 0
-    promised = max(0, file.frames - tolerance)
-    return _Opened(file.samplerate, promised, _soundfile_blocks(file, path, notes), notes)
+    pieces_nc = _soundfile_pieces(file, path, notes)
+    return _Opened(file.samplerate, file.frames, tolerance, pieces_nc, notes)
 
 
-def _soundfile_blocks(
+def _soundfile_pieces(
     file: soundfile.SoundFile, path: Path, notes: list[str]
 ) -> Iterator[np.ndarray]:
+    """Short ones: of that in which decoding fails nothing is delivered."""
     with file:
-        num_frames = int(BLOCK_S * file.samplerate)
+        num_frames = max(1, int(_PIECE_S * file.samplerate))
         while True:
             try:
-                block_nc = file.read(num_frames, dtype="float32", always_2d=True)
+                piece_nc = file.read(num_frames, dtype="float32", always_2d=True)
             except SOUNDFILE_ERRORS as error:
                 notes.append(f"{path}: damaged: decoding fails ({reason_of(error)})")
                 return
-            if not len(block_nc):
+            if not len(piece_nc):
                 return
-            yield block_nc
+            yield piece_nc
 
 
-def _open_with_pyav(path: Path, notes: list[str]) -> _Opened:
+def _in_blocks(pieces_nc: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]:
+    """The same samples, at least ``BLOCK_S`` of them at a time, but for the last."""
+    pending: list[np.ndarray] = []
+    num_pending = 0
+    for piece_nc in pieces_nc:
+        pending.append(piece_nc)
+        num_pending += len(piece_nc)
+        if num_pending >= BLOCK_S * rate:
+            yield np.concatenate(pending)
+            pending, num_pending = [], 0
+    if pending:
+        yield np.concatenate(pending)
+
+
+def _open_with_pyav(path: Path, gaps: list[Gap], notes: list[str]) -> _Opened:
     import av
 
     try:
@@ -286,26 +286,6 @@ def _open_with_pyav(path: Path, notes: list[str]) -> _Opened:
     except AudioError:
         container.close()
         raise
-    return _Opened(rate, 0, _pyav_blocks(container, rate, path, notes), notes)
-
-
-def _pyav_blocks(container: Any, rate: int, path: Path, notes: list[str]) -> Iterator[np.ndarray]:
-    import av
-
-    with container:
-        stream = container.streams.audio[0]
-        resampler = packed_floats(stream, rate)
-        pending: list[np.ndarray] = []
-        num_pending = 0
-        try:
-            for frame in itertools.chain(container.decode(stream), [None]):
-                for block in resampler.resample(frame):
-                    pending.append(frame_samples(block))
-                    num_pending += len(pending[-1])
-                if num_pending >= BLOCK_S * rate:
-                    yield np.concatenate(pending)
-                    pending, num_pending = [], 0
-        except (av.FFmpegError, EOFError) as error:
-            notes.append(f"{path}: damaged: decoding fails ({reason_of(error)})")
-        if pending:
-            yield np.concatenate(pending)
+    tolerance, promised = int(_DURATION_TOLERANCE_S * rate), int(track_duration_s(container) * rate)
+    pieces_nc = PyavPieces(container, rate, path, gaps, notes)
+    return _Opened(rate, promised, tolerance, iter(pieces_nc), notes)

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from asr.data.blocks import Converter, Gap, resampling_delay_s
+from asr.data.blocks import Converter, resampling_delay_s
+from asr.data.gaps import Gap
 from asr.model_folder import Model
 from asr.nn.encoder import Chunk
 from asr.search.factory import GREEDY, build_search

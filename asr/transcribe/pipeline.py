@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from asr.data.batches import sorted_batches
-from asr.data.blocks import Gap
+from asr.data.gaps import Gap
 from asr.errors import InputError
 from asr.model import Recogniser
 from asr.transcribe.assemble import Assembler, Reader

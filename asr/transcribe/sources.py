@@ -17,7 +17,8 @@ import soundfile
 from lhotse.cut import Cut
 
 from asr.data.audio import MEDIA_EXTENSIONS
-from asr.data.blocks import Gap, convert, read_blocks, read_cut_blocks
+from asr.data.blocks import convert, read_blocks, read_cut_blocks
+from asr.data.gaps import Gap
 from asr.data.manifest import read_cuts
 from asr.errors import InputError
 

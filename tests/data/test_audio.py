@@ -9,7 +9,8 @@ import pytest
 import soundfile
 
 from asr.data import audio
-from asr.data.blocks import Gap, read_blocks
+from asr.data.blocks import read_blocks
+from asr.data.gaps import Gap
 from asr.errors import InputError
 
 RATE = 16000

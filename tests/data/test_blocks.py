@@ -11,7 +11,8 @@ import soxr
 
 from asr.data import blocks
 from asr.data.audio import AudioError
-from asr.data.blocks import Gap, read_blocks
+from asr.data.blocks import read_blocks
+from asr.data.gaps import Gap
 
 RATE = 16000
 
@@ -83,6 +84,120 @@ def test_what_is_left_of_a_truncated_file_is_read_and_the_rest_a_gap(
     assert len(gaps) == 1
     assert gaps[0].start_s == pytest.approx(len(found) / RATE, abs=0.1)
     assert "truncated" in gaps[0].reason or "damaged" in gaps[0].reason
+
+
+def test_all_before_damage_is_read(tmp_path: Path) -> None:
+    path, wave_nc = tmp_path / "a.flac", noise(11.0)
+    soundfile.write(path, wave_nc, RATE)
+    content = path.read_bytes()
+    for damaged in (content[: len(content) // 2], content.replace(content[-90000:-89000], b"")):
+        path.write_bytes(damaged)
+        found, gaps = read(path)
+        share = 0.5 if len(damaged) < 0.6 * len(content) else 1 - 90000 / len(content)
+        assert share * 11.0 - 0.6 < len(found) / RATE < share * 11.0 + 0.2
+        np.testing.assert_allclose(found, wave_nc[: len(found), 0], atol=1e-4)
+        assert [(gap.start_s, gap.end_s) for gap in gaps] == [(len(found) / RATE, 11.0)]
+
+
+def write_media(
+    path: Path, codec: str, wave_n: np.ndarray, rate: int, video_s: int = 0, at_once: bool = False
+) -> None:
+    av = pytest.importorskip("av", reason="extra `media` not installed")
+    options = {"movflags": "faststart"} if at_once else {}
+    with av.open(str(path), "w", options=options) as container:
+        video = container.add_stream("mpeg4", rate=5) if video_s else None
+        stream = container.add_stream(codec, rate=rate, layout="mono")
+        size = stream.codec_context.frame_size or 1024
+        resampler = av.AudioResampler(stream.format, "mono", rate, size)
+        if video is not None:
+            video.width, video.height, video.pix_fmt = 32, 32, "yuv420p"
+            picture = np.zeros((32, 32, 3), np.uint8)
+            for number in range(5 * video_s):
+                frame = av.VideoFrame.from_ndarray(picture)
+                frame.pts = number
+                container.mux(video.encode(frame))
+            container.mux(video.encode(None))
+        sound = av.AudioFrame.from_ndarray(wave_n[None], format="flt", layout="mono")
+        sound.rate = rate
+        for frame in [*resampler.resample(sound), *resampler.resample(None)]:
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+MEDIA = [
+    ("m4a", "aac", 44100),
+    ("m4a", "aac", 8000),
+    ("mp4", "aac", 16000),
+    ("mkv", "aac", 16000),
+    ("webm", "libopus", 48000),
+    ("mka", "libmp3lame", 44100),
+    ("mkv", "pcm_s16le", 48000),
+    ("avi", "mp2", 48000),
+    ("flv", "aac", 44100),
+    ("ts", "aac", 16000),
+    ("aac", "aac", 16000),
+    ("ac3", "ac3", 48000),
+]
+
+
+@pytest.mark.parametrize(("suffix", "codec", "rate"), MEDIA)
+@pytest.mark.parametrize("duration_s", [0.3, 4.0])
+def test_a_whole_file_of_any_container_has_no_gap(
+    tmp_path: Path, suffix: str, codec: str, rate: int, duration_s: float
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    write_media(path, codec, noise(duration_s, rate)[:, 0], rate)
+    found, gaps = read(path)
+    assert gaps == []
+    assert len(found) / RATE == pytest.approx(duration_s, abs=0.3)  # encoders pad
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4", "avi"])
+def test_a_video_that_outlasts_its_sound_has_no_gap(tmp_path: Path, suffix: str) -> None:
+    write_media(tmp_path / f"a.{suffix}", "aac", noise(2.0)[:, 0], RATE, video_s=6)
+    found, gaps = read(tmp_path / f"a.{suffix}")
+    assert gaps == []
+    assert len(found) / RATE == pytest.approx(2.0, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "rate"), [row for row in MEDIA if row[0] in ("webm", "mkv", "mka", "m4a")]
+)
+def test_a_truncated_container_is_told(tmp_path: Path, suffix: str, codec: str, rate: int) -> None:
+    path = tmp_path / f"a.{suffix}"
+    write_media(path, codec, noise(6.0, rate)[:, 0], rate, at_once=suffix == "m4a")
+    whole, _ = read(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    found, gaps = read(path)
+    assert 2 * RATE <= len(found) <= 4 * RATE
+    np.testing.assert_allclose(found[: 2 * RATE], whole[: 2 * RATE], atol=1e-4)
+    assert len(gaps) == 1
+    assert gaps[0].start_s == pytest.approx(len(found) / RATE, abs=0.01)
+    assert gaps[0].end_s == pytest.approx(6.0, abs=0.3)
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("mkv", "pcm_s16le"), ("m4a", "aac"), ("ts", "aac")])
+def test_what_follows_damage_keeps_its_time(tmp_path: Path, suffix: str, codec: str) -> None:
+    """Oracle: the undamaged file. The gap holds whatever is not as it is there."""
+    path = tmp_path / f"a.{suffix}"
+    write_media(path, codec, noise(20.0)[:, 0], RATE)
+    whole, _ = read(path)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 2000] = np.random.default_rng(1).bytes(2000)
+    path.write_bytes(content)
+    found, gaps = read(path)
+    assert abs(len(found) - len(whole)) < 0.01 * RATE
+    assert gaps
+    assert all(8 < gap.start_s < 11 for gap in gaps)
+    last_s = gaps[-1].end_s
+    assert last_s is not None
+    assert last_s < 16
+    after = int((last_s + 0.2) * RATE)
+    assert np.abs(found[after:-RATE] - whole[after : len(found) - RATE]).max() < 0.01
+    assert not found[
+        int((gaps[0].start_s + 0.01) * RATE) : int((gaps[0].end_s - 0.01) * RATE)
+    ].any()
 
 
 def test_a_video_is_read_through_pyav_in_blocks(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import asr
 from asr.api import Transcriber
 from asr.cli import main
-from asr.data.blocks import Gap
+from asr.data.gaps import Gap
 from asr.data.manifest import load_waveform, read_cuts
 from asr.errors import InputError
 from asr.model_folder import Model
