@@ -79,7 +79,7 @@ class Transcriber:
         frame_samples = features.hop * model.net.subsampling
         rate = model.config.features.sample_rate
         self._reader = Reader(
-            build_search(search, model.tokenizer, model.folder),
+            build_search(search, model.tokenizer, model.folder, model.normaliser),
             units_of(model.tokenizer),
             frame_samples / rate,
         )

@@ -24,6 +24,7 @@ from asr.config import Config
 from asr.errors import InputError
 from asr.files import make_folder
 from asr.model import Recogniser
+from asr.text.normalise import Normaliser, get_normaliser
 from asr.text.tokenizer import Tokenizer, load_tokenizer
 
 WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
@@ -39,6 +40,11 @@ class Model:
     tokenizer: Tokenizer
     config: Config
     folder: Path
+
+    @property
+    def normaliser(self) -> Normaliser:
+        """What its training texts went through, and what its users' texts must."""
+        return get_normaliser(self.config.tokenizer.normaliser)
 
 
 def save_model(

@@ -19,7 +19,6 @@ from asr.search.best_alignment import align, frames_needed
 from asr.search.hypothesis import Hypothesis
 from asr.search.units import Units, units_of
 from asr.search.words import words_of
-from asr.text.normalise import get_normaliser
 from asr.text.tokenizer import UNKNOWN
 from asr.transcribe.formats import FORMATS, JOINABLE, SUFFIXES
 from asr.transcribe.result import Segment, Transcript
@@ -73,7 +72,7 @@ def align_file(model: Model, audio: Path, text: str) -> Transcript | NotAligned:
     device = next(model.net.parameters()).device
     lens_b = torch.tensor([len(wave_n)], device=device)
     log_probs_btv, lens_b = model.net(wave_n[None].to(device), lens_b)
-    text = get_normaliser(model.config.tokenizer.normaliser)(text)
+    text = model.normaliser(text)
     log_probs = log_probs_btv.cpu().numpy()
     duration_s = len(wave_n) / rate
     found = _align_batch(model, log_probs, lens_b.tolist(), [audio.stem], [text], [duration_s])

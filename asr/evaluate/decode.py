@@ -24,7 +24,6 @@ from asr.model_folder import Model
 from asr.processes import Processes
 from asr.search.factory import GREEDY, Search, SearchOptions, build_search
 from asr.search.hypothesis import Hypothesis
-from asr.text.normalise import get_normaliser
 
 
 def set_name(cuts: Path) -> str:
@@ -52,7 +51,7 @@ def decode_set(
     Raises:
         InputError: no such manifest, audio that cannot be read, a folder that cannot be written.
     """
-    search = build_search(options, model.tokenizer, model.folder)
+    search = build_search(options, model.tokenizer, model.folder, model.normaliser)
     config = model.config
     utterances = read_utterances(model, cuts)
     device = next(model.net.parameters()).device
@@ -106,7 +105,7 @@ def read_utterances(model: Model, cuts: Path) -> Utterances:
     return Utterances(
         read_cuts(cuts),
         tokenizer=model.tokenizer,
-        normaliser=get_normaliser(model.config.tokenizer.normaliser),
+        normaliser=model.normaliser,
         sample_rate=model.config.features.sample_rate,
         data=DataConfig(),
         seed=0,

@@ -33,7 +33,6 @@ from asr.evaluate.score import score_folder
 from asr.files import write_atomically
 from asr.model_folder import Model, find_model, load_model
 from asr.search.factory import GREEDY, build_search
-from asr.text.normalise import get_normaliser
 
 
 def compare_lengths(comparison: Comparison, lengths_s: Sequence[float]) -> Comparison:
@@ -138,8 +137,8 @@ def _decode(
 
 def _decode_joined(model: Model, groups: Sequence[Sequence[Cut]], out: Path, name: str) -> None:
     """One joined utterance at a time, whole; ``hypotheses.jsonl`` and ``decode.json`` into ``out``."""
-    search = build_search(GREEDY, model.tokenizer, model.folder)
-    normalise = get_normaliser(model.config.tokenizer.normaliser)
+    search = build_search(GREEDY, model.tokenizer, model.folder, model.normaliser)
+    normalise = model.normaliser
     rate = model.config.features.sample_rate
     lines = []
     for group in groups:

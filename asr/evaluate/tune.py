@@ -152,7 +152,9 @@ def tune(
     neural_folder, options = options.neural, dataclasses.replace(options, neural=None)
     errors: dict[Weights, int] = {}
     while weights not in errors and len(errors) < MAX_ROUNDS:
-        search = build_search(_with(options, weights), model.tokenizer, model.folder)
+        search = build_search(
+            _with(options, weights), model.tokenizer, model.folder, model.normaliser
+        )
         errors[weights] = _search(search, model, log_probs, lists)
         report(
             f"lm weight {weights.lm_weight:.2f}, word bonus {weights.word_bonus:.2f}, unknown "
@@ -171,7 +173,7 @@ def tune(
     if neural_folder is None:
         return tuned
     neural = load_neural(neural_folder, model.tokenizer)
-    search = build_search(_with(options, best), model.tokenizer, model.folder)
+    search = build_search(_with(options, best), model.tokenizer, model.folder, model.normaliser)
     lists = Lists(utterances.texts)
     _search(search, model, log_probs, lists, neural)
     second = lists.best_weights([float(weight) for weight in NEURAL_WEIGHTS])

@@ -25,6 +25,7 @@ from asr.search.text_score import TextScorer
 from asr.search.units import Units, units_of
 from asr.search.weights import DEFAULT_WEIGHTS, Tuned, Weights, read_tuned
 from asr.search.words import one_per_text
+from asr.text.normalise import Normaliser
 from asr.text.tokenizer import Tokenizer
 
 SEARCHES = ("greedy", "beam")
@@ -52,7 +53,7 @@ class SearchOptions:
         lm: n-gram model, ARPA or KenLM's binary format.
         lm_weight, word_bonus, unknown_penalty: None: as tuned for this model and this ``lm``, else
             ``DEFAULT_WEIGHTS``.
-        hotwords: words and phrases to prefer, as the recogniser spells them (normalised).
+        hotwords: words and phrases to prefer; the model's normaliser is applied to them.
         hotword_bonus: natural-log bonus of each word of each of them.
         neural: folder of a neural language model that ranks the ``beam`` best anew.
         neural_weight: None: as tuned with all the others for this ``lm`` and this ``neural``, else
@@ -119,12 +120,15 @@ class Search:
         return self.run(log_probs_btv, lens_b)
 
 
-def build_search(options: SearchOptions, tokenizer: Tokenizer, folder: Path) -> Search:
+def build_search(
+    options: SearchOptions, tokenizer: Tokenizer, folder: Path, normaliser: Normaliser
+) -> Search:
     """The search that ``options`` describe, for the model of ``folder``.
 
     Args:
         tokenizer: the model's.
         folder: the model folder, where tuned weights may lie.
+        normaliser: the model's; hotwords go through it.
 
     Raises:
         InputError: a language model that cannot be read, a weight out of range, tuned weights that
@@ -146,7 +150,7 @@ def build_search(options: SearchOptions, tokenizer: Tokenizer, folder: Path) -> 
         settings |= {name: getattr(weights, name) for name in _WEIGHT_NAMES}
     hotwords = None
     if options.hotwords:
-        hotwords = hotwords_of(options.hotwords, options.hotword_bonus, units)
+        hotwords = hotwords_of(options.hotwords, options.hotword_bonus, units, normaliser)
         settings |= {"hotwords": list(options.hotwords), "hotword_bonus": options.hotword_bonus}
     scorer = TextScorer(
         units,
@@ -206,20 +210,24 @@ def choose_weights(
     return dataclasses.replace(base, **given), "given" if given else origin
 
 
-def hotwords_of(phrases: tuple[str, ...], bonus_per_word: float, units: Units) -> Hotwords:
-    """Phrases with the same bonus for each of their words.
+def hotwords_of(
+    phrases: tuple[str, ...], bonus_per_word: float, units: Units, normaliser: Normaliser
+) -> Hotwords:
+    """Phrases, normalised, with the same bonus for each of their words.
 
     Raises:
         InputError: a phrase without a letter, or with one that the recogniser never writes.
     """
     letters = set().union(*units.letters_v)
-    cleaned = {" ".join(phrase.split()): len(phrase.split()) for phrase in phrases}
-    for phrase in cleaned:
-        if not phrase:
-            raise InputError("a hotword is empty")
-        if never := sorted(set(phrase) - letters - {" "}):
+    bonuses = {}
+    for phrase in phrases:
+        words = normaliser(phrase).split()
+        if not words:
+            raise InputError(f"hotword {phrase!r}: no letters in it")
+        if never := sorted(set().union(*words) - letters):
             raise InputError(f"hotword {phrase!r}: this model never writes {never[0]!r}")
-    return Hotwords({phrase: bonus_per_word * words for phrase, words in cleaned.items()})
+        bonuses[" ".join(words)] = bonus_per_word * len(words)
+    return Hotwords(bonuses)
 
 
 def _beam(

@@ -86,7 +86,7 @@ class TextStream:
         delay_s = resampling_delay_s(sample_rate, model_rate)
         self.latency_s = self.chunk_s + self._log_probs.lookahead_s + delay_s
         self._reader = reader
-        greedy = build_search(GREEDY, model.tokenizer, model.folder)
+        greedy = build_search(GREEDY, model.tokenizer, model.folder, model.normaliser)
         self._partial_reader = replace(reader, search=greedy)
         self._cutter = PieceCutter(reader.units, reader.frame_s)
         self._autocast = torch.autocast(

@@ -27,8 +27,10 @@ from asr.search.prefix_beam import prefix_beam
 from asr.search.text_score import TextScorer
 from asr.search.units import units_of
 from asr.search.weights import DEFAULT_WEIGHTS, Tuned, Weights, write_tuned
+from asr.text.normalise import get_normaliser
 from asr.text.tokenizer import Tokenizer, train_tokenizer
 
+NORMALISER = get_normaliser("lowercase-apostrophe")
 EVERYTHING = 100_000  # a beam that prunes nothing in these sizes
 TEXT = ["a ab b", "ab ab", "b a", "a b ab", "ba b", "ab b b", "a", "aab a", "b"]
 WEIGHTS = [(0.0, 0.0, 0.0), (0.7, 0.0, 0.0), (0.5, 1.3, 2.0), (1.1, -0.8, 6.0)]
@@ -135,7 +137,7 @@ def test_no_two_of_the_n_best_have_the_same_words(
     expected = sorted(best_of.items(), key=lambda item: -item[1])
     for num_best in (1, 2, 12):
         options = SearchOptions(search="beam", beam=EVERYTHING, num_best=num_best)
-        search = build_search(options, tokenizer, tmp_path)
+        search = build_search(options, tokenizer, tmp_path, NORMALISER)
         (found,) = search(log_probs, torch.tensor([num_frames]))
         texts = [" ".join(tokenizer.decode(one.tokens).split()) for one in found]
         assert texts == [text for text, _ in expected[:num_best]]
@@ -217,9 +219,9 @@ def test_a_hotword_wins_where_sound_is_unsure() -> None:
     probs[0, 2, b] = 0.96
     log_probs = (probs / probs.sum(-1, keepdim=True)).log()
     lens = torch.tensor([3])
-    plain, boosted = SearchOptions(search="beam"), SearchOptions(search="beam", hotwords=("bb",))
+    plain, boosted = SearchOptions(search="beam"), SearchOptions(search="beam", hotwords=("BB",))
     found = [
-        build_search(options, tokenizer, Path("nowhere"))(log_probs, lens)[0][0]
+        build_search(options, tokenizer, Path("nowhere"), NORMALISER)(log_probs, lens)[0][0]
         for options in (plain, boosted)
     ]
     assert [tokenizer.decode(one.tokens) for one in found] == ["ab", "bb"]
@@ -257,7 +259,7 @@ def test_weights_are_given_or_tuned_or_default(model: NgramModel, tmp_path: Path
     options = SearchOptions(search="beam", beam=4, lm=lm)
 
     def settings(changed: SearchOptions) -> tuple[str, float, float, float]:
-        found = build_search(changed, tokenizer, tmp_path).settings
+        found = build_search(changed, tokenizer, tmp_path, NORMALISER).settings
         return tuple(  # type: ignore[return-value]
             found[name] for name in ("weights", "lm_weight", "word_bonus", "unknown_penalty")
         )
@@ -283,15 +285,15 @@ def test_weights_are_given_or_tuned_or_default(model: NgramModel, tmp_path: Path
         ({"search": "beam", "beam": 4, "num_best": 5}, "num_best = 5"),
         ({"num_best": 2}, "greedy search finds one"),
         ({"search": "best"}, "choose one of greedy, beam"),
-        ({"search": "beam", "hotwords": ("ab", " ")}, "a hotword is empty"),
-        ({"search": "beam", "hotwords": ("aB",)}, "hotword 'aB': this model never writes 'B'"),
+        ({"search": "beam", "hotwords": ("ab", " ")}, "hotword ' ': no letters in it"),
+        ({"search": "beam", "hotwords": ("aD",)}, "hotword 'aD': this model never writes 'd'"),
         ({"search": "beam", "hotword_bonus": math.nan}, "hotword_bonus = nan"),
         ({"search": "beam", "lm": Path("no.arpa")}, "no.arpa: cannot read"),
     ],
 )
 def test_wrong_options_are_refused(options: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
-        build_search(SearchOptions(**options), tokenizer_of("char"), tmp_path)
+        build_search(SearchOptions(**options), tokenizer_of("char"), tmp_path, NORMALISER)
 
 
 @pytest.mark.parametrize(

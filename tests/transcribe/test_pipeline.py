@@ -100,6 +100,28 @@ def test_beam_gives_its_n_best(local_model: Model, babble: np.ndarray) -> None:
     assert segment.text == texts[0]
 
 
+def test_hotwords_are_normalised_as_the_models_texts_were(
+    local_model: Model, babble: np.ndarray
+) -> None:
+    """ "Fox!" is "fox" for a model that writes small letters alone."""
+    speech = babble[: 3 * RATE]
+
+    def scores(*hotwords: str) -> list[tuple[str, float]]:
+        options = SearchOptions(
+            search="beam", beam=4, num_best=3, hotwords=hotwords, hotword_bonus=50.0
+        )
+        (segment,) = Transcriber(local_model, options).transcribe(speech, RATE).segments
+        return [(one.text, one.score) for one in segment.alternatives]
+
+    plain = scores("o")
+    assert plain != scores("x")
+    assert scores("O!") == scores(" O ", "o") == plain
+    with pytest.raises(InputError, match=r"hotword '\.\.\.': no letters in it"):
+        scores("...")
+    with pytest.raises(InputError, match="hotword 'Ωx': this model never writes 'ω'"):
+        scores("Ωx")
+
+
 def test_what_fails_costs_the_others_nothing(exp: Path, babble: np.ndarray, tmp_path: Path) -> None:
     """A source that fails after windows of it were computed, between two good ones."""
     good, nan = tmp_path / "good.wav", tmp_path / "nan.wav"
