@@ -21,7 +21,10 @@ def add(verbs: Verbs) -> None:
     text.add_argument("--text-file", type=Path, help="file that says so")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument(
-        "--format", nargs="+", default=["ctm", "textgrid"], help="ctm, textgrid, json"
+        "--format",
+        nargs="+",
+        default=["ctm", "textgrid"],
+        help="ctm, textgrid, json; several with commas or spaces (default: ctm,textgrid)",
     )
     parser.add_argument(
         "--max-batch-s", type=above_zero, default=300.0, help="padded seconds at once"
@@ -32,18 +35,25 @@ def add(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from asr.data.manifest import MANIFEST_SUFFIX
-    from asr.evaluate.align import NotAligned, align_file, align_set, write_alignments
+    from asr.evaluate.align import (
+        NotAligned,
+        align_file,
+        align_set,
+        alignment_formats,
+        write_alignments,
+    )
+    from asr.evaluate.decode import set_name
     from asr.files import read_text
     from asr.model_folder import load_model
     from asr.runtime import choose_device, prepare_cpu
 
     if (args.audio is None) != (args.text is None and args.text_file is None):
         raise InputError("align: --audio goes with --text or --text-file, --cuts with neither")
+    formats = alignment_formats(args.format)
     prepare_cpu(args.threads)
     model = load_model(args.model, choose_device(args.device))
     if args.cuts is not None:
-        name = args.cuts.name.removesuffix(MANIFEST_SUFFIX)
+        name = set_name(args.cuts)
         found = align_set(model, args.cuts, max_batch_s=args.max_batch_s, num_workers=args.workers)
     else:
         name = args.audio.stem
@@ -57,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
             aligned.append(item)
     if not aligned:
         raise InputError(f"{args.cuts or args.audio}: nothing could be aligned")
-    written = write_alignments(aligned, args.out, name, args.format)
+    written = write_alignments(aligned, args.out, name, formats)
     num_words = sum(len(item.words) for item in aligned)
     print(f"{len(aligned)} utterances, {num_words} words -> {', '.join(map(str, written))}")
     return 0

@@ -79,17 +79,30 @@ def align_file(model: Model, audio: Path, text: str) -> Transcript | NotAligned:
     return next(found)
 
 
+def alignment_formats(words: Sequence[str]) -> list[str]:
+    """``["ctm,json", "textgrid"]`` to the names of formats.
+
+    Raises:
+        InputError: one that does not exist.
+    """
+    names = list(dict.fromkeys(name.strip().lower() for word in words for name in word.split(",")))
+    for name in names:
+        if name not in ALIGNMENT_FORMATS:
+            raise InputError(f"format {name!r}: choose from {', '.join(ALIGNMENT_FORMATS)}")
+    return names
+
+
 def write_alignments(
     transcripts: Sequence[Transcript], out: Path, name: str, formats: Sequence[str]
 ) -> list[Path]:
     """One file for all where the format allows it, else ``NAME/UTTERANCE.SUFFIX`` for each.
 
+    Args:
+        formats: of ``alignment_formats``.
+
     Raises:
-        InputError: a format that there is not, a folder that cannot be written to.
+        InputError: a folder that cannot be written to.
     """
-    for one in formats:
-        if one not in ALIGNMENT_FORMATS:
-            raise InputError(f"format {one!r}: choose from {', '.join(ALIGNMENT_FORMATS)}")
     written = []
     for one in formats:
         if one in JOINABLE:

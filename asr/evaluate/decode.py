@@ -18,7 +18,7 @@ from asr.config import DataConfig
 from asr.data.batches import sorted_batches
 from asr.data.dataset import Utterances
 from asr.data.loader import iterate
-from asr.data.manifest import MANIFEST_SUFFIX, read_cuts
+from asr.data.manifest import read_cuts
 from asr.files import write_atomically
 from asr.model_folder import Model
 from asr.processes import Processes
@@ -27,8 +27,11 @@ from asr.search.hypothesis import Hypothesis
 
 
 def set_name(cuts: Path) -> str:
-    """``test-clean`` for ``data/test-clean.cuts.jsonl.gz``."""
-    return cuts.name.removesuffix(MANIFEST_SUFFIX) or cuts.name
+    """``test-clean`` for ``data/test-clean.cuts.jsonl.gz`` and for ``data/test-clean.jsonl``."""
+    name = cuts.name
+    for suffix in (".gz", ".jsonl", ".cuts"):
+        name = name.removesuffix(suffix)
+    return name or cuts.name
 
 
 def decode_set(

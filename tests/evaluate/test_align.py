@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchaudio
+from lhotse import CutSet
 
 from asr import config
 from asr.cli import main
@@ -113,3 +114,24 @@ def test_the_command_writes_what_others_read(
     assert "--audio goes with" in run("--cuts", cuts, "--text", "x", "--out", out)[1]
     code, error = run("--cuts", cuts, "--out", out, "--format", "xls")
     assert (code, "format 'xls'" in error) == (2, True)
+
+
+def test_formats_with_commas_and_manifests_by_other_names(
+    model: Model, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    """As `asr transcribe` takes formats; a Lhotse manifest need not end in .cuts.jsonl.gz."""
+    cuts = list(read_cuts(tiny_corpus / "test.cuts.jsonl.gz"))[:1]
+    for name in ("m.jsonl", "n.jsonl.gz", "o.cuts.jsonl"):
+        CutSet.from_cuts(cuts).to_file(tmp_path / name)
+        words = (
+            "--cuts",
+            tmp_path / name,
+            "--out",
+            tmp_path / "out",
+            "--format",
+            "CTM,json",
+            "ctm",
+        )
+        assert main(["align", "--model", str(model.folder), *map(str, words)]) == 0
+    names = {f"{name}.{suffix}" for name in "mno" for suffix in ("ctm", "json")}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
