@@ -69,8 +69,13 @@ class Transcriber:
 
         Raises:
             InputError: a window and an overlap that do not fit together, a precision that the
-                device does not have, no silero-vad, a silence shorter than words have inside.
+                device does not have, no silero-vad, a silence shorter than words have inside; a
+                search that is not ``SearchOptions``.
         """
+        if not isinstance(search, SearchOptions):
+            raise InputError(
+                f"search = {search!r}: must be SearchOptions, as SearchOptions('beam')"
+            )
         self.model = model
         check_precision(precision, next(model.net.parameters()).device)
         if precision == "int8":
@@ -114,34 +119,41 @@ class Transcriber:
 
         Raises:
             InputError: nothing of it can be read, or there is no such channel; samples without a
-                rate, with an absurd one, of another type or shape.
+                rate, with an absurd one, of another type or shape; neither path nor array.
         """
         source: Source
         if isinstance(audio, np.ndarray):
             if sample_rate is None:
                 raise InputError("transcribe(array) needs sample_rate, in samples per second")
             source = array_source(np.atleast_2d(audio), sample_rate, channel)
-        else:
+        elif isinstance(audio, (str, PathLike)):
             source = file_source(Path(audio), channel)
+        else:
+            raise InputError(
+                f"transcribe({type(audio).__name__}): expected a path or a NumPy array of samples"
+            )
         (outcome,) = self._pipeline.run([source])
         if isinstance(outcome.result, Failure):
             raise outcome.result.error
         return outcome.result
 
     def transcribe_all(
-        self, inputs: Iterable[str | PathLike[str]], channel: int | None = None
+        self,
+        inputs: str | PathLike[str] | Iterable[str | PathLike[str]],
+        channel: int | None = None,
     ) -> Iterator[Outcome]:
         """Files, folders, globs and manifests in shared batches, in their order, each as soon as it
         is done; what cannot be read costs the others nothing.
 
         Args:
-            inputs: paths and glob patterns.
+            inputs: paths and glob patterns, or one of them.
             channel: as in ``transcribe``.
 
         Returns:
             Of each source its transcript, or a ``Failure`` with the reason why there is none.
         """
-        return self.transcribe_sources(find_sources([fspath(one) for one in inputs], channel))
+        several = [inputs] if isinstance(inputs, (str, PathLike)) else inputs
+        return self.transcribe_sources(find_sources([fspath(one) for one in several], channel))
 
     def transcribe_sources(self, sources: Iterable[Source]) -> Iterator[Outcome]:
         """As ``transcribe_all``, of sources that were found before."""

@@ -65,11 +65,14 @@ COMMANDS = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit status (2: the input was wrong)."""
     words = sys.argv[1:] if argv is None else argv
+    if sys.stderr is None:  # closed: complaints would go to standard output
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     args = _parser().parse_args(words, argparse.Namespace(command=shlex.join(["asr", *words])))
     run: Callable[[argparse.Namespace], int] = args.run
     try:
         code = run(args)
-        sys.stdout.flush()  # while an error can still be told
+        if sys.stdout is not None:
+            sys.stdout.flush()  # while an error can still be told
         return code
     except InputError as error:
         print(f"asr: error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -43,13 +43,14 @@ def run(args: argparse.Namespace) -> int:
         write_alignments,
     )
     from asr.evaluate.decode import set_name
-    from asr.files import read_text
+    from asr.files import check_writable, read_text
     from asr.model_folder import load_model
     from asr.runtime import choose_device, prepare_cpu
 
     if (args.audio is None) != (args.text is None and args.text_file is None):
         raise InputError("align: --audio goes with --text or --text-file, --cuts with neither")
     formats = alignment_formats(args.format)
+    check_writable(args.out)
     prepare_cpu(args.threads)
     model = load_model(args.model, choose_device(args.device))
     if args.cuts is not None:

@@ -28,7 +28,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--unknown-penalty", type=float, help="per word unknown to --lm; default: as tuned, else 5"
     )
     parser.add_argument(
-        "--hotwords", nargs="+", default=(), metavar="PHRASE", help="words and phrases to prefer"
+        "--hotwords",
+        action="append",
+        default=[],
+        metavar="PHRASE",
+        help="a word or phrase to prefer; once for each",
     )
     parser.add_argument(
         "--hotword-bonus", type=float, default=4.0, help="natural logarithm, per word of a phrase"
@@ -124,10 +128,10 @@ def at_least_two(text: str) -> int:
 
 
 def seconds(text: str) -> float:
-    """A number of 0 or more."""
+    """A finite number of 0 or more."""
     value = float(text)
-    if not value >= 0:
-        raise argparse.ArgumentTypeError(f"{value}: must be 0 or more")
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{value}: must be 0 or more, and finite")
     return value
 
 
@@ -135,7 +139,7 @@ def above_zero(text: str) -> float:
     """A finite number above 0."""
     value = float(text)
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{value}: must be above 0")
+        raise argparse.ArgumentTypeError(f"{value}: must be above 0, and finite")
     return value
 
 

@@ -40,6 +40,9 @@ def run(args: argparse.Namespace) -> int:
     from asr.transcribe.result import rounded
 
     decoder = PcmDecoder(args.sample_format, args.channels)
+    for name, file in (("input", sys.stdin), ("output", sys.stdout)):
+        if file is None:
+            raise InputError(f"standard {name} is closed")
     if sys.stdin.isatty():
         raise InputError(
             "standard input is a terminal: pipe raw samples into it, as arecord -f S16_LE -r 16000 does"

@@ -62,7 +62,6 @@ def add(verbs: Verbs) -> None:
     parser.add_argument(
         "--vad-silence-s",
         type=above_zero,
-        default=2.0,
         metavar="S",
         help="silence that ends a stretch of speech, which --vad gives the model by itself; 0.25 for "
         "a model of short utterances (default: 2, and 0.5 once it is half a window long)",
@@ -77,9 +76,14 @@ def run(args: argparse.Namespace) -> int:
     from asr.transcribe.outputs import Printed, Written, parse_formats
     from asr.transcribe.pipeline import Failure
     from asr.transcribe.sources import find_sources
+    from asr.transcribe.speech import LONG_SILENCE_S
 
     sources = find_sources(args.inputs, channel_index(args.channel))
     formats = parse_formats(args.format)
+    if args.num_best > 1 and "json" not in formats:
+        raise InputError(f"--num-best {args.num_best}: only --format json shows more than one")
+    if args.vad_silence_s is not None and not args.vad:
+        raise InputError(f"--vad-silence-s {args.vad_silence_s:g}: means nothing without --vad")
     output: Printed | Written
     if args.beside or args.out:
         output = Written(formats, sources, args.out, args.overwrite)
@@ -100,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
         args.max_batch_s,
         args.precision,
         args.vad,
-        args.vad_silence_s,
+        LONG_SILENCE_S if args.vad_silence_s is None else args.vad_silence_s,
     )
     num_done = 0
     for outcome in transcriber.transcribe_sources(sources):

@@ -213,7 +213,7 @@ def resampling_delay_s(source_rate: int, sample_rate: int) -> float:
 
 def _choose(block_nc: np.ndarray, channel: int | None, where: str) -> np.ndarray:
     num_channels = block_nc.shape[1]
-    if channel is not None and channel >= num_channels:
+    if channel is not None and not 0 <= channel < num_channels:
         raise AudioError(
             f"{where}: no channel {channel + 1}: choose from 1 to {num_channels}", "no such channel"
         )

@@ -50,7 +50,7 @@ class SearchOptions:
         beam: prefixes that beam search keeps.
         num_best: hypotheses wanted, at most ``beam``; no two have the same words, so there may be
             fewer.
-        lm: n-gram model, ARPA or KenLM's binary format.
+        lm: n-gram model, ARPA or KenLM's binary format; a ``str`` becomes a ``Path``, as ``neural``.
         lm_weight, word_bonus, unknown_penalty: None: as tuned for this model and this ``lm``, else
             ``DEFAULT_WEIGHTS``.
         hotwords: words and phrases to prefer; the model's normaliser is applied to them.
@@ -76,6 +76,11 @@ class SearchOptions:
     neural_weight: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("lm", "neural"):
+            if isinstance(getattr(self, name), str):
+                object.__setattr__(self, name, Path(getattr(self, name)))
+        if isinstance(self.hotwords, str):
+            raise InputError(f"hotwords = {self.hotwords!r}: must be phrases, ({self.hotwords!r},)")
         if self.search not in SEARCHES:
             raise InputError(f"search {self.search!r}: choose one of {', '.join(SEARCHES)}")
         for name in ("beam", "num_best"):

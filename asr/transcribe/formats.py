@@ -54,8 +54,9 @@ def to_tsv(transcript: Transcript) -> str:
 def to_ctm(transcript: Transcript) -> str:
     """NIST's time-marked words: file, channel, start, duration (seconds), word, confidence."""
     name = "_".join(transcript.name.split()) or "array"
+    channel = 1 + (transcript.channel or 0)
     return "".join(
-        f"{name} 1 {word.start_s:.3f} {word.end_s - word.start_s:.3f} {word.text} "
+        f"{name} {channel} {word.start_s:.3f} {word.end_s - word.start_s:.3f} {word.text} "
         f"{word.confidence:.3f}\n"
         for word in transcript.words
     )

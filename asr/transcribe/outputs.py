@@ -33,8 +33,11 @@ class Printed:
     def __init__(self, formats: Sequence[str], num_sources: int):
         """
         Raises:
-            InputError: more than one format, or files that cannot follow each other in one stream.
+            InputError: more than one format, or files that cannot follow each other in one stream; no
+                standard output.
         """
+        if sys.stdout is None:
+            raise InputError("standard output is closed; --out FOLDER writes files")
         if len(formats) > 1:
             raise InputError(
                 f"formats {', '.join(formats)}: one goes to standard output; "

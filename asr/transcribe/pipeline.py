@@ -205,7 +205,8 @@ class _Job:
         segments = self._assembler.segments(duration_s)
         text = " ".join(segment.text for segment in segments)
         gaps = tuple(sorted(self._gaps, key=lambda gap: gap.start_s))
-        return Outcome(self.source, Transcript(self.source.name, text, segments, duration_s, gaps))
+        name, channel = self.source.name, self.source.channel
+        return Outcome(self.source, Transcript(name, text, segments, duration_s, gaps, channel))
 
 
 def _finished(jobs: deque[_Job]) -> Iterator[Outcome]:

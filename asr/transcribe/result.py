@@ -39,6 +39,7 @@ class Transcript:
     Attributes:
         name: the path, a cut's id, ``-`` for standard input, "" for an array.
         duration_s: of the sound that could be read; what lies in no gap was transcribed.
+        channel: the one that was transcribed, from 0; None is the mean of all.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Transcript:
     segments: tuple[Segment, ...]
     duration_s: float
     gaps: tuple[Gap, ...] = ()
+    channel: int | None = None
 
     def __str__(self) -> str:
         return self.text
@@ -55,8 +57,10 @@ class Transcript:
         return tuple(word for segment in self.segments for word in segment.words)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; times and confidences are rounded to three digits."""
+        """For JSON; times and confidences are rounded to three digits. Without the channel, which
+        people count from 1."""
         found: dict[str, Any] = rounded(asdict(self))
+        del found["channel"]
         return found
 
 

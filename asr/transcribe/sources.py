@@ -44,6 +44,7 @@ class Source:
         path: of the file, where it is one.
         out: where its results go within a folder of results, with the input's own suffix; None where
             there is nothing to open.
+        channel: the one that is read, from 0; None: the mean, or the cut itself says it.
         home: the folder (of a cut, the manifest) that ``out`` lies in, without its root.
     """
 
@@ -52,6 +53,7 @@ class Source:
     path: Path | None
     out: Path | None
     home: Path = Path()
+    channel: int | None = None
 
     @property
     def key(self) -> Path | tuple[Path, str]:
@@ -85,14 +87,21 @@ def array_source(samples_cn: np.ndarray, sample_rate: int, channel: int | None) 
     """Samples (channels, n) in memory.
 
     Raises:
-        InputError: see ``to_floats``.
+        InputError: see ``to_floats``; more channels than samples.
     """
+    if samples_cn.ndim == 2 and samples_cn.shape[0] > samples_cn.shape[1] > 0:
+        num_channels, num_samples = samples_cn.shape
+        raise InputError(
+            f"samples of shape ({num_channels}, {num_samples}): expected (n,) or (channels, n); "
+            "what soundfile reads is (n, channels): give its .T"
+        )
     blocks_nc = [np.ascontiguousarray(to_floats(samples_cn).T)]
     return Source(
         "",
         lambda rate, gaps: convert(blocks_nc, sample_rate, rate, gaps, channel),
         None,
         Path("array"),
+        channel=channel,
     )
 
 
@@ -118,13 +127,13 @@ def file_source(path: Path, channel: int | None = None, folder: Path | None = No
         return read_blocks(path, sample_rate, gaps, channel)
 
     home = path.parent if folder is None else folder
-    return Source(str(path), open_file, path, path.relative_to(home), _without_root(home))
+    return Source(str(path), open_file, path, path.relative_to(home), _without_root(home), channel)
 
 
 def _expand(text: str, channel: int | None) -> Iterator[Source]:
     path = Path(text)
     if text == STDIN:
-        yield Source(STDIN, partial(_read_stdin, channel), None, Path("stdin"))
+        yield Source(STDIN, partial(_read_stdin, channel), None, Path("stdin"), channel=channel)
     elif path.is_dir():
         files = [p for p in path.rglob("*") if p.suffix.lower() in _EXTENSIONS and p.is_file()]
         if not files:
@@ -159,6 +168,8 @@ def _without_root(folder: Path) -> Path:
 
 def _read_stdin(channel: int | None, sample_rate: int, gaps: list[Gap]) -> Iterator[np.ndarray]:
     """A container wants seeking, so what comes is put down on disk first."""
+    if sys.stdin is None:
+        raise InputError("standard input is closed")
     with tempfile.NamedTemporaryFile() as file:
         shutil.copyfileobj(sys.stdin.buffer, file)
         file.flush()

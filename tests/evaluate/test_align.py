@@ -135,3 +135,12 @@ def test_formats_with_commas_and_manifests_by_other_names(
         assert main(["align", "--model", str(model.folder), *map(str, words)]) == 0
     names = {f"{name}.{suffix}" for name in "mno" for suffix in ("ctm", "json")}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_the_model_is_read(
+    tiny_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    words = ["align", "--model", tmp_path, "--cuts", tiny_corpus / "test.cuts.jsonl.gz"]
+    assert main([*map(str, words), "--out", str(tmp_path / "file")]) == 2
+    assert "file: cannot make this folder" in capsys.readouterr().err

@@ -287,6 +287,8 @@ def test_weights_are_given_or_tuned_or_default(model: NgramModel, tmp_path: Path
         ({"search": "best"}, "choose one of greedy, beam"),
         ({"search": "beam", "hotwords": ("ab", " ")}, "hotword ' ': no letters in it"),
         ({"search": "beam", "hotwords": ("aD",)}, "hotword 'aD': this model never writes 'd'"),
+        ({"search": "beam", "hotwords": "ab"}, "hotwords = 'ab': must be phrases"),
+        ({"search": "beam", "lm": "no/lm.arpa"}, "no/lm.arpa: cannot read"),
         ({"search": "beam", "hotword_bonus": math.nan}, "hotword_bonus = nan"),
         ({"search": "beam", "lm": Path("no.arpa")}, "no.arpa: cannot read"),
     ],

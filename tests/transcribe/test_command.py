@@ -250,6 +250,9 @@ def test_one_channel_of_many(run: Run, tmp_path: Path, good: Path, babble: np.nd
     speech = babble[: 3 * RATE]
     write(tmp_path / "two.wav", np.stack([speech[::-1], speech], axis=1), subtype="PCM_16")
     assert run(tmp_path / "two.wav", "--channel", 2)[1] == run(good)[1]
+    ctm = run(tmp_path / "two.wav", "--channel", 2, "--format", "ctm")[1]
+    assert {line.split()[1] for line in ctm.splitlines()} == {"2"}
+    assert run(good, "--format", "ctm")[1].split()[1] == "1"
     code, _, err = run(tmp_path / "two.wav", "--channel", 3)
     assert code == 2
     assert "no channel 3: choose from 1 to 2" in err
@@ -273,6 +276,11 @@ def test_standard_input(
         (["--format", "srt,txt"], "one goes to standard output"),
         (["--channel", "0"], "channels count from 1"),
         (["--overlap-s", "20"], "overlap"),
+        (["--vad-silence-s", "1"], "--vad-silence-s 1: means nothing without --vad"),
+        (
+            ["--search", "beam", "--num-best", "3", "--format", "srt"],
+            "--num-best 3: only --format json shows more than one",
+        ),
     ],
 )
 def test_wrong_options_get_one_line(run: Run, good: Path, options: list[str], message: str) -> None:
@@ -280,6 +288,49 @@ def test_wrong_options_get_one_line(run: Run, good: Path, options: list[str], me
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
     assert message in err
+
+
+@pytest.mark.parametrize("option", ["--overlap-s", "--window-s", "--max-batch-s"])
+@pytest.mark.parametrize("value", ["inf", "nan", "-1"])
+def test_seconds_are_finite(run: Run, good: Path, option: str, value: str) -> None:
+    code, out, err = run(good, f"{option}={value}")
+    assert (code, out) == (2, "")
+    assert "must be" in err.splitlines()[-1]
+
+
+def test_hotwords_do_not_take_the_input(run: Run, good: Path) -> None:
+    options = ["--search", "beam", "--beam", 2, "--hotwords", "lazy dog", "--hotwords", "fox"]
+    assert run(*options, good)[0] == 0
+    code, _, err = run(*options, "--hotwords", "f0x", good)
+    assert code == 2
+    assert "hotword 'f0x': this model never writes '0'" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["transcribe", "-"], "stdin"),
+        (["transcribe", "none.wav"], "stdout"),
+        (["stream"], "stdin"),
+        (["stream"], "stdout"),
+    ],
+)
+def test_closed_streams_get_one_line(
+    words: list[str],
+    name: str,
+    streaming_exp: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Python starts with None in their place."""
+    monkeypatch.setattr(sys, name, None)
+    assert main([*words, "--model", str(streaming_exp), "--device", "cpu"]) == 2
+    monkeypatch.undo()
+    closed = {"stdin": "input", "stdout": "output"}[name]
+    found = capsys.readouterr()
+    assert found.out == ""
+    assert found.err.startswith(f"asr: error: standard {closed} is closed")
+    assert found.err.count("\n") == 1
 
 
 def test_several_subtitles_do_not_fit_into_one_stream(run: Run, good: Path, tmp_path: Path) -> None:

@@ -138,6 +138,33 @@ def test_what_fails_costs_the_others_nothing(exp: Path, babble: np.ndarray, tmp_
         transcriber.transcribe(tmp_path / "no.wav")
 
 
+def test_python_gets_what_it_asked_for_or_a_line(
+    exp: Path, babble: np.ndarray, tmp_path: Path
+) -> None:
+    transcriber = asr.load(exp, "cpu")
+    stereo_nc = np.stack([babble[:RATE], babble[RATE : 2 * RATE]], axis=1)
+    path = tmp_path / "a.wav"
+    soundfile.write(path, stereo_nc, RATE, subtype="FLOAT")
+    for wrong, message in (
+        (stereo_nc, r"shape \(16000, 2\): expected \(n,\) or \(channels, n\)"),
+        (torch.from_numpy(babble), r"transcribe\(Tensor\): expected a path or a NumPy array"),
+        ([0.0, 0.1], r"transcribe\(list\): expected a path"),
+        (None, r"transcribe\(NoneType\): expected a path"),
+    ):
+        with pytest.raises(InputError, match=message):
+            transcriber.transcribe(wrong, RATE)
+    second = transcriber.transcribe(stereo_nc.T, RATE, channel=1)
+    assert (second.channel, second.words) == (1, transcriber.transcribe(path, channel=1).words)
+    for audio, rate in ((path, None), (stereo_nc.T, RATE)):
+        with pytest.raises(InputError, match="no channel 0: choose from 1 to 2"):
+            transcriber.transcribe(audio, rate, channel=-1)
+    for one in (str(path), path):
+        (outcome,) = transcriber.transcribe_all(one)
+        assert result(outcome).name == str(path)
+    with pytest.raises(InputError, match="search = 'beam': must be SearchOptions"):
+        asr.load(exp, "cpu", search="beam")
+
+
 def test_gaps_are_told(exp: Path, babble: np.ndarray, tmp_path: Path) -> None:
     damaged = babble[: 5 * RATE].copy()
     damaged[RATE : 2 * RATE] = np.nan
