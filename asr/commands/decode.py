@@ -20,6 +20,12 @@ def add(verbs: Verbs) -> None:
         "--max-batch-s", type=above_zero, default=300.0, help="padded seconds at once"
     )
     parser.add_argument("--workers", type=count, default=0, help="processes that read audio")
+    parser.add_argument(
+        "--chunk", type=int, metavar="FRAMES", help="hear what a stream with such chunks does"
+    )
+    parser.add_argument(
+        "--left-chunks", type=int, metavar="N", help="seen before each (default: most of training)"
+    )
     add_model_options(parser)
     parser.set_defaults(run=run)
 
@@ -30,18 +36,24 @@ def run(args: argparse.Namespace) -> int:
     from asr.model_folder import load_model
     from asr.processes import join
     from asr.runtime import prepare_cpu
+    from asr.streaming import choose_chunk
 
     prepare_cpu(args.threads)
     out = args.out or args.model / "decode" / set_name(args.cuts)
     with join(args.device, TIMEOUT_MINUTES) as processes:
+        model = load_model(args.model, processes.device)
+        chunk = None
+        if args.chunk is not None or args.left_chunks is not None:
+            chunk = choose_chunk(model.config, args.chunk, args.left_chunks)
         summary = decode_set(
-            load_model(args.model, processes.device),
+            model,
             args.cuts,
             out,
             options=search_options(args),
             max_batch_s=args.max_batch_s,
             num_workers=args.workers,
             processes=processes,
+            chunk=chunk,
         )
     if not processes.first:
         return 0

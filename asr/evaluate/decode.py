@@ -21,9 +21,11 @@ from asr.data.loader import iterate
 from asr.data.manifest import read_cuts
 from asr.files import write_atomically
 from asr.model_folder import Model
+from asr.nn.encoder import Chunk
 from asr.processes import Processes
 from asr.search.factory import GREEDY, Search, SearchOptions, build_search
 from asr.search.hypothesis import Hypothesis
+from asr.streaming import LogProbStream
 
 
 def set_name(cuts: Path) -> str:
@@ -43,6 +45,7 @@ def decode_set(
     max_batch_s: float = 300.0,
     num_workers: int = 0,
     processes: Processes | None = None,
+    chunk: Chunk | None = None,
 ) -> dict[str, Any]:
     """Decodes a manifest into ``out``: ``hypotheses.jsonl`` in the manifest's order and
     ``decode.json``, which is returned. Both appear whole, at the end.
@@ -50,6 +53,8 @@ def decode_set(
     Args:
         processes: those that share the work, each of whole batches, so that their number changes no
             result; the first one writes. By default there is one.
+        chunk: decode as a stream with these chunks would (``choose_chunk``), whose latency goes into
+            ``decode.json``; None: whole utterances.
 
     Raises:
         InputError: no such manifest, audio that cannot be read, a folder that cannot be written.
@@ -60,7 +65,7 @@ def decode_set(
     device = next(model.net.parameters()).device
     processes = processes or Processes(0, 1, device)
     begun = time.perf_counter()
-    mine = _decode(model, utterances, search, max_batch_s, num_workers, processes)
+    mine = _decode(model, utterances, search, max_batch_s, num_workers, processes, chunk)
     results = {index: found for part in processes.gather(mine) for index, found in part.items()}
     wall_s = time.perf_counter() - begun
     several = options.num_best > 1
@@ -69,6 +74,7 @@ def decode_set(
         "set": set_name(cuts),
         "cuts": str(cuts.absolute()),
         **search.settings,
+        **({} if chunk is None else _stream_settings(model, chunk)),
         "normaliser": config.tokenizer.normaliser,
         "num_utterances": len(utterances),
         "audio_s": round(audio_s, 2),
@@ -129,11 +135,13 @@ def log_probs_of(
     max_batch_s: float,
     num_workers: int = 0,
     processes: Processes | None = None,
+    chunk: Chunk | None = None,
 ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
     """(indices, log_probs_btv, lens_b) of batches of similar length, all utterances in the end.
 
     Args:
         processes: those among which whole batches are shared; None: all batches are this one's.
+        chunk: what frames may see of each other; None: everything.
 
     Raises:
         InputError: audio that cannot be read.
@@ -146,7 +154,8 @@ def log_probs_of(
     with bar, torch.inference_mode():
         for indices, batch in zip(plan, iterate(utterances, plan, num_workers), strict=True):
             waves_bn, lens_b = batch.wave_bn.to(device), batch.wave_lens_b.to(device)
-            yield [int(index) for index in indices], *model.net(waves_bn, lens_b)
+            outputs = model.net(waves_bn, lens_b, chunk=chunk)
+            yield [int(index) for index in indices], *outputs
             bar.update(len(indices))
 
 
@@ -157,14 +166,23 @@ def _decode(
     max_batch_s: float,
     num_workers: int,
     processes: Processes,
+    chunk: Chunk | None,
 ) -> dict[int, list[Hypothesis]]:
     return {
         index: hypotheses
         for indices, *outputs in log_probs_of(
-            model, utterances, max_batch_s, num_workers, processes
+            model, utterances, max_batch_s, num_workers, processes, chunk
         )
         for index, hypotheses in zip(indices, search(*outputs), strict=True)
     }
+
+
+def _stream_settings(model: Model, chunk: Chunk) -> dict[str, Any]:
+    """For ``decode.json``: the chunks, and the longest time that a stream with them lags behind."""
+    stream = LogProbStream(model.net, model.config, chunk)
+    size, left_chunks = chunk
+    latency_s = round(stream.chunk_s + stream.lookahead_s, 4)
+    return {"chunk": size, "left_chunks": left_chunks, "latency_s": latency_s}
 
 
 def _described(model: Model, hypothesis: Hypothesis, key: str) -> dict[str, Any]:
