@@ -16,7 +16,7 @@ from asr.search.units import units_of
 from asr.streaming import choose_chunk
 from asr.transcribe.assemble import Reader
 from asr.transcribe.live import StreamResult, TextStream
-from asr.transcribe.pipeline import Failure, Outcome, Pipeline
+from asr.transcribe.pipeline import Failure, Outcome, Pipeline, Progress
 from asr.transcribe.precision import check_precision, quantise
 from asr.transcribe.result import Alternative, Gap, Segment, Transcript, Word
 from asr.transcribe.sources import Source, array_source, file_source, find_sources
@@ -155,9 +155,12 @@ class Transcriber:
         several = [inputs] if isinstance(inputs, (str, PathLike)) else inputs
         return self.transcribe_sources(find_sources([fspath(one) for one in several], channel))
 
-    def transcribe_sources(self, sources: Iterable[Source]) -> Iterator[Outcome]:
-        """As ``transcribe_all``, of sources that were found before."""
-        return self._pipeline.run(sources)
+    def transcribe_sources(
+        self, sources: Iterable[Source], progress: Progress | None = None
+    ) -> Iterator[Outcome]:
+        """As ``transcribe_all``, of sources that were found before; ``progress`` is told how many
+        seconds of sound were computed since the last time."""
+        return self._pipeline.run(sources, progress)
 
     def stream(
         self,

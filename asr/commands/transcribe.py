@@ -19,6 +19,7 @@ from asr.errors import InputError
 
 if TYPE_CHECKING:
     from asr.transcribe.outputs import Printed, Written
+    from asr.transcribe.pipeline import Outcome
     from asr.transcribe.result import Transcript
     from asr.transcribe.sources import Source
 
@@ -71,26 +72,17 @@ def add(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
     from asr.api import load
     from asr.runtime import prepare_cpu
-    from asr.transcribe.outputs import Printed, Written, parse_formats
-    from asr.transcribe.pipeline import Failure
     from asr.transcribe.sources import find_sources
     from asr.transcribe.speech import LONG_SILENCE_S
 
-    sources = find_sources(args.inputs, channel_index(args.channel))
-    formats = parse_formats(args.format)
-    if args.num_best > 1 and "json" not in formats:
-        raise InputError(f"--num-best {args.num_best}: only --format json shows more than one")
     if args.vad_silence_s is not None and not args.vad:
         raise InputError(f"--vad-silence-s {args.vad_silence_s:g}: means nothing without --vad")
-    output: Printed | Written
-    if args.beside or args.out:
-        output = Written(formats, sources, args.out, args.overwrite)
-    elif args.overwrite:
-        raise InputError("--overwrite goes with --beside or --out: else no file is written")
-    else:
-        output = Printed(formats, len(sources))
+    sources = find_sources(args.inputs, channel_index(args.channel))
+    output = _output(args, sources)
     sources = _checked(sources, output)
     if not sources:
         return 2
@@ -107,19 +99,43 @@ def run(args: argparse.Namespace) -> int:
         LONG_SILENCE_S if args.vad_silence_s is None else args.vad_silence_s,
     )
     num_done = 0
-    for outcome in transcriber.transcribe_sources(sources):
-        # one bad file does not cost the others their text
-        if isinstance(outcome.result, Failure):
-            _complain("error", str(outcome.result.error))
-            continue
-        _tell_what_is_missing(outcome.result)
-        try:
-            output.write(outcome.source, outcome.result)
-        except InputError as error:
-            _complain("error", str(error))
-            continue
-        num_done += 1
+    # on a terminal only; how much there is in all is not known before all is read
+    shown = "{desc}: {n:.0f} s of sound in {elapsed}, {rate_noinv_fmt}"
+    with tqdm(desc="transcribing", unit=" s", bar_format=shown, leave=False, disable=None) as bar:
+        for outcome in transcriber.transcribe_sources(sources, bar.update):
+            with bar.external_write_mode():
+                num_done += _tell(outcome, output)
     return 0 if num_done else 2
+
+
+def _output(args: argparse.Namespace, sources: list[Source]) -> Printed | Written:
+    from asr.transcribe.outputs import Printed, Written, parse_formats
+
+    formats = parse_formats(args.format)
+    if args.num_best > 1 and "json" not in formats:
+        raise InputError(f"--num-best {args.num_best}: only --format json shows more than one")
+    if args.beside or args.out:
+        return Written(formats, sources, args.out, args.overwrite)
+    if args.overwrite:
+        raise InputError("--overwrite goes with --beside or --out: else no file is written")
+    return Printed(formats, len(sources))
+
+
+def _tell(outcome: Outcome, output: Printed | Written) -> bool:
+    """Whether there is a transcript, and it is where it belongs: one bad file does not cost the others
+    their text."""
+    from asr.transcribe.pipeline import Failure
+
+    if isinstance(outcome.result, Failure):
+        _complain("error", str(outcome.result.error))
+        return False
+    _tell_what_is_missing(outcome.result)
+    try:
+        output.write(outcome.source, outcome.result)
+    except InputError as error:
+        _complain("error", str(error))
+        return False
+    return True
 
 
 def _checked(sources: list[Source], output: Printed | Written) -> list[Source]:

@@ -7,7 +7,7 @@ and per unfinished file half a minute of log-probabilities and the words found s
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,9 @@ from asr.transcribe.result import Transcript
 from asr.transcribe.sources import Source
 from asr.transcribe.speech import SpeechFinder, SpeechPart, Vad
 from asr.transcribe.windows import Grid, Window, WindowCutter
+
+Progress = Callable[[float], object]
+"""Is told how many seconds of sound were computed since the last time."""
 
 # Windows to choose batches from, in batches: the more, the less padding and the more memory.
 _BATCHES_IN_POOL = 4
@@ -70,7 +73,7 @@ class Pipeline:
         self._in_bf16 = in_bf16
         self._vad = vad
 
-    def run(self, sources: Iterable[Source]) -> Iterator[Outcome]:
+    def run(self, sources: Iterable[Source], progress: Progress | None = None) -> Iterator[Outcome]:
         """What becomes of each source, in their order, as soon as it is known."""
         jobs: deque[_Job] = deque()
         pool: list[_Task] = []
@@ -82,19 +85,23 @@ class Pipeline:
                 pool.append(task)
                 pooled_s += len(task.window.samples_n) / self._rate
                 if pooled_s >= _BATCHES_IN_POOL * self._max_batch_s:
-                    self._compute(pool)
+                    self._compute(pool, progress)
                     pool, pooled_s = [], 0.0
                     yield from _finished(jobs)
-        self._compute(pool)
+        self._compute(pool, progress)
         yield from _finished(jobs)
 
-    def _compute(self, pool: list[_Task]) -> None:
+    def _compute(self, pool: list[_Task], progress: Progress | None) -> None:
         pool = [task for task in pool if task.job.error is None]
         durations_s = np.array([len(task.window.samples_n) / self._rate for task in pool])
         for indices in sorted_batches(durations_s, self._max_batch_s):
             batch = [pool[index] for index in indices]
+            num_frames = 0
             for task, log_probs_tv in zip(batch, self._log_probs(batch), strict=True):
                 task.job.take(task, log_probs_tv)
+                num_frames += len(log_probs_tv)
+            if progress is not None:
+                progress(num_frames * self._reader.frame_s)
 
     @torch.inference_mode()
     def _log_probs(self, batch: list[_Task]) -> list[np.ndarray]:

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -237,6 +238,30 @@ def test_no_file_is_replaced_without_being_told_to(
     code, _, err = run(good, "--overwrite")
     assert code == 2
     assert "--overwrite goes with --beside or --out" in err
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_seen_on_a_terminal_only(
+    run: Run, tmp_path: Path, good: Path, babble: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "long.wav", babble[: 20 * RATE])
+    words = [tmp_path / "long.wav", good, "--window-s", 5, "--overlap-s", 1, "--max-batch-s", 5]
+    code, expected, err = run(*words)
+    assert (code, err) == (0, "")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr("tqdm.tqdm.monitor_interval", 0)  # no thread that outlives the test
+    code, out, _ = run(*words)
+    assert (code, out) == (0, expected)
+    assert isinstance(sys.stderr, Terminal)
+    told = sys.stderr.getvalue()
+    seconds = [int(one) for one in re.findall(r"transcribing: (\d+) s of sound in 00:", told)]
+    assert seconds == sorted(seconds)
+    assert (seconds[0], seconds[-1]) == (0, 23)
+    assert told.rpartition("\r")[0].endswith(" ")  # the last line was wiped
 
 
 def test_a_manifest_gives_a_line_for_each_cut(run: Run, tiny_corpus: Path) -> None:
