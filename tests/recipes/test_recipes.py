@@ -98,6 +98,18 @@ def test_rescoring_is_an_option(
     assert all("test-neural" in line and "--lm" in line for line in decoded)
 
 
+def test_ids_are_no_words_of_a_language_model(tmp_path: Path) -> None:
+    """Those of the text that was given; transcripts in manifests have none."""
+
+    def num_with_ids(*words: object) -> int:
+        common = ("--work", tmp_path, "--dry-run", "--lm-ids", "yes")
+        lines = recipe("librispeech/run.sh", *common, *words).stdout.splitlines()
+        return sum(" asr lm train" in line and " --ids " in line for line in lines)
+
+    assert num_with_ids("--lm-text", tmp_path / "text.txt") == 2
+    assert num_with_ids() == 0
+
+
 @pytest.mark.slow
 def test_mini_ranks_with_a_neural_language_model(tmp_path: Path) -> None:
     conf = ROOT / "recipes/mini/conf/smoke.yaml"
