@@ -89,7 +89,8 @@ def environment(program: str, packages: Sequence[str]) -> dict[str, Any]:
     """Command, commit, versions, processor and threads."""
     return {
         "command": " ".join([program, *sys.argv[1:]]),
-        "commit": _git("rev-parse", "HEAD") + ("+" if _git("status", "--porcelain") else ""),
+        "commit": _git("rev-parse", "--verify", "--quiet", "HEAD")
+        + ("+" if _git("status", "--porcelain") else ""),
         "date": time.strftime("%Y-%m-%d"),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in packages},

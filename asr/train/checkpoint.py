@@ -9,7 +9,6 @@ a pickle, as ``torch.distributed.checkpoint`` writes it, and must come from some
 from __future__ import annotations
 
 import os
-import pickle
 import re
 import shutil
 from abc import ABC, abstractmethod
@@ -245,11 +244,11 @@ def _load(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """What damage raises becomes an InputError; a sharded checkpoint's CheckpointException is no
-    Exception."""
+    """What damage raises becomes an InputError: a sharded checkpoint's index is a pickle, so that can
+    be anything, and its CheckpointException is no Exception."""
     try:
         yield
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, CheckpointException) as error:
+    except (Exception, CheckpointException) as error:
         raise InputError(f"{path}: damaged checkpoint: {_one_line(error)}") from None
 
 
@@ -260,8 +259,10 @@ def _cannot_write(path: Path, error: BaseException) -> InputError:
 def _one_line(error: BaseException) -> str:
     if isinstance(error, CheckpointException):  # one of each process that failed
         error, _ = next(iter(error.failures.values()))
-    lines = str(getattr(error, "strerror", None) or error).splitlines()
-    return lines[0] if lines else type(error).__name__
+    lines = str(getattr(error, "strerror", None) or error).splitlines()[:1]
+    if not lines or not isinstance(error, OSError | RuntimeError):  # a KeyError's text is but a key
+        lines.insert(0, type(error).__name__)
+    return ": ".join(lines)
 
 
 def _to_disk(handle: int) -> None:

@@ -132,6 +132,8 @@ def file_source(path: Path, channel: int | None = None, folder: Path | None = No
 
 def _expand(text: str, channel: int | None) -> Iterator[Source]:
     path = Path(text)
+    if not text:
+        raise InputError("an empty file name: expected a file, a folder or - for standard input")
     if text == STDIN:
         yield Source(STDIN, partial(_read_stdin, channel), None, Path("stdin"), channel=channel)
     elif path.is_dir():

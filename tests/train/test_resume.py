@@ -181,6 +181,30 @@ def test_a_damaged_sharded_checkpoint_gets_one_line(
         assert "\n" not in str(raised.value)
 
 
+def test_any_flipped_bit_of_a_sharded_checkpoints_index_gets_one_line(tmp_path: Path) -> None:
+    """Its index is a pickle, and what reading a damaged one raises can be anything."""
+    net = nn.Linear(30, 10)
+    state = State(net, torch.optim.AdamW(net.parameters()), {})
+    ShardedStore(tmp_path, alone("cpu")).save(1, state, {})
+    (path,) = list_checkpoints(tmp_path).values()
+    index = path / ".metadata"
+    content = index.read_bytes()
+    rng = random.Random(1)
+    complaints = []
+    for _ in range(200):
+        flipped = bytearray(content)
+        flipped[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        index.write_bytes(flipped)
+        try:
+            average_weights([path])
+        except InputError as error:
+            complaints.append(str(error))
+    assert len(complaints) > 50  # the others hit what the weights do not need
+    for line in complaints:
+        assert "step-00000001.sharded: damaged checkpoint: " in line
+        assert "\n" not in line
+
+
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
 )

@@ -165,6 +165,9 @@ def test_folders_globs_and_names_that_collide(run: Run, tmp_path: Path, babble: 
     code, _, err = run(tmp_path / "bare")
     assert code == 2
     assert "no audio or video file in this folder" in err
+    code, _, err = run("")
+    assert code == 2
+    assert "an empty file name" in err
 
 
 def made(folder: Path) -> set[str]:
