@@ -36,6 +36,7 @@ from asr.files import write_atomically
 from asr.model import Recogniser
 from asr.model_folder import save_model
 from asr.runtime import prepare_cpu
+from asr.search.factory import GREEDY, SearchOptions
 from asr.text.tokenizer import train_tokenizer
 
 RATE = 16000
@@ -65,6 +66,9 @@ def main() -> int:
         nargs="+",
         default=["-80"],
         help="white noise in the pauses, dB of full scale; none: digital silence (joined)",
+    )
+    parser.add_argument(
+        "--lm", type=Path, help="n-gram model: beam search, weights as tuned (joined)"
     )
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("inputs", nargs="*", help=argparse.SUPPRESS)
@@ -148,6 +152,7 @@ def load(args: argparse.Namespace, vad: bool = False) -> asr.Transcriber:
     return asr.load(
         args.model,
         "cpu",
+        SearchOptions("beam", lm=args.lm) if args.lm else GREEDY,
         window_s=args.window_s,
         overlap_s=args.overlap_s,
         precision=args.precision,
