@@ -18,7 +18,7 @@ from asr.model import Recogniser
 from asr.nn.finite import watch_forward
 from asr.train.engines import Engine
 from asr.train.flops import Flops, count_layers
-from asr.train.step import Launched, Step, cut, update
+from asr.train.step import Launched, Step, cut, silence, update
 
 
 def worst_batch(net: Recogniser, longest_s: float, config: Config, max_batch_s: float) -> Batch:
@@ -116,23 +116,20 @@ def find_fault(step: Step, engine: Engine, launched: Launched) -> dict[str, Any]
 
     With the weights as they are now, one step later. Gradients are dropped.
     """
-    fault: dict[str, Any] = {}
+    fault: dict[str, Any] = {"utterances": []}
     step.reseed(launched.step)
-    for batch in launched.batches:
-        if not len(batch):
-            continue
+    # in the pieces in which it was computed, and with silence where other processes must not wait
+    for piece in step.pieces(launched.batches):
+        filled = piece if len(piece) else silence(piece)
         with watch_forward(engine.net, fault):
-            loss_b = step.loss(batch, launched.epoch, objective=engine.objective)
-        broken = [
-            name
-            for name, fine in zip(batch.ids, loss_b.isfinite().tolist(), strict=True)
-            if not fine
-        ]
-        fault.setdefault("utterances", []).extend(broken)
+            loss_b = step.loss(filled, launched.epoch, objective=engine.objective)
+        fine_b = loss_b[: len(piece)].isfinite().tolist()
+        broken = [name for name, fine in zip(piece.ids, fine_b, strict=True) if not fine]
+        fault["utterances"].extend(broken)
         with engine.dropping():
             loss_b.sum().backward()
     if "layer" not in fault:
-        fault["layer"] = "loss" if fault.get("utterances") else _last_broken_gradient(engine.net)
+        fault["layer"] = "loss" if fault["utterances"] else _last_broken_gradient(engine.net)
     engine.net.zero_grad(set_to_none=True)
     return fault
 

@@ -78,9 +78,10 @@ class Meter:
         self._reset()
         return speeds
 
-    def show(self, step: int, loss: float, lr: float, speeds: dict[str, float]) -> None:
-        """In the bar, or now and then as a line."""
-        text = f"loss {loss:.3f}, lr {lr:.1e}, {speeds['audio_s_per_s']:.0f} s of audio/s"
+    def show(self, step: int, loss: float | None, lr: float, speeds: dict[str, float]) -> None:
+        """In the bar, or now and then as a line; without a loss where no step had a finite one."""
+        text = "loss not finite" if loss is None else f"loss {loss:.3f}"
+        text += f", lr {lr:.1e}, {speeds['audio_s_per_s']:.0f} s of audio/s"
         text += f", {100 * speeds['waiting']:.0f} % waiting"
         if "mfu" in speeds:
             text += f", MFU {100 * speeds['mfu']:.0f} %"

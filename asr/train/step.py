@@ -146,15 +146,22 @@ class Step:
     ) -> Tensor:
         """The summed loss; gradients of loss per token, summed over all processes."""
         while True:
-            pieces = [piece for batch in batches for piece in cut(batch, self.most_samples)]
+            pieces = self.pieces(batches)
             self._optimizer.zero_grad(set_to_none=True)
             self.reseed(step)
             try:
                 return self._accumulate(pieces, epoch, num_tokens)
             except torch.OutOfMemoryError:
                 if not self._engine.splits_on_out_of_memory:
-                    raise
+                    raise InputError(
+                        f"out of memory at step {step}, and sharded training cannot split a batch: "
+                        "lower train.max_batch_s"
+                    ) from None
             self.halve(pieces)
+
+    def pieces(self, batches: Sequence[Batch]) -> list[Batch]:
+        """What is computed at once."""
+        return [piece for batch in batches for piece in cut(batch, self.most_samples)]
 
     def halve(self, pieces: Sequence[Batch]) -> None:
         """Lower ``most_samples`` after memory ran out for ``pieces``.

@@ -206,7 +206,8 @@ class Trainer:
         step = launched.step
         if step % train.log_steps == 0 or step % self.steps_an_epoch == 0:
             speeds = meter.take()
-            mean = progress.window_loss / max(progress.window_steps, 1)
+            count = progress.window_steps
+            mean = progress.window_loss / count if count else None  # every step of it was skipped
             progress.window_loss, progress.window_steps = 0.0, 0
             log.write(
                 "train",
@@ -240,15 +241,17 @@ class Trainer:
         names = [name for batch in launched.batches for name in batch.ids]
         names = [name for some in self.processes.gather(names) for name in some]
         faults = self.processes.gather(find_fault(self.step, self.engine, launched))
+        # a process whose share was empty or sound has less to say
+        fault = max(faults, key=lambda one: len(one["utterances"]))
         log.write("skipped", launched.step, loss=str(loss), utterances=names, faults=faults)
         meter.tell(
-            f"step {launched.step} skipped: loss {loss}; first seen in {faults[0]['layer']}; "
+            f"step {launched.step} skipped: loss {loss}; first seen in {fault['layer']}; "
             f"its {len(names)} utterances are in log.jsonl"
         )
         if progress.skipped_in_a_row >= most:
             raise InputError(
                 f"{self.exp.root}: {most} steps in a row were not finite, first seen in "
-                f"{faults[0]['layer']}; lower optimizer.lr, lengthen optimizer.warmup_fraction, try "
+                f"{fault['layer']}; lower optimizer.lr, lengthen optimizer.warmup_fraction, try "
                 "train.precision=fp32, or look at the utterances in log.jsonl"
             )
 
@@ -288,9 +291,10 @@ class Trainer:
         progress.wers[progress.step] = wer
         epoch = -(-progress.step // self.steps_an_epoch)
         log.write("valid", progress.step, epoch=epoch, loss=loss, wer=wer)
+        shown = "none finite" if loss is None else f"{loss:.3f}"
         meter.tell(
             f"epoch {epoch:3d}  step {progress.step:6d}  {progress.wall_s:6.0f} s  "
-            f"dev loss {loss:.3f}  dev WER {100 * wer:6.2f} %"
+            f"dev loss {shown}  dev WER {100 * wer:6.2f} %"
         )
 
     def _save(self, log: TrainingLog) -> None:

@@ -31,8 +31,12 @@ def validate(
     batches: Iterable[Batch],
     tokenizer: Tokenizer,
     processes: Processes,
-) -> tuple[float, float]:
-    """(loss per token, word error rate as a fraction) of greedy decoding, over all processes."""
+) -> tuple[float | None, float]:
+    """(loss per token, word error rate as a fraction) of greedy decoding, over all processes.
+
+    An utterance whose output is not finite has no words; the loss is over the others, None where there
+    are none.
+    """
     net.eval()
     device = processes.device
     loss, num_tokens = 0.0, 0
@@ -47,9 +51,11 @@ def validate(
         # a transcript that does not fit its frames has an infinite loss; its errors count all the same
         loss += float(loss_b[loss_b.isfinite()].sum())
         num_tokens += int(token_lens_b[loss_b.isfinite()].sum())
+        lens_b = lens_b.where(~log_probs_btv.isnan().any(dim=2).any(dim=1), 0)
         for text, best in zip(batch.texts, greedy(log_probs_btv, lens_b), strict=True):
             errors += count_errors(text.split(), tokenizer.decode(best.tokens).split())
     everyones = processes.gather((loss, num_tokens, errors))
     total = sum((part[2] for part in everyones), ErrorCounts())
     num_tokens = sum(part[1] for part in everyones)
-    return sum(part[0] for part in everyones) / max(num_tokens, 1), total.wer
+    loss = sum(part[0] for part in everyones)
+    return loss / num_tokens if num_tokens else None, total.wer

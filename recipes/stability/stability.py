@@ -43,8 +43,9 @@ class Run:
 
     @property
     def last_loss(self) -> float:
-        """Mean over the last steps."""
-        return statistics.fmean(value for _, value in self.loss[-LAST:])
+        """Mean over the last steps that were not skipped; infinite where all were."""
+        finite = [value for _, value in self.loss[-LAST:] if math.isfinite(value)]
+        return statistics.fmean(finite) if finite else math.inf
 
 
 def read(folder: Path) -> Run:
@@ -58,7 +59,7 @@ def read(folder: Path) -> Run:
     return Run(
         system=system,
         seed=int(seed),
-        loss=[(one["step"], one["loss"]) for one in records if one["kind"] == "train"],
+        loss=[(one["step"], number(one["loss"])) for one in records if one["kind"] == "train"],
         output=largest(looked, "output_norm"),
         share=[(one["step"], share(one)) for one in looked],
         jacobian=largest(looked, "jacobian_norm"),

@@ -34,7 +34,9 @@ def test_systems_differ_in_their_remedy_alone() -> None:
     assert "no system of the name 'luck'" in refused.stderr
 
 
-def write_run(folder: Path, outputs: list[float], losses: list[float], num_skipped: int) -> None:
+def write_run(
+    folder: Path, outputs: list[float], losses: list[float | None], num_skipped: int
+) -> None:
     """Two layers, of which the second has the given norms; looked at every tenth step."""
     folder.mkdir()
     records: list[dict[str, object]] = [
@@ -72,6 +74,17 @@ def test_table_and_picture_of_logs(tmp_path: Path) -> None:
     assert "2 x 8 (1,234 parameters)" in page
     assert "seeds [1, 2]" in page
     assert (tmp_path / "out" / "s.png").stat().st_size > 1000
+
+
+def test_steps_that_were_skipped_have_no_loss(tmp_path: Path) -> None:
+    write_run(tmp_path / "none-s1", [1.0, 1.0], [5.0] * 10 + [2.0, None] * 10, 10)
+    write_run(tmp_path / "log-n-s1", [1.0, 1.0], [5.0] * 10 + [None] * 20, 20)
+    folders = [tmp_path / name for name in ("none-s1", "log-n-s1")]
+    command = [sys.executable, RECIPE / "stability.py", *folders, "--out", tmp_path / "s"]
+    subprocess.run(command, check=True, capture_output=True)
+    page = (tmp_path / "s.md").read_text()
+    assert "| 2.00 | 10 |" in page
+    assert "| inf | 20 |" in page
 
 
 def test_a_log_without_a_look_is_refused(tmp_path: Path) -> None:

@@ -104,6 +104,15 @@ def test_the_layer_and_the_utterance_at_fault_are_found() -> None:
     assert fault == {"layer": f"gradient of {name}.bias", "utterances": []}
 
 
+def test_a_step_that_was_split_is_replayed_in_its_pieces() -> None:
+    step, net, _ = make_step()
+    broken = batch_of(16000, 16000, 16000, 16000)
+    broken.wave_bn[2, 50] = torch.inf
+    with memory_for(net, 40000):
+        fault = find_fault(step, step._engine, launch_broken(step, broken))
+    assert fault == {"layer": "what features receives", "utterances": ["utterance-2"]}
+
+
 @contextmanager
 def memory_for(net: Recogniser, num_samples: int) -> Iterator[None]:
     """A device that can hold the activations of so many samples at once."""
@@ -221,3 +230,27 @@ def test_a_run_that_breaks_stops_with_advice_and_names(tiny_corpus: Path, tmp_pa
     skipped = [line for line in lines if line["kind"] == "skipped"]
     assert [line["step"] for line in skipped] == [1, 2, 3]
     assert all(line["utterances"] and line["faults"][0]["layer"] for line in skipped)
+
+
+def test_a_run_of_which_no_step_is_finite_ends_and_has_no_loss(
+    tiny_corpus: Path, tmp_path: Path
+) -> None:
+    settings = [
+        *SETTINGS,
+        "tokenizer.kind=char",
+        "features.scale=1e30",
+        "train.epochs=1",
+        "train.global_batch_s=20",
+        "train.max_batch_s=20",
+        "train.log_steps=1",
+        "train.max_skipped=1000000",
+        *data(tiny_corpus),
+    ]
+    train(config.load([], settings), tmp_path / "exp")
+    lines = list(map(json.loads, (tmp_path / "exp" / "log.jsonl").read_text().splitlines()))
+    trained = [line for line in lines if line["kind"] == "train"]
+    assert trained
+    assert all(line["loss"] is None for line in trained)
+    valid = [line for line in lines if line["kind"] == "valid"]
+    assert valid
+    assert all((line["loss"], line["wer"]) == (None, 1.0) for line in valid)
