@@ -21,6 +21,7 @@ _KIND_NAMES = {
     float: "a number",
     bool: "true or false",
     dict: "an object",
+    list: "a list",
 }
 
 

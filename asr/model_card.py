@@ -74,8 +74,7 @@ def _facts(model: Model, experiment: Experiment | None) -> list[tuple[str, str]]
         if isinstance(hours, (int, float)):
             facts[-1] = ("trained on", f"{facts[-1][1]} ({hours:g} hours)")
         run = experiment.run
-        revision = f"{run.commit}{' and local changes' if run.dirty else ''}"
-        facts.append(("made with", f"sigmoid-asr, commit {revision}, seed {run.seed}"))
+        facts.append(("made with", f"sigmoid-asr, commit {run.revision}, seed {run.seed}"))
     return facts
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -16,7 +17,12 @@ from asr.wer import ErrorCounts
 
 @dataclass(frozen=True)
 class Run:
-    """How a model came about; what an older ``run.json`` does not say is None."""
+    """How a model came about; what an older ``run.json`` does not say is None.
+
+    Attributes:
+        revision: the commit that trained it, short, with + where the checkout had more; several where
+            the run was resumed with another.
+    """
 
     name: str
     weighting: str | None
@@ -27,6 +33,7 @@ class Run:
     normaliser: str | None
     commit: str | None
     dirty: bool | None
+    revision: str | None
     seed: int | None
     command: str | None
     train_audio_s_per_s: float | None
@@ -112,10 +119,22 @@ def _read_run(folder: Path) -> Run:
         normaliser=field(content, "normaliser", str, where),
         commit=field(content, "commit", str, where),
         dirty=field(content, "dirty", bool, where),
+        revision=_revision(content, where),
         seed=field(content, "seed", int, where),
         command=field(content, "command", str, where),
         train_audio_s_per_s=field(content, "train_audio_s_per_s", float, where),
     )
+
+
+def _revision(content: dict[str, Any], where: str) -> str | None:
+    found = []
+    for start in (content, *(field(content, "resumed", list, where) or [])):
+        if not isinstance(start, dict):
+            raise InputError(f"{where}: 'resumed' holds {start!r}, expected objects")
+        commit = field(start, "commit", str, where)
+        if commit is not None:
+            found.append(commit[:7] + ("+" if field(start, "dirty", bool, where) else ""))
+    return ", ".join(dict.fromkeys(found)) or None
 
 
 def read_scored_set(folder: Path) -> ScoredSet:

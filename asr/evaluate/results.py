@@ -47,7 +47,6 @@ def _line(row: Row, set_name: str) -> str:
     result, run = row.sets[set_name], row.run
     wer = "-" if result.wer is None else percent(result.wer)
     search = " ".join(str(part) for part in (result.search, result.beam) if part is not None)
-    commit = "-" if run.commit is None else run.commit[:7] + ("+" if run.dirty else "")
     return markdown_line(
         [
             row.name,
@@ -56,7 +55,7 @@ def _line(row: Row, set_name: str) -> str:
             str(result.counts.reference_words),
             search or "-",
             "-" if run.seed is None else str(run.seed),
-            commit,
+            run.revision or "-",
             f"`{run.command}`" if run.command else "-",
         ]
     )

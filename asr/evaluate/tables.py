@@ -106,12 +106,11 @@ def systems_table(comparison: Comparison, repeat: bool) -> Table:
 def _run_cells(row: Row) -> tuple[list[str], list[str]]:
     """Cells left and right of the test set's."""
     run = row.run
-    commit = _NONE if run.commit is None else run.commit[:7] + ("+" if run.dirty else "")
     before = [row.name, run.weighting or _NONE, run.position or _NONE, run.encoder or _NONE]
     before.append(_NONE if run.num_params is None else short_count(run.num_params))
     after = [
         _NONE if run.train_audio_s_per_s is None else f"{run.train_audio_s_per_s:.4g}",
-        commit,
+        run.revision or _NONE,
         _NONE if run.seed is None else str(run.seed),
     ]
     return before, after

@@ -21,7 +21,7 @@ from asr.train.checkpoint import average_weights, choose_steps, list_checkpoints
 from asr.train.initialise import read_start
 from asr.train.log import NoLog, TensorBoard, Tracker, TrainingLog, load_tracker
 from asr.train.profiling import Profile
-from asr.train.record import run_record, write_diff, write_run
+from asr.train.record import resumed_record, run_record, write_diff, write_run
 from asr.train.setup import Experiment, Setup, claim_folder, describe, keep_setup, prepare, set_norm
 from asr.train.stopping import StopRequest, stop_on_signals
 from asr.train.trainer import Progress, Trainer
@@ -93,17 +93,21 @@ def _train(
     if not resumed and start is None:
         set_norm(setup, config, processes)
     trainer = Trainer(config, setup, exp, processes, request)
-    record = run_record(setup, config, exp, options.command, processes.size)
     if processes.first:
         engine = type(trainer.engine).__name__
         for line in describe(setup, config, trainer.step.precision, engine, processes):
             print(line)
-        write_run(exp, record)
-        write_diff(exp)
     log_bytes = trainer.restore() if resumed else 0
     progress = trainer.progress
-    if resumed and processes.first:
-        print(f"resumed     after step {progress.step} of {trainer.num_steps}")
+    record = run_record(setup, config, exp, options.command, processes.size)
+    if resumed:
+        record = resumed_record(exp, record, progress.step, trainer.num_steps)
+    if processes.first:
+        if resumed:
+            print(f"resumed     after step {progress.step} of {trainer.num_steps}")
+        if progress.step < trainer.num_steps:
+            write_run(exp, record)
+            write_diff(exp, record)
     with ExitStack() as stack:
         log = _open_log(config, exp, options, processes, record, progress.step, log_bytes)
         stack.enter_context(log)

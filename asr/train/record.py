@@ -8,12 +8,18 @@ from typing import Any
 import torch
 
 from asr.config import Config
-from asr.files import write_atomically
+from asr.files import read_json_object, write_atomically
 from asr.model import count_parameters
 from asr.provenance import commit, environment, uncommitted, versions
 from asr.train.setup import Experiment, Setup
 
 DIFF = "uncommitted.diff"
+
+# What may be another when a run goes on.
+_OF_A_START = (
+    *("commit", "dirty", "diff", "command", "attention_backend"),
+    *("num_threads", "num_processes", "versions", "environment"),
+)
 
 
 def write_run(exp: Experiment, values: dict[str, Any]) -> None:
@@ -50,8 +56,28 @@ def run_record(
     }
 
 
-def write_diff(exp: Experiment) -> None:
+def resumed_record(
+    exp: Experiment, now: dict[str, Any], step: int, num_steps: int
+) -> dict[str, Any]:
+    """How the run in ``exp`` began, with ``now`` under "resumed": what makes the steps after ``step``.
+
+    Whoever asks which commit made these weights must find all of them. What an earlier start did
+    after ``step`` is lost, and so is its record.
+    """
+    if not exp.run.is_file():
+        return now
+    begun = read_json_object(exp.run)
+    if step == num_steps:
+        return begun
+    before = [one for one in begun.get("resumed", []) if one["after_step"] < step]
+    going_on = {"after_step": step} | {key: now[key] for key in _OF_A_START}
+    if going_on["dirty"]:
+        going_on["diff"] = f"uncommitted-after-{step}.diff"
+    return begun | {"resumed": [*before, going_on]}
+
+
+def write_diff(exp: Experiment, record: dict[str, Any]) -> None:
     """The changes that ``run.json`` speaks of, where there are any."""
-    changes = uncommitted()
-    if changes:
-        write_atomically(exp.root / DIFF, changes)
+    name = record.get("resumed", [record])[-1]["diff"]
+    if name:
+        write_atomically(exp.root / name, uncommitted())

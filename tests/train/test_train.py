@@ -11,6 +11,8 @@ import torch
 
 from asr import config
 from asr.errors import InputError
+from asr.evaluate.experiment import read_experiment
+from asr.train import record
 from asr.train.checkpoint import average_weights, choose_steps, list_checkpoints, write_file
 from asr.train.loop import Options, train
 from asr.train.optimizer import build_optimizer, learning_rate
@@ -146,3 +148,34 @@ def test_choosing_and_averaging_checkpoints(tmp_path: Path) -> None:
     # an unfinished file is no checkpoint
     (tmp_path / "step-00000003.tmp").write_bytes(b"half")
     assert list(list_checkpoints(tmp_path)) == [1, 2]
+
+
+def test_a_resumed_run_says_what_made_which_steps(
+    tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exp = tmp_path / "exp"
+    cfg = config.load([], [*TINY, *data(tiny_corpus), "train.epochs=2"])
+
+    def run_from(revision: str, dirty: bool) -> dict[str, Any]:
+        monkeypatch.setattr(record, "commit", lambda: (revision, dirty))
+        monkeypatch.setattr(record, "uncommitted", lambda: f"what {revision} has not")
+        train(cfg, exp, Options(resume=True, command=f"asr train --of {revision}"))
+        return json.loads((exp / "run.json").read_text())
+
+    begun = run_from("aaaaaaaaaa", False)
+    assert "resumed" not in begun
+    assert not (exp / "uncommitted.diff").exists()
+    # a finished run is not made by whoever looks at it once more
+    assert run_from("bbbbbbbbbb", True) == begun
+    steps = list_checkpoints(exp / "checkpoints")
+    first = min(steps)
+    for step in set(steps) - {first}:
+        steps[step].unlink()
+    ended = run_from("cccccccccc", True)
+    assert (ended["commit"], ended["command"]) == ("aaaaaaaaaa", "asr train --of aaaaaaaaaa")
+    (going_on,) = ended["resumed"]
+    assert going_on["after_step"] == first
+    assert going_on["commit"] == "cccccccccc"
+    assert going_on["command"] == "asr train --of cccccccccc"
+    assert (exp / going_on["diff"]).read_text() == "what cccccccccc has not"
+    assert read_experiment(exp).run.revision == "aaaaaaa, ccccccc+"

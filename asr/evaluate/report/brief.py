@@ -98,7 +98,7 @@ def _what(comparison: Comparison) -> str:
     if sizes:
         ends = list(dict.fromkeys(short_count(size) for size in (sizes[0], sizes[-1])))
         parts.append(f"{' to '.join(ends)} parameters")
-    commits = sorted({run.commit[:7] + ("+" if run.dirty else "") for run in runs if run.commit})
+    commits = sorted({run.revision for run in runs if run.revision})
     if commits:
         parts.append(f"commit {' '.join(commits)}")
     return "; ".join(parts) + "."

@@ -303,7 +303,7 @@ def _notes(contents: Contents) -> str:
     notes = [*comparison.notes, *contents.notes, *legend_lines(comparison)]
     items = "".join(f"<li>{escaped(note)}</li>" for note in notes)
     commands = "".join(
-        f"<li>{escaped(row.name)} (commit {escaped((row.run.commit or '-')[:7])}): "
+        f"<li>{escaped(row.name)} (commit {escaped(row.run.revision or '-')}): "
         f"<code>{escaped(row.run.command)}</code></li>"
         for row in comparison.rows
         if row.run.command
