@@ -38,6 +38,9 @@ def add(verbs: Verbs) -> None:
         metavar="S",
         help="also decode each speaker's utterances joined to these seconds",
     )
+    parser.add_argument(
+        "--device", default="auto", help="that decodes --lengths: auto, cpu, cuda or cuda:N"
+    )
     parser.add_argument("--results", type=Path, help="also add rows to this Markdown table")
     parser.add_argument("--seed", type=count, default=1, help="of the resampling")
     parser.set_defaults(run=run)
@@ -51,8 +54,9 @@ def run(args: argparse.Namespace) -> int:
     comparison = compare(args.exp, seed=args.seed)
     if args.lengths:
         from asr.evaluate.lengths import compare_lengths
+        from asr.runtime import choose_device
 
-        comparison = compare_lengths(comparison, args.lengths)
+        comparison = compare_lengths(comparison, args.lengths, choose_device(args.device))
     # All of it is made before any of it is written.
     files, told = _files(args, comparison)
     print(format_terminal(comparison))

@@ -147,7 +147,7 @@ class LengthResult:
 
     Attributes:
         length_s: what they were joined to at most; mean_duration_s: what came out.
-        p_holm: corrected for the systems at this duration.
+        p_holm: corrected over all systems and durations.
     """
 
     name: str

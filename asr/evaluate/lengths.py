@@ -20,6 +20,7 @@ from asr.errors import InputError
 from asr.evaluate.attention_types import corrected_types, type_differences, type_results
 from asr.evaluate.comparison import (
     Comparison,
+    Difference,
     LengthResult,
     Row,
     TypeDifference,
@@ -33,12 +34,18 @@ from asr.evaluate.score import score_folder
 from asr.files import write_atomically
 from asr.model_folder import Model, find_model, load_model
 from asr.search.factory import GREEDY, build_search
+from asr.text.normalise import Normaliser, get_normaliser
+
+CPU = torch.device("cpu")
 
 
-def compare_lengths(comparison: Comparison, lengths_s: Sequence[float]) -> Comparison:
+def compare_lengths(
+    comparison: Comparison, lengths_s: Sequence[float], device: torch.device = CPU
+) -> Comparison:
     """With each system's WER on the first set's utterances joined to each duration, and each type's.
 
-    What was decoded before stays in EXP/lengths/ and is used again until the model changes.
+    What was decoded before stays in EXP/lengths/ and is used again until the model or the utterances
+    change.
 
     Raises:
         InputError: a duration not above 0, no system with a decoded set, its manifest is gone, or no
@@ -54,22 +61,23 @@ def compare_lengths(comparison: Comparison, lengths_s: Sequence[float]) -> Compa
     rows = [row for row in comparison.rows if set_name in row.sets]
     names = [row.name for row in rows]
     cuts = _manifest(first, set_name)
-    sets = [_decode(row, cuts, lengths_s, set_name) for row in rows]
+    sets = [_decode(row, cuts, lengths_s, set_name, device) for row in rows]
     # Systems are numbered by their place in ``rows`` here, so that a type's are columns too.
     types = {
         (one.weighting, one.position): [names.index(name) for name in one.names]
         for one in comparison.types
         if one.set_name == set_name
     }
-    results: list[LengthResult] = []
+    groups: list[Group] = []
     of_types: list[TypeResult] = []
     differences: list[TypeDifference] = []
     for number, length_s in enumerate(lengths_s):
         members = {k: of_lengths[number] for k, of_lengths in enumerate(sets)}
         group = group_of(f"{length_s:g} s", members)
-        results += _results(names, group, length_s, comparison)
+        groups.append(group)
         of_types += type_results(group, types, names, comparison.level)
         differences += type_differences(group, types, comparison.level)
+    results = _results(names, groups, lengths_s, comparison)
     return replace(
         comparison,
         notes=[*comparison.notes, *_not_reached(results)],
@@ -117,7 +125,11 @@ def _manifest(row: Row, set_name: str) -> list[Cut]:
 
 
 def _decode(
-    row: Row, cuts: Sequence[Cut], lengths_s: Sequence[float], set_name: str
+    row: Row,
+    cuts: Sequence[Cut],
+    lengths_s: Sequence[float],
+    set_name: str,
+    device: torch.device,
 ) -> list[ScoredSet]:
     """Of each duration."""
     model: Model | None = None
@@ -126,16 +138,50 @@ def _decode(
     for length_s in lengths_s:
         name = f"{set_name}-joined-{length_s:g}s"
         out = Path(row.folder) / "lengths" / name
-        done = out / "score.json"
-        if not done.is_file() or done.stat().st_mtime < weights.stat().st_mtime:
-            model = model or load_model(Path(row.folder))
-            _decode_joined(model, join(cuts, length_s), out, name)
+        groups = join(cuts, length_s)
+        found = _read_newer(out, weights)
+        if found is None or not _is_of(found, groups):
+            model = model or load_model(Path(row.folder), device)
+            _decode_joined(model, groups, out, name, device)
             score_folder(out)
-        results.append(read_scored_set(out))
+            found = read_scored_set(out)
+        results.append(found)
     return results
 
 
-def _decode_joined(model: Model, groups: Sequence[Sequence[Cut]], out: Path, name: str) -> None:
+def _read_newer(out: Path, weights: Path) -> ScoredSet | None:
+    """What was decoded with these very weights, where it was."""
+    done = out / "score.json"
+    if not done.is_file() or done.stat().st_mtime < weights.stat().st_mtime:
+        return None
+    return read_scored_set(out)
+
+
+def _is_of(found: ScoredSet, groups: Sequence[Sequence[Cut]]) -> bool:
+    """Whether these very utterances were decoded, and not others of a manifest that has changed."""
+    normalise = get_normaliser(found.decoding.normaliser)
+    expected = [(_name(group), _text(group, normalise), _seconds(group)) for group in groups]
+    return len(expected) == len(found.utterances) and all(
+        (one.id, one.reference) == (name, text) and abs(one.duration_s - duration_s) < 0.01
+        for one, (name, text, duration_s) in zip(found.utterances, expected, strict=True)
+    )
+
+
+def _name(group: Sequence[Cut]) -> str:
+    return f"{group[0].id}+{len(group) - 1}"
+
+
+def _text(group: Sequence[Cut], normalise: Normaliser) -> str:
+    return " ".join(normalise(cut.supervisions[0].text or "") for cut in group)
+
+
+def _seconds(group: Sequence[Cut]) -> float:
+    return sum(cut.duration for cut in group)
+
+
+def _decode_joined(
+    model: Model, groups: Sequence[Sequence[Cut]], out: Path, name: str, device: torch.device
+) -> None:
     """One joined utterance at a time, whole; ``hypotheses.jsonl`` and ``decode.json`` into ``out``."""
     search = build_search(GREEDY, model.tokenizer, model.folder, model.normaliser)
     normalise = model.normaliser
@@ -145,15 +191,15 @@ def _decode_joined(model: Model, groups: Sequence[Sequence[Cut]], out: Path, nam
         wave_n = np.concatenate([load_waveform(cut, rate) for cut in group])
         with torch.inference_mode():
             log_probs_btv, lens_b = model.net(
-                torch.from_numpy(wave_n)[None], torch.tensor([len(wave_n)])
+                torch.from_numpy(wave_n)[None].to(device),
+                torch.tensor([len(wave_n)], device=device),
             )
         (hypotheses,) = search(log_probs_btv, lens_b)
-        texts = [normalise(cut.supervisions[0].text or "") for cut in group]
         line = {
-            "id": f"{group[0].id}+{len(group) - 1}",
+            "id": _name(group),
             "speaker": group[0].supervisions[0].speaker,
             "duration_s": round(len(wave_n) / rate, 4),
-            "reference": " ".join(texts),
+            "reference": _text(group, normalise),
             "hypothesis": model.tokenizer.decode(hypotheses[0].tokens),
         }
         lines.append(json.dumps(line) + "\n")
@@ -168,10 +214,30 @@ def _decode_joined(model: Model, groups: Sequence[Sequence[Cut]], out: Path, nam
 
 
 def _results(
-    names: Sequence[str], group: Group, length_s: float, comparison: Comparison
+    names: Sequence[str],
+    groups: Sequence[Group],
+    lengths_s: Sequence[float],
+    comparison: Comparison,
 ) -> list[LengthResult]:
+    """Of all durations; they stand in one table, so Holm's correction is over them all."""
     how = Bootstrap(comparison.level, comparison.num_resamples, comparison.seed)
-    differences = [None, *corrected(paired_differences(group, names, how))]
+    found = [paired_differences(group, names, how) for group in groups]
+    all_of_them = iter(corrected([one for each in found for one in each]))
+    results = []
+    for group, length_s in zip(groups, lengths_s, strict=True):
+        differences = [next(all_of_them) for _ in names[1:]]
+        results += _of_length(names, group, length_s, differences, how)
+    return results
+
+
+def _of_length(
+    names: Sequence[str],
+    group: Group,
+    length_s: float,
+    against_first: Sequence[Difference],
+    how: Bootstrap,
+) -> list[LengthResult]:
+    differences = [None, *against_first]
     duration_s = float(np.mean([utterance.duration_s for utterance in group.utterances]))
     wer_m = group.errors_um.sum(axis=0) / group.words_u.sum()
     return [

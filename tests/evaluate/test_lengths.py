@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from asr.config import load
-from asr.data.manifest import load_waveform, read_cuts
+from asr.data.manifest import load_waveform, read_cuts, write_cuts
 from asr.errors import InputError
 from asr.evaluate.compare import compare
 from asr.evaluate.decode import decode_set
@@ -106,6 +106,40 @@ def test_what_was_decoded_is_used_again(experiments: list[Path]) -> None:
     (experiments[0] / "model" / "model.safetensors").touch()
     compare_lengths(compare(experiments), [600.0])
     assert path.stat().st_mtime_ns > before
+
+
+def test_another_manifest_of_the_same_name_is_decoded_anew(
+    experiments: list[Path], tiny_corpus: Path, tmp_path: Path
+) -> None:
+    """With one system it gave the old utterances' WER, with two a KeyError."""
+    one = experiments[:1]
+    compare_lengths(compare(one), [600.0])
+    other = tmp_path / "test.cuts.jsonl.gz"
+    cuts = list(read_cuts(tiny_corpus / "dev.cuts.jsonl.gz"))
+    write_cuts(cuts, other)
+    for exp in experiments:
+        decode_set(load_model(exp), other, exp / "decode" / "test")
+        score_folder(exp / "decode" / "test")
+    for exps in (one, experiments):
+        joined = compare_lengths(compare(exps), [600.0])
+        assert joined.lengths[0].mean_duration_s * joined.lengths[
+            0
+        ].num_utterances == pytest.approx(sum(cut.duration for cut in cuts), abs=0.1)
+    for exp in experiments:
+        decode_set(load_model(exp), tiny_corpus / "test.cuts.jsonl.gz", exp / "decode" / "test")
+        score_folder(exp / "decode" / "test")
+
+
+def test_holms_correction_is_over_all_durations(experiments: list[Path]) -> None:
+    joined = compare_lengths(compare(experiments), [1.0, 3.0, 600.0])
+    tested = [one for one in joined.lengths if one.p_value is not None]
+    assert len(tested) >= 2
+    by_hand = {}
+    so_far = 0.0
+    for rank, one in enumerate(sorted(tested, key=lambda one: one.p_value)):
+        so_far = max(so_far, min(1.0, (len(tested) - rank) * one.p_value))
+        by_hand[one.length_s] = so_far
+    assert {one.length_s: one.p_holm for one in tested} == pytest.approx(by_hand)
 
 
 def test_refusals(experiments: list[Path]) -> None:
