@@ -7,7 +7,8 @@
 #   stage NAME "STAGES IT NEEDS" "FILES IT READS" COMMAND [ARGUMENT ...]
 #   stages_finish
 #
-# Stages between `stages_together N` and `stages_wait` run side by side, N at a time.
+# $stages_command is the command as it was given, without what is of one machine: for a page that says how
+# it was made. Stages between `stages_together N` and `stages_wait` run side by side, N at a time.
 #
 # A finished stage leaves $work/.done/NAME with a fingerprint of its command, of the contents of the
 # files it reads and of the stages it needs. It is skipped while the fingerprint is the same and runs
@@ -50,13 +51,19 @@ stages_path() {
 
 script=$(basename "$0")
 recipe=$(basename "$PWD")/$script
+stages_command=recipes/$recipe
 while [ $# -gt 0 ]; do
     case $1 in
         --list) stages_mode=list ;;
         --dry-run) stages_mode=dry-run ;;
         --force) stages_force=yes ;;
         --help | -h) stages_usage; exit 0 ;;
-        --) shift; overrides=("$@"); break ;;
+        --)
+            shift
+            overrides=("$@")
+            stages_command+=" --$(printf " '%s'" "$@")"
+            break
+            ;;
         --*)
             name=${1#--} name=${name//-/_}
             case " stage from to work $options " in
@@ -68,7 +75,10 @@ while [ $# -gt 0 ]; do
                 stage) stages_only=$2 ;;
                 from) stages_from=$2 ;;
                 to) stages_to=$2 ;;
-                *) printf -v "$name" '%s' "$(stages_path "$name" "$2")" ;;
+                *)
+                    printf -v "$name" '%s' "$(stages_path "$name" "$2")"
+                    case $name in work | jobs | corpus) ;; *) stages_command+=" $1 '$2'" ;; esac
+                    ;;
             esac
             shift
             ;;

@@ -11,7 +11,9 @@
 #   --dev dev-clean                  part that validation reads
 #   --test "test-clean test-other"   parts to decode
 #   --config conf/100h.yaml          training configuration, the same for all
+#   --lengths "15 30 60 120"         seconds that the first of --test is joined to; '' for none
 #
+# Leaves in grid/: report.html, grid.md and length.md (each with its picture), compare.json.
 # A run that was interrupted goes on where it was, and nothing that is done is done again. Trainings
 # are listed seed by seed, so that the first seed of every type is there early.
 set -euo pipefail
@@ -19,8 +21,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 corpus=./corpus train='train-clean-100' dev='dev-clean' test='test-clean test-other'
 weightings='softmax sigmoid' positions='none sinusoidal cape rope alibi relative' seeds='1 2 3'
-config=conf/100h.yaml
-options='corpus weightings positions seeds train dev test config' paths='corpus config'
+config=conf/100h.yaml lengths='15 30 60 120'
+options='corpus weightings positions seeds train dev test config lengths' paths='corpus config'
 source ../../tools/stages.sh
 
 read -ra parts <<<"$train $dev $test"
@@ -52,7 +54,12 @@ for seed in $seeds; do
     done
 done
 
+stage page "$decoded" '' \
+    asr compare "${experiments[@]}" --results "$work/RESULTS.md" --page "$work/grid/grid.md" \
+    --made-by "$stages_command"
+joined=()
+[ -z "$lengths" ] || joined=(--page "$work/grid/length.md" --made-by "$stages_command" --lengths $lengths)
 stage report "$decoded" '' \
     asr compare "${experiments[@]}" --out "$work/grid" --html "$work/grid/report.html" \
-    --results "$work/RESULTS.md"
+    ${joined[@]+"${joined[@]}"}
 stages_finish

@@ -54,14 +54,12 @@ for name in "${names[@]}"; do
     decoded+=" decode-$name"
 done
 
-made="recipes/mini/grid.sh --weightings '$weightings' --positions '$positions' --seeds '$seeds' --hours $hours"
-[ ${#overrides[@]} -eq 0 ] || made+=" -- ${overrides[*]}"
+stage page "$decoded" '' \
+    asr compare "${experiments[@]}" --results "$work/RESULTS.md" --page "$work/grid/mini-grid.md" \
+    --made-by "$stages_command"
+joined=()
+[ -z "$lengths" ] || joined=(--page "$work/grid/length.md" --made-by "$stages_command" --lengths $lengths)
 stage report "$decoded" '' \
     asr compare "${experiments[@]}" --out "$work/grid" --html "$work/grid/report.html" \
-    --results "$work/RESULTS.md" --page "$work/grid/mini-grid.md" --made-by "$made"
-if [ -n "$lengths" ]; then
-    stage lengths "$decoded" '' \
-        asr compare "${experiments[@]}" --lengths $lengths --page "$work/grid/length.md" \
-        --made-by "$made --lengths '$lengths'"
-fi
+    ${joined[@]+"${joined[@]}"}
 stages_finish

@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 
 from asr.evaluate.attention_types import type_differences, type_results
+from asr.evaluate.comparison import TypeDifference, TypeResult, corrected
 from asr.evaluate.experiment import Experiment, read_experiment
 from asr.evaluate.paired import group_of
 from asr.evaluate.score import percent
@@ -33,29 +34,48 @@ def main() -> None:
 
 
 def report(experiments: list[Experiment]) -> str:
-    lines = [f"Runs of commit {', '.join(sorted({e.run.commit or '-' for e in experiments}))}."]
-    for name in sorted(set.intersection(*(set(one.sets) for one in experiments))):
-        lines += ["", f"{name}:", "", *table(experiments, name)]
+    lines = [f"Runs of commit {', '.join(sorted({e.run.revision or '-' for e in experiments}))}."]
+    sets = sorted(set.intersection(*(set(one.sets) for one in experiments)))
+    for name, rows in zip(sets, tables(experiments, sets), strict=True):
+        lines += ["", f"{name}:", "", *rows]
     return "\n".join(lines) + "\n"
 
 
-def table(experiments: list[Experiment], set_name: str) -> list[str]:
-    """Options in the order in which they first occur."""
-    group = group_of(set_name, {k: one.sets[set_name] for k, one in enumerate(experiments)})
+def tables(experiments: list[Experiment], sets: list[str]) -> list[list[str]]:
+    """One for each set, options in the order in which they first occur; Holm's correction is over all
+    of them, since a reader looks at all of them."""
     options: dict[tuple[str, str], list[int]] = {}
     for column, one in enumerate(experiments):
         option, _, _ = one.folder.name.rpartition("-s")
         options.setdefault((option, "seeds"), []).append(column)
     names = [one.folder.name for one in experiments]
     baseline = names[0].rpartition("-s")[0]
-    differences = {
-        one.name: one for one in type_differences(group, options, LEVEL) if one.baseline == baseline
-    }
-    lines = [
-        f"| option | runs | mean WER % [{100 * LEVEL:g} %] | runs' WERs | difference | p |",
-        "|---|---:|---:|---:|---:|---:|",
+    groups = [
+        group_of(name, {k: one.sets[name] for k, one in enumerate(experiments)}) for name in sets
     ]
-    for result in type_results(group, options, names, LEVEL):
+    differences = corrected(
+        [
+            one
+            for group in groups
+            for one in type_differences(group, options, LEVEL)
+            if one.baseline == baseline
+        ]
+    )
+    return [
+        _table(
+            type_results(group, options, names, LEVEL),
+            {one.name: one for one in differences if one.set_name == name},
+        )
+        for group, name in zip(groups, sets, strict=True)
+    ]
+
+
+def _table(results: list[TypeResult], differences: dict[str, TypeDifference]) -> list[str]:
+    lines = [
+        f"| option | runs | mean WER % [{100 * LEVEL:g} %] | runs' WERs | difference | p | p (Holm) |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for result in results:
         cells = [
             result.weighting,
             str(len(result.names)),
@@ -64,10 +84,11 @@ def table(experiments: list[Experiment], set_name: str) -> list[str]:
         ]
         found = differences.get(result.weighting)
         if found is None:
-            cells += ["-", "-"]
+            cells += ["-", "-", "-"]
         else:
             ends = interval_text(found.interval)
             cells += [f"{points(found.difference)} {ends}", p_text(found.p_value)]
+            cells.append(p_text(found.p_holm))
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 

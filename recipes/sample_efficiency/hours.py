@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from asr.data.manifest import read_cuts
+from asr.evaluate.statistics import holm
 from asr.evaluate.tables import points
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
@@ -41,7 +42,10 @@ def interval(one: dict[str, Any]) -> str:
 
 def table(shares: list[tuple[float, dict[str, Any]]]) -> str:
     weightings = list(results_of(shares[0][1]))
-    header = ["hours", *(f"{word} WER % [95 %]" for word in weightings), "difference [95 %]", "p"]
+    header = ["hours", *(f"{word} WER % [95 %]" for word in weightings)]
+    header += ["difference [95 %]", "p", "p (Holm)"]
+    tested = [one["p_value"] for _, compared in shares for one in differences_of(compared)[:1]]
+    adjusted = iter(holm([p for p in tested if p is not None]))
     lines = ["| " + " | ".join(header) + " |", "|" + "---:|" * len(header)]
     for hours, compared in shares:
         results, differences = results_of(compared), differences_of(compared)
@@ -52,8 +56,9 @@ def table(shares: list[tuple[float, dict[str, Any]]]) -> str:
         if differences:
             one = differences[0]
             cells.append(f"{points(one['difference'])}{interval(one)}")
-            cells.append("-" if one["p_value"] is None else f"{one['p_value']:.3f}")
-        lines.append("| " + " | ".join([*cells, "-", "-"][: len(header)]) + " |")
+            if one["p_value"] is not None:
+                cells += [f"{one['p_value']:.3f}", f"{next(adjusted):.3f}"]
+        lines.append("| " + " | ".join([*cells, "-", "-", "-"][: len(header)]) + " |")
     return "\n".join(lines) + "\n"
 
 

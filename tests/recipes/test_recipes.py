@@ -141,11 +141,12 @@ def test_grid_lists_every_type_and_seed(tmp_path: Path) -> None:
     }
     assert len(kinds) == 1
     assert sum(line.startswith(" asr decode") for line in lines) == 36
-    report, lengths = (line for line in lines if line.startswith(" asr compare"))
+    page, report = (line for line in lines if line.startswith(" asr compare"))
+    assert "RESULTS.md" in page
+    assert "mini-grid.md" in page
     assert "--html" in report
-    assert "RESULTS.md" in report
-    assert "mini-grid.md" in report
-    assert "--lengths 15 30 60 120" in lengths
+    assert "length.md" in report
+    assert "--lengths 15 30 60 120" in report
     words = ("--corpus", tmp_path, "--work", tmp_path, "--seeds", "1 2 3 4 5", "--dry-run")
     lines = recipe("librispeech/grid.sh", *words).stdout.splitlines()
     assert sum(line.startswith(" asr train") for line in lines) == 2 * 6 * 5
@@ -197,11 +198,16 @@ def test_grid_ends_in_a_report_and_loses_nothing(tmp_path: Path) -> None:
     printed = recipe(*words).stdout
     assert "sigmoid - softmax" in printed
     content = json.loads((tmp_path / "grid/compare.json").read_text())
+    assert {one["length_s"] for one in content["lengths"]} == {5.0}
     assert [len(one["names"]) for one in content["types"]] == [2, 2]
-    assert "Which attention?" in (tmp_path / "grid/report.html").read_text()
+    report = (tmp_path / "grid/report.html").read_text()
+    assert "Which attention?" in report
+    assert "Longer audio" in report
     for name in ("mini-grid", "length"):
         page = (tmp_path / f"grid/{name}.md").read_text()
-        assert "`recipes/mini/grid.sh --weightings 'softmax sigmoid' --positions 'rope'" in page
+        assert "`recipes/mini/grid.sh --hours '0.02' --dev '4' --test '5' --config '" in page
+        assert " --positions 'rope' --seeds '1 2' --lengths '5'`" in page
+        assert "--jobs" not in page
         assert f"]({name}.png)" in page
         assert str(tmp_path) not in page
         assert (tmp_path / f"grid/{name}.png").stat().st_size > 10_000

@@ -37,7 +37,8 @@ def test_table_and_picture_of_hours(tmp_path: Path, tiny_corpus: Path) -> None:
             {"weighting": word, "wer": 0.15 + k / 100, "interval": ends}
             for word in ("softmax", "sigmoid")
         ]
-        difference = {"difference": -0.01 * k, "interval": ends, "p_value": 0.25}
+        p_value = (0.25, 0.03)[k]
+        difference = {"difference": -0.01 * k, "interval": ends, "p_value": p_value}
         folder = tmp_path / f"1of{share}"
         folder.mkdir()
         content = {"types": types, "type_differences": [difference]}
@@ -49,7 +50,9 @@ def test_table_and_picture_of_hours(tmp_path: Path, tiny_corpus: Path) -> None:
         "15.00 [10.00, 20.00]",
         "15.00 [10.00, 20.00]",
         "+0.00 [10.00, 20.00]",
+        "0.250",
         "0.250 |",
     ]
     assert "| 16.00 [10.00" in lines[3]
+    assert lines[3].endswith("| 0.030 | 0.060 |")  # Holm: the smaller of two, doubled
     assert (tmp_path / "hours.png").stat().st_size > 1000

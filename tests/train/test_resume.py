@@ -107,9 +107,9 @@ def while_a_checkpoint_is_written(exp: Path) -> bool:
     return any((exp / "checkpoints").glob("*.tmp"))
 
 
-def kill_when(exp: Path, corpus: Path, due: Callable[[Path], bool]) -> bool:
+def kill_when(exp: Path, settings: list[str], due: Callable[[Path], bool]) -> bool:
     """Starts or resumes the run and kills it; false if it came to its end before."""
-    cfg = config.load([], settings(corpus))
+    cfg = config.load([], settings)
     process = spawn.Process(target=train, args=(cfg, exp, Options(resume=True)))
     process.start()
     deadline = time.monotonic() + 120
@@ -128,20 +128,32 @@ def whole(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return exp
 
 
-@pytest.mark.parametrize("num_kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_killed_run_resumes_to_the_same_bits(
-    num_kills: int, whole: Path, tiny_corpus: Path, tmp_path: Path
+    whole: Path, tiny_corpus: Path, tmp_path: Path
 ) -> None:
     exp = tmp_path / "killed"
-    rng = random.Random(num_kills)
-    killed = 0
-    for number in range(num_kills):
-        # at any moment from the first import on, and every other time within a write
-        due = after(rng.uniform(0.1, 4.0)) if number % 2 else while_a_checkpoint_is_written
-        killed += kill_when(exp, tiny_corpus, due)
-    assert killed == num_kills or (exp / "model").is_dir()
+    for due in (while_a_checkpoint_is_written, after(2.0), while_a_checkpoint_is_written):
+        kill_when(exp, settings(tiny_corpus), due)
     train(config.load([], settings(tiny_corpus)), exp, Options(resume=True))
     assert_same_run(whole, exp)
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_any_moment_and_within_writes(tiny_corpus: Path, tmp_path: Path) -> None:
+    longer = settings(tiny_corpus, "train.epochs=60")
+    train(config.load([], longer), tmp_path / "whole")
+    exp = tmp_path / "killed"
+    rng = random.Random(20)
+    killed = within_a_write = 0
+    while killed < 20:
+        # at any moment from the first import on, and every other time within a write
+        due = after(rng.uniform(0.1, 4.0)) if killed % 2 else while_a_checkpoint_is_written
+        assert kill_when(exp, longer, due), f"at its end after {killed} kills"
+        killed += 1
+        within_a_write += while_a_checkpoint_is_written(exp)
+    assert within_a_write > 0
+    train(config.load([], longer), exp, Options(resume=True))
+    assert_same_run(tmp_path / "whole", exp)
 
 
 def test_kills_while_writing_leave_the_checkpoint_before(tiny_corpus: Path, tmp_path: Path) -> None:
