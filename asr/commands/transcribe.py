@@ -103,8 +103,9 @@ def run(args: argparse.Namespace) -> int:
     shown = "{desc}: {n:.0f} s of sound in {elapsed}, {rate_noinv_fmt}"
     with tqdm(desc="transcribing", unit=" s", bar_format=shown, leave=False, disable=None) as bar:
         for outcome in transcriber.transcribe_sources(sources, bar.update):
-            with bar.external_write_mode():
-                num_done += _tell(outcome, output)
+            bar.clear()
+            num_done += _tell(outcome, output)
+            bar.refresh()
     return 0 if num_done else 2
 
 

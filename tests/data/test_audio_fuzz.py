@@ -21,6 +21,7 @@ FORMATS = {
     "opus": ("OGG", "OPUS"),
     "mp3": ("MP3", None),
     "m4a": None,
+    "mkv": None,
 }
 
 
