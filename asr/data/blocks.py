@@ -34,6 +34,8 @@ from asr.data.media import PyavPieces, track_duration_s
 BLOCK_S = 10.0
 # What is decoded at once: the calls take 0.01 % of the sound's time, and so much may be lost at damage.
 _PIECE_S = 0.25
+# What libsndfile says of a FLAC whose header does not tell its length, as of one written to a pipe.
+_UNKNOWN_FRAMES = (1 << 63) - 1
 # Containers count encoder padding or round, and a track may end before them.
 _DURATION_TOLERANCE_S = 0.5
 BAD_SAMPLES = "NaN, infinite or absurd samples"
@@ -238,7 +240,8 @@ def _open(path: Path, notes: list[str], gaps: list[Gap]) -> _Opened:
         return _open_with_pyav(path, gaps, notes)
     tolerance = MP3_TOLERANCE_SAMPLES if file.format == "MP3" else 0
     pieces_nc = _soundfile_pieces(file, path, notes)
-    return _Opened(file.samplerate, file.frames, tolerance, pieces_nc, notes)
+    promised = 0 if file.frames == _UNKNOWN_FRAMES else file.frames
+    return _Opened(file.samplerate, promised, tolerance, pieces_nc, notes)
 
 
 def _soundfile_pieces(

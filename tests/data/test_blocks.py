@@ -99,6 +99,18 @@ def test_all_before_damage_is_read(tmp_path: Path) -> None:
         assert [(gap.start_s, gap.end_s) for gap in gaps] == [(len(found) / RATE, 11.0)]
 
 
+def test_a_flac_that_does_not_tell_its_length(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    soundfile.write(path, noise(3.0), RATE)
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0  # the 36 bits of STREAMINFO that count samples
+    content[22:26] = bytes(4)
+    path.write_bytes(content)
+    found, gaps = read(path)
+    assert len(found) >= 2.7 * RATE
+    assert [gap.end_s for gap in gaps] == [None]
+
+
 def write_media(
     path: Path, codec: str, wave_n: np.ndarray, rate: int, video_s: int = 0, at_once: bool = False
 ) -> None:
