@@ -220,22 +220,25 @@ def system_rates(pool: Pool, trials: int, swap: str, table: str, seed: int) -> l
 
 
 def type_rates(trials: int, gain: float, table: str, seed: int) -> list[Rate]:
-    """Two types; 20 speakers. gain: by how much the second type's error rate is lower."""
+    """Two types. gain: by how much the second type's error rate is lower."""
     rates: list[Rate] = []
-    for name, seed_sd, speaker_sd in (
-        ("seeds by 5 %, types x speakers by 20 %", 0.05, 0.2),
-        ("seeds by 10 %, types x speakers by 20 %", 0.1, 0.2),
-        ("seeds by 10 %", 0.1, 0.0),
-        ("nothing but utterances", 0.0, 0.0),
+    for num_speakers, seeds, positions in (
+        *((20, 3, 1), (20, 5, 1), (20, 3, 6)),
+        *((10, 3, 1), (4, 3, 1), (4, 3, 6)),
     ):
-        for seeds, positions in ((3, 1), (5, 1), (3, 6)):
+        for name, seed_sd, speaker_sd in (
+            ("seeds by 5 %, types x speakers by 20 %", 0.05, 0.2),
+            ("seeds by 10 %, types x speakers by 20 %", 0.1, 0.2),
+            ("seeds by 10 %", 0.1, 0.0),
+            ("nothing but utterances", 0.0, 0.0),
+        ):
             rng = np.random.default_rng([seed, len(rates)])
             rejected = np.zeros(3)
             for size in blocks(trials):
-                rejected += _type_rejections(
-                    rng, size, seeds, positions, seed_sd, speaker_sd, 1 - gain
-                )
-            row = f"{name}; {seeds} seeds" + (f" x {positions} positions" if positions > 1 else "")
+                shape = (size, 2, positions, seeds, num_speakers)
+                rejected += _type_rejections(rng, shape, seed_sd, speaker_sd, 1 - gain)
+            row = f"{name}; {num_speakers} speakers, {seeds} seeds"
+            row += f" x {positions} positions" if positions > 1 else ""
             columns = ("hierarchical t", "seeds alone", "speakers alone")
             for column, count in zip(columns, rejected, strict=True):
                 says = "at most" if column == "hierarchical t" and not gain else ""
@@ -245,28 +248,27 @@ def type_rates(trials: int, gain: float, table: str, seed: int) -> list[Rate]:
 
 def _type_rejections(
     rng: np.random.Generator,
-    size: int,
-    seeds: int,
-    positions: int,
+    shape: tuple[int, int, int, int, int],
     seed_sd: float,
     speaker_sd: float,
     ratio: float,
 ) -> Floats:
-    shape = (size, 2, positions, seeds, 20)
-    words = rng.integers(80, 180, size=(size, 20)).astype(float)
-    rate = 0.12 * rng.gamma(2.0, 0.5, size=(size, 1, 1, 1, 20))
-    rate = rate * np.exp(rng.normal(0, speaker_sd, size=(size, 2, 1, 1, 20)))
+    """(3) trials that each test rejects; ``shape``: trials, types, positions, seeds, speakers."""
+    size, _, positions, seeds, speakers = shape
+    words = rng.integers(80, 180, size=(size, speakers)).astype(float)
+    rate = 0.12 * rng.gamma(2.0, 0.5, size=(size, 1, 1, 1, speakers))
+    rate = rate * np.exp(rng.normal(0, speaker_sd, size=(size, 2, 1, 1, speakers)))
     rate = rate * np.exp(rng.normal(0, seed_sd, size=(size, 2, positions, seeds, 1)))
     rate = rate * np.array([1.0, ratio])[None, :, None, None, None]
     errors = rng.poisson(rate * words[:, None, None, None], size=shape).astype(float)
     num_runs = 2 * positions * seeds
     weight_r = np.repeat([-1.0, 1.0], num_runs // 2) / (num_runs // 2)
     type_r = np.repeat(np.arange(2 * positions), seeds)
-    found = contrast(errors.reshape(size, num_runs, 20), words, weight_r, type_r.tolist())
+    found = contrast(errors.reshape(size, num_runs, speakers), words, weight_r, type_r.tolist())
     p = [
         (np.sqrt(found.variance_k), found.df_k),
         (found.seeds_k, np.full(size, float(num_runs - 2 * positions))),
-        (found.speakers_k, np.full(size, 19.0)),
+        (found.speakers_k, np.full(size, speakers - 1.0)),
     ]
     return np.array(
         [

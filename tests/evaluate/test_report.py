@@ -85,6 +85,55 @@ def test_every_number_of_the_tables_is_the_jsons(report: Path) -> None:
         assert f"differences.{k}.mapsswe.p_value" in paths
     assert {f"lengths.{k}.wer" for k in range(16)} <= paths
     assert {f"type_differences.{k}.difference" for k in range(4)} <= paths
+    for k, part in enumerate(content["parts"]):
+        if part["by"] == "speaker":
+            assert {f"parts.{k}.wers.{row['name']}" for row in content["rows"]} <= paths
+
+
+def numbers_in(content: Any) -> Iterator[float]:
+    if isinstance(content, dict | list):
+        for value in content.values() if isinstance(content, dict) else content:
+            yield from numbers_in(value)
+    elif isinstance(content, float):
+        yield content
+
+
+def test_every_number_of_the_answer_is_the_jsons(report: Path) -> None:
+    content = json.loads((report.parent / "compare.json").read_text())
+    known = {
+        form.lstrip("+-")
+        for value in numbers_in(content)
+        for form in (f"{100 * value:.2f}", f"{100 * value:.1f}", shown(value, "p"))
+    }
+    for weighting in ("softmax", "sigmoid"):
+        types = [one for one in content["types"] if one["weighting"] == weighting]
+        speeds = [one["train_audio_s_per_s"] for one in types]
+        known |= {f"{np.mean(speeds):.4g}", f"{1 / np.mean([one['rtf'] for one in types]):.4g}"}
+    section = re.search(r'<section class="verdict">(.*?)</section>', report.read_text(), re.DOTALL)
+    assert section is not None
+    found = re.findall(r"\d+\.\d+", html.unescape(section[1]))
+    assert len(found) > 3
+    assert set(found) <= known
+
+
+def test_marks_of_the_pictures_lie_where_the_json_says(report: Path) -> None:
+    """On a line with one scale: places are a linear function of the values."""
+    content = json.loads((report.parent / "compare.json").read_text())
+    drawn = 0
+    for name, key in (("types", "wer"), ("type_differences", "difference")):
+        for kind in dict.fromkeys(one.get("kind") for one in content[name]):
+            rows = [one for one in content[name] if one.get("kind") == kind]
+            values = [v for one in rows for v in (one[key], *one["interval"].values())]
+            for svg in re.findall(r"<svg.*?</svg>", report.read_text(), re.DOTALL):
+                if f"of {len(rows)} rows" not in svg:
+                    continue
+                ends = re.findall(r'x1="([\d.]+)" y1="\d+" x2="([\d.]+)"[^>]*linecap', svg)
+                middles = re.findall(r'<circle cx="([\d.]+)"', svg)
+                places = np.sort([float(x) for pair in [*ends, middles] for x in pair])
+                slope, offset = np.polyfit(np.sort(values), places, 1)
+                expected = slope * np.sort(values) + offset
+                drawn += bool(slope > 0 and np.allclose(expected, places, atol=0.2))
+    assert drawn >= 2
 
 
 def test_the_page_needs_nothing_else(report: Path) -> None:

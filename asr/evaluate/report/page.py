@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
+from asr.evaluate.attention_types import known_mean
 from asr.evaluate.comparison import Comparison
 from asr.evaluate.report import figures
 from asr.evaluate.report.alignments import alignments
@@ -269,7 +270,28 @@ def _pictures(contents: Contents) -> str:
         pictures = figures.by_part(contents.comparison, by)
         if pictures:
             parts.append(f"<h2>{title}</h2>{html_panels(pictures, caption)}")
-    return "".join(parts)
+    return "".join(parts) + _speakers(contents.comparison)
+
+
+def _speakers(comparison: Comparison) -> str:
+    """WER of each speaker, those first that are hard for most systems."""
+    of_speakers = [(k, part) for k, part in enumerate(comparison.parts) if part.by == "speaker"]
+    if not of_speakers:
+        return ""
+    names = [row.name for row in comparison.rows]
+    rows = []
+    for k, part in sorted(
+        of_speakers, key=lambda one: -(known_mean(list(one[1].wers.values())) or 0.0)
+    ):
+        cells = [escaped(part.set_name), escaped(part.label)]
+        cells.append(number(f"parts.{k}.reference_words", "count", str(part.reference_words)))
+        for name in names:
+            wer = part.wers.get(name)
+            at = f"parts.{k}.wers.{name}"
+            cells.append("-" if wer is None else number(at, "percent", percent(wer)))
+        rows.append(cells)
+    table = html_table(["set", "speaker", "words", *names], rows, num_text=2)
+    return f"<h2>Speakers</h2><details><summary>WER % of each</summary>{table}</details>"
 
 
 def _cost(comparison: Comparison) -> str:
