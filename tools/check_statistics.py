@@ -241,7 +241,9 @@ def type_rates(trials: int, gain: float, table: str, seed: int) -> list[Rate]:
             row += f" x {positions} positions" if positions > 1 else ""
             columns = ("hierarchical t", "seeds alone", "speakers alone")
             for column, count in zip(columns, rejected, strict=True):
-                says = "at most" if column == "hierarchical t" and not gain else ""
+                enough = num_speakers >= MIN_RESAMPLED
+                own = column == "hierarchical t" and not gain and enough
+                says = "at most" if own else ""
                 rates.append(Rate(table, row, column, count / trials, trials, LEVEL, says))
     return rates
 
