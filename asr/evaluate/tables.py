@@ -31,7 +31,7 @@ _TEXT_COLUMNS = frozenset(
 )
 
 
-_TRAIN = "train: seconds of audio per second of training."
+_TRAIN = "train: seconds of audio per second of training, beside whatever else the machine did."
 _HOLM = "p (Holm): corrected for the number of comparisons in its table."
 _TYPES = "Types: t over seeds and speakers, both taken as samples (docs/statistics.md)."
 
