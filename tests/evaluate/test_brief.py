@@ -15,7 +15,7 @@ from made_models import mishear
 from asr.cli import main
 from asr.errors import InputError
 from asr.evaluate.compare import compare
-from asr.evaluate.comparison import Comparison
+from asr.evaluate.comparison import Comparison, LengthResult
 from asr.evaluate.lengths import compare_lengths
 from asr.evaluate.report.brief import brief_files
 from asr.evaluate.report.verdict import length_verdict, verdict
@@ -120,6 +120,40 @@ def test_lengths_of_positions_alone(grid: list[Path]) -> None:
     (at_most,) = (one for one in comparison.length_differences if one.set_name == "60 s")
     shown = next(reason for reason in found.reasons if "on 60 s" in reason)
     assert f"{100 * abs(at_most.difference):+.2f}" in shown
+
+
+def test_weightings_that_differ_at_one_position_stand_in_the_answer(tmp_path: Path) -> None:
+    """On average they do not, for they differ the other way round at the other position."""
+    rates = {
+        ("softmax", "none"): 0.2,
+        ("sigmoid", "none"): 0.2,
+        ("softmax", "alibi"): 0.1,
+        ("sigmoid", "alibi"): 0.4,
+        ("softmax", "rope"): 0.4,
+        ("sigmoid", "rope"): 0.1,
+    }
+    comparison = compare([e for w, rate in rates.items() for e in seeds_of(tmp_path, *w, rate)])
+    found = verdict(comparison)
+    assert "Cannot tell sigmoid from softmax" in found.answer
+    assert "With alibi, it points to softmax rather than sigmoid." in found.answer
+    assert "With rope, it points to sigmoid rather than softmax." in found.answer
+    assert "With no position" not in found.answer
+    (reason,) = (one for one in found.reasons if one.startswith("With alibi alone, on test,"))
+    (difference,) = (
+        one
+        for one in comparison.type_differences
+        if (one.kind, one.within) == ("weighting", ["alibi"])
+    )
+    assert f"is {100 * difference.difference:.2f} points higher" in reason
+    joined = replace(
+        comparison,
+        lengths=[LengthResult("a", 9.0, 9.0, 1, 0.1, None, None, None, None)],
+        length_types=[replace(one, set_name="9 s") for one in comparison.types],
+        length_differences=[replace(o, set_name="9 s") for o in comparison.type_differences],
+    )
+    at_length = length_verdict(joined)
+    assert "With alibi at 9 s, it points to softmax rather than sigmoid." in at_length.answer
+    assert any(one.startswith("With rope alone, at 9 s,") for one in at_length.reasons)
 
 
 def test_a_page_of_lengths(grid: list[Path]) -> None:

@@ -44,13 +44,18 @@ def length_verdict(comparison: Comparison) -> Verdict:
         rates = {(one.name, f"{one.length_s:g} s"): one.wer for one in comparison.lengths}
         names = list(dict.fromkeys(name for name, _ in rates))
         changes = [f"{name} {_change(rates[name, short], rates[name, long])}" for name in names]
-        alone = "There is one attention type: nothing to compare it with."
+        why = "There is one attention type: nothing to compare it with."
         if not comparison.length_types:
-            alone = "Each system is one training: this says nothing yet about attention types."
-        return Verdict(f"Word error rates at {short} and at {long}: {'; '.join(changes)}.", [alone])
+            why = "Each system is one training: this says nothing yet about attention types."
+        return Verdict(f"Word error rates at {short} and at {long}: {'; '.join(changes)}.", [why])
     overall = widest(comparison.length_differences, "weighting")
+    alone = _at_one_position(comparison.length_differences)
     answers = [_answer(one, f"At {long}") for one in overall if one.set_name == long]
+    answers += [
+        _answer(one, f"With {place} at {long}") for one, place in alone if one.set_name == long
+    ]
     reasons = [_reason(one, f"At {one.set_name}") for one in overall]
+    reasons += [_reason(one, f"With {place} alone, at {one.set_name},") for one, place in alone]
     if any(one.kind == "position" for one in comparison.length_differences):
         answer, reason = _positions(
             comparison.length_types, comparison.length_differences, long, f"At {long}"
@@ -73,19 +78,22 @@ def _change(before: float, after: float) -> str:
 
 
 def _of_types(comparison: Comparison) -> Verdict:
-    weightings = [one for one in comparison.type_differences if one.kind == "weighting"]
-    overall = widest(weightings, "weighting")
+    overall = widest(comparison.type_differences, "weighting")
+    alone = _at_one_position(comparison.type_differences)
     set_names = list(dict.fromkeys(one.set_name for one in comparison.type_differences))
     answers, reasons = [], []
     for set_name in set_names:
         where = f"On {set_name}" if len(set_names) > 1 else ""
         here = [one for one in overall if one.set_name == set_name]
+        exceptions = [(one, place) for one, place in alone if one.set_name == set_name]
         answers += [_answer(one, where) for one in here]
+        answers += [
+            _answer(one, f"With {place}{f' on {set_name}' if where else ''}")
+            for one, place in exceptions
+        ]
         reasons += [_reason(one, f"On {set_name}") for one in here]
         reasons += [
-            _reason(one, f"With {_said(within_text(one))} alone, on {set_name},")
-            for one in weightings
-            if one.set_name == set_name and one not in overall and _certain(one)
+            _reason(one, f"With {place} alone, on {set_name},") for one, place in exceptions
         ]
         if any((o.kind, o.set_name) == ("position", set_name) for o in comparison.type_differences):
             answer, reason = _positions(
@@ -98,6 +106,15 @@ def _of_types(comparison: Comparison) -> Verdict:
         " ".join(answers),
         [*reasons, *_cost(comparison), *_few_seeds(comparison.type_differences)],
     )
+
+
+def _at_one_position(differences: Sequence[TypeDifference]) -> list[tuple[TypeDifference, str]]:
+    """(weightings that differ at one position whatever they do on average, that position)."""
+    return [
+        (one, _said(within_text(one)))
+        for one in differences
+        if one.kind == "weighting" and one not in widest(differences, "weighting") and _certain(one)
+    ]
 
 
 def _positions(
