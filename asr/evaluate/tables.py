@@ -342,7 +342,8 @@ def points(difference: float) -> str:
 def interval_text(interval: Interval | None, scale: float = 100.0) -> str:
     if interval is None:
         return ""
-    return f"[{scale * interval.low:.2f}, {scale * interval.high:.2f}]"
+    low, high = (round(scale * end, 2) + 0.0 for end in (interval.low, interval.high))
+    return f"[{low:.2f}, {high:.2f}]"  # never -0.00
 
 
 def p_text(value: float | None) -> str:

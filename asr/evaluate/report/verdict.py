@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from asr.evaluate.attention_types import CLAIM_RUNS, from_best_position, known_mean, widest
 from asr.evaluate.comparison import Comparison, Difference, TypeDifference, TypeResult
 from asr.evaluate.statistics import Interval
-from asr.evaluate.tables import within_text
+from asr.evaluate.tables import points, within_text
 
 _ALPHA = 0.05
 
@@ -133,9 +133,9 @@ def _positions(
         text += f"; {_listed([_said(one.name) for one in worse])} "
         text += "makes more errors" if len(worse) == 1 else "make more errors"
     shown = "; ".join(
-        f"{_said(one.name)} {100 * one.difference:+.2f}"
+        f"{_said(one.name)} {points(one.difference)}"
         + (
-            f" [{100 * one.interval.low:+.2f}, {100 * one.interval.high:+.2f}]"
+            f" [{points(one.interval.low)}, {points(one.interval.high)}]"
             if one.interval is not None
             else ""
         )
@@ -231,8 +231,8 @@ def _reason(one: Difference | TypeDifference, where: str) -> str:
         text += f" ({within_text(one)})"
     if one.interval is not None:
         text += (
-            f"; anything from {100 * one.interval.low:+.2f} to {100 * one.interval.high:+.2f} "
-            f"would fit as well"
+            f"; anything from {points(one.interval.low)} to {points(one.interval.high)} would fit "
+            f"as well"
         )
     if one.p_holm is not None:
         chance = "<0.001" if one.p_holm < 0.001 else f"{one.p_holm:.3f}"
