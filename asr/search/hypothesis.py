@@ -62,10 +62,15 @@ def check_log_probs(log_probs_btv: Tensor, lens_b: Tensor, blank: int) -> None:
         raise ValueError(f"blank = {blank}: must be a token, from 0 to {num_tokens - 1}")
     if ((lens_b < 0) | (lens_b > num_frames)).any():
         raise ValueError(f"lens_b {lens_b.tolist()}: every length must be from 0 to {num_frames}")
-    nan_b = (log_probs_btv.isnan().any(dim=2) & valid_frames(log_probs_btv, lens_b)).any(dim=1)
+    nan_b = rows_with_nan(log_probs_btv, lens_b)
     if nan_b.any():
         rows = ", ".join(str(row) for row in nan_b.nonzero().flatten().tolist())
         raise ValueError(f"log_probs_btv holds NaN in row {rows}")
+
+
+def rows_with_nan(log_probs_btv: Tensor, lens_b: Tensor) -> Tensor:
+    """Boolean (batch): True for each utterance with a NaN within its length."""
+    return (log_probs_btv.isnan().any(dim=2) & valid_frames(log_probs_btv, lens_b)).any(dim=1)
 
 
 def valid_frames(log_probs_btv: Tensor, lens_b: Tensor) -> Tensor:

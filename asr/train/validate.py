@@ -12,6 +12,7 @@ from asr.data.dataset import Batch, Utterances
 from asr.model import Recogniser, ctc_loss
 from asr.processes import Processes
 from asr.search.greedy import greedy
+from asr.search.hypothesis import rows_with_nan
 from asr.text.tokenizer import Tokenizer
 from asr.train.step import silence
 from asr.wer import ErrorCounts, count_errors
@@ -51,7 +52,7 @@ def validate(
         # a transcript that does not fit its frames has an infinite loss; its errors count all the same
         loss += float(loss_b[loss_b.isfinite()].sum())
         num_tokens += int(token_lens_b[loss_b.isfinite()].sum())
-        lens_b = lens_b.where(~log_probs_btv.isnan().any(dim=2).any(dim=1), 0)
+        lens_b = lens_b.where(~rows_with_nan(log_probs_btv, lens_b), 0)
         for text, best in zip(batch.texts, greedy(log_probs_btv, lens_b), strict=True):
             errors += count_errors(text.split(), tokenizer.decode(best.tokens).split())
     everyones = processes.gather((loss, num_tokens, errors))

@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from asr.data.dataset import Batch
 from asr.errors import InputError
 from asr.model import Recogniser
 from asr.processes import alone
+from asr.search.greedy import greedy
+from asr.text.tokenizer import train_tokenizer
 from asr.train.engines import build_engine
 from asr.train.guards import find_fault, largest_that_fits, probe
 from asr.train.loop import find_batch, train
@@ -27,6 +30,7 @@ from asr.train.setup import Experiment, prepare
 from asr.train.step import Launched, Step, cut, silence
 from asr.train.stopping import StopRequest
 from asr.train.trainer import Trainer
+from asr.train.validate import validate
 
 SETTINGS = [
     "encoder.num_layers=2",
@@ -254,3 +258,37 @@ def test_a_run_of_which_no_step_is_finite_ends_and_has_no_loss(
     valid = [line for line in lines if line["kind"] == "valid"]
     assert valid
     assert all((line["loss"], line["wer"]) == (None, 1.0) for line in valid)
+
+
+def test_an_utterance_is_given_up_for_what_lies_within_it_alone() -> None:
+    """Beyond its length anything may stand; within it NaN costs its words, and nobody else's."""
+    cfg = config.load([], [*SETTINGS, "tokenizer.kind=char"])
+    tokenizer = train_tokenizer(["a lazy dog jumps"], cfg.tokenizer)
+    torch.manual_seed(0)
+    net = Recogniser(cfg, tokenizer.vocab_size).eval()
+    with torch.no_grad():
+        net.head.weight.mul_(100)
+        net.head.bias[0] -= 3  # few blanks, so that each is heard to say something
+    batch = batch_of(32000, 16000, 24000)
+    with torch.no_grad():
+        found = greedy(*net(batch.wave_bn, batch.wave_lens_b))
+    texts = tuple(tokenizer.decode(best.tokens) for best in found)
+    assert all(text.split() for text in texts)
+    batch = replace(batch, texts=texts)
+    frames: list[tuple[int, slice]] = []
+
+    def spoil(module: nn.Module, inputs: Any, output: tuple[torch.Tensor, torch.Tensor]) -> Any:
+        log_probs_btv, lens_b = output[0].clone(), output[1]
+        for row, where in frames:
+            log_probs_btv[row, where] = torch.nan
+        return log_probs_btv, lens_b
+
+    with torch.no_grad():
+        _, lens_b = net(batch.wave_bn, batch.wave_lens_b)
+    handle = net.register_forward_hook(spoil)
+    frames.append((1, slice(int(lens_b[1]), None)))
+    assert validate(net, [batch], tokenizer, alone("cpu"))[1] == 0.0
+    frames.append((2, slice(0, 1)))
+    lost, all_words = len(texts[2].split()), sum(len(text.split()) for text in texts)
+    assert validate(net, [batch], tokenizer, alone("cpu"))[1] == pytest.approx(lost / all_words)
+    handle.remove()

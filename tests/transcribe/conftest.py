@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from torch import Tensor, nn
 
 import asr
 from asr import config
 from asr.api import Transcriber
+from asr.cli import main
 from asr.model import Recogniser
 from asr.model_folder import Model, save_model
 from asr.text.tokenizer import train_tokenizer
+
+RATE = 16000
+Run = Callable[..., tuple[int, str, str]]
 
 # not imported even to look: its import changes the number of threads
 needs_silero = pytest.mark.skipif(
@@ -123,3 +128,29 @@ def babble() -> np.ndarray:
     hz_n = 300 + 200 * np.sin(2 * np.pi * 0.7 * time_n) + 900 * (np.sin(3 * time_n) > 0)
     tone_n = np.sin(2 * np.pi * np.cumsum(hz_n) / 16000) * (np.sin(0.9 * time_n) > -0.8)
     return (0.3 * tone_n + 0.01 * rng.standard_normal(len(time_n))).astype("f4")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], exp: Path) -> Run:
+    """`asr transcribe`: words to (exit status, standard output, standard error)."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        options = ["--model", exp, "--device", "cpu", "--threads", 1]
+        try:
+            code = main([str(word) for word in ["transcribe", *options, *words]])
+        except SystemExit as stop:  # argparse's own way out
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def good(tmp_path: Path, babble: np.ndarray) -> Path:
+    soundfile.write(tmp_path / "good.wav", babble[: 3 * RATE], RATE)
+    return tmp_path / "good.wav"
+
+
+def write(path: Path, samples: np.ndarray, rate: int = RATE, subtype: str = "FLOAT") -> None:
+    soundfile.write(path, samples, rate, subtype=subtype)

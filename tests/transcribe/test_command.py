@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -19,36 +19,9 @@ import pytest
 import soundfile
 
 from asr.cli import main
-from asr.data.manifest import read_cuts, write_cuts
+from asr.data.manifest import read_cuts
 
-from .conftest import needs_silero
-
-RATE = 16000
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], exp: Path) -> Run:
-    def call(*words: object) -> tuple[int, str, str]:
-        options = ["--model", exp, "--device", "cpu", "--threads", 1]
-        try:
-            code = main([str(word) for word in ["transcribe", *options, *words]])
-        except SystemExit as stop:  # argparse's own way out
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
-
-
-@pytest.fixture
-def good(tmp_path: Path, babble: np.ndarray) -> Path:
-    soundfile.write(tmp_path / "good.wav", babble[: 3 * RATE], RATE)
-    return tmp_path / "good.wav"
-
-
-def write(path: Path, samples: np.ndarray, rate: int = RATE, subtype: str = "FLOAT") -> None:
-    soundfile.write(path, samples, rate, subtype=subtype)
+from .conftest import RATE, Run, needs_silero, write
 
 
 def odd_input(kind: str, path: Path, babble: np.ndarray) -> None:
@@ -126,121 +99,6 @@ def test_gaps_are_in_the_json(run: Run, tmp_path: Path, babble: np.ndarray) -> N
     gaps = json.loads(out)["gaps"]
     assert [gap["start_s"] for gap in gaps] == [round(5000 / RATE, 3), round(9000 / RATE, 3)]
     assert "not transcribed from 0.31 s to 0.32 s" in err
-
-
-def test_every_format_at_once_beside_the_input_or_in_a_folder(
-    run: Run, tmp_path: Path, good: Path
-) -> None:
-    every = "txt,json,srt,vtt,tsv,ctm,textgrid"
-    suffixes = [".txt", ".json", ".srt", ".vtt", ".tsv", ".ctm", ".TextGrid"]
-    assert run(good, "--format", every, "--beside")[:2] == (0, "")
-    assert all((tmp_path / f"good{suffix}").stat().st_size for suffix in suffixes)
-    assert run(good, "--format", every, "--out", tmp_path / "new" / "out")[:2] == (0, "")
-    for suffix in suffixes:
-        beside, inside = tmp_path / f"good{suffix}", tmp_path / "new/out" / f"good{suffix}"
-        assert beside.read_bytes() == inside.read_bytes()
-    code, out, _ = run(good)
-    assert code == 0
-    assert out == (tmp_path / "good.txt").read_text()
-    assert run(good, "--format", "srt")[1] == (tmp_path / "good.srt").read_text()
-
-
-def test_folders_globs_and_names_that_collide(run: Run, tmp_path: Path, babble: np.ndarray) -> None:
-    folder = tmp_path / "in"
-    (folder / "deep").mkdir(parents=True)
-    for name in ("a.wav", "a.flac", "deep/b.ogg", "c [1].wav"):
-        soundfile.write(folder / name, babble[:RATE], RATE)
-    (folder / "notes.txt").write_text("not audio")
-    code, _, err = run(folder, "--out", tmp_path / "out")
-    assert (code, err) == (0, "")
-    found = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.txt")}
-    assert found == {"a.wav.txt", "a.flac.txt", "c [1].txt", "deep/b.txt"}
-    assert run(f"{folder}/a.*")[1].count("\n") == 2
-    assert run(f"{folder}/**/*.ogg", folder / "deep")[1].count("\n") == 1, "each file once"
-    assert run(folder / "c [1].wav")[0] == 0
-    code, _, err = run(f"{folder}/*.mp3", tmp_path / "in" / "deep")
-    assert code == 0
-    assert "no file matches" in err
-    (tmp_path / "bare").mkdir()
-    code, _, err = run(tmp_path / "bare")
-    assert code == 2
-    assert "no audio or video file in this folder" in err
-    code, _, err = run("")
-    assert code == 2
-    assert "an empty file name" in err
-
-
-def made(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-
-
-def test_every_input_has_files_of_its_own(run: Run, tmp_path: Path, babble: np.ndarray) -> None:
-    names = ["x/talk.wav", "y/talk.wav", "y/deep/x/talk.wav", "y/only.wav", "y/a.wav", "y/a.flac"]
-    for number, name in enumerate([*names, "y/a.wav.flac"], start=1):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(tmp_path / name, babble[: number * 1600], RATE)
-    here, there, files = tmp_path / "x", tmp_path / "y", [tmp_path / name for name in names]
-    out = tmp_path / "out"
-    assert run(*files[:2], "--out", out)[0] == 0
-    assert made(out) == {"x/talk.txt", "y/talk.txt"}
-    assert run(here, there, "--out", out, "--overwrite", "--format", "json")[0] == 0
-    of_folders = {"x/talk.json", "y/talk.json", "deep/x/talk.json", "only.json"}
-    alike = {"a.wav.json", "a.flac.json", "a.wav.flac.json"}
-    assert made(out) == {"x/talk.txt", "y/talk.txt"} | of_folders | alike
-    for name, duration_s in (("x/talk", 0.1), ("y/talk", 0.2), ("deep/x/talk", 0.3)):
-        assert json.loads((out / f"{name}.json").read_text())["duration_s"] == duration_s
-    assert run(*files[:3], "--out", tmp_path / "other")[0] == 0
-    assert made(tmp_path / "other") == {
-        f"{tmp_path.name}/x/talk.txt",
-        "y/talk.txt",
-        "deep/x/talk.txt",
-    }
-
-
-def test_cuts_of_two_manifests_with_equal_ids(run: Run, tmp_path: Path, tiny_corpus: Path) -> None:
-    cuts = list(read_cuts(tiny_corpus / "test.cuts.jsonl.gz"))
-    write_cuts(cuts[:2], tmp_path / "a.cuts.jsonl.gz")
-    write_cuts([cuts[2].with_id(cuts[0].id)], tmp_path / "b.cuts.jsonl.gz")
-    manifests = [tmp_path / "a.cuts.jsonl.gz", tmp_path / "b.cuts.jsonl.gz"]
-    assert run(*manifests, manifests[0])[1].count("\n") == 3
-    assert run(*manifests, "--out", tmp_path / "out")[0] == 0
-    name = f"{cuts[0].id}.txt"
-    both = {f"a.cuts.jsonl.gz/{name}", f"b.cuts.jsonl.gz/{name}"}
-    assert made(tmp_path / "out") == both | {f"{cuts[1].id}.txt"}
-    write_cuts([cuts[0].with_id("a/b"), cuts[1].with_id("a_b")], manifests[0])
-    code, _, err = run(manifests[0], "--out", tmp_path / "out")
-    assert code == 2
-    assert "a/b, a_b: results would go to one file" in err
-
-
-def test_what_cannot_be_opened_costs_the_others_nothing_beside_them(
-    run: Run, tmp_path: Path, good: Path
-) -> None:
-    (tmp_path / "bare").mkdir()
-    code, _, err = run(tmp_path / "*.mp3", tmp_path / "bare", good, "--beside")
-    assert code == 0
-    assert good.with_suffix(".txt").exists()
-    assert ["no file matches" in err, "in this folder" in err, err.count("\n")] == [True, True, 2]
-
-
-def test_no_file_is_replaced_without_being_told_to(
-    run: Run, tmp_path: Path, good: Path, babble: np.ndarray
-) -> None:
-    by_hand = good.with_suffix(".txt")
-    by_hand.write_text("what was really said")
-    write(tmp_path / "other.wav", babble[:RATE])
-    code, _, err = run(good, tmp_path / "other.wav", "--beside", "--format", "srt,txt")
-    assert code == 0
-    assert err == f"asr: error: {good}: {by_hand} exists; --overwrite replaces it\n"
-    assert made(tmp_path) == {"good.wav", "good.txt", "other.wav", "other.txt", "other.srt"}
-    code, _, err = run(good, tmp_path / "other.wav", "--beside")
-    assert (code, err.count("exists; --overwrite replaces it\n")) == (2, 2)
-    assert by_hand.read_text() == "what was really said"
-    assert run(good, "--beside", "--overwrite")[0] == 0
-    assert by_hand.read_text() == run(good)[1]
-    code, _, err = run(good, "--overwrite")
-    assert code == 2
-    assert "--overwrite goes with --beside or --out" in err
 
 
 class Terminal(io.StringIO):

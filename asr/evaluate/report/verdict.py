@@ -110,10 +110,11 @@ def _of_types(comparison: Comparison) -> Verdict:
 
 def _at_one_position(differences: Sequence[TypeDifference]) -> list[tuple[TypeDifference, str]]:
     """(weightings that differ at one position whatever they do on average, that position)."""
+    overall = widest(differences, "weighting")
     return [
         (one, _said(within_text(one)))
         for one in differences
-        if one.kind == "weighting" and one not in widest(differences, "weighting") and _certain(one)
+        if one.kind == "weighting" and one not in overall and _certain(one)
     ]
 
 
