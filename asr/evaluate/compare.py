@@ -27,7 +27,7 @@ from asr.evaluate.comparison import (
 from asr.evaluate.experiment import Experiment, ScoredSet, read_experiment
 from asr.evaluate.paired import Bootstrap, Group, group_of, paired_differences, wer_intervals
 from asr.evaluate.parts import parts_of, read_noise_db
-from asr.evaluate.statistics import MIN_RESAMPLED, MIN_SPEAKERS, Interval
+from asr.evaluate.statistics import MIN_RESAMPLED, MIN_SPEAKERS, Interval, lowest_p
 from asr.wer import ErrorCounts
 
 
@@ -196,9 +196,13 @@ def _warnings(rows: Sequence[Row]) -> list[str]:
             )
         elif few < MIN_RESAMPLED:
             notes.append(
-                f"{set_name}: {few} speakers are too few to resample, so intervals and p-values "
-                f"are Student's t over them, and wide"
+                f"{set_name}: {few} speakers are too few to resample, so intervals are wide"
             )
+            if lowest_p(few) > 0.05 and len(present) > 1:
+                notes[-1] += (
+                    f", and no difference can be told: even if all {few} speakers favour one system, "
+                    f"chance does as much with p = {lowest_p(few):g}"
+                )
     return notes
 
 

@@ -56,7 +56,8 @@ class Difference:
         p_value: two-sided, of no difference; of this one comparison.
         p_holm: the same after Holm's correction for all differences of the table.
         better_share: share of the bootstrap's resamples in which the system had fewer errors.
-        method: of interval and p-value, ``random signs`` or ``t``.
+        method: of the interval, ``random signs``, ``all signs`` or ``t``, where the p-value is of all
+            signs too.
         mapsswe: the matched-pairs sentence-segment test of the same pair.
     """
 

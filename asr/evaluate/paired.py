@@ -15,7 +15,9 @@ from asr.evaluate.statistics import (
     MIN_RESAMPLED,
     Floats,
     Interval,
+    all_signs,
     log_t,
+    lowest_p,
     pool_by_speaker,
     random_signs,
     ratios,
@@ -65,6 +67,12 @@ class Group:
     def resampled(self) -> bool:
         """Whether there are enough units to resample them."""
         return len(self.words_n) >= MIN_RESAMPLED
+
+    def method(self, level: float) -> str:
+        """Of a difference's interval; too few exchanges of labels have none at this level."""
+        if self.resampled:
+            return "random signs"
+        return "t" if lowest_p(len(self.words_n)) > 1 - level else "all signs"
 
     def column(self, member: int) -> int:
         return self.members.index(member)
@@ -129,8 +137,10 @@ def paired_differences(group: Group, names: Sequence[str], how: Bootstrap) -> li
         if group.resampled:
             tested = random_signs(differences_nm, words_n1, how.num_resamples, how.seed, how.level)
         else:
-            tested = student(differences_nm, words_n1, how.level)
-        intervals = [_interval(*ends) for ends in zip(tested.low_k, tested.high_k, strict=True)]
+            tested = all_signs(differences_nm, words_n1, how.level)
+        by_t = group.method(how.level) == "t"
+        ends = student(differences_nm, words_n1, how.level) if by_t else tested
+        intervals = [_interval(*pair) for pair in zip(ends.low_k, ends.high_k, strict=True)]
         p_values = [float(p) for p in tested.p_k]
         drawn = resample_totals(
             np.concatenate([differences_nm, words_n1], axis=1), how.num_resamples, how.seed
@@ -147,7 +157,7 @@ def paired_differences(group: Group, names: Sequence[str], how: Bootstrap) -> li
             p_holm=None,
             better_share=shares[k],
             unit=group.unit,
-            method="random signs" if group.resampled else "t",
+            method=group.method(how.level),
             mapsswe=segments[k],
         )
         for k, member in enumerate(others)

@@ -12,7 +12,9 @@ What is done with how many units is decided by the simulations of docs/statistic
   be exchanged unit by unit; the p-value is the share of the exchanges that give a difference as large
   (Fisher's randomisation test; as a bootstrap, the wild cluster bootstrap of Cameron, Gelbach and
   Miller 2008). The interval holds the differences that this test does not reject.
-- fewer: Student's t over the units, of log WER (rates are skewed) or of the difference.
+- a WER over fewer: Student's t over the units, of its logarithm (rates are skewed).
+- a difference over fewer: all signs, the same test with each exchange counted once. Below six units
+  none is as rare as 5 %, so nothing can be told; the interval is Student's t there.
 
 All functions take one column per system, so that a simulation's trials can be computed together.
 """
@@ -29,7 +31,7 @@ from asr.evaluate.student import t_quantile, two_sided_t
 
 Floats = NDArray[np.float64]
 
-# From here on speakers are resampled; below, t intervals over them cover what they say.
+# From here on units are resampled; below, t intervals over them cover what they say.
 MIN_RESAMPLED = 10
 # Below, not even a t interval says anything: utterances are taken, for these speakers alone.
 MIN_SPEAKERS = 3
@@ -158,14 +160,7 @@ def random_signs(
 
     totals = _weighted_totals(values_uk, num_resamples, seed, halves)
     all_k = values_uk.sum(axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        one_rk = totals[:, :num_columns] / totals[:, num_columns:]
-        rest = all_k - totals
-        other_rk = rest[:, :num_columns] / rest[:, num_columns:]
-    # A half without words holds every difference between it and the other.
-    empty_rk = np.isnan(one_rk) | np.isnan(other_rk)
-    low_rk = np.where(empty_rk, -np.inf, np.minimum(one_rk, other_rk))
-    high_rk = np.where(empty_rk, np.inf, np.maximum(one_rk, other_rk))
+    low_rk, high_rk = _between(totals, all_k)
     share_rk = (low_rk < 0) & (high_rk > 0)
     ties_rk = (low_rk == 0) | (high_rk == 0)
     count = num_resamples + 1
@@ -173,6 +168,27 @@ def random_signs(
     p_k = np.where(all_k[:num_columns] == 0, 1.0, np.minimum(p_k, 1.0))
     kept = int((1 - level) * count)
     return Tested(_end(low_rk, kept), -_end(-high_rk, kept), p_k)
+
+
+def all_signs(differences_uk: Floats, words_uk: Floats, level: float) -> Tested:
+    """The test of ``random_signs`` with each of the exchanges of few units counted once.
+
+    Ties count whole, so that it never rejects more often than it says, whatever the units are like.
+    The p-value is at least ``lowest_p``; where 1 - level is less than that the ends are infinite.
+    """
+    words_uk = np.broadcast_to(words_uk, differences_uk.shape)
+    num_units = len(differences_uk)
+    values_uk = np.concatenate([differences_uk, words_uk], axis=1)
+    halves_ru = np.arange(2**num_units)[:, None] >> np.arange(num_units) & 1
+    low_rk, high_rk = _between(halves_ru @ values_uk, values_uk.sum(axis=0))
+    p_k = ((low_rk <= 0) & (high_rk >= 0)).mean(axis=0)
+    kept = int((1 - level) * len(halves_ru)) + 1
+    return Tested(_end(low_rk, kept), -_end(-high_rk, kept), p_k)
+
+
+def lowest_p(num_units: int) -> float:
+    """What ``all_signs`` finds where every unit favours the same system."""
+    return 2.0 ** (1 - num_units)
 
 
 def student(differences_uk: Floats, words_uk: Floats, level: float) -> Tested:
@@ -205,6 +221,25 @@ def holm(p_values: Sequence[float]) -> list[float]:
         running = max(running, min(1.0, (len(p_values) - rank) * p_values[k]))
         adjusted[k] = running
     return adjusted
+
+
+def _between(totals: Floats, all_k: Floats) -> tuple[Floats, Floats]:
+    """(lower, higher) of the two halves' differences per word, for each split and column.
+
+    Args:
+        totals: (splits, 2 K), one half's differences and then its words.
+        all_k: (2 K), both halves'.
+    """
+    num_columns = len(all_k) // 2
+    rest = all_k - totals
+    with np.errstate(divide="ignore", invalid="ignore"):
+        one_rk = totals[:, :num_columns] / totals[:, num_columns:]
+        other_rk = rest[:, :num_columns] / rest[:, num_columns:]
+    # A half without words holds every difference between it and the other.
+    empty_rk = np.isnan(one_rk) | np.isnan(other_rk)
+    low_rk = np.where(empty_rk, -np.inf, np.minimum(one_rk, other_rk))
+    high_rk = np.where(empty_rk, np.inf, np.maximum(one_rk, other_rk))
+    return low_rk, high_rk
 
 
 def _weighted_totals(

@@ -319,7 +319,10 @@ def type_legend_lines(comparison: Comparison) -> list[str]:
 def _method_line(comparison: Comparison, set_name: str, unit: str, method: str) -> str:
     level = f"[{100 * comparison.level:g} %]"
     if method == "t":
-        return f"{level}, p: Student's t over {unit}s of {set_name}."
+        return (
+            f"{level}: Student's t over {unit}s of {set_name}; p, and {level} of a difference over six "
+            f"or more: all exchanges of labels."
+        )
     return (
         f"{level}: studentised bootstrap, p: random signs; {comparison.num_resamples} resamples of "
         f"{unit}s of {set_name} (seed {comparison.seed})."

@@ -11,7 +11,7 @@ from made_experiments import cells, write_decoded, write_experiment
 
 from asr.evaluate.compare import compare
 from asr.evaluate.score import score_folder
-from asr.evaluate.statistics import holm, student, studentised_bootstrap
+from asr.evaluate.statistics import Interval, all_signs, holm, student, studentised_bootstrap
 from asr.evaluate.tables import format_terminal
 from asr.wer import count_errors
 
@@ -82,20 +82,28 @@ def test_figures_depend_on_the_seed_alone(num_speakers: int, tmp_path: Path) -> 
     assert forward.differences[0].p_value == backward.differences[0].p_value
 
 
-def test_few_speakers_are_said_to_be_few(tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_speakers", [4, 7])
+def test_few_speakers_are_said_to_be_few(num_speakers: int, tmp_path: Path) -> None:
     folders = [write_experiment(tmp_path / name) for name in ("a", "b")]
-    for seed, folder in enumerate(folders):
-        write_decoded(folder, "test", 0.2, num_speakers=4, seed=seed)
+    for rate, folder in zip((0.05, 0.5), folders, strict=True):
+        write_decoded(folder, "test", rate, num_speakers=num_speakers, seed=num_speakers)
     comparison = compare(folders)
     result = comparison.rows[0].sets["test"]
     assert (result.unit, result.method) == ("speaker", "t")
     one, other = (per_speaker(folder) for folder in folders)
-    expected = student(other[:, :1] - one[:, :1], one[:, 1:], 0.95)
-    assert comparison.differences[0].method == "t"
-    assert comparison.differences[0].p_value == expected.p_k[0]
+    values = other[:, :1] - one[:, :1], one[:, 1:], 0.95
+    by_t = num_speakers < 6
+    expected = student(*values) if by_t else all_signs(*values)
+    difference = comparison.differences[0]
+    assert difference.method == ("t" if by_t else "all signs")
+    assert difference.p_value == 2 ** (1 - num_speakers), "every speaker favours the first"
+    assert difference.interval == Interval(expected.low_k[0], expected.high_k[0])
+    assert (compare(folders, level=0.99).differences[0].method == "t") == (num_speakers < 8)
     text = format_terminal(comparison)
     assert "Student's t over speakers of test" in text
-    assert "4 speakers are too few to resample" in text
+    assert f"{num_speakers} speakers are too few to resample, so intervals are wide" in text
+    told = "even if all 4 speakers favour one system, chance does as much with p = 0.125"
+    assert (told in text) == by_t
 
 
 def test_two_speakers_say_nothing_of_a_third(tmp_path: Path) -> None:

@@ -14,8 +14,10 @@ import pytest
 from numpy.typing import NDArray
 
 from asr.evaluate.statistics import (
+    all_signs,
     holm,
     log_t,
+    lowest_p,
     percentile_interval,
     pool_by_speaker,
     random_signs,
@@ -133,14 +135,54 @@ def test_random_signs_of_nothing_and_of_everything() -> None:
     everywhere = random_signs(column([2.0] * 12), words, 9999, 1, 0.95)
     assert everywhere.p_k[0] < 0.002
     assert (everywhere.low_k[0], everywhere.high_k[0]) == pytest.approx((0.2, 0.2))
-    # Five units cannot reject: there are but 16 splits.
-    few = random_signs(column([2.0] * 4), column([10.0] * 4), 9999, 1, 0.95)
-    assert few.p_k[0] > 0.05
-    assert few.low_k[0] == -np.inf
     mirrored = random_signs(column([-d for d in DIFFERENCES]), column(WORDS), 999, 1, 0.95)
     straight = random_signs(column(DIFFERENCES), column(WORDS), 999, 1, 0.95)
     assert mirrored.p_k[0] == straight.p_k[0]
     assert mirrored.low_k[0] == -straight.high_k[0]
+
+
+@pytest.mark.parametrize("num_units", range(2, 10))
+def test_all_signs_against_scipy(num_units: int) -> None:
+    """Every exchange once: the p-value is the paired permutation test's of scipy, ties counted whole."""
+    stats = pytest.importorskip("scipy.stats", reason="scipy not installed")
+    rng = np.random.default_rng(num_units)
+    differences_uk = rng.integers(-3, 6, size=(num_units, 8)).astype(float)
+    words_uk = rng.integers(20, 90, size=(num_units, 1)).astype(float)
+    found = all_signs(differences_uk, words_uk, 0.9)
+
+    def p_of(values_u: Floats) -> float:
+        if not values_u.sum():
+            return 1.0  # scipy's halves overlap there
+        exchange = {"permutation_type": "samples", "n_resamples": np.inf}
+        return float(stats.permutation_test((values_u,), np.sum, **exchange).pvalue)
+
+    for k, values_u in enumerate(differences_uk.T):
+        assert found.p_k[k] == pytest.approx(p_of(values_u))
+        if num_units < 5:
+            assert (found.low_k[k], found.high_k[k]) == (-np.inf, np.inf)
+            continue
+        # The interval holds what the test does not reject at 10 %, and nothing else.
+        for end, inwards in ((found.low_k[k], 1e-6), (found.high_k[k], -1e-6)):
+            assert p_of(values_u - (end + inwards) * words_uk[:, 0]) > 0.1
+            assert p_of(values_u - (end - inwards) * words_uk[:, 0]) <= 0.1
+
+
+@pytest.mark.parametrize("num_units", range(3, 10))
+def test_all_signs_never_reject_too_often(num_units: int) -> None:
+    """Over all exchanges of labels, for units that are alike, that are not, and where many tie."""
+    rng = np.random.default_rng(num_units)
+    signs_ru = np.array(list(itertools.product([-1.0, 1.0], repeat=num_units)))
+    words = np.full((num_units, 1), 50.0)
+    rates = {}
+    for name, sizes_u in {
+        "alike": np.full(num_units, 4.0),
+        "unlike": rng.uniform(1, 9, num_units),
+        "ties": rng.integers(0, 3, num_units).astype(float),
+    }.items():
+        rates[name] = (all_signs((signs_ru * sizes_u).T, words, 0.95).p_k <= 0.05).mean()
+        assert rates[name] <= 0.05
+    assert (rates["alike"] > 0) == (rates["unlike"] > 0) == (num_units >= 6)
+    assert all_signs(words * 0 + 4, words, 0.95).p_k[0] == lowest_p(num_units)
 
 
 def test_student_by_hand() -> None:

@@ -6,8 +6,8 @@ import itertools
 
 import numpy as np
 import pytest
-from check_statistics import Trial, normal_quantile, p_values
-from exact_levels import exchanged, mapsswe_levels, sign_levels
+from check_statistics import Pool, Trial, draw, normal_quantile, p_values
+from exact_levels import exchanged, mapsswe_levels, of_pair, sign_levels
 
 VALUES = np.array([[1, 0, -2, 3, 1, 1], [2, 2, -2, 0, 0, 1], [1, 1, 1, 1, 1, 1]], dtype=float)
 SIGNS = np.array(list(itertools.product([-1, 1], repeat=6)))
@@ -23,10 +23,14 @@ def test_sums_of_all_exchanges() -> None:
 
 
 def test_levels_of_signs() -> None:
-    for values, level in zip(VALUES, sign_levels(VALUES), strict=True):
-        sizes = np.abs(SIGNS @ values)
-        p = [(sizes > one).mean() + (sizes == one).mean() / 2 for one in sizes]
-        assert level == pytest.approx(np.mean(np.array(p) <= 0.05), abs=1e-12)
+    for num_units, ties in ((6, 1.0), (12, 0.5)):
+        values_ku = np.tile(VALUES, num_units // 6)
+        signs = np.array(list(itertools.product([-1, 1], repeat=num_units)))
+        for values, level in zip(values_ku, sign_levels(values_ku), strict=True):
+            counts = np.unique(np.abs(signs @ values), return_counts=True)[1]
+            shares = counts / len(signs)
+            p = shares[::-1].cumsum()[::-1] - (1 - ties) * shares
+            assert level == pytest.approx(shares[p <= 0.05].sum(), abs=1e-12)
     # Nothing can be rejected with four units, and everything is 5 % or less with many.
     assert sign_levels(VALUES[:, :4]).max() < 1e-12
     many = np.random.default_rng(0).integers(0, 4, size=(50, 200)).astype(float)
@@ -48,6 +52,27 @@ def test_levels_of_mapsswe() -> None:
     )
     assert levels.tolist() == pytest.approx(np.mean(expected, axis=0).tolist())
     assert levels[0] > 0
+
+
+def test_levels_of_a_pair_are_those_of_its_exchanges() -> None:
+    """Against 20,000 exchanges of the labels of one test set, by the p-values of the trials."""
+    rng = np.random.default_rng(0)
+    segments = rng.integers(-2, 3, size=(12, 5, 2)).astype(float)
+    pool = Pool(np.full((12, 5), 8.0), segments, np.full((12, 5), 2.0))
+    levels = of_pair(pool)
+    for swap, of in (
+        ("speaker", {"signs, speakers": "signs, speakers", "MAPSSWE, per speaker": "MAPSSWE"}),
+        (
+            "utterance",
+            {"signs, utterances": "signs, utterances", "MAPSSWE, per utterance": "MAPSSWE"},
+        ),
+        ("segment", {"MAPSSWE, per segment": "MAPSSWE"}),
+    ):
+        trials = [draw(pool, rng, 12, swap, 500) for _ in range(40)]
+        p_values_of = [p_values(trial, seed) for seed, trial in enumerate(trials)]
+        for name, test in of.items():
+            rate = np.mean([(p[test] <= 0.05).mean() for p in p_values_of])
+            assert levels[name] == pytest.approx(rate, abs=0.006), name
 
 
 def test_normal_quantile() -> None:
