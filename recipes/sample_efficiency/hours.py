@@ -13,7 +13,7 @@ from typing import Any
 
 from asr.data.manifest import read_cuts
 from asr.evaluate.statistics import holm
-from asr.evaluate.tables import points
+from asr.evaluate.tables import p_text, points
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 
@@ -31,8 +31,15 @@ def results_of(compared: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {row["run"]["weighting"]: next(iter(row["sets"].values())) for row in compared["rows"]}
 
 
-def differences_of(compared: dict[str, Any]) -> list[dict[str, Any]]:
-    return compared["type_differences"] or compared["differences"]
+def differences_of(compared: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    """By (weighting, the one that it is measured against)."""
+    if compared["type_differences"]:
+        found = [one for one in compared["type_differences"] if one["kind"] == "weighting"]
+        return {(one["name"], one["baseline"]): one for one in found}
+    weighting = {row["name"]: row["run"]["weighting"] for row in compared["rows"]}
+    return {
+        (weighting[one["name"]], weighting[one["baseline"]]): one for one in compared["differences"]
+    }
 
 
 def interval(one: dict[str, Any]) -> str:
@@ -41,25 +48,37 @@ def interval(one: dict[str, Any]) -> str:
 
 
 def table(shares: list[tuple[float, dict[str, Any]]]) -> str:
-    weightings = list(results_of(shares[0][1]))
+    """One line per share; Holm's correction is over all differences of the table."""
+    all_results = [results_of(compared) for _, compared in shares]
+    all_differences = [differences_of(compared) for _, compared in shares]
+    weightings = list(dict.fromkeys(word for results in all_results for word in results))
+    pairs = list(dict.fromkeys(pair for differences in all_differences for pair in differences))
     header = ["hours", *(f"{word} WER % [95 %]" for word in weightings)]
-    header += ["difference [95 %]", "p", "p (Holm)"]
-    tested = [one["p_value"] for _, compared in shares for one in differences_of(compared)[:1]]
-    adjusted = iter(holm([p for p in tested if p is not None]))
+    for name, baseline in pairs:
+        header += [f"{name} - {baseline} [95 %]", "p", "p (Holm)"]
+    p_values = {
+        (row, pair): one["p_value"]
+        for row, differences in enumerate(all_differences)
+        for pair, one in differences.items()
+        if one["p_value"] is not None
+    }
+    adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     lines = ["| " + " | ".join(header) + " |", "|" + "---:|" * len(header)]
-    for hours, compared in shares:
-        results, differences = results_of(compared), differences_of(compared)
+    for row, (hours, _) in enumerate(shares):
+        results, differences = all_results[row], all_differences[row]
         cells = [f"{hours:.2f}"]
-        cells += [
-            f"{100 * results[word]['wer']:.2f}{interval(results[word])}" for word in weightings
-        ]
-        if differences:
-            one = differences[0]
-            cells.append(f"{points(one['difference'])}{interval(one)}")
-            if one["p_value"] is not None:
-                cells += [f"{one['p_value']:.3f}", f"{next(adjusted):.3f}"]
-        lines.append("| " + " | ".join([*cells, "-", "-", "-"][: len(header)]) + " |")
+        for word in weightings:
+            cells.append(rate(results[word]) if word in results else "-")
+        for pair in pairs:
+            one = differences.get(pair)
+            cells.append("-" if one is None else f"{points(one['difference'])}{interval(one)}")
+            cells += [p_text(p_values.get((row, pair))), p_text(adjusted.get((row, pair)))]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def rate(one: dict[str, Any]) -> str:
+    return "-" if one["wer"] is None else f"{100 * one['wer']:.2f}{interval(one)}"
 
 
 def plot(shares: list[tuple[float, dict[str, Any]]], path: Path) -> None:
@@ -67,11 +86,15 @@ def plot(shares: list[tuple[float, dict[str, Any]]], path: Path) -> None:
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    for word, colour in zip(results_of(shares[0][1]), COLOURS, strict=False):
-        xs = [hours for hours, _ in shares]
-        ones = [results_of(compared)[word] for _, compared in shares]
-        axes.plot(xs, [100 * one["wer"] for one in ones], "-o", color=colour, label=word)
-        for x, one in zip(xs, ones, strict=True):
+    found = [(hours, results_of(compared)) for hours, compared in shares]
+    weightings = dict.fromkeys(word for _, results in found for word in results)
+    for number, word in enumerate(weightings):
+        colour = COLOURS[number % len(COLOURS)]
+        ones = [(hours, results[word]) for hours, results in found if word in results]
+        ones = [(hours, one) for hours, one in ones if one["wer"] is not None]
+        xs, ys = [hours for hours, _ in ones], [100 * one["wer"] for _, one in ones]
+        axes.plot(xs, ys, "-o", color=colour, label=word)
+        for x, one in ones:
             if one["interval"] is not None:
                 ends = [100 * one["interval"][end] for end in ("low", "high")]
                 axes.plot([x, x], ends, color=colour, alpha=0.5)
