@@ -77,7 +77,7 @@ def type_results(
 ) -> list[TypeResult]:
     """Each type's mean WER with its interval."""
     results = []
-    wer_m = group.errors_um.sum(axis=0) / max(1.0, group.words_u.sum())
+    wer_m = group.errors_um.sum(axis=0) / group.words_u.sum()
     for (weighting, position), columns in types.items():
         found = _contrast(group, {(weighting, position): 1.0}, types)
         results.append(
@@ -147,25 +147,20 @@ def corrected_types(differences: Sequence[TypeDifference]) -> list[TypeDifferenc
 
 
 def from_best_position(
-    types: Sequence[TypeResult], differences: Sequence[TypeDifference], set_name: str
+    differences: Sequence[TypeDifference], set_name: str
 ) -> tuple[str, list[TypeDifference]]:
-    """(the position with the lowest mean, the others minus that one, best first)."""
+    """(the position with the fewest errors, the others minus that one, best first).
+
+    Each two are compared over the weightings that both have; the best is the one that is behind any
+    other by least. Where all have the same weightings that is the lowest mean.
+    """
     here = [one for one in differences if (one.kind, one.set_name) == ("position", set_name)]
-    positions = dict.fromkeys(name for one in here for name in (one.baseline, one.name))
-    means = {
-        position: known_mean(
-            [t.wer for t in types if (t.position, t.set_name) == (position, set_name)]
-        )
-        or 0.0
-        for position in positions
-    }
-    best = min(means, key=lambda position: means[position])
-    found = [
-        one if one.baseline == best else _reversed(one)
-        for one in here
-        if best in (one.name, one.baseline)
-    ]
-    return best, sorted(found, key=lambda one: one.difference)
+    above: dict[str, list[TypeDifference]] = {}
+    for one in here:
+        above.setdefault(one.baseline, []).append(one)
+        above.setdefault(one.name, []).append(_reversed(one))
+    best = min(above, key=lambda position: -min(one.difference for one in above[position]))
+    return best, sorted(above[best], key=lambda one: one.difference)
 
 
 def _reversed(one: TypeDifference) -> TypeDifference:

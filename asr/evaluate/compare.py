@@ -74,14 +74,23 @@ def compare(
             for k, interval in zip(numbers, wer_intervals(group, how), strict=True):
                 results[k, set_name] = _set_result(members[k], group, interval)
             parts += parts_of(group, names, read_noise_db(members[numbers[0]].decoding.cuts))
-            if numbers[0] == 0:
-                differences += paired_differences(group, names, how)
+            base = min(members)
+            if base not in numbers:
+                unpaired += [_why_unpaired(members, (base, k), names, set_name) for k in numbers]
+            elif not group.words_u.any():
+                unpaired.append(f"{set_name}: there are no words in its references to get wrong")
+            else:
+                if base == 0:
+                    differences += paired_differences(group, names, how)
+                else:
+                    unpaired.append(
+                        f"{set_name}: {names[0]} was not decoded on it, so no system is compared "
+                        f"with {names[0]} there"
+                    )
                 found, replicas = find_types(group, experiments, names)
                 unpaired += replicas
                 types += type_results(group, found, names, level)
                 type_differences_ += type_differences(group, found, level)
-            elif 0 in members:
-                unpaired += [_why_unpaired(members, k, names, set_name) for k in numbers]
 
     rows = [
         Row(name, str(experiment.folder), experiment.run, _sets_of(results, k))
@@ -140,9 +149,10 @@ def _set_result(scored: ScoredSet, group: Group, interval: Interval | None) -> S
 
 
 def _why_unpaired(
-    members: dict[int, ScoredSet], k: int, names: Sequence[str], set_name: str
+    members: dict[int, ScoredSet], pair: tuple[int, int], names: Sequence[str], set_name: str
 ) -> str:
-    left, right = ({u.id: u for u in members[i].utterances} for i in (0, k))
+    base, k = pair
+    left, right = ({u.id: u for u in members[i].utterances} for i in pair)
     common = left.keys() & right.keys()
     only_one = len(left.keys() ^ right.keys())
     texts = sum(left[id_].reference.split() != right[id_].reference.split() for id_ in common)
@@ -157,7 +167,7 @@ def _why_unpaired(
         if number
     ]
     return (
-        f"{set_name}: {names[k]} and {names[0]} were not scored on the same utterances "
+        f"{set_name}: {names[k]} and {names[base]} were not scored on the same utterances "
         f"({', '.join(reasons)}), so there is no paired difference"
     )
 

@@ -79,7 +79,7 @@ class TypeResult:
     """Runs that are alike in all but the seed.
 
     Attributes:
-        wer: the mean over the runs; interval: for another training and another speaker.
+        wer: the mean over the runs; interval: for another training and other units.
         wers: of each run, in the order of ``names``.
         train_audio_s_per_s, rtf: means over the runs that say so.
     """

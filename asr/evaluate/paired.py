@@ -122,13 +122,13 @@ def wer_intervals(group: Group, how: Bootstrap) -> list[Interval | None]:
 
 
 def paired_differences(group: Group, names: Sequence[str], how: Bootstrap) -> list[Difference]:
-    """Every member against the first one, without Holm's correction yet."""
+    """Every member against the first one, without Holm's correction yet; there must be words."""
     others = group.members[1:]
     if not others:
         return []
     segments = _mapsswe(group)
     differences_nm = group.errors_nm[:, 1:] - group.errors_nm[:, :1]
-    total = max(1.0, float(group.words_n.sum()))
+    total = float(group.words_n.sum())
     intervals: list[Interval | None] = [None] * len(others)
     p_values: list[float | None] = [None] * len(others)
     shares: list[float | None] = [None] * len(others)

@@ -32,8 +32,7 @@ _TEXT_COLUMNS = frozenset(
 
 
 _TRAIN = "train: seconds of audio per second of training, beside whatever else the machine did."
-_HOLM = "p (Holm): corrected for the number of comparisons in its table."
-_TYPES = "Types: t over seeds and speakers, both taken as samples (docs/statistics.md)."
+_HOLM = "p (Holm): corrected for the number of comparisons in its table; intervals are not."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +194,8 @@ def _type_differences(
             if one.kind == kind
         ]
         if rows:
-            caption = f"Differences of {kind}s in points of WER, over seeds and speakers:"
+            over = units_text(differences)
+            caption = f"Differences of {kind}s in points of WER, over seeds and {over}:"
             tables.append((caption, Table(header, rows)))
     return tables
 
@@ -240,7 +240,8 @@ def _part_tables(comparison: Comparison) -> list[tuple[str, Table]]:
         if not parts:
             continue
         labels = list(dict.fromkeys((part.set_name, part.label) for part in parts))
-        header = ["system", *(label for _, label in labels)]
+        several = len({set_name for set_name, _ in labels}) > 1
+        header = ["system", *(f"{name} {label}" if several else label for name, label in labels)]
         rows = []
         for row in comparison.rows:
             cells = []
@@ -302,18 +303,30 @@ def legend_lines(comparison: Comparison) -> list[str]:
     if max(len(comparison.differences), len(comparison.type_differences)) > 1:
         lines.append(_HOLM)
     if comparison.type_differences:
-        lines.append(_TYPES)
+        lines.append(_types_line(comparison.type_differences))
     return lines
 
 
 def type_legend_lines(comparison: Comparison) -> list[str]:
     """What the columns of the types' tables mean, alone."""
+    differences = [*comparison.type_differences, *comparison.length_differences]
     level = f"[{100 * comparison.level:g} %]"
     return [
-        f"{_TYPES} {level}: for another training and another speaker.",
+        f"{_types_line(differences)} {level}: for another training and other "
+        f"{units_text(differences)}.",
         _HOLM,
         f"{_TRAIN} RTF: decoding time over audio time.",
     ]
+
+
+def _types_line(differences: Sequence[TypeDifference]) -> str:
+    units = units_text(differences)
+    return f"Types: t over seeds and {units}, both taken as samples (docs/statistics.md)."
+
+
+def units_text(differences: Sequence[TypeDifference]) -> str:
+    """``speakers``, ``utterances``, or both where sets differ."""
+    return " or ".join(sorted({f"{one.unit}s" for one in differences}))
 
 
 def _method_line(comparison: Comparison, set_name: str, unit: str, method: str) -> str:

@@ -57,7 +57,7 @@ def test_a_page_of_types(tmp_path: Path) -> None:
     assert "6 types of attention, 3 seeds of each; conformer; 18.3M parameters" in page
     found = verdict(comparison)
     assert f"**{found.answer}**" in page
-    assert "Cannot tell sigmoid from softmax, so use either" in found.answer
+    assert "Cannot tell sigmoid from softmax: nothing here speaks for either" in found.answer
     best, other = ("rope", "alibi") if "to rope, or alibi" in found.answer else ("alibi", "rope")
     assert f"it points to {best}, or {other}, which cannot be told from it" in found.answer
     assert found.answer.endswith("no position at all makes more errors.")

@@ -151,7 +151,7 @@ def test_the_page_needs_nothing_else(report: Path) -> None:
 def test_verdict_says_that_it_cannot_tell(report: Path) -> None:
     """Two untrained seeds of each type differ by chance."""
     page = report.read_text()
-    assert "Cannot tell sigmoid from softmax, so use either" in page
+    assert "Cannot tell sigmoid from softmax: nothing here speaks for either" in page
     assert "below 5 this is an indication" in page
 
 

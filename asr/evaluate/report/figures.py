@@ -95,14 +95,21 @@ def weighting_rows(comparison: Comparison) -> list[Whisker]:
 
 
 def position_rows(comparison: Comparison) -> list[Whisker]:
-    """Each minus the one with the lowest mean, on the first set."""
+    """Each minus the one with the fewest errors, set by set."""
     positions = [one for one in comparison.type_differences if one.kind == "position"]
-    if not positions:
-        return []
-    best, others = from_best_position(comparison.types, positions, positions[0].set_name)
-    return [
-        _whisker(f"{one.name} − {best}", one.difference, one.interval, COLOURS[2]) for one in others
-    ]
+    rows = []
+    for set_name in dict.fromkeys(one.set_name for one in positions):
+        best, others = from_best_position(positions, set_name)
+        rows += [
+            _whisker(
+                _label(comparison, f"{one.name} − {best}", set_name, ", "),
+                one.difference,
+                one.interval,
+                COLOURS[2],
+            )
+            for one in others
+        ]
+    return rows
 
 
 def difference_rows(comparison: Comparison) -> list[Whisker]:

@@ -111,8 +111,9 @@ def _types(comparison: Comparison) -> str:
             "<h2>Which position?</h2>"
             + html_figure(
                 figures.position_differences(comparison),
-                "Points of WER above the position with the lowest mean; an interval that holds 0 says "
-                "that it may be as good.",
+                "Points of WER above the position with the fewest errors. Each interval is of its pair "
+                "by itself; the answer above corrects for the number of pairs, so one that just "
+                "misses 0 may be chance all the same.",
             )
             + f"<details><summary>{summary}</summary>{positions}</details>"
         )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from asr.evaluate.attention_types import CLAIM_RUNS, from_best_position, known_mean, widest
-from asr.evaluate.comparison import Comparison, Difference, TypeDifference, TypeResult
+from asr.evaluate.comparison import Comparison, Difference, TypeDifference
 from asr.evaluate.statistics import Interval
 from asr.evaluate.tables import points, within_text
 
@@ -57,9 +57,7 @@ def length_verdict(comparison: Comparison) -> Verdict:
     reasons = [_reason(one, f"At {one.set_name}") for one in overall]
     reasons += [_reason(one, f"With {place} alone, at {one.set_name},") for one, place in alone]
     if any(one.kind == "position" for one in comparison.length_differences):
-        answer, reason = _positions(
-            comparison.length_types, comparison.length_differences, long, f"At {long}"
-        )
+        answer, reason = _positions(comparison.length_differences, long, f"At {long}")
         answers.append(answer)
         reasons.append(reason)
     by_type = {
@@ -96,9 +94,7 @@ def _of_types(comparison: Comparison) -> Verdict:
             _reason(one, f"With {place} alone, on {set_name},") for one, place in exceptions
         ]
         if any((o.kind, o.set_name) == ("position", set_name) for o in comparison.type_differences):
-            answer, reason = _positions(
-                comparison.types, comparison.type_differences, set_name, where
-            )
+            answer, reason = _positions(comparison.type_differences, set_name, where)
             answers.append(answer)
             reasons.append(reason)
     reasons.append(_best_text(comparison))
@@ -118,15 +114,13 @@ def _at_one_position(differences: Sequence[TypeDifference]) -> list[tuple[TypeDi
     ]
 
 
-def _positions(
-    types: Sequence[TypeResult], differences: Sequence[TypeDifference], set_name: str, where: str
-) -> tuple[str, str]:
+def _positions(differences: Sequence[TypeDifference], set_name: str, where: str) -> tuple[str, str]:
     """(which positions to use, by how much the others are worse)."""
-    best, others = from_best_position(types, differences, set_name)
-    worse = [one for one in others if _certain(one)]
+    best, others = from_best_position(differences, set_name)
+    worse = [one for one in others if _certain(one) and one.difference > 0]
     alike = [_said(one.name) for one in others if not _certain(one)]
     if not worse:
-        text = f"no position can be told from {_said(best)}, which has the lowest mean"
+        text = f"no position can be told from {_said(best)}, which makes the fewest errors here"
     else:
         text = f"for the position, {_claim(others)} {_said(best)}"
         if alike:
@@ -142,8 +136,8 @@ def _positions(
         )
         for one in others
     )
-    reason = f"Points of word error rate above {_said(best)}, on {set_name}: {shown}."
-    return _sentence(text, where), reason
+    reason = f"Points of word error rate above {_said(best)}, on {set_name}, each pair by itself: "
+    return _sentence(text, where), f"{reason}{shown}."
 
 
 def _few_seeds(differences: Sequence[TypeDifference]) -> list[str]:
@@ -157,28 +151,39 @@ def _few_seeds(differences: Sequence[TypeDifference]) -> list[str]:
 
 
 def _of_systems(comparison: Comparison) -> Verdict:
-    real = [one for one in comparison.differences if _certain(one)]
-    if not real:
-        answer = (
-            f"Cannot tell: no system differs from {comparison.differences[0].baseline} by more than "
-            f"chance would make it."
-        )
-    else:
-        best = min(real, key=lambda one: one.difference)
-        better = best.difference < 0
-        answer = (
-            f"{best.name} makes {'fewer' if better else 'more'} errors than {best.baseline}."
-            if len(real) == 1
-            else f"{len(real)} of {len(comparison.differences)} systems differ from {best.baseline}"
-            + (f"; {best.name} is the best of them." if better else ", all for the worse.")
-        )
-    shown = sorted(real or comparison.differences, key=lambda one: one.difference)[:5]
-    reasons = [_reason(one, f"On {one.set_name}") for one in shown]
+    set_names = list(dict.fromkeys(one.set_name for one in comparison.differences))
+    answers, reasons = [], []
+    for set_name in set_names:
+        here = [one for one in comparison.differences if one.set_name == set_name]
+        answers.append(_answer_of(here, f"On {set_name}" if len(set_names) > 1 else ""))
+        real = [one for one in here if _certain(one)]
+        shown = sorted(real or here, key=lambda one: one.difference)[:5]
+        reasons += [_reason(one, f"On {set_name}") for one in shown]
     reasons.append(
         "Each system is one training: another seed of the same attention may come out elsewhere, so "
         "this says nothing yet about attention types. Train each with several seeds for that."
     )
-    return Verdict(answer, reasons)
+    return Verdict(" ".join(answers), reasons)
+
+
+def _answer_of(differences: Sequence[Difference], where: str) -> str:
+    """On systems of one set."""
+    real = [one for one in differences if _certain(one)]
+    baseline = differences[0].baseline
+    if not real:
+        text = f"no system can be told from {baseline} by more than chance would make it"
+    else:
+        best = min(real, key=lambda one: one.difference)
+        better = best.difference < 0
+        if len(real) == 1:
+            text = f"{best.name} makes {'fewer' if better else 'more'} errors than {baseline}"
+        else:
+            text = f"{len(real)} of {len(differences)} systems differ from {baseline}"
+            text += f"; {best.name} is the best of them" if better else ", all for the worse"
+    # a system's name keeps its case
+    return (
+        f"{where}, {text}." if where else f"{text[0].upper() if not real else text[0]}{text[1:]}."
+    )
 
 
 def _certain(one: Difference | TypeDifference) -> bool:
@@ -187,9 +192,9 @@ def _certain(one: Difference | TypeDifference) -> bool:
 
 def _answer(one: TypeDifference, where: str) -> str:
     if not _certain(one):
-        text = f"cannot tell {one.name} from {one.baseline}, so use either"
+        text = f"cannot tell {one.name} from {one.baseline}: nothing here speaks for either"
         if one.interval is not None:
-            text += f": they differ by less than {_points(_largest(one.interval))} points"
+            text += f", and up to {_points(_largest(one.interval))} points between them would fit"
     else:
         better, worse = (one.name, one.baseline) if one.difference < 0 else (one.baseline, one.name)
         text = f"{_claim([one])} {better} rather than {worse}"
@@ -232,8 +237,8 @@ def _reason(one: Difference | TypeDifference, where: str) -> str:
         text += f" ({within_text(one)})"
     if one.interval is not None:
         text += (
-            f"; anything from {points(one.interval.low)} to {points(one.interval.high)} would fit "
-            f"as well"
+            f"; by itself, anything from {points(one.interval.low)} to {points(one.interval.high)} "
+            f"would fit as well"
         )
     if one.p_holm is not None:
         chance = "<0.001" if one.p_holm < 0.001 else f"{one.p_holm:.3f}"

@@ -1,0 +1,121 @@
+"""What the answer says of several sets, of unequal grids and of what cannot be compared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from made_experiments import hash_of, seeds_of, write_decoded, write_experiment
+
+from asr.evaluate.compare import compare
+from asr.evaluate.comparison import Part
+from asr.evaluate.report.figures import position_rows
+from asr.evaluate.report.verdict import verdict
+from asr.evaluate.tables import format_markdown, format_terminal
+
+
+def test_positions_with_unequal_weightings_are_ranked_by_what_they_share(tmp_path: Path) -> None:
+    """No position's mean is the highest only because its sigmoid is bad; others have no sigmoid."""
+    rates = {
+        ("softmax", "none"): 0.1,
+        ("sigmoid", "none"): 0.7,
+        ("softmax", "rope"): 0.25,
+        ("softmax", "alibi"): 0.4,
+        ("sigmoid", "alibi"): 0.75,
+    }
+    comparison = compare([e for w, rate in rates.items() for e in seeds_of(tmp_path, *w, rate)])
+    found = verdict(comparison)
+    assert "to no position at all; rope and alibi make more errors" in found.answer
+    shown = next(reason for reason in found.reasons if "above no position at all" in reason)
+    assert "-" not in shown.split(":", 1)[1].replace("[-", "[")
+    assert [row.label.split(" −")[0] for row in position_rows(comparison)] == ["rope", "alibi"]
+
+
+def test_an_answer_for_each_set(tmp_path: Path) -> None:
+    base, other = (write_experiment(tmp_path / name) for name in ("base", "other"))
+    for set_name, rates in {"test": (0.3, 0.1), "test-lm": (0.1, 0.4)}.items():
+        for seed, (folder, rate) in enumerate(zip((base, other), rates, strict=True)):
+            write_decoded(folder, set_name, rate, seed=seed)
+    comparison = compare([base, other])
+    assert verdict(comparison).answer == (
+        "On test, other makes fewer errors than base. On test-lm, other makes more errors than base."
+    )
+    parts = [
+        Part(set_name, "length", "1.0 s to 2.0 s", 1.0, 2.0, 60, 500, {"base": 0.3, "other": 0.1})
+        for set_name in ("test", "test-lm")
+    ]
+    text = format_markdown(replace(comparison, parts=parts))
+    assert "| system | test 1.0 s to 2.0 s | test-lm 1.0 s to 2.0 s |" in text
+    assert "| system | 1.0 s to 2.0 s |" in format_markdown(replace(comparison, parts=parts[:1]))
+
+
+def test_positions_of_each_set_are_drawn(tmp_path: Path) -> None:
+    folders = [
+        e for p, r in (("none", 0.3), ("rope", 0.1)) for e in seeds_of(tmp_path, "relu", p, r)
+    ]
+    for folder in folders:
+        write_decoded(
+            folder, "other", 0.3 if "rope" in folder.name else 0.1, seed=hash_of(folder.name)
+        )
+    rows = position_rows(compare(folders))
+    assert [row.label for row in rows] == ["rope − none, other", "none − rope, test"]
+    assert all(row.value > 0 for row in rows)
+
+
+def test_types_do_not_need_the_first_system(tmp_path: Path) -> None:
+    first = write_experiment(tmp_path / "first", weighting="relu")
+    write_decoded(first, "dev", 0.2)
+    types = [
+        e for w, r in (("softmax", 0.3), ("sigmoid", 0.1)) for e in seeds_of(tmp_path, w, "rope", r)
+    ]
+    comparison = compare([first, *types])
+    assert comparison.differences == []
+    assert [(one.weighting, one.set_name) for one in comparison.types] == [
+        ("softmax", "test"),
+        ("sigmoid", "test"),
+    ]
+    assert comparison.type_differences == compare(types).type_differences
+    assert "test: first was not decoded on it, so no system is compared with first there" in (
+        comparison.notes
+    )
+
+
+@pytest.mark.parametrize(("num_speakers", "unit"), [(2, "utterances"), (12, "speakers")])
+def test_the_units_of_types_are_those_that_were_taken(
+    num_speakers: int, unit: str, tmp_path: Path
+) -> None:
+    folders = []
+    for weighting, rate in (("softmax", 0.3), ("sigmoid", 0.1)):
+        for seed in (1, 2):
+            exp = write_experiment(tmp_path / f"{weighting}-{seed}", weighting=weighting, seed=seed)
+            write_decoded(exp, "test", rate, num_speakers=num_speakers, seed=seed)
+            folders.append(exp)
+    comparison = compare(folders)
+    for text in (format_terminal(comparison), format_markdown(comparison)):
+        assert f"points of WER, over seeds and {unit}:" in text
+        assert f"Types: t over seeds and {unit}, both taken as samples" in text
+
+
+def test_without_words_there_is_nothing_to_compare(tmp_path: Path) -> None:
+    folders = []
+    for weighting in ("softmax", "sigmoid"):
+        for seed in (1, 2):
+            exp = write_experiment(tmp_path / f"{weighting}-{seed}", weighting=weighting, seed=seed)
+            write_decoded(exp, "test", 0.5, references=[[], []], seed=seed)
+            folders.append(exp)
+    comparison = compare(folders)
+    assert (comparison.differences, comparison.types, comparison.type_differences) == ([], [], [])
+    assert "test: there are no words in its references to get wrong" in comparison.notes
+
+
+def test_an_interval_is_said_to_be_of_one_comparison(tmp_path: Path) -> None:
+    """Holm's correction is of p-values alone, so an interval without 0 may stand beside p = 0.6."""
+    rates = {"none": 0.2, "rope": 0.2, "alibi": 0.2, "cape": 0.2}
+    folders = [e for p, r in rates.items() for e in seeds_of(tmp_path, "softmax", p, r)]
+    comparison = compare(folders)
+    (shown,) = (one for one in verdict(comparison).reasons if one.startswith("Points of word"))
+    assert "each pair by itself" in shown
+    assert "corrected for the number of comparisons in its table; intervals are not" in (
+        format_terminal(comparison)
+    )
