@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -43,13 +44,13 @@ def required(content: dict[str, Any], key: str, kind: type, where: str) -> Any:
 
 
 def field(content: dict[str, Any], key: str, kind: type, where: str) -> Any:
-    """``content.get(key)``, or InputError where it is not a ``kind`` (float takes int)."""
+    """``content.get(key)``, or InputError where it is not a ``kind`` (float: finite, takes int)."""
     value = content.get(key)
     if value is None:
         return None
     if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
+        value = float(value) if abs(value) <= sys.float_info.max else math.inf
+    if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
         raise InputError(f"{where}: {key!r} is {value!r}, expected {_KIND_NAMES[kind]}")
     if isinstance(value, str) and not _encodable(value):
         raise InputError(f"{where}: {key!r} is {value!r}, which is half a character (a surrogate)")
@@ -66,6 +67,11 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
         content = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{where}: not JSON: {error.msg} (column {error.colno})") from None
+    except (
+        ValueError,
+        RecursionError,
+    ):  # what Python's reader does not take, though JSON allows it
+        raise InputError(f"{where}: a number too long, or lists too deep, to be read") from None
     if not isinstance(content, dict):
         raise InputError(f"{where}: expected an object {{…}}, found {type(content).__name__}")
     return content

@@ -28,9 +28,6 @@ from asr.files import write_atomically
 
 T = TypeVar("T")
 
-# Of every utterance whose corpus does not say who speaks.
-UNKNOWN_SPEAKER = "unknown"
-
 # The encoder sees one frame per four hops of 10 ms.
 ENCODER_FRAME_S = 0.04
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
 
 # The palette of Okabe and Ito, told apart by colour-blind readers too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# What a picture's axis can hold; an infinite value is above, and NaN is not below.
+_MAX_STEP, _MAX_VALUE = 1 << 53, 1e300
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,25 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def as_png(figure: Figure) -> bytes:
+    _read_no_formulas(figure)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=150)
     return picture.getvalue()
+
+
+def _read_no_formulas(figure: Figure) -> None:
+    """Names are a user's, and a $ in them is a dollar; 10^k at a logarithmic axis stays a formula."""
+    from matplotlib.text import Text
+
+    axes = [axis for panel in figure.axes for axis in (panel.xaxis, panel.yaxis)]
+    powers = {
+        text
+        for axis in axes
+        if axis.get_scale() == "log"
+        for text in axis.get_ticklabels(which="both")
+    }
+    for text in figure.findobj(Text):
+        text.set_parse_math(text in powers)
 
 
 def read_curves(folder: Path) -> Curves:
@@ -92,7 +109,8 @@ def read_curves(folder: Path) -> Curves:
 
 def _record(line: str, where: str) -> dict[str, Any]:
     record = parse_object(line, where)
-    if not isinstance(record.get("step"), int):
+    step = record.get("step")
+    if type(step) is not int or not 0 <= step < _MAX_STEP:
         raise InputError(f"{where}: not a record with a step")
     return record
 
@@ -103,7 +121,7 @@ def _series(records: Sequence[dict[str, Any]], kind: str, key: str) -> list[tupl
         for record in records
         if record.get("kind") == kind
         and isinstance(record.get(key), (int, float))
-        and math.isfinite(record[key])
+        and abs(record[key]) <= _MAX_VALUE
     ]
 
 

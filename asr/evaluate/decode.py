@@ -19,6 +19,7 @@ from asr.data.batches import sorted_batches
 from asr.data.dataset import Utterances
 from asr.data.loader import iterate
 from asr.data.manifest import read_cuts
+from asr.data.speakers import UNKNOWN_SPEAKER
 from asr.files import write_atomically
 from asr.model_folder import Model
 from asr.nn.encoder import Chunk
@@ -88,7 +89,7 @@ def decode_set(
     lines = [
         {
             "id": utterances.ids[index],
-            "speaker": utterances.speakers[index],
+            "speaker": utterances.speakers[index] or UNKNOWN_SPEAKER,
             "duration_s": round(float(utterances.durations_s[index]), 4),
             "reference": utterances.texts[index],
             **_described(model, hypotheses[0], "hypothesis"),

@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from asr.data.speakers import UNKNOWN_SPEAKER
 from asr.errors import InputError
-from asr.files import field, parse_object, read_json_object, read_text, required
+from asr.files import field, finite, parse_object, read_json_object, read_text, required
 
 HYPOTHESES = "hypotheses.jsonl"
 DECODE = "decode.json"
@@ -15,7 +16,11 @@ DECODE = "decode.json"
 
 @dataclass(frozen=True)
 class Utterance:
-    """One decoded utterance; the texts are normalised, words are separated by white space."""
+    """One decoded utterance; the texts are normalised, words are separated by white space.
+
+    Attributes:
+        speaker: ``unknown`` where the file does not say; all those are one speaker's.
+    """
 
     id: str
     speaker: str
@@ -101,14 +106,14 @@ def _parse_utterance(line: str, where: str) -> Utterance:
     duration_s = required(content, "duration_s", float, where)
     if not math.isfinite(duration_s) or duration_s < 0:
         raise InputError(f"{where}: 'duration_s' is {duration_s}, expected seconds")
-    for key in ("id", "speaker"):
-        if not required(content, key, str, where).strip():
-            raise InputError(f"{where}: {key!r} is empty")
+    if not required(content, "id", str, where).strip():
+        raise InputError(f"{where}: 'id' is empty")
+    speaker = field(content, "speaker", str, where) or ""
     return Utterance(
         id=required(content, "id", str, where),
-        speaker=required(content, "speaker", str, where),
+        speaker=speaker if speaker.strip() else UNKNOWN_SPEAKER,
         duration_s=duration_s,
         reference=required(content, "reference", str, where),
         hypothesis=required(content, "hypothesis", str, where),
-        score=field(content, "score", float, where),
+        score=field(finite(content), "score", float, where),
     )

@@ -94,8 +94,11 @@ def _read_settings(folder: Path) -> dict[str, str]:
         return {}
     try:
         content = yaml.safe_load(read_text(path)) or {}
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date that is none
         raise InputError(f"{path}: not valid yaml") from None
+    if not isinstance(content, dict):
+        found = type(content).__name__
+        raise InputError(f"{path}: expected sections with settings, found a {found}")
     return {
         f"{section}.{key}": str(value)
         for section, values in content.items()

@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from lhotse.cut import Cut
 
+from asr.data.index import cut_speaker
 from asr.data.manifest import load_waveform, read_cuts
+from asr.data.speakers import UNKNOWN_SPEAKER
 from asr.errors import InputError
 from asr.evaluate.attention_types import corrected_types, type_differences, type_results
 from asr.evaluate.comparison import (
@@ -54,6 +56,8 @@ def compare_lengths(
     for length_s in lengths_s:
         if not length_s > 0:
             raise InputError(f"--lengths {length_s:g}: must be above 0 seconds")
+    # a duration that is given twice is one column
+    lengths_s = list({f"{length_s:g}": length_s for length_s in lengths_s}.values())
     first = comparison.rows[0]
     if not first.sets:
         raise InputError(f"--lengths: {first.folder} has no decoded set to take utterances from")
@@ -121,7 +125,10 @@ def _manifest(row: Row, set_name: str) -> list[Cut]:
     path = read_decoding(decode.parent).cuts
     if path is None or not Path(path).is_file():
         raise InputError(f"--lengths: {path}, the manifest that {decode} names, is not there")
-    return list(read_cuts(path))
+    cuts = list(read_cuts(path))
+    if any(cut_speaker(cut) in ("", UNKNOWN_SPEAKER) for cut in cuts):
+        raise InputError(f"--lengths: {path} has cuts of no known speaker, whose cuts are joined")
+    return cuts
 
 
 def _decode(

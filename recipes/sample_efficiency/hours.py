@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from asr.data.manifest import read_cuts
+from asr.evaluate.curves import as_png, new_figure
 from asr.evaluate.statistics import holm
 from asr.evaluate.tables import p_text, points
+from asr.files import write_atomically
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 
@@ -82,9 +84,7 @@ def rate(one: dict[str, Any]) -> str:
 
 
 def plot(shares: list[tuple[float, dict[str, Any]]], path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = new_figure(6, 4)
     axes = figure.subplots()
     found = [(hours, results_of(compared)) for hours, compared in shares]
     weightings = dict.fromkeys(word for _, results in found for word in results)
@@ -104,7 +104,7 @@ def plot(shares: list[tuple[float, dict[str, Any]]], path: Path) -> None:
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=130)
+    write_atomically(path, as_png(figure))
 
 
 def main() -> None:

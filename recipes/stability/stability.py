@@ -79,9 +79,15 @@ def largest(records: Sequence[dict[str, Any]], name: str) -> Points:
 def share(record: dict[str, Any]) -> float:
     layers = [key.partition("/")[2] for key in record if key.startswith("output_norm/")]
     return max(
-        number(record[f"output_norm/{layer}"]) / number(record[f"residual_norm/{layer}"])
+        ratio(number(record[f"output_norm/{layer}"]), number(record[f"residual_norm/{layer}"]))
         for layer in layers
     )
+
+
+def ratio(output: float, residual: float) -> float:
+    """Infinite where either is, or there is nothing to divide by."""
+    finite = math.isfinite(output) and math.isfinite(residual) and residual > 0
+    return output / residual if finite else math.inf
 
 
 def number(value: float | None) -> float:
@@ -130,8 +136,20 @@ def median(values: Sequence[float]) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    text = f"{statistics.median(values):.2f}"
-    return text if len(values) == 1 else f"{text} [{min(values):.2f}, {max(values):.2f}]"
+    middle, low, high = map(loss_text, (statistics.median(values), min(values), max(values)))
+    return middle if len(values) == 1 else f"{middle} [{low}, {high}]"
+
+
+def loss_text(loss: float) -> str:
+    return f"{loss:.2f}" if math.isfinite(loss) else "diverged"
+
+
+def legend(runs: Sequence[Run]) -> str:
+    """A system's name, and whether its trainings diverged."""
+    diverged = sum(not math.isfinite(run.last_loss) for run in runs)
+    if not diverged:
+        return runs[0].system
+    return f"{runs[0].system} (diverged{f', {diverged} of {len(runs)}' if len(runs) > 1 else ''})"
 
 
 def plot(runs: Sequence[Run], path: Path) -> None:
@@ -155,16 +173,20 @@ def plot(runs: Sequence[Run], path: Path) -> None:
             if name == "loss":
                 points = smoothed(points)
             colour = COLOURS[systems.index(run.system) % len(COLOURS)]
-            first = run is next(one for one in runs if one.system == run.system)
-            label = run.system if first else None
-            axes.plot(*zip(*points, strict=True), color=colour, label=label, linewidth=1.2)
+            own = [one for one in runs if one.system == run.system]
+            label = legend(own) if run is own[0] else None
+            xs, ys = [step for step, _ in points], [value for _, value in points]
+            # nothing finite is no line, but still a name
+            axes.plot(xs, ys, color=colour, label=label, linewidth=1.2)
         axes.set_yscale(scale)
         axes.set_title(title, fontsize=10)
         axes.grid(alpha=0.25)
     for axes in panels[2:]:
         axes.set_xlabel("step")
     # a run that diverges leaves the picture and leaves the others readable
-    panels[0].set_ylim(0, 1.2 * max(run.loss[0][1] for run in runs))
+    begun = [value for run in runs for _, value in run.loss[:1] if math.isfinite(value)]
+    if begun:
+        panels[0].set_ylim(0, 1.2 * max(begun))
     panels[0].legend(frameon=False, fontsize=8)
     write_atomically(path, as_png(figure))
 
@@ -183,7 +205,7 @@ def text(runs: Sequence[Run], folders: Sequence[Path], picture: str) -> str:
     record = json.loads((folders[0] / "run.json").read_text())
     commits = {json.loads((folder / "run.json").read_text())["commit"] for folder in folders}
     encoder, optimizer = config["encoder"], config["optimizer"]
-    steps = len(runs[0].loss)
+    steps = max(len(run.loss) for run in runs)
     return f"""# Sigmoid's first steps, and what steadies them
 
 `recipes/stability/run.sh`, commit {", ".join(sorted(map(str, commits)))}: a {encoder["kind"]} of \
@@ -199,7 +221,8 @@ def text(runs: Sequence[Run], folders: Sequence[Path], picture: str) -> str:
 - `none`, `constant` (-5), `log-n`: sigmoid's shift; `none+X`: without a shift, with the remedy X alone.
 - Figures per layer are those of the layer where they are largest; over several seeds the median, of the
   loss with its range, of the skipped steps each seed's. What each is: [diagnostics](../diagnostics.md).
-- A skipped step is one whose loss or gradient was not finite.
+- A skipped step is one whose loss or gradient was not finite; `diverged`: so were the last {LAST} steps
+  all; `inf`: a figure that was not finite.
 """
 
 

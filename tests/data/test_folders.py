@@ -12,7 +12,8 @@ from made_corpora import RATE, left_out, prepare, prepared, tone
 
 from asr.data.corpora.common import split
 from asr.data.manifest import LeftOut
-from asr.data.preparation import UNKNOWN_SPEAKER, Part, Utterance
+from asr.data.preparation import Part, Utterance
+from asr.data.speakers import UNKNOWN_SPEAKER
 from asr.errors import InputError
 
 

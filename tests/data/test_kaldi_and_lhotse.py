@@ -13,7 +13,7 @@ from lhotse import MonoCut, SupervisionSegment
 from made_corpora import RATE, Refusal, left_out, prepare, prepared, steps, tone
 
 from asr.data.manifest import load_waveform, read_cuts
-from asr.data.preparation import UNKNOWN_SPEAKER
+from asr.data.speakers import UNKNOWN_SPEAKER
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from made_corpora import Refusal, left_out, prepare, prepared, steps, tone
 
-from asr.data.preparation import UNKNOWN_SPEAKER
+from asr.data.speakers import UNKNOWN_SPEAKER
 
 HEADER = "client_id\tpath\tsentence_id\tsentence\tup_votes\n"
 

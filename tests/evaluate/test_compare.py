@@ -144,6 +144,26 @@ def test_refusals(pair: list[Path], tmp_path: Path) -> None:
         compare(pair, level=1.0)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("config.yaml", "- 1\n", "config.yaml: expected sections with settings, found a list"),
+        ("config.yaml", "word", "config.yaml: expected sections with settings, found a str"),
+        ("config.yaml", "a: 2024-99-99", "config.yaml: not valid yaml"),
+        ("config.yaml", "a: [", "config.yaml: not valid yaml"),
+        ("run.json", '{"train_audio_s_per_s": Infinity}', "'train_audio_s_per_s' is inf"),
+        ("run.json", '{"resumed": [1]}', "'resumed' holds 1, expected objects"),
+        ("decode/test/decode.json", '{"set": "test", "normaliser": "none", "rtf": NaN}', "'rtf'"),
+        ("decode/test/score.json", '{"reference_words": 1e400}', "'reference_words' is inf"),
+    ],
+)
+def test_files_that_say_something_else(
+    name: str, text: str, message: str, pair: list[Path]
+) -> None:
+    (pair[1] / name).write_text(text)
+    assert_refused(pair, message)
+
+
 def test_scores_of_other_hypotheses_are_refused(pair: list[Path]) -> None:
     path = pair[1] / "decode" / "test" / "hypotheses.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]

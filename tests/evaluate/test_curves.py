@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from asr.errors import InputError
-from asr.evaluate.curves import draw_curves, read_curves
+from asr.evaluate.curves import as_png, draw_curves, new_figure, read_curves
 
 LOG = [
     {"kind": "train", "step": 10, "epoch": 0, "loss": 5.0, "lr": 1e-4},
@@ -58,6 +58,28 @@ def test_picture_of_the_curves(tmp_path: Path) -> None:
         assert found[:, width // 2 :].any()
 
 
+@pytest.mark.parametrize("name", ["a$_^$b", "x $\\frac$ y", "one $ and \\$ two", "_new|<b>"])
+def test_names_are_read_as_they_are(name: str, tmp_path: Path) -> None:
+    """What matplotlib would take for a formula, also beside axes whose ticks are formulas."""
+    pytest.importorskip("matplotlib")
+    exp = made(tmp_path / name)
+    write_log(exp)
+    assert len(draw_curves([exp])) > 1000
+    figure = new_figure(3, 3)
+    axes = figure.subplots()
+    axes.set_title(name)
+    axes.plot([1, 2], [1, 1e6], label=name.strip("_"))
+    axes.set_yscale("log")
+    axes.legend()
+    axes.set_xticks([1, 2], [name, "1"])
+    as_png(figure)
+    texts = [axes.title, *axes.get_xticklabels(), *axes.get_legend().get_texts()]
+    assert not any(text.get_parse_math() for text in texts)
+    powers = [text for text in axes.get_yticklabels() if text.get_text()]
+    assert powers
+    assert all(text.get_parse_math() for text in powers)
+
+
 def test_curves_of_a_run_that_has_just_begun(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     exp = made(tmp_path / "a")
@@ -72,6 +94,12 @@ def test_curves_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (exp / "log.jsonl").write_text("{}\n")
     with pytest.raises(InputError, match="line 1: not a record with a step"):
         read_curves(exp)
+    for step in ("true", "-1", "1" * 400, '"1"'):
+        (exp / "log.jsonl").write_text(f'{{"step": {step}}}\n')
+        with pytest.raises(InputError, match="line 1: not a record with a step"):
+            read_curves(exp)
+    (exp / "log.jsonl").write_text('{"kind": "train", "step": 1, "loss": 1' + "0" * 400 + "}\n")
+    assert read_curves(exp).train_loss == []
     (exp / "log.jsonl").write_text("")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(InputError, match=r"pip install 'sigmoid-asr\[plot\]'"):

@@ -16,6 +16,7 @@ from asr.evaluate.compare import compare
 from asr.evaluate.decode import decode_set
 from asr.evaluate.lengths import compare_lengths, join
 from asr.evaluate.score import score_folder
+from asr.evaluate.tables import format_terminal
 from asr.model import Recogniser
 from asr.model_folder import load_model, save_model
 from asr.search.greedy import greedy
@@ -140,6 +141,31 @@ def test_holms_correction_is_over_all_durations(experiments: list[Path]) -> None
         so_far = max(so_far, min(1.0, (len(tested) - rank) * one.p_value))
         by_hand[one.length_s] = so_far
     assert {one.length_s: one.p_holm for one in tested} == pytest.approx(by_hand)
+
+
+def test_a_duration_given_twice_is_one_column(experiments: list[Path]) -> None:
+    comparison = compare(experiments)
+    joined = compare_lengths(comparison, [1.0, 600.0, 1.0])
+    assert joined == compare_lengths(comparison, [1.0, 600.0])
+    assert format_terminal(joined).count("1 s (") == 1
+
+
+def test_utterances_of_no_known_speaker_are_not_joined(
+    experiments: list[Path], tiny_corpus: Path, tmp_path: Path
+) -> None:
+    decoding = experiments[0] / "decode" / "test" / "decode.json"
+    content = decoding.read_text()
+    for speaker in (None, "unknown"):
+        cuts = list(read_cuts(tiny_corpus / "test.cuts.jsonl.gz"))
+        cuts[-1].supervisions[0].speaker = speaker
+        write_cuts(cuts, tmp_path / "test.cuts.jsonl.gz")
+        manifest = str(tmp_path / "test.cuts.jsonl.gz")
+        decode_set(load_model(experiments[0]), Path(manifest), tmp_path / "out")
+        assert list(score_folder(tmp_path / "out").speakers)[-1] == "unknown"
+        decoding.write_text(json.dumps({**json.loads(content), "cuts": manifest}))
+        with pytest.raises(InputError, match=r"has cuts of no known speaker"):
+            compare_lengths(compare(experiments), [30.0])
+    decoding.write_text(content)
 
 
 def test_refusals(experiments: list[Path]) -> None:

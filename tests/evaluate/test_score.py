@@ -300,6 +300,10 @@ GOOD_LINE = {
         (json.dumps({**GOOD_LINE, "duration_s": True}), "'duration_s' is True, expected a number"),
         (json.dumps({**GOOD_LINE, "duration_s": -1}), "'duration_s' is -1.0, expected seconds"),
         (json.dumps({**GOOD_LINE, "duration_s": float("nan")}), "'duration_s' is nan"),
+        (json.dumps({**GOOD_LINE, "duration_s": 10**400}), "'duration_s' is inf"),
+        ('{"duration_s": ' + "1" * 5000 + "}", "line 1: a number too long"),
+        ("[" * 100_000, "line 1: a number too long, or lists too deep"),
+        (json.dumps({**GOOD_LINE, "speaker": 7}), "'speaker' is 7, expected a text"),
         (json.dumps({**GOOD_LINE, "id": " "}), "'id' is empty"),
         (json.dumps({**GOOD_LINE, "reference": "\ud800"}), "half a character"),
         ("\n".join([json.dumps(GOOD_LINE)] * 2), "line 2: id 'u' is in line 1 too"),
@@ -318,6 +322,9 @@ def test_bad_hypotheses(text: str, message: str, tmp_path: Path) -> None:
         ("", "decode.json: not JSON"),
         ('{"set": "dev"}', "decode.json: no 'normaliser'"),
         ('{"set": 1, "normaliser": "none"}', "'set' is 1, expected a text"),
+        ("[1]", "decode.json: expected an object"),
+        ('{"set": "dev", "normaliser": "none", "rtf": NaN}', "'rtf' is nan, expected a number"),
+        ('{"set": "dev", "normaliser": "none", "rtf": "x"}', "'rtf' is 'x', expected a number"),
         ('{"set": "dev", "normaliser": "none", "beam": 1.5}', "'beam' is 1.5, expected a whole"),
         (
             '{"set": "dev", "normaliser": "none", "num_utterances": 6}',
@@ -330,6 +337,33 @@ def test_bad_decode_json(text: str, message: str, tmp_path: Path) -> None:
     write_set(folder, BY_HAND)
     (folder / "decode.json").write_text(text)
     assert_refused(folder, message)
+
+
+def test_utterances_of_no_known_speaker(tmp_path: Path) -> None:
+    """Missing, null or blank: scored, and in trn files with an id that sclite takes."""
+    folder = tmp_path / "dev"
+    write_set(folder, BY_HAND)
+    total = score_folder(folder).total
+    path = folder / "hypotheses.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line, speaker in zip(lines, (None, "", " ", None, ""), strict=True):
+        line["speaker"] = speaker
+    del lines[0]["speaker"]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    score = score_folder(folder)
+    assert score.total == total
+    assert score.speakers == {"unknown": total}
+    ids = re.findall(r"\((\S+)\)$", (folder / "ref.trn").read_text(), re.MULTILINE)
+    assert ids == [f"unknown-{line['id']}" for line in lines]
+
+
+def test_a_score_that_is_no_number_is_no_score(tmp_path: Path) -> None:
+    """A model that diverged hears something too."""
+    folder = tmp_path / "dev"
+    write_set(folder, BY_HAND)
+    line = json.dumps({**GOOD_LINE, "score": float("nan")})
+    (folder / "hypotheses.jsonl").write_text(line)
+    assert [one.score for one in read_utterances(folder)] == [None]
 
 
 def test_missing_files(tmp_path: Path) -> None:

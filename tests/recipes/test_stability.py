@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -84,7 +87,37 @@ def test_steps_that_were_skipped_have_no_loss(tmp_path: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
     page = (tmp_path / "s.md").read_text()
     assert "| 2.00 | 10 |" in page
-    assert "| inf | 20 |" in page
+    assert "| diverged | 20 |" in page
+
+
+def test_a_system_that_diverged_at_once_is_said_to_have_diverged(tmp_path: Path) -> None:
+    """No loss at the first step; no step with a loss; no record of a loss; nothing finite at all."""
+    write_run(tmp_path / "log-n-s1", [1.0, 1.0], [5.0] * 10 + [2.0] * 20, 0)
+    write_run(tmp_path / "none-s1", [1.0, 1.0], [None] + [5.0] * 29, 1)
+    write_run(tmp_path / "none-s2", [1.0, 1.0], [None] * 30, 30)
+    write_run(tmp_path / "none+alibi-s1", [1.0, 1.0], [], 30)
+    write_run(tmp_path / "constant-s1", [1.0], [None] * 30, 30)
+    log = tmp_path / "constant-s1" / "log.jsonl"
+    log.write_text(re.sub(r'(_norm[^:]*": )[0-9.]+', r"\1null", log.read_text()))
+    names = ("none-s1", "none-s2", "none+alibi-s1", "constant-s1", "log-n-s1")
+    for chosen in (names, names[1:4]):  # with a sound one, and without
+        folders = [tmp_path / name for name in chosen]
+        command = [sys.executable, RECIPE / "stability.py", *folders, "--out", tmp_path / "s"]
+        subprocess.run(command, check=True, capture_output=True)
+    page = (tmp_path / "s.md").read_text()
+    assert "| diverged | 30 |" in page
+    assert "| constant | inf | inf | inf | inf | inf |" in page
+    spec = importlib.util.spec_from_file_location("stability", RECIPE / "stability.py")
+    assert spec is not None
+    assert spec.loader is not None
+    stability = importlib.util.module_from_spec(spec)
+    sys.modules["stability"] = stability
+    spec.loader.exec_module(stability)
+    runs = [stability.read(tmp_path / name) for name in names]
+    assert stability.legend(runs[:2]) == "none (diverged, 1 of 2)"
+    assert stability.legend(runs[2:3]) == "none+alibi (diverged)"
+    assert stability.legend(runs[4:]) == "log-n"
+    assert stability.spread([5.0, math.inf, 4.0]) == "5.00 [4.00, diverged]"
 
 
 def test_a_log_without_a_look_is_refused(tmp_path: Path) -> None:

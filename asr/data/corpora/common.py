@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from asr.data.manifest import LeftOut
-from asr.data.preparation import UNKNOWN_SPEAKER, Part, Utterance
+from asr.data.preparation import Part, Utterance
+from asr.data.speakers import UNKNOWN_SPEAKER
 from asr.errors import InputError
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from asr.data.corpora.common import line_left_out, number_or_none, read_lines
 from asr.data.manifest import LeftOut
-from asr.data.preparation import UNKNOWN_SPEAKER, Part, Utterance
+from asr.data.preparation import Part, Utterance
+from asr.data.speakers import UNKNOWN_SPEAKER
 from asr.errors import InputError
 
 

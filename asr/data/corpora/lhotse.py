@@ -14,7 +14,6 @@ from lhotse.cut.data import DataCut
 from asr.data.audio import AudioError
 from asr.data.manifest import LeftOut, load_samples, read_manifest
 from asr.data.preparation import (
-    UNKNOWN_SPEAKER,
     PartReport,
     check_names,
     check_text,
@@ -22,6 +21,7 @@ from asr.data.preparation import (
     is_unicode,
     write_part,
 )
+from asr.data.speakers import UNKNOWN_SPEAKER
 from asr.errors import InputError
 
 _REFUSED = {
