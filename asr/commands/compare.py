@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,11 +73,14 @@ def _files(args: argparse.Namespace, comparison: Comparison) -> tuple[Files, lis
     files: Files = {}
     told = []
     if args.out:
-        from asr.evaluate.curves import draw_curves
+        from asr.evaluate.curves_picture import draw_curves, gather_curves
 
-        files |= comparison_files(comparison, args.out)
-        files[args.out / "curves.png"] = draw_curves(args.exp)
-        told.append(f"written to {args.out}: compare.md, compare.json, curves.png")
+        curves, missing = gather_curves(comparison)
+        picture, named = draw_curves(comparison, curves)
+        notes = [*comparison.notes, *missing, *named]
+        files |= comparison_files(replace(comparison, notes=notes), args.out)
+        files[args.out / "curves.png"] = picture
+        told += [*missing, f"written to {args.out}: compare.md, compare.json, curves.png"]
     if args.html:
         from asr.evaluate.report.gather import gather
         from asr.evaluate.report.page import report_files

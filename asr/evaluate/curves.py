@@ -1,4 +1,4 @@
-"""Training curves of several experiments in one picture."""
+"""Training curves as a run logged them, and what all pictures have in common."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from asr.errors import InputError
 from asr.files import parse_object, read_text
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # The palette of Okabe and Ito, told apart by colour-blind readers too.
@@ -21,37 +20,18 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 _MAX_STEP, _MAX_VALUE = 1 << 53, 1e300
 
 
+Points = list[tuple[int, float]]
+"""(step, value)"""
+
+
 @dataclass(frozen=True)
 class Curves:
     """What ``log.jsonl`` says of a run: (step, value) pairs in order."""
 
     name: str
-    train_loss: list[tuple[int, float]]
-    valid_loss: list[tuple[int, float]]
-    valid_wer: list[tuple[int, float]]
-
-
-def draw_curves(folders: Sequence[Path]) -> bytes:
-    """Training loss, dev loss and dev WER over the steps of each experiment, as a PNG.
-
-    Raises:
-        InputError: matplotlib is not installed, no ``log.jsonl`` in a folder, or a line of it that
-            is not a record.
-    """
-    runs = [read_curves(folder) for folder in folders]
-    figure = new_figure(11, 4.2)
-    loss_axes, wer_axes = figure.subplots(1, 2, sharex=True)
-    for number, run in enumerate(runs):
-        colour = COLOURS[number % len(COLOURS)]
-        _draw(loss_axes, run.train_loss, colour, f"{run.name}, training", "-", alpha=0.55)
-        _draw(loss_axes, run.valid_loss, colour, f"{run.name}, dev", "--o")
-        percents = [(step, 100 * wer) for step, wer in run.valid_wer]
-        _draw(wer_axes, percents, colour, run.name, "-o")
-    _label(loss_axes, "loss")
-    _label(wer_axes, "dev WER, %")
-    if not any(run.valid_wer for run in runs):
-        wer_axes.text(0.5, 0.5, "not validated yet", ha="center", transform=wer_axes.transAxes)
-    return as_png(figure)
+    train_loss: Points
+    valid_loss: Points
+    valid_wer: Points
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -115,7 +95,7 @@ def _record(line: str, where: str) -> dict[str, Any]:
     return record
 
 
-def _series(records: Sequence[dict[str, Any]], kind: str, key: str) -> list[tuple[int, float]]:
+def _series(records: Sequence[dict[str, Any]], kind: str, key: str) -> Points:
     return [
         (record["step"], float(record[key]))
         for record in records
@@ -123,36 +103,3 @@ def _series(records: Sequence[dict[str, Any]], kind: str, key: str) -> list[tupl
         and isinstance(record.get(key), (int, float))
         and abs(record[key]) <= _MAX_VALUE
     ]
-
-
-def _draw(
-    axes: Axes,
-    points: Sequence[tuple[int, float]],
-    colour: str,
-    label: str,
-    style: str,
-    alpha: float = 1.0,
-) -> None:
-    if points:
-        steps, values = zip(*points, strict=True)
-        axes.plot(
-            steps,
-            values,
-            style,
-            color=colour,
-            label=label,
-            alpha=alpha,
-            markersize=3,
-            linewidth=1.4,
-        )
-
-
-def _label(axes: Axes, quantity: str) -> None:
-    axes.set_xlabel("step")
-    axes.set_ylabel(quantity)
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.25)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=9)

@@ -119,3 +119,11 @@ def test_an_interval_is_said_to_be_of_one_comparison(tmp_path: Path) -> None:
     assert "corrected for the number of comparisons in its table; intervals are not" in (
         format_terminal(comparison)
     )
+
+
+def test_seeds_of_types_that_have_more_and_fewer(tmp_path: Path) -> None:
+    folders = seeds_of(tmp_path, "softmax", "alibi", 0.2, count=5)
+    comparison = compare([*folders, *seeds_of(tmp_path, "sigmoid", "alibi", 0.2, count=2)])
+    assert verdict(comparison).reasons[-1].startswith("Types were trained with 2 to 5 seeds; below")
+    few = compare([*folders[:2], *seeds_of(tmp_path, "relu", "alibi", 0.2, count=2)])
+    assert verdict(few).reasons[-1].startswith("Each type was trained with 2 seeds; below 5")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from asr.errors import InputError
 from asr.evaluate.comparison import Comparison, Row
-from asr.evaluate.curves import Curves, read_curves
+from asr.evaluate.curves import Curves
+from asr.evaluate.curves_picture import gather_curves
 from asr.evaluate.experiment import ScoredSet, read_experiment
 from asr.evaluate.report.maps import attention_maps, picture
 from asr.evaluate.report.media import SAMPLE_RATE, mp3_uri, png_uri, waveforms
@@ -77,13 +78,7 @@ def gather(comparison: Comparison, utterance: str | None = None) -> Contents:
     Raises:
         InputError: an experiment can no longer be read, or the utterance is not in its set.
     """
-    notes: list[str] = []
-    curves = []
-    for row in comparison.rows:
-        try:
-            curves.append(replace(read_curves(Path(row.folder)), name=row.name))
-        except InputError as error:
-            notes.append(f"{row.name}: no training curves: {error}")
+    curves, notes = gather_curves(comparison)
     found = choose_pair(comparison)
     if found is None:
         notes.append("no two systems were decoded on the same set: no alignments, no attention")

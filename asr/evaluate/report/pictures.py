@@ -60,6 +60,7 @@ def draw_lengths(comparison: Comparison) -> bytes:
     num_rows = -(-len(titles) // columns)
     figure = new_figure(max(6.0, 3.6 * columns), 3.2 * num_rows)
     panels = figure.subplots(num_rows, columns, squeeze=False, sharey=True, sharex=True).ravel()
+    shown: dict[str, Any] = {}
     for axes, title in zip(panels, titles, strict=False):
         for number, name in enumerate(names):
             line = [
@@ -69,7 +70,7 @@ def draw_lengths(comparison: Comparison) -> bytes:
             ]
             if line:
                 aside = 0.08 * (number - (len(names) - 1) / 2)
-                _line(axes, line, aside, name, COLOURS[number % len(COLOURS)])
+                shown[name] = _line(axes, line, aside, COLOURS[number % len(COLOURS)])
         axes.set_title(title, fontsize=10)
         axes.set_xticks(range(len(durations)), durations)
         axes.set_xlim(-0.5, len(durations) - 0.5)
@@ -79,10 +80,6 @@ def draw_lengths(comparison: Comparison) -> bytes:
     # Only now: the axis is every panel's, and this would fix its upper end.
     panels[0].set_ylim(bottom=0)
     panels[0].set_ylabel("WER, %")
-    shown: dict[str, Any] = {}
-    for axes in panels[: len(titles)]:
-        handles, labels = axes.get_legend_handles_labels()
-        shown |= dict(zip(labels, handles, strict=True))
     figure.legend(
         handles=list(shown.values()),
         labels=list(shown),
@@ -97,16 +94,16 @@ def _line(
     axes: Axes,
     points: Sequence[tuple[int, float, Interval | None]],
     aside: float,
-    name: str,
     colour: str,
-) -> None:
+) -> Any:
+    """For the legend."""
     values = [100 * wer for _, wer, _ in points]
     ends = [interval or Interval(wer, wer) for _, wer, interval in points]
     below = [value - 100 * one.low for value, one in zip(values, ends, strict=True)]
     above = [100 * one.high - value for value, one in zip(values, ends, strict=True)]
     xs = [x + aside for x, _, _ in points]
-    axes.errorbar(
-        xs, values, [below, above], fmt="-o", color=colour, label=name, markersize=3, linewidth=1.3
+    return axes.errorbar(
+        xs, values, [below, above], fmt="-o", color=colour, markersize=3, linewidth=1.3
     )
 
 

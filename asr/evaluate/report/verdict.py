@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from asr.evaluate.attention_types import CLAIM_RUNS, from_best_position, known_mean, widest
-from asr.evaluate.comparison import Comparison, Difference, TypeDifference
+from asr.evaluate.comparison import Comparison, Difference, TypeDifference, TypeResult
 from asr.evaluate.statistics import Interval
 from asr.evaluate.tables import points, within_text
 
@@ -68,7 +68,7 @@ def length_verdict(comparison: Comparison) -> Verdict:
     for said, (w, p) in (("Lowest", ranked[0]), ("Highest", ranked[-1])):
         change = _change(by_type[w, p, short], by_type[w, p, long])
         reasons.append(f"{said} at {long}: {w} with {_said(p)} ({short} and {long}: {change}).")
-    return Verdict(" ".join(answers), [*reasons, *_few_seeds(comparison.length_differences)])
+    return Verdict(" ".join(answers), [*reasons, *_few_seeds(comparison.length_types)])
 
 
 def _change(before: float, after: float) -> str:
@@ -100,7 +100,7 @@ def _of_types(comparison: Comparison) -> Verdict:
     reasons.append(_best_text(comparison))
     return Verdict(
         " ".join(answers),
-        [*reasons, *_cost(comparison), *_few_seeds(comparison.type_differences)],
+        [*reasons, *_cost(comparison), *_few_seeds(comparison.types)],
     )
 
 
@@ -140,14 +140,14 @@ def _positions(differences: Sequence[TypeDifference], set_name: str, where: str)
     return _sentence(text, where), f"{reason}{shown}."
 
 
-def _few_seeds(differences: Sequence[TypeDifference]) -> list[str]:
-    seeds = min(one.num_seeds for one in differences)
-    if seeds >= CLAIM_RUNS:
+def _few_seeds(types: Sequence[TypeResult]) -> list[str]:
+    seeds = sorted({len(one.names) for one in types})
+    if seeds[0] >= CLAIM_RUNS:
         return []
-    return [
-        f"Each type was trained with {seeds} seeds; below {CLAIM_RUNS} this is an indication, not a "
-        f"claim."
-    ]
+    trained = f"Each type was trained with {seeds[0]} seeds"
+    if len(seeds) > 1:
+        trained = f"Types were trained with {seeds[0]} to {seeds[-1]} seeds"
+    return [f"{trained}; below {CLAIM_RUNS} this is an indication, not a claim."]
 
 
 def _of_systems(comparison: Comparison) -> Verdict:
