@@ -206,7 +206,9 @@ def vouched_for(test: str, swap: str, num_speakers: int) -> str:
 
 def system_rates(pool: Pool, trials: int, swap: str, table: str, seed: int) -> list[Rate]:
     rates = []
-    for num_speakers in (one for one in SPEAKERS if one <= len(pool.words_su)):
+    # Of all the speakers there is one test set: nothing to count where no labels are exchanged.
+    most = len(pool.words_su) - (swap == "never")
+    for num_speakers in (one for one in SPEAKERS if one <= most):
         rng = np.random.default_rng([seed, num_speakers, *swap.encode()])
         rejected: dict[str, int] = {}
         for number, size in enumerate(blocks(trials)):

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from check_statistics import Pool, Trial, draw, normal_quantile, p_values
+from check_statistics import Pool, Trial, draw, normal_quantile, p_values, system_rates
 from exact_levels import exchanged, mapsswe_levels, of_pair, sign_levels
 
 VALUES = np.array([[1, 0, -2, 3, 1, 1], [2, 2, -2, 0, 0, 1], [1, 1, 1, 1, 1, 1]], dtype=float)
@@ -73,6 +73,17 @@ def test_levels_of_a_pair_are_those_of_its_exchanges() -> None:
         for name, test in of.items():
             rate = np.mean([(p[test] <= 0.05).mean() for p in p_values_of])
             assert levels[name] == pytest.approx(rate, abs=0.006), name
+
+
+def test_test_sets_are_no_larger_than_the_pool() -> None:
+    """Of all its speakers there is one test set, which has a power of 0 or 1: nothing to count."""
+    segments = np.arange(12.0).reshape(6, 2, 1)
+    pool = Pool(np.full((6, 2), 8.0), segments, np.ones((6, 2)))
+    rows = {
+        swap: {rate.row for rate in system_rates(pool, 10, swap, "", 1)}
+        for swap in ("speaker", "never")
+    }
+    assert rows == {"speaker": {"4 speakers", "6 speakers"}, "never": {"4 speakers"}}
 
 
 def test_normal_quantile() -> None:
