@@ -29,7 +29,7 @@ def read_yaml_chain(
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot read configuration: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no such date
         raise InputError(f"{path}: not valid yaml: {' '.join(str(error).split())}") from None
     if content is None:
         content = {}

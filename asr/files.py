@@ -44,13 +44,15 @@ def required(content: dict[str, Any], key: str, kind: type, where: str) -> Any:
 
 
 def field(content: dict[str, Any], key: str, kind: type, where: str) -> Any:
-    """``content.get(key)``, or InputError where it is not a ``kind`` (float: finite, takes int)."""
+    """``content.get(key)``, or InputError where it is not a ``kind`` (float takes int; finite)."""
     value = content.get(key)
     if value is None:
         return None
-    if kind is float and type(value) is int:
-        value = float(value) if abs(value) <= sys.float_info.max else math.inf
-    if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
+    # NaN is on no side of a bound
+    small = not isinstance(value, (int, float)) or abs(value) <= sys.float_info.max
+    if small and kind is float and type(value) is int:
+        return float(value)
+    if not small or type(value) is not kind:
         raise InputError(f"{where}: {key!r} is {value!r}, expected {_KIND_NAMES[kind]}")
     if isinstance(value, str) and not _encodable(value):
         raise InputError(f"{where}: {key!r} is {value!r}, which is half a character (a surrogate)")

@@ -78,6 +78,8 @@ def test_a_wrong_override_is_refused_in_one_line(override: str, message: str) ->
         ("train: [1, 2]", "train: expected keys and values"),
         ("- 1", "a configuration is"),
         ("train: {epochs: 3", "not valid yaml"),
+        ("train: {epochs: 2024-99-99}", "not valid yaml: month must be"),
+        ("[" * 100_000, "not valid yaml: maximum recursion depth"),
         ("base: nowhere", "base: 'nowhere' is neither a file beside it nor one of conformer"),
         ("train: {device: '${oc.env:HOME}'}", "interpolation is not allowed"),
         ("base: me.yaml", "names itself in a circle"),

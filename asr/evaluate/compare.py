@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from asr.data.speakers import UNKNOWN_SPEAKER
 from asr.errors import InputError
 from asr.evaluate.attention_types import (
     corrected_types,
@@ -132,6 +133,7 @@ def _groups_of_equal_references(members: dict[int, ScoredSet]) -> list[list[int]
 def _set_result(scored: ScoredSet, group: Group, interval: Interval | None) -> SetResult:
     counts = sum(scored.counts, ErrorCounts())
     decoding = scored.decoding
+    speakers = {utterance.speaker for utterance in scored.utterances}
     return SetResult(
         counts=counts,
         wer=counts.wer if counts.reference_words else None,
@@ -139,7 +141,7 @@ def _set_result(scored: ScoredSet, group: Group, interval: Interval | None) -> S
         unit=group.unit,
         method="bootstrap" if group.resampled else "t",
         num_utterances=len(scored.utterances),
-        num_speakers=len({utterance.speaker for utterance in scored.utterances}),
+        num_speakers=0 if speakers == {UNKNOWN_SPEAKER} else len(speakers),
         normaliser=decoding.normaliser,
         search=decoding.search,
         beam=decoding.beam,
@@ -199,7 +201,12 @@ def _warnings(rows: Sequence[Row]) -> list[str]:
                 f"{set_name}: real-time factors are of different devices ({_listed(devices)})"
             )
         few = min(result.num_speakers for _, result in present)
-        if few < MIN_SPEAKERS:
+        if few == 0:
+            notes.append(
+                f"{set_name}: who speaks is not known: intervals and p-values are over utterances, and "
+                f"say nothing of another speaker"
+            )
+        elif few < MIN_SPEAKERS:
             notes.append(
                 f"{set_name}: {few} speaker{'s are' if few > 1 else ' is'} too few to say anything "
                 f"of another speaker: intervals and p-values are over utterances, for these alone"

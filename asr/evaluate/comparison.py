@@ -21,6 +21,7 @@ class SetResult:
         interval: of the WER, None where there are too few units with errors for one.
         unit: what is independent of each other, ``speaker`` or ``utterance``.
         method: of the interval, ``bootstrap`` or ``t``.
+        num_speakers: 0 where none is known.
         rtf: seconds of decoding per second of audio.
     """
 

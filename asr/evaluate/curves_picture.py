@@ -131,7 +131,7 @@ def _plot(axes: Axes, points: Points, style: str, colour: str, alpha: float = 1.
 def _label(row: Sequence[Axes], quantity: str) -> None:
     row[0].set_ylabel(quantity)
     # only now that all is drawn: this fixes the upper end, of all that share the axis
-    row[0].set_ylim(bottom=0)
+    row[0].set_ylim(0, 1.03 * row[0].get_ylim()[1])
     for axes in row:
         axes.grid(alpha=0.25)
         for side in ("top", "right"):

@@ -127,7 +127,9 @@ def _manifest(row: Row, set_name: str) -> list[Cut]:
         raise InputError(f"--lengths: {path}, the manifest that {decode} names, is not there")
     cuts = list(read_cuts(path))
     if any(cut_speaker(cut) in ("", UNKNOWN_SPEAKER) for cut in cuts):
-        raise InputError(f"--lengths: {path} has cuts of no known speaker, whose cuts are joined")
+        raise InputError(
+            f"--lengths joins a speaker's utterances, and some in {path} are of no known speaker"
+        )
     return cuts
 
 

@@ -265,8 +265,9 @@ def set_lines(comparison: Comparison) -> str:
         first = results[0]
         normalisers = sorted({result.normaliser for result in results})
         searches = sorted({_search(result) for result in results})
+        speakers = f"{first.num_speakers} speakers" if first.num_speakers else "no known speakers"
         lines.append(
-            f"{set_name}: {first.num_utterances} utterances, {first.num_speakers} speakers, "
+            f"{set_name}: {first.num_utterances} utterances, {speakers}, "
             f"{first.counts.reference_words} words; normaliser {' / '.join(normalisers)}; "
             f"search {' / '.join(searches)}"
         )

@@ -226,7 +226,7 @@ def _explain(message: str, config: TokenizerConfig) -> str:
 def _parse_characters(content: bytes, path: Path) -> CharTokenizer:
     try:
         parsed = json.loads(content.decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError):
+    except (ValueError, RecursionError):  # not UTF-8, not JSON, too long or too deep for its reader
         raise InputError(f"{path}: not valid JSON") from None
     if not isinstance(parsed, dict) or parsed.get("format") != _CHAR_FORMAT:
         raise InputError(f"{path}: not a character tokenizer (format {_CHAR_FORMAT!r})")

@@ -152,6 +152,7 @@ def test_refusals(pair: list[Path], tmp_path: Path) -> None:
         ("config.yaml", "a: 2024-99-99", "config.yaml: not valid yaml"),
         ("config.yaml", "a: [", "config.yaml: not valid yaml"),
         ("run.json", '{"train_audio_s_per_s": Infinity}', "'train_audio_s_per_s' is inf"),
+        ("run.json", '{"num_params": 1' + "0" * 400 + "}", "'num_params' is 1000"),
         ("run.json", '{"resumed": [1]}', "'resumed' holds 1, expected objects"),
         ("decode/test/decode.json", '{"set": "test", "normaliser": "none", "rtf": NaN}', "'rtf'"),
         ("decode/test/score.json", '{"reference_words": 1e400}', "'reference_words' is inf"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,21 @@ def test_few_speakers_are_said_to_be_few(num_speakers: int, tmp_path: Path) -> N
     assert f"{num_speakers} speakers are too few to resample, so intervals are wide" in text
     told = "even if all 4 speakers favour one system, chance does as much with p = 0.125"
     assert (told in text) == by_t
+
+
+def test_of_no_known_speakers_utterances_are_the_units(pair: list[Path]) -> None:
+    for folder in pair:
+        path = folder / "decode" / "test" / "hypotheses.jsonl"
+        path.write_text(re.sub(r'"speaker": "s\d+"', '"speaker": ""', path.read_text()))
+    comparison = compare(pair)
+    (difference,) = comparison.differences
+    assert difference.unit == "utterance"
+    assert difference.p_value is not None
+    assert comparison.notes == [
+        "test: who speaks is not known: intervals and p-values are over utterances, and say nothing of "
+        "another speaker"
+    ]
+    assert format_terminal(comparison).startswith("test: 60 utterances, no known speakers, ")
 
 
 def test_two_speakers_say_nothing_of_a_third(tmp_path: Path) -> None:

@@ -300,7 +300,7 @@ GOOD_LINE = {
         (json.dumps({**GOOD_LINE, "duration_s": True}), "'duration_s' is True, expected a number"),
         (json.dumps({**GOOD_LINE, "duration_s": -1}), "'duration_s' is -1.0, expected seconds"),
         (json.dumps({**GOOD_LINE, "duration_s": float("nan")}), "'duration_s' is nan"),
-        (json.dumps({**GOOD_LINE, "duration_s": 10**400}), "'duration_s' is inf"),
+        (json.dumps({**GOOD_LINE, "duration_s": 10**400}), "'duration_s' is 1000"),
         ('{"duration_s": ' + "1" * 5000 + "}", "line 1: a number too long"),
         ("[" * 100_000, "line 1: a number too long, or lists too deep"),
         (json.dumps({**GOOD_LINE, "speaker": 7}), "'speaker' is 7, expected a text"),
