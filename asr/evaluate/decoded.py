@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,8 @@ from asr.files import field, finite, parse_object, read_json_object, read_text, 
 
 HYPOTHESES = "hypotheses.jsonl"
 DECODE = "decode.json"
+# 30 years; a sum of such can be formed.
+_MAX_DURATION_S = 1e9
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def read_decoding(folder: Path) -> Decoding:
 def _parse_utterance(line: str, where: str) -> Utterance:
     content = parse_object(line, where)
     duration_s = required(content, "duration_s", float, where)
-    if not math.isfinite(duration_s) or duration_s < 0:
+    if not 0 <= duration_s < _MAX_DURATION_S:
         raise InputError(f"{where}: 'duration_s' is {duration_s}, expected seconds")
     if not required(content, "id", str, where).strip():
         raise InputError(f"{where}: 'id' is empty")

@@ -15,6 +15,7 @@ from asr.evaluate.paired import Group
 _NUM_PARTS = 4
 # Names of a signal-to-noise ratio in dB among a cut's or a supervision's custom fields.
 NOISE_FIELDS = ("snr_db", "snr")
+_MAX_NOISE_DB = 1e6
 
 
 def parts_of(group: Group, names: Sequence[str], noise_db: dict[str, float]) -> list[Part]:
@@ -48,8 +49,10 @@ def read_noise_db(cuts: str | None) -> dict[str, float]:
         for supervision in cut.supervisions:
             custom |= supervision.custom or {}
         for field in NOISE_FIELDS:
-            if isinstance(custom.get(field), (int, float)):
-                found[cut.id] = float(custom[field])
+            value = custom.get(field)
+            # of a clean or an empty recording the ratio can be infinite, or nothing at all
+            if isinstance(value, (int, float)) and abs(value) < _MAX_NOISE_DB:
+                found[cut.id] = float(value)
     return found
 
 

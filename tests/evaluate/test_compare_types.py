@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,9 @@ def test_parts_by_length_speaker_and_noise(tmp_path: Path) -> None:
     assert noisiest.wers["a"] == 1.0
     assert sum(part.by == "speaker" for part in parts) == 12
     assert "WER % by length" in format_markdown(compare([exp]))
+    cuts[0]["custom"] = {"snr_db": math.inf}  # a clean one: no part can be named after it
+    manifest.write_text("".join(json.dumps(as_cut(**cut)) + "\n" for cut in cuts))
+    assert "noise" not in {part.by for part in compare([exp]).parts}
 
 
 def as_cut(id: str, custom: dict[str, float]) -> dict[str, Any]:

@@ -300,6 +300,10 @@ GOOD_LINE = {
         (json.dumps({**GOOD_LINE, "duration_s": True}), "'duration_s' is True, expected a number"),
         (json.dumps({**GOOD_LINE, "duration_s": -1}), "'duration_s' is -1.0, expected seconds"),
         (json.dumps({**GOOD_LINE, "duration_s": float("nan")}), "'duration_s' is nan"),
+        (
+            json.dumps({**GOOD_LINE, "duration_s": 1e308}),
+            "'duration_s' is 1e+308, expected seconds",
+        ),
         (json.dumps({**GOOD_LINE, "duration_s": 10**400}), "'duration_s' is 1000"),
         ('{"duration_s": ' + "1" * 5000 + "}", "line 1: a number too long"),
         ("[" * 100_000, "line 1: a number too long, or lists too deep"),

@@ -164,6 +164,8 @@ def test_folder_without_or_with_two_tokenizers(tmp_path: Path) -> None:
         b"{",
         b"\xff\xfe",
         b"[]",
+        b"[" * 100_000,
+        b"1" * 5000,
         b'{"format": "other", "characters": "ab"}',
         b'{"format": "sigmoid-asr characters 1"}',
         b'{"format": "sigmoid-asr characters 1", "characters": ""}',
