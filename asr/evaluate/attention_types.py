@@ -10,10 +10,9 @@ import numpy as np
 
 from asr.evaluate.comparison import Row, TypeDifference, TypeResult, corrected
 from asr.evaluate.experiment import Experiment
-from asr.evaluate.hierarchical import Contrast, contrast
+from asr.evaluate.hierarchical import Contrast, contrast, tested
 from asr.evaluate.paired import Group
 from asr.evaluate.statistics import Interval
-from asr.evaluate.student import t_quantile, two_sided_t
 
 MIN_RUNS = 2
 # What a claim in words takes; fewer seeds are an indication.
@@ -88,7 +87,7 @@ def type_results(
                 names=[names[group.members[column]] for column in columns],
                 wers=[float(wer_m[column]) for column in columns],
                 wer=float(wer_m[columns].mean()),
-                interval=None if found is None else _above_zero(_tested(found, level)[0]),
+                interval=None if found is None else _above_zero(tested(found, level)[0]),
             )
         )
     return results
@@ -201,7 +200,7 @@ def _difference(
     found = _contrast(group, signs, types)
     if found is None:
         return []
-    interval, p_value = _tested(found, level)
+    interval, p_value = tested(found, level)
     return [
         TypeDifference(
             kind=kind,
@@ -244,13 +243,3 @@ def _contrast(
 def _above_zero(interval: Interval | None) -> Interval | None:
     """A rate's interval ends at 0."""
     return None if interval is None else Interval(max(0.0, interval.low), interval.high)
-
-
-def _tested(found: Contrast, level: float) -> tuple[Interval | None, float | None]:
-    """(interval, p-value); (None, None) where nothing varies at all."""
-    estimate, error = float(found.estimate_k[0]), float(np.sqrt(found.variance_k[0]))
-    if error == 0:
-        return None, None
-    df = float(found.df_k[0])
-    half = t_quantile(level, df) * error
-    return Interval(estimate - half, estimate + half), two_sided_t(estimate / error, df)

@@ -26,7 +26,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from asr.evaluate.statistics import Floats
+from asr.evaluate.statistics import Floats, Interval
+from asr.evaluate.student import t_quantile, two_sided_t
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,16 @@ def contrast(
         seeds_k=np.sqrt(seeds_k),
         speakers_k=np.sqrt(speakers_k),
     )
+
+
+def tested(found: Contrast, level: float) -> tuple[Interval | None, float | None]:
+    """(interval, p-value) of the first trial by t; (None, None) where nothing varies at all."""
+    estimate, error = float(found.estimate_k[0]), float(np.sqrt(found.variance_k[0]))
+    if error == 0:
+        return None, None
+    df = float(found.df_k[0])
+    half = t_quantile(level, df) * error
+    return Interval(estimate - half, estimate + half), two_sided_t(estimate / error, df)
 
 
 def _spread(

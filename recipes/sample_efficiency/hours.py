@@ -8,22 +8,51 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from asr.data.manifest import read_cuts
 from asr.evaluate.curves import as_png, new_figure
+from asr.evaluate.experiment import ScoredSet, read_experiment
+from asr.evaluate.hierarchical import contrast, tested
+from asr.evaluate.paired import group_of
 from asr.evaluate.statistics import holm
-from asr.evaluate.tables import p_text, points
+from asr.evaluate.tables import interval_text, p_text, points
 from asr.files import write_atomically
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 
 
-def hours_of(folder: Path, data: Path) -> float:
-    """Of the manifest that this share was trained on."""
+@dataclass(frozen=True)
+class Share:
+    """A part of the training data, and what was trained on it.
+
+    Attributes:
+        hours: of the manifest that was trained on.
+        compared: the compare.json of its trainings.
+    """
+
+    folder: Path
+    hours: float
+    compared: dict[str, Any]
+
+    def runs(self, weighting: str) -> list[ScoredSet]:
+        """Each training's test set."""
+        return [
+            read_experiment(self.folder / name).sets[one["set_name"]]
+            for one in self.compared["types"]
+            if one["weighting"] == weighting
+            for name in one["names"]
+        ]
+
+
+def read_share(folder: Path, data: Path) -> Share:
     cuts = read_cuts(data / f"train-{folder.name}.cuts.jsonl.gz")
-    return sum(cut.duration for cut in cuts) / 3600
+    hours = sum(cut.duration for cut in cuts) / 3600
+    return Share(folder, hours, json.loads((folder / "compare.json").read_text()))
 
 
 def results_of(compared: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -49,10 +78,10 @@ def interval(one: dict[str, Any]) -> str:
     return "" if ends is None else f" [{100 * ends['low']:.2f}, {100 * ends['high']:.2f}]"
 
 
-def table(shares: list[tuple[float, dict[str, Any]]]) -> str:
+def table(shares: list[Share]) -> str:
     """One line per share; Holm's correction is over all differences of the table."""
-    all_results = [results_of(compared) for _, compared in shares]
-    all_differences = [differences_of(compared) for _, compared in shares]
+    all_results = [results_of(share.compared) for share in shares]
+    all_differences = [differences_of(share.compared) for share in shares]
     weightings = list(dict.fromkeys(word for results in all_results for word in results))
     pairs = list(dict.fromkeys(pair for differences in all_differences for pair in differences))
     header = ["hours", *(f"{word} WER % [95 %]" for word in weightings)]
@@ -66,9 +95,9 @@ def table(shares: list[tuple[float, dict[str, Any]]]) -> str:
     }
     adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     lines = ["| " + " | ".join(header) + " |", "|" + "---:|" * len(header)]
-    for row, (hours, _) in enumerate(shares):
+    for row, share in enumerate(shares):
         results, differences = all_results[row], all_differences[row]
-        cells = [f"{hours:.2f}"]
+        cells = [f"{share.hours:.2f}"]
         for word in weightings:
             cells.append(rate(results[word]) if word in results else "-")
         for pair in pairs:
@@ -79,19 +108,52 @@ def table(shares: list[tuple[float, dict[str, Any]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def changes(shares: list[Share]) -> str:
+    """How much further apart two weightings are with the fewest hours than with the most.
+
+    A contrast of four types, each trained with several seeds, on the same utterances; empty where a
+    weighting was trained once.
+    """
+    small, large = shares[0], shares[-1]
+    pairs = [
+        pair for pair in differences_of(small.compared) if pair in differences_of(large.compared)
+    ]
+    lines = []
+    for name, baseline in pairs:
+        signs = {(0, name): 1.0, (0, baseline): -1.0, (1, name): -1.0, (1, baseline): 1.0}
+        runs = [(small, large)[k].runs(word) for k, word in signs]
+        if min(map(len, runs)) < 2:
+            continue
+        group = group_of("", dict(enumerate(one for of_type in runs for one in of_type)))
+        weight_r = [
+            sign / len(of_type)
+            for sign, of_type in zip(signs.values(), runs, strict=True)
+            for _ in of_type
+        ]
+        type_r = [number for number, of_type in enumerate(runs) for _ in of_type]
+        found = contrast(group.errors_nm.T[None], group.words_n[None], np.array(weight_r), type_r)
+        ends, p_value = tested(found, 0.95)
+        text = f"{name} - {baseline}: {points(float(found.estimate_k[0]))} points "
+        text += f"{interval_text(ends)}, p = {p_text(p_value)}".strip().replace("= <", "< ")
+        lines.append(f"- {text}, with {small.hours:.2f} hours as against {large.hours:.2f}.")
+    return "\n".join(["", "Change of the difference:", "", *lines]) + "\n" if lines else ""
+
+
 def rate(one: dict[str, Any]) -> str:
     return "-" if one["wer"] is None else f"{100 * one['wer']:.2f}{interval(one)}"
 
 
-def plot(shares: list[tuple[float, dict[str, Any]]], path: Path) -> None:
+def plot(shares: list[Share], path: Path) -> None:
     figure = new_figure(6, 4)
     axes = figure.subplots()
-    found = [(hours, results_of(compared)) for hours, compared in shares]
+    found = [(share.hours, results_of(share.compared)) for share in shares]
     weightings = dict.fromkeys(word for _, results in found for word in results)
     for number, word in enumerate(weightings):
         colour = COLOURS[number % len(COLOURS)]
         ones = [(hours, results[word]) for hours, results in found if word in results]
         ones = [(hours, one) for hours, one in ones if one["wer"] is not None]
+        aside = 1 + 0.03 * (number - (len(weightings) - 1) / 2)  # or intervals hide each other
+        ones = [(hours * aside, one) for hours, one in ones]
         xs, ys = [hours for hours, _ in ones], [100 * one["wer"] for _, one in ones]
         axes.plot(xs, ys, "-o", color=colour, label=word)
         for x, one in ones:
@@ -99,6 +161,7 @@ def plot(shares: list[tuple[float, dict[str, Any]]], path: Path) -> None:
                 ends = [100 * one["interval"][end] for end in ("low", "high")]
                 axes.plot([x, x], ends, color=colour, alpha=0.5)
     axes.set_xscale("log", base=2)
+    axes.set_xticks([hours for hours, _ in found], [f"{hours:.3g}" for hours, _ in found])
     axes.set_xlabel("hours of training speech")
     axes.set_ylabel("WER, %")
     axes.set_ylim(bottom=0)
@@ -114,13 +177,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="stem of the files written")
     args = parser.parse_args()
     shares = sorted(
-        (
-            (hours_of(folder, args.data), json.loads((folder / "compare.json").read_text()))
-            for folder in args.folders
-        ),
-        key=lambda share: share[0],
+        (read_share(folder, args.data) for folder in args.folders), key=lambda share: share.hours
     )
-    text = table(shares)
+    text = table(shares) + changes(shares)
     print(text)
     args.out.with_suffix(".md").write_text(text)
     plot(shares, args.out.with_suffix(".png"))

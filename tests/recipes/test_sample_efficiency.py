@@ -7,6 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from made_experiments import seeds_of
+
+from asr.evaluate.compare import compare
+from asr.evaluate.tables import comparison_as_json
+
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "sample_efficiency"
 
@@ -26,7 +31,10 @@ def test_stages_keep_the_number_of_steps() -> None:
 def compared(words: list[str], wer: float, differences: list[tuple[str, str, float, float]]) -> str:
     """A compare.json: types of these weightings; (name, baseline, difference, p) of some."""
     ends = {"low": 0.1, "high": 0.2}
-    types = [{"weighting": word, "wer": wer, "interval": ends} for word in words]
+    types = [
+        {"weighting": word, "wer": wer, "interval": ends, "names": [], "set_name": "test"}
+        for word in words
+    ]
     found = [
         dict(zip(("name", "baseline", "difference", "p_value"), one, strict=True))
         | {"kind": "weighting", "interval": ends}
@@ -43,7 +51,7 @@ def hours_table(tmp_path: Path, tiny_corpus: Path, by_share: dict[int, str]) -> 
         cuts = (tiny_corpus / {2: "test", 1: "train"}[share]).with_suffix(".cuts.jsonl.gz")
         (data / f"train-1of{share}.cuts.jsonl.gz").write_bytes(cuts.read_bytes())
         folder = tmp_path / f"1of{share}"
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         (folder / "compare.json").write_text(content)
     words = [*(tmp_path / f"1of{share}" for share in sorted(by_share)), "--data", data]
     words += ["--out", tmp_path / "hours"]
@@ -101,6 +109,28 @@ def test_hours_of_three_weightings_have_every_difference(tmp_path: Path, tiny_co
         "0.200",
         "0.400",
     ]
+
+
+def test_the_difference_may_change_with_the_hours(tmp_path: Path, tiny_corpus: Path) -> None:
+    """Equal with all the data, far apart with half of it; the estimate by hand."""
+    rates = {(2, "softmax"): 0.1, (2, "sigmoid"): 0.5, (1, "softmax"): 0.1, (1, "sigmoid"): 0.1}
+    wers: dict[tuple[int, str], float] = {}
+    by_share = {}
+    for share in (2, 1):
+        folders = [
+            exp
+            for word in ("softmax", "sigmoid")
+            for exp in seeds_of(tmp_path / f"1of{share}", word, "alibi", rates[share, word])
+        ]
+        comparison = compare(folders)
+        wers |= {(share, one.weighting): one.wer for one in comparison.types}
+        by_share[share] = json.dumps(comparison_as_json(comparison))
+    *_, line = hours_table(tmp_path, tiny_corpus, by_share)
+    by_hand = wers[2, "sigmoid"] - wers[2, "softmax"] - wers[1, "sigmoid"] + wers[1, "softmax"]
+    assert line.startswith(f"- sigmoid - softmax: {100 * by_hand:+.2f} points [")
+    low, high = (float(end) for end in line.split("[")[1].split("]")[0].split(", "))
+    assert 10 < low < 100 * by_hand < high
+    assert "], p < 0.001, with " in line
 
 
 def test_hours_of_single_trainings_say_which_minus_which(tmp_path: Path, tiny_corpus: Path) -> None:
