@@ -62,5 +62,5 @@ done
 stages_wait
 
 stage plot "$trained" stability.py \
-    python stability.py "${experiments[@]}" --out "$work/exp/stability"
+    python stability.py "${experiments[@]}" --out "$work/exp/stability" --made-by "$stages_command"
 stages_finish

@@ -199,7 +199,7 @@ def smoothed(points: Points, width: int = 5) -> Points:
     ]
 
 
-def text(runs: Sequence[Run], folders: Sequence[Path], picture: str) -> str:
+def text(runs: Sequence[Run], folders: Sequence[Path], picture: str, made_by: str) -> str:
     """The page: what was run, the table, what its columns are."""
     config = yaml.safe_load((folders[0] / "config.yaml").read_text())
     record = json.loads((folders[0] / "run.json").read_text())
@@ -208,7 +208,7 @@ def text(runs: Sequence[Run], folders: Sequence[Path], picture: str) -> str:
     steps = max(len(run.loss) for run in runs)
     return f"""# Sigmoid's first steps, and what steadies them
 
-`recipes/stability/run.sh`, commit {", ".join(sorted(map(str, commits)))}: a {encoder["kind"]} of \
+`{made_by}`, commit {", ".join(sorted(map(str, commits)))}: a {encoder["kind"]} of \
 {encoder["num_layers"]} x {encoder["dim"]} ({record["num_params"]:,} parameters), position \
 {config["attention"]["position"]} but for `alibi`, {steps} steps of \
 {config["train"]["global_batch_s"]:g} s of synthetic speech, learning rate {optimizer["lr"]:g} after \
@@ -230,6 +230,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", type=Path, nargs="+", help="experiments, SYSTEM-sSEED each")
     parser.add_argument("--out", type=Path, required=True, help="stem of the files written")
+    parser.add_argument("--made-by", default="recipes/stability/run.sh", help="as the page says")
     args = parser.parse_args()
     try:
         runs = [read(folder) for folder in args.folders]
@@ -238,7 +239,7 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     picture = args.out.with_suffix(".png")
     plot(runs, picture)
-    page = text(runs, args.folders, picture.name)
+    page = text(runs, args.folders, picture.name, args.made_by)
     args.out.with_suffix(".md").write_text(page)
     print(table(runs))
 

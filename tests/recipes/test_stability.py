@@ -64,6 +64,7 @@ def test_table_and_picture_of_logs(tmp_path: Path) -> None:
     write_run(tmp_path / "none-s2", [60.0, 20.0], [5.0] * 10 + [6.0] * 20, 7)
     folders = [tmp_path / name for name in ("log-n-s1", "none-s1", "none-s2")]
     command = [sys.executable, RECIPE / "stability.py", *folders, "--out", tmp_path / "out" / "s"]
+    command += ["--made-by", "recipes/stability/run.sh --seeds '1 2'"]
     subprocess.run(command, check=True, capture_output=True)
     page = (tmp_path / "out" / "s.md").read_text()
     rows = {
@@ -76,6 +77,7 @@ def test_table_and_picture_of_logs(tmp_path: Path) -> None:
     assert rows["none"] == ["25", "40", "100", "160", "10", "11", "5.00 [4.00, 6.00]", "2 7"]
     assert "2 x 8 (1,234 parameters)" in page
     assert "seeds [1, 2]" in page
+    assert "`recipes/stability/run.sh --seeds '1 2'`, commit abc1234:" in page
     assert (tmp_path / "out" / "s.png").stat().st_size > 1000
 
 
