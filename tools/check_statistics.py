@@ -230,12 +230,14 @@ def type_rates(trials: int, gain: float, table: str, seed: int) -> list[Rate]:
         *((20, 3, 1), (20, 5, 1), (20, 3, 6)),
         *((10, 3, 1), (4, 3, 1), (4, 3, 6)),
     ):
-        for name, seed_sd, speaker_sd in (
+        sources: tuple[tuple[str, float | tuple[float, float], float], ...] = (
             ("seeds by 5 %, types x speakers by 20 %", 0.05, 0.2),
             ("seeds by 10 %, types x speakers by 20 %", 0.1, 0.2),
             ("seeds by 10 %", 0.1, 0.0),
+            ("seeds of one type by 2 %, of the other by 20 %", (0.02, 0.2), 0.0),
             ("nothing but utterances", 0.0, 0.0),
-        ):
+        )
+        for name, seed_sd, speaker_sd in sources:
             rng = np.random.default_rng([seed, len(rates)])
             rejected = np.zeros(3)
             for size in blocks(trials):
@@ -246,7 +248,8 @@ def type_rates(trials: int, gain: float, table: str, seed: int) -> list[Rate]:
             columns = ("hierarchical t", "seeds alone", "speakers alone")
             for column, count in zip(columns, rejected, strict=True):
                 enough = num_speakers >= MIN_RESAMPLED
-                own = column == "hierarchical t" and not gain and enough
+                equal = not isinstance(seed_sd, tuple)
+                own = column == "hierarchical t" and not gain and enough and equal
                 says = "at most" if own else ""
                 rates.append(Rate(table, row, column, count / trials, trials, LEVEL, says))
     return rates
@@ -255,7 +258,7 @@ def type_rates(trials: int, gain: float, table: str, seed: int) -> list[Rate]:
 def _type_rejections(
     rng: np.random.Generator,
     shape: tuple[int, int, int, int, int],
-    seed_sd: float,
+    seed_sd: float | tuple[float, float],
     speaker_sd: float,
     ratio: float,
 ) -> Floats:
@@ -264,7 +267,9 @@ def _type_rejections(
     words = rng.integers(80, 180, size=(size, speakers)).astype(float)
     rate = 0.12 * rng.gamma(2.0, 0.5, size=(size, 1, 1, 1, speakers))
     rate = rate * np.exp(rng.normal(0, speaker_sd, size=(size, 2, 1, 1, speakers)))
-    rate = rate * np.exp(rng.normal(0, seed_sd, size=(size, 2, positions, seeds, 1)))
+    sd = np.reshape(seed_sd, (-1, 1, 1, 1))
+    # of mean 1, or types of unequal seeds would differ
+    rate = rate * np.exp(rng.normal(-(sd**2) / 2, sd, size=(size, 2, positions, seeds, 1)))
     rate = rate * np.array([1.0, ratio])[None, :, None, None, None]
     errors = rng.poisson(rate * words[:, None, None, None], size=shape).astype(float)
     num_runs = 2 * positions * seeds

@@ -13,8 +13,10 @@ estimated by
 
 V_speakers from the contrast's spread over speakers, V_seeds from the spread of the runs' WERs within
 each type, and V_rest, which both contain, from the rest's: two-way clustering (Cameron, Gelbach and
-Miller 2011), in which no part may be negative. Degrees of freedom by Satterthwaite (1946), so that
-three seeds count as three. Where seeds make no difference the test is conservative, since a few
+Miller 2011), in which no part may be negative. Degrees of freedom by Satterthwaite (1946), type by
+type as Welch does, since seeds may matter more in one than in another; three seeds count as three. A
+seed is not paired with the same seed of another type: what the two have in common (the order of the
+data) makes the test conservative. Where seeds make no difference the test is conservative, since a few
 seeds cannot tell that: see docs/statistics.md.
 """
 
@@ -76,12 +78,14 @@ def contrast(
     speakers_k = (contrast_ku**2).sum(axis=1) / (num_units - 1) / num_units
 
     parts = [_spread(wer_kr, y_kru, weight_r, types == one) for one in np.unique(types)]
-    seeds_k = np.sum([seeds for seeds, _ in parts], axis=0)
-    rest_k = np.sum([rest for _, rest in parts], axis=0)
-    trained_k = np.maximum(seeds_k, rest_k)
+    seeds_tk = np.stack([seeds for seeds, _ in parts])
+    rest_tk = np.stack([rest for _, rest in parts])
+    seeds_k, rest_k = seeds_tk.sum(axis=0), rest_tk.sum(axis=0)
+    # type by type: seeds may matter more in one than in another
+    trained_tk = np.where(seeds_k > rest_k, seeds_tk, rest_tk)
     spoken_k = np.maximum(speakers_k - rest_k, 0.0)
-    variance_k = trained_k + spoken_k
-    spread_k = trained_k**2 / (len(types) - len(sizes)) + spoken_k**2 / (num_units - 1)
+    variance_k = trained_tk.sum(axis=0) + spoken_k
+    spread_k = (trained_tk**2 / (sizes[:, None] - 1)).sum(axis=0) + spoken_k**2 / (num_units - 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         df_k = np.where(spread_k > 0, variance_k**2 / spread_k, np.inf)
     return Contrast(

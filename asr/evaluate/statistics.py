@@ -6,8 +6,8 @@ Ney, "Bootstrap estimates for confidence intervals in ASR performance evaluation
 
 What is done with how many units is decided by the simulations of docs/statistics.md:
 
-- a WER over ten units or more: studentised bootstrap (Efron 1981). Percentile intervals cover 88 to
-  93 % where they say 95 % at 10 to 20 speakers.
+- a WER over ten units or more: studentised bootstrap (Efron 1981). Percentile intervals cover 86 to
+  92 % where they say 95 % at 10 to 20 speakers.
 - a difference over ten units or more: random signs. Where two systems do not differ, their labels can
   be exchanged unit by unit; the p-value is the share of the exchanges that give a difference as large
   (Fisher's randomisation test; as a bootstrap, the wild cluster bootstrap of Cameron, Gelbach and

@@ -16,12 +16,13 @@ def of(errors_ru: list[list[float]], words_u: list[float]) -> Contrast:
 
 
 def test_only_seeds_differ() -> None:
-    """Runs with the same WER for every speaker: the t test of two and two runs."""
+    """Runs with the same WER for every speaker: Welch's t test of two and two runs."""
     found = of([[20] * 6, [30] * 6, [12] * 6, [14] * 6], [100] * 6)
     assert found.estimate_k[0] == pytest.approx(0.25 - 0.13)
     # variances 0.005 and 0.0002; each mean of two has half of its own
     assert found.variance_k[0] == pytest.approx((0.005 + 0.0002) / 2)
-    assert found.df_k[0] == pytest.approx(2)
+    # 0.0026^2 / (0.0025^2 + 0.0001^2), and each type has one degree
+    assert found.df_k[0] == pytest.approx(1.0798722)
     assert found.speakers_k[0] == pytest.approx(0)
 
 

@@ -32,6 +32,53 @@ def test_positions_with_unequal_weightings_are_ranked_by_what_they_share(tmp_pat
     assert [row.label.split(" −")[0] for row in position_rows(comparison)] == ["rope", "alibi"]
 
 
+def test_positions_in_a_circle_have_no_best(tmp_path: Path) -> None:
+    """Each beats the next over the one weighting that the two share."""
+    rates = {
+        ("softmax", "none"): 0.1,
+        ("softmax", "rope"): 0.3,
+        ("sigmoid", "rope"): 0.1,
+        ("sigmoid", "alibi"): 0.3,
+        ("relu", "alibi"): 0.1,
+        ("relu", "none"): 0.32,
+    }
+    comparison = compare([e for w, rate in rates.items() for e in seeds_of(tmp_path, *w, rate)])
+    answer = verdict(comparison).answer
+    assert "no position is ahead of every other: over what they share " in answer.lower()
+    assert " makes fewer errors than " in answer
+
+
+def test_positions_without_a_weighting_in_common_are_named(tmp_path: Path) -> None:
+    rates = {
+        ("softmax", "none"): 0.1,
+        ("softmax", "rope"): 0.3,
+        ("sigmoid", "rope"): 0.3,
+        ("sigmoid", "alibi"): 0.4,
+    }
+    comparison = compare([e for w, rate in rates.items() for e in seeds_of(tmp_path, *w, rate)])
+    answer = verdict(comparison).answer
+    assert "nothing is said of alibi, which shares no weighting with no position at all" in answer
+
+
+def test_what_only_the_correction_takes_away_is_said_to_lean(tmp_path: Path) -> None:
+    comparison = compare(
+        [
+            e
+            for w, r in (("softmax", 0.3), ("sigmoid", 0.1))
+            for e in seeds_of(tmp_path, w, "rope", r)
+        ]
+    )
+    (one,) = comparison.type_differences
+    only = replace(one, p_value=0.03, p_holm=0.2)
+    found = verdict(replace(comparison, type_differences=[only]))
+    assert found.answer == (
+        "Cannot tell sigmoid from softmax once the number of comparisons counts, though by itself this "
+        "leans to sigmoid."
+    )
+    none = verdict(replace(comparison, type_differences=[replace(only, p_value=0.3)]))
+    assert "nothing here speaks for either, and up to" in none.answer
+
+
 def test_an_answer_for_each_set(tmp_path: Path) -> None:
     base, other = (write_experiment(tmp_path / name) for name in ("base", "other"))
     for set_name, rates in {"test": (0.3, 0.1), "test-lm": (0.1, 0.4)}.items():

@@ -118,8 +118,12 @@ def _positions(differences: Sequence[TypeDifference], set_name: str, where: str)
     """(which positions to use, by how much the others are worse)."""
     best, others = from_best_position(differences, set_name)
     worse = [one for one in others if _certain(one) and one.difference > 0]
+    better = [_said(one.name) for one in others if _certain(one) and one.difference < 0]
     alike = [_said(one.name) for one in others if not _certain(one)]
-    if not worse:
+    if better:  # which takes unequal weightings
+        text = f"no position is ahead of every other: over what they share {_listed(better)} "
+        text += f"{'makes' if len(better) == 1 else 'make'} fewer errors than {_said(best)}"
+    elif not worse:
         text = f"no position can be told from {_said(best)}, which makes the fewest errors here"
     else:
         text = f"for the position, {_claim(others)} {_said(best)}"
@@ -127,6 +131,14 @@ def _positions(differences: Sequence[TypeDifference], set_name: str, where: str)
             text += f", or {_listed(alike, 'or')}, which cannot be told from it"
         text += f"; {_listed([_said(one.name) for one in worse])} "
         text += "makes more errors" if len(worse) == 1 else "make more errors"
+    compared = {best, *(one.name for one in others)}
+    here = [one for one in differences if (one.kind, one.set_name) == ("position", set_name)]
+    apart = {
+        name: None for one in here for name in (one.baseline, one.name) if name not in compared
+    }
+    if apart:
+        text += f"; nothing is said of {_listed([_said(name) for name in apart])}, which shares no "
+        text += f"weighting with {_said(best)}"
     shown = "; ".join(
         f"{_said(one.name)} {points(one.difference)}"
         + (
@@ -192,9 +204,19 @@ def _certain(one: Difference | TypeDifference) -> bool:
 
 def _answer(one: TypeDifference, where: str) -> str:
     if not _certain(one):
-        text = f"cannot tell {one.name} from {one.baseline}: nothing here speaks for either"
-        if one.interval is not None:
-            text += f", and up to {_points(_largest(one.interval))} points between them would fit"
+        text = f"cannot tell {one.name} from {one.baseline}"
+        if one.p_value is not None and one.p_value <= _ALPHA:
+            better = one.name if one.difference < 0 else one.baseline
+            text += (
+                f" once the number of comparisons counts, though by itself this leans to {better}"
+            )
+        elif one.interval is not None:
+            most = _points(_largest(one.interval))
+            text += (
+                f": nothing here speaks for either, and up to {most} points between them would fit"
+            )
+        else:
+            text += ": nothing here speaks for either"
     else:
         better, worse = (one.name, one.baseline) if one.difference < 0 else (one.baseline, one.name)
         text = f"{_claim([one])} {better} rather than {worse}"
