@@ -15,15 +15,13 @@ from typing import Any
 import numpy as np
 
 from asr.data.manifest import read_cuts
-from asr.evaluate.curves import as_png, new_figure
+from asr.evaluate.curves import COLOURS, as_png, new_figure
 from asr.evaluate.experiment import ScoredSet, read_experiment
 from asr.evaluate.hierarchical import contrast, tested
 from asr.evaluate.paired import group_of
-from asr.evaluate.statistics import holm
+from asr.evaluate.statistics import Interval, holm
 from asr.evaluate.tables import interval_text, p_text, points
 from asr.files import write_atomically
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def differences_of(compared: dict[str, Any]) -> dict[tuple[str, str], dict[str, 
 
 def interval(one: dict[str, Any]) -> str:
     ends = one["interval"]
-    return "" if ends is None else f" [{100 * ends['low']:.2f}, {100 * ends['high']:.2f}]"
+    return "" if ends is None else f" {interval_text(Interval(**ends))}"
 
 
 def table(shares: list[Share]) -> str:
@@ -111,9 +109,11 @@ def table(shares: list[Share]) -> str:
 def changes(shares: list[Share]) -> str:
     """How much further apart two weightings are with the fewest hours than with the most.
 
-    A contrast of four types, each trained with several seeds, on the same utterances; empty where a
-    weighting was trained once.
+    A contrast of four types, each trained with several seeds, on the same utterances; empty for
+    one amount of data, or where a weighting was trained once.
     """
+    if len(shares) < 2:
+        return ""
     small, large = shares[0], shares[-1]
     pairs = [
         pair for pair in differences_of(small.compared) if pair in differences_of(large.compared)

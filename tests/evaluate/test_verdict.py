@@ -97,6 +97,19 @@ def test_an_answer_for_each_set(tmp_path: Path) -> None:
     assert "| system | 1.0 s to 2.0 s |" in format_markdown(replace(comparison, parts=parts[:1]))
 
 
+@pytest.mark.parametrize(("rate", "told"), [(0.6, True), (0.05, False)])
+def test_of_few_speakers_it_says_what_holds_for_them_alone(
+    rate: float, told: bool, tmp_path: Path
+) -> None:
+    a, b = (write_experiment(tmp_path / name) for name in ("a", "b"))
+    write_decoded(a, "test", 0.05, num_speakers=5, seed=1)
+    write_decoded(b, "test", rate, num_speakers=5, seed=1)
+    answer = verdict(compare([a, b])).answer
+    few = "There are too few speakers for an answer that holds for others"
+    more = "; of these alone, b makes more errors than a (MAPSSWE)"
+    assert answer == f"{few}{more if told else ''}."
+
+
 def test_positions_of_each_set_are_drawn(tmp_path: Path) -> None:
     folders = [
         e for p, r in (("none", 0.3), ("rope", 0.1)) for e in seeds_of(tmp_path, "relu", p, r)

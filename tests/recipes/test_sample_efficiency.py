@@ -133,6 +133,18 @@ def test_the_difference_may_change_with_the_hours(tmp_path: Path, tiny_corpus: P
     assert "], p < 0.001, with " in line
 
 
+def test_one_share_has_nothing_to_change_from(tmp_path: Path, tiny_corpus: Path) -> None:
+    folders = [
+        exp
+        for word in ("softmax", "sigmoid")
+        for exp in seeds_of(tmp_path / "1of1", word, "alibi", 0.2)
+    ]
+    content = json.dumps(comparison_as_json(compare(folders)))
+    lines = hours_table(tmp_path, tiny_corpus, {1: content})
+    assert len(lines) == 3
+    assert "Change of" not in "".join(lines)
+
+
 def test_hours_of_single_trainings_say_which_minus_which(tmp_path: Path, tiny_corpus: Path) -> None:
     rows = [
         {

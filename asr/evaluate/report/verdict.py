@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from asr.evaluate.attention_types import CLAIM_RUNS, from_best_position, known_mean, widest
 from asr.evaluate.comparison import Comparison, Difference, TypeDifference, TypeResult
-from asr.evaluate.statistics import Interval
+from asr.evaluate.statistics import Interval, holm
 from asr.evaluate.tables import points, within_text
 
 _ALPHA = 0.05
@@ -182,7 +182,10 @@ def _answer_of(differences: Sequence[Difference], where: str) -> str:
     """On systems of one set."""
     real = [one for one in differences if _certain(one)]
     baseline = differences[0].baseline
-    if not real:
+    if not real and all(one.method == "t" for one in differences):
+        text = f"there are too few {differences[0].unit}s for an answer that holds for others"
+        text += _of_these_alone(differences)
+    elif not real:
         text = f"no system can be told from {baseline} by more than chance would make it"
     else:
         best = min(real, key=lambda one: one.difference)
@@ -196,6 +199,18 @@ def _answer_of(differences: Sequence[Difference], where: str) -> str:
     return (
         f"{where}, {text}." if where else f"{text[0].upper() if not real else text[0]}{text[1:]}."
     )
+
+
+def _of_these_alone(differences: Sequence[Difference]) -> str:
+    """What MAPSSWE, which asks of nobody else, says where labels are too few to be exchanged."""
+    known = [one for one in differences if one.mapsswe is not None]
+    p_values = holm([one.mapsswe.p_value for one in known if one.mapsswe is not None])
+    told = [
+        f"{one.name} makes {'fewer' if one.difference < 0 else 'more'} errors than {one.baseline}"
+        for one, p_value in zip(known, p_values, strict=True)
+        if p_value <= _ALPHA
+    ]
+    return f"; of these alone, {_listed(told)} (MAPSSWE)" if told else ""
 
 
 def _certain(one: Difference | TypeDifference) -> bool:
