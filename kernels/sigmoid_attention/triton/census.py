@@ -127,7 +127,7 @@ def _constexprs(variant: Variant, config: Config, names: list[str]) -> dict[str,
         "HAS_RUNS": variant.runs,
         "HAS_ROW": True,
         "NEED_ROW": variant.runs,
-        "MODE": mode_for(MODES[variant.mode], variant.kernel, config),
+        "MODE": mode_for(MODES[variant.mode], variant.kernel, config, variant.dtype == "fp32"),
         "ASM": True,
         "PRECISION": "ieee",
     }

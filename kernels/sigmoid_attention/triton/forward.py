@@ -11,11 +11,16 @@ from .device import (
     load_row_term,
     load_rows,
     load_runs,
+    load_whole,
+    row_offsets,
     seen_by,
     store_rows,
     weigh,
 )
 from .skew import range_anew, skewed_product
+
+# float16 is subnormal below 2^-14, which is where weights lie from 16k keys on; none exceeds 1.
+FLOAT16_SCALE = tl.constexpr(16384.0)
 
 
 @triton.jit
@@ -106,19 +111,35 @@ def forward_kernel(
     qv_tile = q_tile
     if POSITION == RELATIVE:
         qv_tile = load_rows(qv + batch * q_b + head * q_h, row0, q_t, sees, BM, D, BD, True, ASM)
+    k_step, v_step = tl.cast(k_t, tl.int64) * BN, tl.cast(v_t, tl.int64) * BN
+    k_offsets, v_offsets = row_offsets(k_t, BN, BD), row_offsets(v_t, BN, BDV)
     # Three loops: tiles that runs of keys cut, whole tiles, tiles cut again.
     for part in tl.static_range(0 if HAS_RUNS else 1, 3):
         begin = start if part == 0 else (full_from if part == 1 else full_to)
         stop = full_from if part == 0 else (full_to if part == 1 else end)
+        k_first = k_base + tl.cast(begin, tl.int64) * k_t
+        v_first = v_base + tl.cast(begin, tl.int64) * v_t
         for key0 in range(begin, stop, BN):
             keep = key0 + tl.arange(0, BN) < end
-            k_tile = load_rows(k_base, key0, k_t, keep, BN, D, BD, part != 1, ASM)
+            if part == 1:
+                k_tile = load_whole(k_first, k_offsets, D, BD)
+                k_first += k_step
+            else:
+                k_tile = load_rows(k_base, key0, k_t, keep, BN, D, BD, True, ASM)
             p = tile_weights(
                 q_tile, qv_tile, k_tile, r_base, row0, key0, key0, lo_t, hi_t, term_t,
                 slope, table_h, delta, zero, num_offsets, scale,
                 BM, BN, D, BD, POSITION, HAS_ROW, part != 1, False, MODE, PRECISION, ASM,
             )  # fmt: skip
-            v_tile = load_rows(v_base, key0, v_t, keep, BN, DV, BDV, part != 1, ASM)
+            if part == 1:
+                v_tile = load_whole(v_first, v_offsets, DV, BDV)
+                v_first += v_step
+            else:
+                v_tile = load_rows(v_base, key0, v_t, keep, BN, DV, BDV, True, ASM)
+            if v_tile.dtype == tl.float16:
+                p = p * FLOAT16_SCALE
             acc = tl.dot(p.to(v_tile.dtype), v_tile, acc, input_precision=PRECISION)
+    if v.dtype.element_ty == tl.float16:
+        acc = acc * (1.0 / FLOAT16_SCALE)
     o_base = o + batch * o_b + head * o_h
     store_rows(o_base, row0, o_t, rows < num_queries, acc.to(o.dtype.element_ty), BM, DV, BDV)

@@ -16,12 +16,20 @@ from .configs import INTERPRETED, Config, choose, row_name
 from .forward import forward_kernel
 
 POSITIONS = ("none", "alibi", "table", "relative")  # by their number in the kernels
-MODES = {"exact": device.MIXED.value, "fast": device.TANH.value}
+MODES = {"exact": device.QUAD.value, "fast": device.TANH.value}
+# Instead of modes whose error only the rounding to half precision hides.
+FLOAT32_MODES = {
+    mode.value: device.MIXED.value for mode in (device.QUAD, device.QUADMIX, device.TAIL)
+}
 
 
-def mode_for(mode: int, kernel: str, config: Config) -> int:
-    """MIXED makes pairs of a thread's scores; a thread with a single one computes both of its pair.
+def mode_for(mode: int, kernel: str, config: Config, float32: bool) -> int:
+    """How weights are computed for inputs of a type and a tile.
+
+    MIXED makes pairs of a thread's scores; a thread with a single one computes both of its pair.
     The forward then takes polynomials alone; in the backward those would spill."""
+    if float32:
+        mode = FLOAT32_MODES.get(mode, mode)
     alone = config.bm * config.bn <= 32 * config.warps
     if kernel == "forward" and mode == device.MIXED.value and alone:
         return int(device.POLYNOMIAL.value)
@@ -95,6 +103,7 @@ class Launch:
 
     def options(self, kernel: str, config: Config) -> dict[str, Any]:
         """Compile-time arguments."""
+        float32 = self.q.dtype == torch.float32
         return {
             "HEADS": self.heads,
             "GROUP": self.heads // self.kv_heads,
@@ -107,7 +116,7 @@ class Launch:
             "POSITION": self.position,
             "HAS_RUNS": self.hi is not None,
             "HAS_ROW": self.row is not None,
-            "MODE": mode_for(MODES[self.flat.precision], kernel, config),
+            "MODE": mode_for(MODES[self.flat.precision], kernel, config, float32),
             "ASM": not interpreted(),
             "PRECISION": "ieee",
             "num_warps": config.warps,
