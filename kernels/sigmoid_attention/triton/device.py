@@ -138,6 +138,21 @@ def anew(i, ASM: tl.constexpr):
 
 
 @triton.jit
+def only_seen(p, seen, ASM: tl.constexpr):
+    """p where `seen`, else 0, chosen before p is converted.
+
+    The compiler would choose between converted values, two of which share a register: three
+    instructions more for each. It does not look behind the move, which itself costs nothing.
+    """
+    p = tl.where(seen, p, 0.0)
+    if ASM:
+        p = tl.inline_asm_elementwise(
+            "mov.b32 $0, $1;", "=r,r", [p], dtype=tl.float32, is_pure=True, pack=1
+        )
+    return p
+
+
+@triton.jit
 def power_of_two(rounded):
     """2^i of the integer i in the low bits. A product with it keeps NaN, where adding to the other
     factor's exponent would not, and costs nothing if 1 is added next."""

@@ -12,6 +12,7 @@ from .device import (
     load_rows,
     load_runs,
     load_whole,
+    only_seen,
     row_offsets,
     seen_by,
     store_rows,
@@ -77,7 +78,7 @@ def tile_weights(
     )  # fmt: skip
     if CUT:
         lo, hi = tl.expand_dims(lo_t, 1 - i_axis), tl.expand_dims(hi_t, 1 - i_axis)
-        p = tl.where(seen_by(keys, lo, hi), p, 0.0)
+        p = only_seen(p, seen_by(keys, lo, hi), ASM)
     return p
 
 
