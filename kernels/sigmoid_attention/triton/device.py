@@ -82,7 +82,7 @@ def _bits(x: float) -> int:
     return int.from_bytes(struct.pack("<f", x), "little")
 
 
-TAIL_PACK = tl.constexpr(4)
+TAIL_PACK = tl.constexpr(8)
 TAIL_ASM = tl.constexpr(_tail_asm(TAIL_PACK.value))
 TAIL_OPERANDS = tl.constexpr(",".join(["=&f"] * 4 * TAIL_PACK.value + ["f"] * 4 * TAIL_PACK.value))
 
