@@ -153,6 +153,16 @@ def only_seen(p, seen, ASM: tl.constexpr):
 
 
 @triton.jit
+def in_registers(p, ASM: tl.constexpr):
+    """p, half precision and carried by a loop, which would go through shared memory to a product."""
+    if ASM:
+        p = tl.inline_asm_elementwise(
+            "mov.b32 $0, $1;", "=r,r", [p], dtype=p.dtype, is_pure=True, pack=2
+        )
+    return p
+
+
+@triton.jit
 def power_of_two(rounded):
     """2^i of the integer i in the low bits. A product with it keeps NaN, where adding to the other
     factor's exponent would not, and costs nothing if 1 is added next."""

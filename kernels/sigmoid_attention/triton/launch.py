@@ -21,6 +21,7 @@ MODES = {"exact": device.QUAD.value, "fast": device.TANH.value}
 FLOAT32_MODES = {
     mode.value: device.MIXED.value for mode in (device.QUAD, device.QUADMIX, device.TAIL)
 }
+LATE = True
 
 
 def mode_for(mode: int, kernel: str, config: Config, float32: bool) -> int:
@@ -34,6 +35,13 @@ def mode_for(mode: int, kernel: str, config: Config, float32: bool) -> int:
     if kernel == "forward" and mode == device.MIXED.value and alone:
         return int(device.POLYNOMIAL.value)
     return mode
+
+
+def late_for(position: int, channels: int, float32: bool) -> bool:
+    """Whether the forward delays a tile's product with values under the next tile's weights.
+
+    Where weights and sums leave registers for it."""
+    return LATE and not float32 and position != device.RELATIVE.value and channels <= 64
 
 
 def interpreted() -> bool:
@@ -140,6 +148,7 @@ def forward(flat: Flat) -> Tensor:
             *x.strides(o),
             *x.numbers(),
             **x.options("forward", config),
+            LATE=late_for(x.position, max(x.d, x.dv), o.dtype == torch.float32),
         )
     return o
 
