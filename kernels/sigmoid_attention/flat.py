@@ -64,11 +64,13 @@ def flatten(
     if weighting.shift is not None and not isinstance(weighting.shift, str):
         shift = float(weighting.shift)
     if weighting.counts:
-        n_bt = row_counts(weighting, mask, runs, num_queries, num_keys, q_bhtd.device).to(dtype)
+        n_bt = row_counts(weighting, mask, runs, num_queries, num_keys, q_bhtd.device)
+        n_bt = one_per_utterance(n_bt).to(dtype)
         if weighting.shift == "-log n":
-            row_shift_bt = -n_bt.log()
+            row_shift_bt = (-n_bt.log()).expand(-1, num_queries)
         if weighting.map != "sigmoid":
-            row_factor_bt = _factor(weighting, n_bt)
+            factor_bt = _factor(weighting, n_bt)
+            row_factor_bt = None if factor_bt is None else factor_bt.expand(-1, num_queries)
     p = position
     return Flat(
         q_bhtd,
@@ -147,7 +149,9 @@ def row_counts(
     """n of each row, at least 1, as (B', T)."""
     if isinstance(weighting.n, Tensor):
         n_bt = weighting.n if weighting.n.dim() == 2 else weighting.n[:, None]
-    elif weighting.n == "visible" and runs is not None:
+    elif weighting.n == "visible" and not mask.banded and mask.key_lens is not None:
+        n_bt = mask.key_lens[:, None].clamp(max=num_keys)  # of the rows that see anything
+    elif weighting.n == "visible" and mask.banded and runs is not None:
         n_bt = runs[1] - runs[0]
     elif weighting.n == "sequence" and mask.cu_seqlens is not None:
         lens_n = mask.cu_seqlens.long().diff()
@@ -158,6 +162,11 @@ def row_counts(
         n = num_keys if isinstance(weighting.n, str) else weighting.n
         n_bt = torch.full((1, 1), n, device=device)
     return n_bt.clamp(min=1).expand(-1, num_queries)
+
+
+def one_per_utterance(x_bt: Tensor) -> Tensor:
+    """(B', 1) where all rows share one number in memory; else as it is."""
+    return x_bt[:, :1] if x_bt.stride(1) == 0 else x_bt
 
 
 def row_factor(q_bhtd: Tensor, num_keys: int, weighting: Weighting, mask: Mask) -> Tensor | None:
@@ -183,7 +192,7 @@ def row_term(flat: Flat) -> Tensor | None:
         return None
     term = torch.full((1, 1, 1), flat.shift, device=flat.q.device)
     if flat.row_shift_bt is not None:
-        term = term + flat.row_shift_bt.float()[:, None]
+        term = term + one_per_utterance(flat.row_shift_bt).float()[:, None]
     if flat.bias_h is not None:
         term = term + flat.bias_h.float()[:, None]
     return term

@@ -143,7 +143,7 @@ def _constexprs(variant: Variant, config: Config, names: list[str]) -> dict[str,
         "BN": config.bn,
         "POSITION": POSITIONS[variant.position],
         "HAS_RUNS": variant.runs,
-        "HAS_ROW": True,
+        "HAS_ROW": 2 if variant.runs else 1,
         "NEED_ROW": variant.runs,
         # A launch makes a constant of a stride of 1, here that of terms for each row.
         **({"row_t": 1} if variant.runs else {}),

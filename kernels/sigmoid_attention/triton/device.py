@@ -369,7 +369,10 @@ def seen_keys(seen, batch, num_keys, HAS_RUNS: tl.constexpr):
 
 @triton.jit
 def load_row_term(row, rows, stride, num_queries, HAS_ROW: tl.constexpr):
-    if HAS_ROW:
+    """HAS_ROW: 0 none, 1 one number for all rows of an utterance and head, 2 one each."""
+    if HAS_ROW == 1:
+        term = tl.broadcast_to(tl.load(row) * LOG2E, rows.shape)
+    elif HAS_ROW == 2:
         term = tl.load(row + rows * stride, mask=rows < num_queries, other=0.0) * LOG2E
     else:
         term = tl.zeros_like(rows).to(tl.float32)

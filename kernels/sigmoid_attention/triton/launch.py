@@ -123,7 +123,7 @@ class Launch:
             "BN": config.bn,
             "POSITION": self.position,
             "HAS_RUNS": self.hi is not None,
-            "HAS_ROW": self.row is not None,
+            "HAS_ROW": 0 if self.row is None else 1 + (self.row.shape[2] > 1),
             "MODE": mode_for(MODES[self.flat.precision], kernel, config, float32),
             "ASM": not interpreted(),
             "PRECISION": "ieee",
