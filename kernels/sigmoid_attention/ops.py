@@ -119,7 +119,7 @@ torch.library.register_autograd(FORWARD_OP, _grad, setup_context=_setup)
 
 def finish(flat: Flat, sums: Sums) -> dict[str, Tensor]:
     """From sums to the gradients of a call's tensors, contiguous."""
-    dq = sums.q * flat.scale
+    dq = sums.q if sums.scaled else sums.q * flat.scale
     grads = {"k": sums.k, "v": sums.v}
     if sums.qv is not None:
         dqv = sums.qv.transpose(0, 1) * flat.scale
@@ -135,7 +135,24 @@ def finish(flat: Flat, sums: Sums) -> dict[str, Tensor]:
         offset_o = torch.arange(lowest, lowest + sums.by_offset.shape[1], device=dq.device)
         grads["slopes_h"] = -(sums.by_offset * offset_o.abs()).sum(1)
         if flat.table_hp is not None:
-            column_o = (offset_o + flat.zero).clamp_(0, flat.table_hp.shape[1] - 1)
-            table = sums.by_offset.new_zeros(flat.table_hp.shape)
-            grads["table_hp"] = table.index_add_(1, column_o, sums.by_offset)
+            grads["table_hp"] = _by_column(flat, sums.by_offset, lowest)
     return grads
+
+
+def _by_column(flat: Flat, by_offset: Tensor, lowest: int) -> Tensor:
+    """(H, P) of a table's columns from (H, T + S - 1) of offsets from `lowest` on.
+
+    Each column has one offset but the outermost two, which serve all beyond; these are sums of
+    slices, so no atomics and equal bits each time.
+    """
+    assert flat.table_hp is not None
+    table = by_offset.new_zeros(flat.table_hp.shape)
+    last, first = table.shape[1] - 1, lowest + flat.zero  # first: the column of offset `lowest`
+    below = min(max(-first, 0), by_offset.shape[1])
+    above = min(max(last + 1 - first, below), by_offset.shape[1])
+    table[:, first + below : first + above] = by_offset[:, below:above]
+    if below:
+        table[:, 0] += by_offset[:, :below].sum(1)
+    if above < by_offset.shape[1]:
+        table[:, last] += by_offset[:, above:].sum(1)
+    return table

@@ -162,9 +162,11 @@ def _constexprs(variant: Variant, config: Config, names: list[str]) -> dict[str,
 def _type(name: str, variant: Variant, constexprs: dict[str, Any]) -> str:
     if name in constexprs:
         return "constexpr"
-    if name in ("q", "k", "v", "o", "do", "qv", "r"):
+    if name in ("q", "k", "v", "o", "do", "qv", "r", "dq") or (
+        name in ("dk", "dv") and not variant.runs
+    ):
         return "*" + variant.dtype
-    if name in ("lo", "hi", "first_row", "last_row", "seen"):
+    if name in ("lo", "hi", "bounds", "seen"):
         return "*i32"
     if name in ("num_queries", "num_keys", "delta", "zero", "num_offsets") or _is_stride(name):
         return "i32"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
 
 import torch
 import triton
 from torch import Tensor
+from triton.runtime.errors import OutOfResources
 
 from ..flat import Flat, row_term
 from ..tiles import Sums
 from . import device
-from .backward import key_kernel, offset_kernel, query_kernel
+from .backward import bounds_kernel, key_kernel, offset_kernel, query_kernel
 from .configs import INTERPRETED, Config, choose, row_name
 from .forward import forward_kernel
 
@@ -22,6 +25,8 @@ FLOAT32_MODES = {
     mode.value: device.MIXED.value for mode in (device.QUAD, device.QUADMIX, device.TAIL)
 }
 LATE = True
+# Rows that bounds_kernel looks at in one turn.
+BOUNDS_ROWS = 1024
 
 
 def mode_for(mode: int, kernel: str, config: Config, float32: bool) -> int:
@@ -47,6 +52,11 @@ def late_for(position: int, channels: int, float32: bool) -> bool:
 def interpreted() -> bool:
     """Whether Triton runs the kernels in its interpreter, on the CPU."""
     return bool(triton.knobs.runtime.interpret)
+
+
+# Tiles by device and row of the table, where the table's did not fit.
+SMALLER: dict[tuple[torch.device, str], Config] = {}
+T = TypeVar("T")
 
 
 class Launch:
@@ -77,23 +87,35 @@ class Launch:
         if interpreted():
             return INTERPRETED[kernel]
         major, minor = torch.cuda.get_device_capability(self.q.device)
-        position = POSITIONS[self.position]
-        wide = self.q.dtype == torch.float32
-        return choose(10 * major + minor, row_name(kernel, max(self.d, self.dv), position, wide))
+        return SMALLER.get(self.place(kernel)) or choose(10 * major + minor, self.place(kernel)[1])
+
+    def place(self, kernel: str) -> tuple[torch.device, str]:
+        """The device, and the table's row for this call."""
+        position, wide = POSITIONS[self.position], self.q.dtype == torch.float32
+        return self.q.device, row_name(kernel, max(self.d, self.dv), position, wide)
 
     def pointers(self) -> list[Tensor]:
         """lo, hi, row, slopes, table, qv, r; anything for those a kernel does not read."""
         some = (self.lo, self.hi, self.row, self.slopes, self.table, self.qv, self.r)
         return [self.q if x is None else x for x in some]
 
-    def seen(self) -> tuple[Tensor, int]:
-        """(B', 2) int32, the first and last key any row of the utterance sees, and its stride."""
+    def bounds(self, config: Config) -> tuple[Tensor, Tensor, int, int]:
+        """Which rows a block of keys needs, and which keys are seen at all: one launch.
+
+        bounds (B', blocks, 4), seen (B', 2), see bounds_kernel; and how many blocks and pairs an
+        utterance has of its own."""
         if self.lo is None or self.hi is None:
-            return self.q, 0
-        empty = self.hi <= self.lo
-        first = self.lo.masked_fill(empty, self.num_keys).amin(1)
-        seen = torch.stack([first, self.hi.amax(1)], 1).int()
-        return seen, int(seen.shape[0] > 1)
+            return self.q, self.q, 0, 0
+        batch, blocks = self.lo.shape[0], triton.cdiv(self.num_keys, config.bn)
+        bounds = self.lo.new_empty(batch, blocks, 4)
+        seen = self.lo.new_zeros(batch, 2) if not blocks else self.lo.new_empty(batch, 2)
+        if bounds.numel():
+            bounds_kernel[(blocks, batch)](
+                self.lo, self.hi, bounds, seen, self.num_queries, self.num_keys,
+                BM=config.bm, BN=config.bn, TILES=max(1, BOUNDS_ROWS // config.bm), num_warps=4,
+            )  # fmt: skip
+        own = int(batch > 1)
+        return bounds, seen, own * blocks, own
 
     def strides(self, *more: Tensor) -> list[int]:
         """Batch, head and time strides of q, k, v and others, then those of runs and row terms."""
@@ -135,21 +157,21 @@ class Launch:
 def forward(flat: Flat) -> Tensor:
     """o_bhtd of a flat call."""
     x = Launch(flat)
+    with on_device(x.q):
+        return fitting(x, "forward", lambda: forward_pass(x))
+
+
+def forward_pass(x: Launch) -> Tensor:
+    """o_bhtd by the forward kernel."""
     config = x.config("forward")
-    o = flat.q.new_empty(x.batch, x.heads, x.num_queries, x.dv)
+    o = x.flat.q.new_empty(x.batch, x.heads, x.num_queries, x.dv)
     grid = (triton.cdiv(x.num_queries, config.bm), x.batch * x.heads)
     if o.numel():
         forward_kernel[grid](
-            x.q,
-            x.k,
-            x.v,
-            o,
-            *x.pointers(),
-            *x.strides(o),
-            *x.numbers(),
+            x.q, x.k, x.v, o, *x.pointers(), *x.strides(o), *x.numbers(),
             **x.options("forward", config),
             LATE=late_for(x.position, max(x.d, x.dv), o.dtype == torch.float32),
-        )
+        )  # fmt: skip
     return o
 
 
@@ -157,82 +179,86 @@ def backward(flat: Flat, do: Tensor, row: bool, by_offset: bool) -> Sums:
     """Gradient sums of a flat call, given that of its output; `row`, `by_offset`: wanted too."""
     x = Launch(flat)
     do = _adjacent(do)
-    sums = _query_pass(x, do, row)
-    _key_pass(x, do, sums)
-    if by_offset or flat.r_hpd is not None:
-        _offset_pass(x, do, sums)
+    with on_device(x.q):
+        sums = fitting(x, "query", lambda: query_pass(x, do, row))
+        seen, seen_b = fitting(x, "key", lambda: key_pass(x, do, sums))
+        if by_offset or flat.r_hpd is not None:
+            fitting(x, "offset", lambda: offset_pass(x, do, sums, seen, seen_b))
     return sums
 
 
-def _new(x: Launch, *shape: int) -> Tensor:
-    return x.q.new_empty(shape, dtype=torch.float32)
+def fitting(x: Launch, kernel: str, run: Callable[[], T]) -> T:
+    """What `run` gives; where the device has less shared memory than a tile takes, with a smaller
+    tile, which later calls then take at once."""
+    while True:
+        try:
+            return run()
+        except OutOfResources:
+            smaller = x.config(kernel).smaller()
+            if smaller is None:
+                raise
+            SMALLER[x.place(kernel)] = smaller
 
 
-def _query_pass(x: Launch, do: Tensor, row: bool) -> Sums:
+def on_device(x: Tensor) -> AbstractContextManager[Any]:
+    """Triton launches on the current device, whatever device its arguments lie on."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+
+
+def _new(x: Launch, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return x.q.new_empty(shape, dtype=dtype)
+
+
+def query_pass(x: Launch, do: Tensor, row: bool) -> Sums:
+    """Gradients of queries, and memory for those of keys."""
     config = x.config("query")
-    dq = _new(x, x.batch, x.heads, x.num_queries, x.d)
+    dq = _new(x, x.batch, x.heads, x.num_queries, x.d, dtype=x.flat.q.dtype)
     drow = _new(x, x.batch, x.heads, x.num_queries) if row else None
-    dk, dv = (_new(x, x.batch, x.heads, x.num_keys, size) for size in (x.d, x.dv))
+    # What several query heads add to one key head is added in float32.
+    alone = x.heads == x.kv_heads
+    k_type, v_type = (y.dtype if alone else torch.float32 for y in (x.k, x.v))
+    dk = _new(x, x.batch, x.heads, x.num_keys, x.d, dtype=k_type)
+    dv = _new(x, x.batch, x.heads, x.num_keys, x.dv, dtype=v_type)
     grid = (triton.cdiv(x.num_queries, config.bm), x.batch * x.heads)
     if dq.numel():
         query_kernel[grid](
             x.q, x.k, x.v, do, dq, dq if drow is None else drow,
             *x.pointers(), *x.strides(do), *x.numbers(), NEED_ROW=row, **x.options("query", config),
         )  # fmt: skip
-    return Sums(q=dq, k=dk, v=dv, row=drow, by_offset=None, qv=None, r=None)
+    return Sums(q=dq, k=dk, v=dv, row=drow, by_offset=None, qv=None, r=None, scaled=True)
 
 
-def _key_pass(x: Launch, do: Tensor, sums: Sums) -> None:
+def key_pass(x: Launch, do: Tensor, sums: Sums) -> tuple[Tensor, int]:
+    """Fills in what belongs to keys; gives the keys that are seen, and their stride."""
     config = x.config("key")
-    blocks = triton.cdiv(x.num_keys, config.bn)
-    first, last = _seeing_rows(x, config)
-    tiles_b = blocks if first.shape[0] > 1 else 0
-    seen, seen_b = x.seen()
+    bounds, seen, tiles_b, seen_b = x.bounds(config)
     columns = sums.k if x.qv is None else _new(x, x.batch, x.heads, x.num_keys)
     if sums.k.numel():
-        key_kernel[(blocks, x.batch * x.heads)](
-            x.q, x.k, x.v, do, sums.k, sums.v, columns, first, last, seen,
+        key_kernel[(triton.cdiv(x.num_keys, config.bn), x.batch * x.heads)](
+            x.q, x.k, x.v, do, sums.k, sums.v, columns, bounds, seen,
             *x.pointers(), *x.strides(do), tiles_b, seen_b, *x.numbers(), **x.options("key", config),
         )  # fmt: skip
     if x.heads != x.kv_heads:
         sums.k, sums.v = (y.unflatten(1, (x.kv_heads, -1)).sum(2) for y in (sums.k, sums.v))
     if x.qv is not None:
-        k_bgsd = x.k.float().masked_fill(~_is_seen(x)[:, None, :, None], 0.0)
+        k_bgsd = x.k.float().masked_fill(~_is_seen(x, seen)[:, None, :, None], 0.0)
         du_bghd = columns.unflatten(1, (x.kv_heads, -1)) @ k_bgsd
         sums.u = du_bghd.sum(0).flatten(0, 1) * x.flat.scale
+    return seen, seen_b
 
 
-def _is_seen(x: Launch) -> Tensor:
+def _is_seen(x: Launch, seen: Tensor) -> Tensor:
     """(B', S) whether any row sees the key; what lies elsewhere may be NaN."""
     key_s = torch.arange(x.num_keys, device=x.k.device)
     if x.lo is None:
         return (key_s >= 0)[None]
-    seen, _ = x.seen()
     return (key_s >= seen[:, :1]) & (key_s < seen[:, 1:])
 
 
-def _seeing_rows(x: Launch, config: Config) -> tuple[Tensor, Tensor]:
-    """(B', blocks of keys) int32: first query that sees the block, and one past the last."""
-    if x.lo is None or x.hi is None:
-        return x.q.new_zeros(1, 1, dtype=torch.int32), x.q.new_zeros(1, 1, dtype=torch.int32)
-    pad = -x.num_queries % config.bm
-    seen = x.hi > x.lo
-    lo = torch.nn.functional.pad(x.lo.masked_fill(~seen, x.num_keys), (0, pad), value=x.num_keys)
-    hi = torch.nn.functional.pad(x.hi, (0, pad))
-    lo_bm = lo.unflatten(1, (-1, config.bm)).amin(2)
-    hi_bm = hi.unflatten(1, (-1, config.bm)).amax(2)
-    key0_n = torch.arange(0, x.num_keys, config.bn, device=lo.device)
-    meets_bmn = (lo_bm[..., None] < key0_n + config.bn) & (hi_bm[..., None] > key0_n)
-    tile_m = torch.arange(lo_bm.shape[1], device=lo.device)[:, None]
-    first = torch.where(meets_bmn, tile_m, lo_bm.shape[1]).amin(1) * config.bm
-    last = (torch.where(meets_bmn, tile_m, -1).amax(1) + 1) * config.bm
-    return first.int().contiguous(), last.clamp(max=x.num_queries).int().contiguous()
-
-
-def _offset_pass(x: Launch, do: Tensor, sums: Sums) -> None:
+def offset_pass(x: Launch, do: Tensor, sums: Sums, seen: Tensor, seen_b: int) -> None:
+    """Fills in what belongs to offsets."""
     config = x.config("offset")
     total = x.num_queries + x.num_keys - 1
-    seen, seen_b = x.seen()
     by_offset = _new(x, x.batch, x.heads, total)
     dr = by_offset if x.r is None else _new(x, x.batch, x.heads, total, x.d)
     grid = (triton.cdiv(total, config.bn), x.batch * x.heads)
