@@ -181,7 +181,7 @@ def row_term(flat: Flat) -> Tensor | None:
         flat.shift or flat.row_shift_bt is not None or flat.bias_h is not None
     ):
         return None
-    term = torch.full((1, 1, 1), flat.shift, device=flat.q.device)
+    term = torch.full((1, 1, 1), flat.shift, dtype=torch.float32, device=flat.q.device)
     if flat.row_shift_bt is not None:
         term = term + flat.row_shift_bt.float()[:, None]
     if flat.bias_h is not None:
