@@ -26,13 +26,15 @@ _AT = tuple(Flat._fields.index(name) for name in TENSORS)
 def _triton_forward(flat: Flat) -> Tensor:
     from .triton import launch  # triton is imported by those who ask for it, and then only here
 
-    return launch.forward(flat)
+    with torch.cuda.device_of(flat.q):  # Triton launches on the current device
+        return launch.forward(flat)
 
 
 def _triton_backward(flat: Flat, do: Tensor, row: bool, by_offset: bool) -> Sums:
     from .triton import launch
 
-    return launch.backward(flat, do, row, by_offset)
+    with torch.cuda.device_of(flat.q):
+        return launch.backward(flat, do, row, by_offset)
 
 
 _FORWARD: dict[str, Callable[[Flat], Tensor]] = {
@@ -138,7 +140,7 @@ torch.library.register_autograd(BACKWARD_OP, _no_second_grad)
 
 def finish(flat: Flat, sums: Sums) -> dict[str, Tensor]:
     """From sums to the gradients of a call's tensors, contiguous."""
-    dq = sums.q * flat.scale
+    dq = sums.q if sums.scaled else sums.q * flat.scale
     grads = {"k": sums.k, "v": sums.v}
     if sums.qv is not None:
         dqv = sums.qv.transpose(0, 1) * flat.scale

@@ -369,8 +369,14 @@ def seen_keys(seen, batch, num_keys, HAS_RUNS: tl.constexpr):
 
 @triton.jit
 def load_row_term(row, rows, stride, num_queries, HAS_ROW: tl.constexpr):
-    if HAS_ROW:
+    """What each row adds to its scores. HAS_ROW: 0 nothing, 1 one number for all rows, 2 one each.
+
+    One number takes one register, where numbers of rows take one for each row of a thread.
+    """
+    if HAS_ROW == 2:
         term = tl.load(row + rows * stride, mask=rows < num_queries, other=0.0) * LOG2E
+    elif HAS_ROW == 1:
+        term = tl.zeros_like(rows).to(tl.float32) + tl.load(row) * LOG2E
     else:
         term = tl.zeros_like(rows).to(tl.float32)
     return term

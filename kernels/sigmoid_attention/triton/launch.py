@@ -11,7 +11,7 @@ from torch import Tensor
 from ..flat import Flat, row_term
 from ..tiles import Sums
 from . import device
-from .backward import key_kernel, offset_kernel, query_kernel
+from .backward import key_kernel, offset_kernel, query_kernel, rows_kernel
 from .configs import INTERPRETED, Config, choose, row_name
 from .forward import forward_kernel
 
@@ -123,7 +123,7 @@ class Launch:
             "BN": config.bn,
             "POSITION": self.position,
             "HAS_RUNS": self.hi is not None,
-            "HAS_ROW": self.row is not None,
+            "HAS_ROW": 0 if self.row is None else (1 if self.row.shape[2] == 1 else 2),
             "MODE": mode_for(MODES[self.flat.precision], kernel, config, float32),
             "ASM": not interpreted(),
             "PRECISION": "ieee",
@@ -170,29 +170,31 @@ def _new(x: Launch, *shape: int) -> Tensor:
 
 def _query_pass(x: Launch, do: Tensor, row: bool) -> Sums:
     config = x.config("query")
-    dq = _new(x, x.batch, x.heads, x.num_queries, x.d)
+    dq = x.q.new_empty(x.batch, x.heads, x.num_queries, x.d)
     drow = _new(x, x.batch, x.heads, x.num_queries) if row else None
-    dk, dv = (_new(x, x.batch, x.heads, x.num_keys, size) for size in (x.d, x.dv))
+    # in their final type, unless heads have still to be added up
+    dtype = x.q.dtype if x.heads == x.kv_heads else torch.float32
+    sizes = (x.batch, x.heads, x.num_keys)
+    dk, dv = (x.q.new_empty(*sizes, size, dtype=dtype) for size in (x.d, x.dv))
     grid = (triton.cdiv(x.num_queries, config.bm), x.batch * x.heads)
     if dq.numel():
         query_kernel[grid](
             x.q, x.k, x.v, do, dq, dq if drow is None else drow,
             *x.pointers(), *x.strides(do), *x.numbers(), NEED_ROW=row, **x.options("query", config),
         )  # fmt: skip
-    return Sums(q=dq, k=dk, v=dv, row=drow, by_offset=None, qv=None, r=None)
+    return Sums(q=dq, k=dk, v=dv, row=drow, by_offset=None, qv=None, r=None, scaled=True)
 
 
 def _key_pass(x: Launch, do: Tensor, sums: Sums) -> None:
     config = x.config("key")
     blocks = triton.cdiv(x.num_keys, config.bn)
-    first, last = _seeing_rows(x, config)
-    tiles_b = blocks if first.shape[0] > 1 else 0
-    seen, seen_b = x.seen()
+    ranges = _ranges(x, config)
+    ranges_b = blocks if ranges.shape[0] > 1 else 0
     columns = sums.k if x.qv is None else _new(x, x.batch, x.heads, x.num_keys)
     if sums.k.numel():
         key_kernel[(blocks, x.batch * x.heads)](
-            x.q, x.k, x.v, do, sums.k, sums.v, columns, first, last, seen,
-            *x.pointers(), *x.strides(do), tiles_b, seen_b, *x.numbers(), **x.options("key", config),
+            x.q, x.k, x.v, do, sums.k, sums.v, columns, ranges,
+            *x.pointers(), *x.strides(do), ranges_b, *x.numbers(), **x.options("key", config),
         )  # fmt: skip
     if x.heads != x.kv_heads:
         sums.k, sums.v = (y.unflatten(1, (x.kv_heads, -1)).sum(2) for y in (sums.k, sums.v))
@@ -211,22 +213,18 @@ def _is_seen(x: Launch) -> Tensor:
     return (key_s >= seen[:, :1]) & (key_s < seen[:, 1:])
 
 
-def _seeing_rows(x: Launch, config: Config) -> tuple[Tensor, Tensor]:
-    """(B', blocks of keys) int32: first query that sees the block, and one past the last."""
+def _ranges(x: Launch, config: Config) -> Tensor:
+    """(B', blocks of keys, 6) int32, see rows_kernel; anything where all rows see all keys."""
     if x.lo is None or x.hi is None:
-        return x.q.new_zeros(1, 1, dtype=torch.int32), x.q.new_zeros(1, 1, dtype=torch.int32)
-    pad = -x.num_queries % config.bm
-    seen = x.hi > x.lo
-    lo = torch.nn.functional.pad(x.lo.masked_fill(~seen, x.num_keys), (0, pad), value=x.num_keys)
-    hi = torch.nn.functional.pad(x.hi, (0, pad))
-    lo_bm = lo.unflatten(1, (-1, config.bm)).amin(2)
-    hi_bm = hi.unflatten(1, (-1, config.bm)).amax(2)
-    key0_n = torch.arange(0, x.num_keys, config.bn, device=lo.device)
-    meets_bmn = (lo_bm[..., None] < key0_n + config.bn) & (hi_bm[..., None] > key0_n)
-    tile_m = torch.arange(lo_bm.shape[1], device=lo.device)[:, None]
-    first = torch.where(meets_bmn, tile_m, lo_bm.shape[1]).amin(1) * config.bm
-    last = (torch.where(meets_bmn, tile_m, -1).amax(1) + 1) * config.bm
-    return first.int().contiguous(), last.clamp(max=x.num_queries).int().contiguous()
+        return x.q
+    blocks = triton.cdiv(x.num_keys, config.bn)
+    ranges = torch.empty(x.hi.shape[0], blocks, 6, dtype=torch.int32, device=x.hi.device)
+    if ranges.numel():
+        rows_kernel[(blocks, ranges.shape[0])](
+            x.lo, x.hi, ranges, x.num_queries, x.num_keys, blocks,
+            BM=config.bm, BN=config.bn, TILES=max(1, 1024 // config.bm), num_warps=4,
+        )  # fmt: skip
+    return ranges
 
 
 def _offset_pass(x: Launch, do: Tensor, sums: Sums) -> None:
