@@ -21,7 +21,10 @@ MODES = {"exact": device.QUAD.value, "fast": device.TANH.value}
 FLOAT32_MODES = {
     mode.value: device.MIXED.value for mode in (device.QUAD, device.QUADMIX, device.TAIL)
 }
-LATE = True
+# Head sizes up to these leave registers to delay a product in the forward.
+LATE_CHANNELS = 64
+# Offsets of a tile's rows are 32 bits wide.
+MOST_STRIDE = 2**23
 
 
 def mode_for(mode: int, kernel: str, config: Config, float32: bool) -> int:
@@ -40,8 +43,8 @@ def mode_for(mode: int, kernel: str, config: Config, float32: bool) -> int:
 def late_for(position: int, channels: int, float32: bool) -> bool:
     """Whether the forward delays a tile's product with values under the next tile's weights.
 
-    Where weights and sums leave registers for it."""
-    return LATE and not float32 and position != device.RELATIVE.value and channels <= 64
+    Skewed products leave no registers for it."""
+    return channels <= LATE_CHANNELS and not float32 and position != device.RELATIVE.value
 
 
 def interpreted() -> bool:
@@ -260,4 +263,4 @@ def _position(flat: Flat) -> int:
 
 
 def _adjacent(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 else x.contiguous()
+    return x if x.stride(-1) == 1 and x.stride(-2) < MOST_STRIDE else x.contiguous()
