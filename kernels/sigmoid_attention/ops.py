@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import blockwise
 from . import cpp_engine as cpp
@@ -25,13 +26,15 @@ _AT = tuple(Flat._fields.index(name) for name in TENSORS)
 def _triton_forward(flat: Flat) -> Tensor:
     from .triton import launch  # triton is imported by those who ask for it, and then only here
 
-    return launch.forward(flat)
+    with torch.cuda.device_of(flat.q):  # Triton launches on the current device
+        return launch.forward(flat)
 
 
 def _triton_backward(flat: Flat, do: Tensor, row: bool, by_offset: bool) -> Sums:
     from .triton import launch
 
-    return launch.backward(flat, do, row, by_offset)
+    with torch.cuda.device_of(flat.q):
+        return launch.backward(flat, do, row, by_offset)
 
 
 _FORWARD: dict[str, Callable[[Flat], Tensor]] = {
@@ -51,6 +54,7 @@ _ARGUMENTS = (
     "Tensor? vb_hd, Tensor? r_hpd, str map, int power, str precision, float scale, float shift, "
     "SymInt delta, SymInt zero, bool prefix, str engine"
 )
+_NO_DERIVATIVE = "fused attention are not implemented; use backend='reference'"
 FORWARD_OP = "sigmoid_attention::attend"
 BACKWARD_OP = "sigmoid_attention::attend_backward"
 torch.library.define(FORWARD_OP, f"({_ARGUMENTS}) -> Tensor")
@@ -59,8 +63,17 @@ torch.library.define(BACKWARD_OP, f"(Tensor do, bool[] needs, {_ARGUMENTS}) -> T
 
 def call(flat: Flat, engine: str) -> Tensor:
     """o_bhtd of a flat call through the operator; `engine` is "torch", "c++" or "triton"."""
+    if not torch.compiler.is_compiling():
+        _refuse_forward_derivatives(flat)
     o: Tensor = torch.ops.sigmoid_attention.attend(*flat, engine)
     return o
+
+
+def _refuse_forward_derivatives(flat: Flat) -> None:
+    """Raise where an input carries a tangent, which the operator would drop without a word."""
+    for x in flat:
+        if isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None:
+            raise NotImplementedError(f"forward-mode derivatives of {_NO_DERIVATIVE}")
 
 
 @torch.library.impl(FORWARD_OP, "default")
@@ -115,6 +128,14 @@ def _grad(ctx: Any, do: Tensor) -> tuple[Tensor | None, ...]:
 
 
 torch.library.register_autograd(FORWARD_OP, _grad, setup_context=_setup)
+
+
+def _no_second_grad(ctx: Any, *grads: Any) -> None:
+    raise NotImplementedError(f"second derivatives of {_NO_DERIVATIVE}")
+
+
+# Without a formula PyTorch takes the gradients for constants and gives 0.
+torch.library.register_autograd(BACKWARD_OP, _no_second_grad)
 
 
 def finish(flat: Flat, sums: Sums) -> dict[str, Tensor]:

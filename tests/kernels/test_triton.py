@@ -79,6 +79,14 @@ def test_tiles_of_other_shapes(bm, bn, monkeypatch):
     check("visible", "relative", "window", batch=1, heads=1, queries=37, keys=45)
 
 
+@pytest.mark.parametrize("position", ["none", "alibi", "table"])
+@pytest.mark.parametrize("mask", ["none", "lens", "causal", "window"])
+def test_products_that_are_delayed(position, mask, monkeypatch):
+    """As of half precision, here of float32, so that nothing hides an error."""
+    monkeypatch.setattr(launch, "late_for", lambda *_: True)
+    check("visible", position, mask, batch=1, queries=33, keys=100)
+
+
 @pytest.mark.parametrize("weighting", SHIFTS)
 @pytest.mark.parametrize("mask", ["none", "lens"])
 def test_shifts(weighting, mask):

@@ -25,57 +25,6 @@ def flat_of(mask, queries=70, keys=90, **sizes):
     return flatten(q, k, k, Weighting("sigmoid"), None, mask, None)
 
 
-def masks():
-    lens = torch.tensor([90, 37], device=DEVICE)
-    ends = torch.tensor([0, 40, 70, 90], device=DEVICE)
-    return {
-        "lens": Mask(key_lens=lens),
-        "query lens": Mask(key_lens=lens, query_lens=torch.tensor([70, 0], device=DEVICE)),
-        "causal": Mask(causal=True),
-        "window": Mask(window=(20, 3)),
-        "causal lens": Mask(causal=True, key_lens=lens),
-        "packed": Mask(cu_seqlens=ends),
-    }
-
-
-@pytest.mark.parametrize("name", list(masks()))
-@pytest.mark.parametrize(("bm", "bn"), [(16, 32), (32, 16)])
-def test_rows_of_a_block_of_keys(name, bm, bn, monkeypatch):
-    """Against every pair: all rows that see a block lie inside, whole tiles see all of it."""
-    monkeypatch.setattr(launch, "BOUNDS_ROWS", 2 * bm)
-    size = 90 if name == "packed" else 70
-    x = launch.Launch(flat_of(masks()[name], queries=size))
-    bounds, seen, _, _ = x.bounds(configs.Config(bm, bn, 4, 1))
-    key_s = torch.arange(90, device=DEVICE)
-    for b in range(x.lo.shape[0]):
-        visible_ts = (key_s >= x.lo[b][:, None]) & (key_s < x.hi[b][:, None])
-        some_s = visible_ts.any(0).nonzero().flatten()
-        if len(some_s):
-            assert seen[b].tolist() == [int(some_s[0]), int(some_s[-1]) + 1]
-        for block in range(bounds.shape[1]):
-            start, full_from, full_to, end = bounds[b, block].tolist()
-            here = visible_ts[:, block * bn : (block + 1) * bn]
-            assert not here[:start].any() and not here[end:].any()
-            assert start <= full_from <= full_to <= max(end, full_to)
-            wanted = (seen[b, 0] <= key_s) & (key_s < seen[b, 1])
-            assert here[full_from:full_to, wanted[block * bn : (block + 1) * bn]].all()
-            assert full_to <= size and full_from % bm == full_to % bm == 0
-
-
-@pytest.mark.parametrize("mask", ["none", "lens", "causal", "window"])
-def test_whole_tiles_are_found(mask):
-    size = 64
-    q = torch.randn(1, 1, size, 16, device=DEVICE)
-    chosen = {"lens": Mask(key_lens=torch.tensor([40], device=DEVICE)), "window": Mask(window=(40, 0))}
-    chosen |= {"none": Mask(), "causal": Mask(causal=True)}
-    x = launch.Launch(flatten(q, q, q, Weighting("sigmoid"), None, chosen[mask], None))
-    if mask == "none":
-        assert x.lo is None
-        return
-    bounds = x.bounds(configs.Config(16, 16, 4, 1))[0][0, 0].tolist()
-    assert bounds == {"lens": [0, 0, 64, 64], "causal": [0, 16, 64, 64], "window": [0, 16, 32, 64]}[mask]
-
-
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("heads", [1, 2])
 def test_gradients_come_in_their_type(position, heads):

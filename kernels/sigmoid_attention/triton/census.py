@@ -143,7 +143,7 @@ def _constexprs(variant: Variant, config: Config, names: list[str]) -> dict[str,
         "BN": config.bn,
         "POSITION": POSITIONS[variant.position],
         "HAS_RUNS": variant.runs,
-        "HAS_ROW": 2 if variant.runs else 1,
+        "HAS_ROW": 1,
         "NEED_ROW": variant.runs,
         # A launch makes a constant of a stride of 1, here that of terms for each row.
         **({"row_t": 1} if variant.runs else {}),
@@ -162,11 +162,9 @@ def _constexprs(variant: Variant, config: Config, names: list[str]) -> dict[str,
 def _type(name: str, variant: Variant, constexprs: dict[str, Any]) -> str:
     if name in constexprs:
         return "constexpr"
-    if name in ("q", "k", "v", "o", "do", "qv", "r", "dq") or (
-        name in ("dk", "dv") and not variant.runs
-    ):
+    if name in ("q", "k", "v", "o", "do", "qv", "r"):
         return "*" + variant.dtype
-    if name in ("lo", "hi", "bounds", "seen"):
+    if name in ("lo", "hi", "ranges", "seen"):
         return "*i32"
     if name in ("num_queries", "num_keys", "delta", "zero", "num_offsets") or _is_stride(name):
         return "i32"

@@ -369,11 +369,14 @@ def seen_keys(seen, batch, num_keys, HAS_RUNS: tl.constexpr):
 
 @triton.jit
 def load_row_term(row, rows, stride, num_queries, HAS_ROW: tl.constexpr):
-    """HAS_ROW: 0 none, 1 one number for all rows of an utterance and head, 2 one each."""
-    if HAS_ROW == 1:
-        term = tl.broadcast_to(tl.load(row) * LOG2E, rows.shape)
-    elif HAS_ROW == 2:
+    """What each row adds to its scores. HAS_ROW: 0 nothing, 1 one number for all rows, 2 one each.
+
+    One number takes one register, where numbers of rows take one for each row of a thread.
+    """
+    if HAS_ROW == 2:
         term = tl.load(row + rows * stride, mask=rows < num_queries, other=0.0) * LOG2E
+    elif HAS_ROW == 1:
+        term = tl.zeros_like(rows).to(tl.float32) + tl.load(row) * LOG2E
     else:
         term = tl.zeros_like(rows).to(tl.float32)
     return term
@@ -395,6 +398,30 @@ def seen_by(keys, lo, hi):
 
 
 @triton.jit
+def shifted(x, term, scale, HAS_ROW: tl.constexpr):
+    """Scores in units of log 2 from products."""
+    x = x * (scale * LOG2E)
+    if HAS_ROW:
+        x = x + term
+    return x
+
+
+@triton.jit
+def less_distance(x, first, step, slope, M: tl.constexpr, N: tl.constexpr):
+    """x[i, j] - slope |first + step (j - i)|, where step is 1 or -1.
+
+    One addition and one multiply-add a score: a lane's columns are 8 apart, and in a tensor with an
+    axis of its own for these the compiler has them as constants, where it would otherwise convert
+    each column's number to a float in each turn of a loop.
+    """
+    i, j = tl.arange(0, M)[:, None], tl.arange(0, 8)[None, :]
+    near = (first + step * (j - i)).to(tl.float32)
+    far = (tl.arange(0, N // 8) * (8 * step)).to(tl.float32)
+    distance = tl.abs(near[:, None, :] + far[None, :, None])
+    return tl.reshape(tl.reshape(x, (M, N // 8, 8)) - slope * distance, (M, N))
+
+
+@triton.jit
 def weigh(
     x, rows, keys, term, slope, table, delta, zero, num_offsets, scale,
     M: tl.constexpr, N: tl.constexpr, POSITION: tl.constexpr, HAS_ROW: tl.constexpr,
@@ -404,9 +431,7 @@ def weigh(
 
     Offsets are floats for ALiBi: one add and no conversion per score.
     """
-    x = x * (scale * LOG2E)
-    if HAS_ROW:
-        x = x + term
+    x = shifted(x, term, scale, HAS_ROW)
     if POSITION == ALIBI:
         x = x - slope * tl.abs((keys + delta).to(tl.float32) - rows.to(tl.float32))
     if POSITION == TABLE:

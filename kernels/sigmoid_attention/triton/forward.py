@@ -6,9 +6,11 @@ import triton
 import triton.language as tl
 
 from .device import (
+    ALIBI,
     RELATIVE,
     head_slope,
     in_registers,
+    less_distance,
     load_row_term,
     load_rows,
     load_runs,
@@ -16,6 +18,8 @@ from .device import (
     only_seen,
     row_offsets,
     seen_by,
+    shifted,
+    sigmoid,
     store_rows,
     weigh,
 )
@@ -100,10 +104,17 @@ def product_weights(
     keys = tl.expand_dims(key0 + tl.arange(0, BN), i_axis)
     M: tl.constexpr = BN if TRANSPOSED else BM
     N: tl.constexpr = BM if TRANSPOSED else BN
-    p = weigh(
-        x, rows, keys, tl.expand_dims(term_t, 1 - i_axis), slope, table_h,
-        delta, zero, num_offsets, scale, M, N, POSITION, HAS_ROW, MODE, ASM,
-    )  # fmt: skip
+    term = tl.expand_dims(term_t, 1 - i_axis)
+    if POSITION == ALIBI:
+        x = shifted(x, term, scale, HAS_ROW)
+        step: tl.constexpr = -1 if TRANSPOSED else 1
+        x = less_distance(x, key0 + delta - row0, step, slope, M, N)
+        p = sigmoid(x, M, N, MODE, ASM)
+    else:
+        p = weigh(
+            x, rows, keys, term, slope, table_h,
+            delta, zero, num_offsets, scale, M, N, POSITION, HAS_ROW, MODE, ASM,
+        )  # fmt: skip
     if CUT:
         lo, hi = tl.expand_dims(lo_t, 1 - i_axis), tl.expand_dims(hi_t, 1 - i_axis)
         p = only_seen(p, seen_by(keys, lo, hi), ASM)

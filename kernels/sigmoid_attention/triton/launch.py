@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -14,7 +13,7 @@ from triton.runtime.errors import OutOfResources
 from ..flat import Flat, row_term
 from ..tiles import Sums
 from . import device
-from .backward import bounds_kernel, key_kernel, offset_kernel, query_kernel
+from .backward import key_kernel, offset_kernel, query_kernel, rows_kernel
 from .configs import INTERPRETED, Config, choose, row_name
 from .forward import forward_kernel
 
@@ -24,9 +23,10 @@ MODES = {"exact": device.QUAD.value, "fast": device.TANH.value}
 FLOAT32_MODES = {
     mode.value: device.MIXED.value for mode in (device.QUAD, device.QUADMIX, device.TAIL)
 }
-LATE = True
-# Rows that bounds_kernel looks at in one turn.
-BOUNDS_ROWS = 1024
+# Head sizes up to these leave registers to delay a product in the forward.
+LATE_CHANNELS = 64
+# Offsets of a tile's rows are 32 bits wide.
+MOST_STRIDE = 2**23
 
 
 def mode_for(mode: int, kernel: str, config: Config, float32: bool) -> int:
@@ -45,8 +45,8 @@ def mode_for(mode: int, kernel: str, config: Config, float32: bool) -> int:
 def late_for(position: int, channels: int, float32: bool) -> bool:
     """Whether the forward delays a tile's product with values under the next tile's weights.
 
-    Where weights and sums leave registers for it."""
-    return LATE and not float32 and position != device.RELATIVE.value and channels <= 64
+    Skewed products leave no registers for it."""
+    return channels <= LATE_CHANNELS and not float32 and position != device.RELATIVE.value
 
 
 def interpreted() -> bool:
@@ -99,23 +99,14 @@ class Launch:
         some = (self.lo, self.hi, self.row, self.slopes, self.table, self.qv, self.r)
         return [self.q if x is None else x for x in some]
 
-    def bounds(self, config: Config) -> tuple[Tensor, Tensor, int, int]:
-        """Which rows a block of keys needs, and which keys are seen at all: one launch.
-
-        bounds (B', blocks, 4), seen (B', 2), see bounds_kernel; and how many blocks and pairs an
-        utterance has of its own."""
+    def seen(self) -> tuple[Tensor, int]:
+        """(B', 2) int32, the first and last key any row of the utterance sees, and its stride."""
         if self.lo is None or self.hi is None:
-            return self.q, self.q, 0, 0
-        batch, blocks = self.lo.shape[0], triton.cdiv(self.num_keys, config.bn)
-        bounds = self.lo.new_empty(batch, blocks, 4)
-        seen = self.lo.new_zeros(batch, 2) if not blocks else self.lo.new_empty(batch, 2)
-        if bounds.numel():
-            bounds_kernel[(blocks, batch)](
-                self.lo, self.hi, bounds, seen, self.num_queries, self.num_keys,
-                BM=config.bm, BN=config.bn, TILES=max(1, BOUNDS_ROWS // config.bm), num_warps=4,
-            )  # fmt: skip
-        own = int(batch > 1)
-        return bounds, seen, own * blocks, own
+            return self.q, 0
+        empty = self.hi <= self.lo
+        first = self.lo.masked_fill(empty, self.num_keys).amin(1)
+        seen = torch.stack([first, self.hi.amax(1)], 1).int()
+        return seen, int(seen.shape[0] > 1)
 
     def strides(self, *more: Tensor) -> list[int]:
         """Batch, head and time strides of q, k, v and others, then those of runs and row terms."""
@@ -145,7 +136,7 @@ class Launch:
             "BN": config.bn,
             "POSITION": self.position,
             "HAS_RUNS": self.hi is not None,
-            "HAS_ROW": 0 if self.row is None else 1 + (self.row.shape[2] > 1),
+            "HAS_ROW": 0 if self.row is None else (1 if self.row.shape[2] == 1 else 2),
             "MODE": mode_for(MODES[self.flat.precision], kernel, config, float32),
             "ASM": not interpreted(),
             "PRECISION": "ieee",
@@ -157,8 +148,7 @@ class Launch:
 def forward(flat: Flat) -> Tensor:
     """o_bhtd of a flat call."""
     x = Launch(flat)
-    with on_device(x.q):
-        return fitting(x, "forward", lambda: forward_pass(x))
+    return fitting(x, "forward", lambda: forward_pass(x))
 
 
 def forward_pass(x: Launch) -> Tensor:
@@ -179,11 +169,10 @@ def backward(flat: Flat, do: Tensor, row: bool, by_offset: bool) -> Sums:
     """Gradient sums of a flat call, given that of its output; `row`, `by_offset`: wanted too."""
     x = Launch(flat)
     do = _adjacent(do)
-    with on_device(x.q):
-        sums = fitting(x, "query", lambda: query_pass(x, do, row))
-        seen, seen_b = fitting(x, "key", lambda: key_pass(x, do, sums))
-        if by_offset or flat.r_hpd is not None:
-            fitting(x, "offset", lambda: offset_pass(x, do, sums, seen, seen_b))
+    sums = fitting(x, "query", lambda: query_pass(x, do, row))
+    fitting(x, "key", lambda: key_pass(x, do, sums))
+    if by_offset or flat.r_hpd is not None:
+        fitting(x, "offset", lambda: offset_pass(x, do, sums))
     return sums
 
 
@@ -200,25 +189,18 @@ def fitting(x: Launch, kernel: str, run: Callable[[], T]) -> T:
             SMALLER[x.place(kernel)] = smaller
 
 
-def on_device(x: Tensor) -> AbstractContextManager[Any]:
-    """Triton launches on the current device, whatever device its arguments lie on."""
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
-
-
-def _new(x: Launch, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return x.q.new_empty(shape, dtype=dtype)
+def _new(x: Launch, *shape: int) -> Tensor:
+    return x.q.new_empty(shape, dtype=torch.float32)
 
 
 def query_pass(x: Launch, do: Tensor, row: bool) -> Sums:
-    """Gradients of queries, and memory for those of keys."""
     config = x.config("query")
-    dq = _new(x, x.batch, x.heads, x.num_queries, x.d, dtype=x.flat.q.dtype)
+    dq = x.q.new_empty(x.batch, x.heads, x.num_queries, x.d)
     drow = _new(x, x.batch, x.heads, x.num_queries) if row else None
-    # What several query heads add to one key head is added in float32.
-    alone = x.heads == x.kv_heads
-    k_type, v_type = (y.dtype if alone else torch.float32 for y in (x.k, x.v))
-    dk = _new(x, x.batch, x.heads, x.num_keys, x.d, dtype=k_type)
-    dv = _new(x, x.batch, x.heads, x.num_keys, x.dv, dtype=v_type)
+    # in their final type, unless heads have still to be added up
+    dtype = x.q.dtype if x.heads == x.kv_heads else torch.float32
+    sizes = (x.batch, x.heads, x.num_keys)
+    dk, dv = (x.q.new_empty(*sizes, size, dtype=dtype) for size in (x.d, x.dv))
     grid = (triton.cdiv(x.num_queries, config.bm), x.batch * x.heads)
     if dq.numel():
         query_kernel[grid](
@@ -228,37 +210,52 @@ def query_pass(x: Launch, do: Tensor, row: bool) -> Sums:
     return Sums(q=dq, k=dk, v=dv, row=drow, by_offset=None, qv=None, r=None, scaled=True)
 
 
-def key_pass(x: Launch, do: Tensor, sums: Sums) -> tuple[Tensor, int]:
-    """Fills in what belongs to keys; gives the keys that are seen, and their stride."""
+def key_pass(x: Launch, do: Tensor, sums: Sums) -> None:
     config = x.config("key")
-    bounds, seen, tiles_b, seen_b = x.bounds(config)
+    blocks = triton.cdiv(x.num_keys, config.bn)
+    ranges = _ranges(x, config)
+    ranges_b = blocks if ranges.shape[0] > 1 else 0
     columns = sums.k if x.qv is None else _new(x, x.batch, x.heads, x.num_keys)
     if sums.k.numel():
-        key_kernel[(triton.cdiv(x.num_keys, config.bn), x.batch * x.heads)](
-            x.q, x.k, x.v, do, sums.k, sums.v, columns, bounds, seen,
-            *x.pointers(), *x.strides(do), tiles_b, seen_b, *x.numbers(), **x.options("key", config),
+        key_kernel[(blocks, x.batch * x.heads)](
+            x.q, x.k, x.v, do, sums.k, sums.v, columns, ranges,
+            *x.pointers(), *x.strides(do), ranges_b, *x.numbers(), **x.options("key", config),
         )  # fmt: skip
     if x.heads != x.kv_heads:
         sums.k, sums.v = (y.unflatten(1, (x.kv_heads, -1)).sum(2) for y in (sums.k, sums.v))
     if x.qv is not None:
-        k_bgsd = x.k.float().masked_fill(~_is_seen(x, seen)[:, None, :, None], 0.0)
+        k_bgsd = x.k.float().masked_fill(~_is_seen(x)[:, None, :, None], 0.0)
         du_bghd = columns.unflatten(1, (x.kv_heads, -1)) @ k_bgsd
         sums.u = du_bghd.sum(0).flatten(0, 1) * x.flat.scale
-    return seen, seen_b
 
 
-def _is_seen(x: Launch, seen: Tensor) -> Tensor:
+def _is_seen(x: Launch) -> Tensor:
     """(B', S) whether any row sees the key; what lies elsewhere may be NaN."""
     key_s = torch.arange(x.num_keys, device=x.k.device)
     if x.lo is None:
         return (key_s >= 0)[None]
+    seen, _ = x.seen()
     return (key_s >= seen[:, :1]) & (key_s < seen[:, 1:])
 
 
-def offset_pass(x: Launch, do: Tensor, sums: Sums, seen: Tensor, seen_b: int) -> None:
-    """Fills in what belongs to offsets."""
+def _ranges(x: Launch, config: Config) -> Tensor:
+    """(B', blocks of keys, 6) int32, see rows_kernel; anything where all rows see all keys."""
+    if x.lo is None or x.hi is None:
+        return x.q
+    blocks = triton.cdiv(x.num_keys, config.bn)
+    ranges = torch.empty(x.hi.shape[0], blocks, 6, dtype=torch.int32, device=x.hi.device)
+    if ranges.numel():
+        rows_kernel[(blocks, ranges.shape[0])](
+            x.lo, x.hi, ranges, x.num_queries, x.num_keys, blocks,
+            BM=config.bm, BN=config.bn, TILES=max(1, 1024 // config.bm), num_warps=4,
+        )  # fmt: skip
+    return ranges
+
+
+def offset_pass(x: Launch, do: Tensor, sums: Sums) -> None:
     config = x.config("offset")
     total = x.num_queries + x.num_keys - 1
+    seen, seen_b = x.seen()
     by_offset = _new(x, x.batch, x.heads, total)
     dr = by_offset if x.r is None else _new(x, x.batch, x.heads, total, x.d)
     grid = (triton.cdiv(total, config.bn), x.batch * x.heads)
@@ -288,4 +285,4 @@ def _position(flat: Flat) -> int:
 
 
 def _adjacent(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 else x.contiguous()
+    return x if x.stride(-1) == 1 and x.stride(-2) < MOST_STRIDE else x.contiguous()

@@ -108,7 +108,7 @@ def runner(trial: Trial, flat: Flat, do: torch.Tensor) -> Any:
     sums = launch.Sums(*(torch.empty_like(y) for y in (x.q, x.k, x.v)), *[None] * 4)
     if trial.kernel == "key":
         return lambda: launch.key_pass(x, do, sums)
-    return lambda: launch.offset_pass(x, do, sums, x.q, 0)
+    return lambda: launch.offset_pass(x, do, sums)
 
 
 def compile_one(trial: Trial) -> str:
