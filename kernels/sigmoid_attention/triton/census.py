@@ -153,7 +153,7 @@ def _constexprs(variant: Variant, config: Config, names: list[str]) -> dict[str,
         "ASM": True,
         "PRECISION": "ieee",
         "LATE": launch.late_for(
-            POSITIONS[variant.position], variant.channels, variant.dtype == "fp32"
+            config, POSITIONS[variant.position], variant.channels, variant.dtype == "fp32"
         ),
     }
     return {name: value for name, value in values.items() if name in names}

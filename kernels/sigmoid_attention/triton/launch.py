@@ -40,10 +40,13 @@ def mode_for(mode: int, kernel: str, config: Config, float32: bool) -> int:
     return mode
 
 
-def late_for(position: int, channels: int, float32: bool) -> bool:
+def late_for(config: Config, position: int, channels: int, float32: bool) -> bool:
     """Whether the forward delays a tile's product with values under the next tile's weights.
 
-    Skewed products leave no registers for it."""
+    Skewed products leave no registers for it. Triton 3.6 does not compile it where a warp has more
+    than 16 rows (a pass ends with "operand does not dominate this use")."""
+    if config.bm != 16 * config.warps:
+        return False
     return channels <= LATE_CHANNELS and not float32 and position != device.RELATIVE.value
 
 
@@ -151,7 +154,7 @@ def forward(flat: Flat) -> Tensor:
             *x.strides(o),
             *x.numbers(),
             **x.options("forward", config),
-            LATE=late_for(x.position, max(x.d, x.dv), o.dtype == torch.float32),
+            LATE=late_for(config, x.position, max(x.d, x.dv), o.dtype == torch.float32),
         )
     return o
 
