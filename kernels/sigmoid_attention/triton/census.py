@@ -148,12 +148,20 @@ def _constexprs(variant: Variant, config: Config, names: list[str]) -> dict[str,
         # A launch makes a constant of a stride of 1, here that of terms for each row.
         **({"row_t": 1} if variant.runs else {}),
         "MODE": launch.mode_for(
-            MODES[variant.mode], variant.kernel, config, variant.dtype == "fp32"
+            MODES[variant.mode],
+            variant.kernel,
+            config,
+            variant.dtype == "fp32" or not launch.hopper(variant.arch),
         ),
         "ASM": True,
         "PRECISION": "ieee",
+        "STEPPED": launch.hopper(variant.arch),
         "LATE": launch.late_for(
-            POSITIONS[variant.position], variant.channels, variant.dtype == "fp32"
+            variant.arch,
+            config,
+            POSITIONS[variant.position],
+            variant.channels,
+            variant.dtype == "fp32",
         ),
     }
     return {name: value for name, value in values.items() if name in names}
@@ -260,8 +268,8 @@ def beyond_limits(variant: Variant, count: Count) -> list[str]:
     if half and variant.arch == 90 and count.matrix_kind != "HGMMA":
         out.append("no HGMMA")
     # Groups of warps that hold the same scores show as twice the special functions.
-    wide = variant.dtype == "fp32" and variant.mode == "exact"
-    most = EXCEPTIONS.get(variant.name, MOST_SPECIAL["mixed" if wide else variant.mode])
+    pairs = variant.mode == "exact" and (variant.dtype == "fp32" or variant.arch != 90)
+    most = EXCEPTIONS.get(variant.name, MOST_SPECIAL["mixed" if pairs else variant.mode])
     if count.special_per_score > most + 0.05:
         out.append(f"{count.special_per_score:.2f} special per score; allowed {most}")
     return out

@@ -1,8 +1,8 @@
 """Device functions shared by the kernels: exponentials, the sigmoid, one tile of scores.
 
 Scores are carried in units of log 2 (x = s * log2 e), so that 2^x serves for e^s.
-What Triton's interpreter cannot run (inline assembly) sits in four functions switched by ASM, each
-beside a twin in plain `tl`.
+What Triton's interpreter cannot run (inline assembly) sits in functions switched by ASM, each beside
+a twin in plain `tl`.
 """
 
 # Kernel code: the names below are read by Triton's compiler, not by a type checker.
@@ -13,8 +13,8 @@ import struct
 import triton
 import triton.language as tl
 
-# How a weight is computed, with special-function operations (MUFU) per score; MIXED is the default,
-# POLYNOMIAL its stand-in where a thread has no two neighbours.
+# How a weight is computed, with special-function operations (MUFU) per score; MIXED is the default
+# for float32, QUAD for half precision, POLYNOMIAL stands in where a thread has no two neighbours.
 SEPARATE = tl.constexpr(0)  # 2: an exponential and a reciprocal each
 SHARED = tl.constexpr(1)  # 1.5: two scores share a reciprocal
 MIXED = tl.constexpr(2)  # 1: as SHARED, and every second exponential is a polynomial
@@ -279,7 +279,7 @@ def sigmoid(x, M: tl.constexpr, N: tl.constexpr, MODE: tl.constexpr, ASM: tl.con
         p = reciprocal(1.0 + exp2(negated(x, 126.0), ASM), ASM)
     elif MODE == POLYNOMIAL:
         p = reciprocal(1.0 + exp2_polynomial(negated(x, HIGHEST)), ASM)
-    elif MODE == QUAD or MODE == QUADMIX:
+    elif MODE == QUAD or MODE == QUADMIX:  # noqa: SIM109  (Triton knows no tuples here)
         a, b, c, d = in_quads(x, M, N)
         a, b, c, d = quad_exact(a, b, c, d, MODE, ASM)
         p = from_quads(a, b, c, d, M, N)

@@ -135,12 +135,14 @@ def add_whole_tiles(
     lo_t, hi_t, term_t, slope, table_h, delta, zero, num_offsets, scale,
     BM: tl.constexpr, BN: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
     BD: tl.constexpr, BDV: tl.constexpr, POSITION: tl.constexpr, HAS_ROW: tl.constexpr,
-    MODE: tl.constexpr, ASM: tl.constexpr, PRECISION: tl.constexpr, LATE: tl.constexpr,
+    MODE: tl.constexpr, ASM: tl.constexpr, PRECISION: tl.constexpr,
+    STEPPED: tl.constexpr, LATE: tl.constexpr,
 ):  # fmt: skip
     """acc and what the keys of whole tiles, from begin to stop, add to it.
 
     LATE: a tile's product with values is issued after the next tile's scores, so that it runs while
     weights are computed of these. Nobody waits for it before the tile after that.
+    STEPPED: addresses are held and stepped, for registers allow it; else computed anew.
     """
     k_step, v_step = tl.cast(k_t, tl.int64) * BN, tl.cast(v_t, tl.int64) * BN
     k_offsets, v_offsets = row_offsets(k_t, BN, BD), row_offsets(v_t, BN, BDV)
@@ -150,8 +152,11 @@ def add_whole_tiles(
     if LATE:
         late = tl.zeros((BM, BN), dtype)
     for key0 in range(begin, stop, BN):
-        k_tile = load_whole(k_first, k_offsets, D, BD)
-        k_first += k_step
+        if STEPPED:
+            k_tile = load_whole(k_first, k_offsets, D, BD)
+            k_first += k_step
+        else:
+            k_tile = load_rows(k_base, key0, k_t, False, BN, D, BD, False, ASM)
         x = tile_products(
             q_tile, qv_tile, k_tile, r_base, row0, key0, key0, delta, zero, num_offsets,
             BM, BN, D, BD, POSITION, False, PRECISION, ASM,
@@ -167,10 +172,13 @@ def add_whole_tiles(
         if LATE:
             late = as_factor(p, dtype)
         else:
-            v_tile = load_whole(v_first, v_offsets, DV, BDV)
-            v_first += v_step
+            if STEPPED:
+                v_tile = load_whole(v_first, v_offsets, DV, BDV)
+                v_first += v_step
+            else:
+                v_tile = load_rows(v_base, key0, v_t, False, BN, DV, BDV, False, ASM)
             acc = tl.dot(as_factor(p, dtype), v_tile, acc, input_precision=PRECISION)
-    if LATE:
+    if LATE:  # noqa: SIM102  (known when compiling, the other when running)
         if stop > begin:
             v_tile = load_whole(v_first, v_offsets, DV, BDV)
             acc = tl.dot(late, v_tile, acc, input_precision=PRECISION)
@@ -187,7 +195,8 @@ def forward_kernel(
     D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BDV: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr,
     POSITION: tl.constexpr, HAS_RUNS: tl.constexpr, HAS_ROW: tl.constexpr,
-    MODE: tl.constexpr, ASM: tl.constexpr, PRECISION: tl.constexpr, LATE: tl.constexpr,
+    MODE: tl.constexpr, ASM: tl.constexpr, PRECISION: tl.constexpr,
+    STEPPED: tl.constexpr, LATE: tl.constexpr,
 ):  # fmt: skip
     """o (B, H, T, Dv); grid (blocks of queries, B * H)."""
     item = tl.program_id(1).to(tl.int64)
@@ -215,7 +224,7 @@ def forward_kernel(
             acc = add_whole_tiles(
                 acc, q_tile, qv_tile, k_base, v_base, r_base, row0, begin, stop, k_t, v_t,
                 lo_t, hi_t, term_t, slope, table_h, delta, zero, num_offsets, scale,
-                BM, BN, D, DV, BD, BDV, POSITION, HAS_ROW, MODE, ASM, PRECISION, LATE,
+                BM, BN, D, DV, BD, BDV, POSITION, HAS_ROW, MODE, ASM, PRECISION, STEPPED, LATE,
             )  # fmt: skip
         else:
             for key0 in range(begin, stop, BN):

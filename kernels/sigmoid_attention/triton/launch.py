@@ -29,12 +29,13 @@ LATE_CHANNELS = 64
 MOST_STRIDE = 2**23
 
 
-def mode_for(mode: int, kernel: str, config: Config, float32: bool) -> int:
-    """How weights are computed for inputs of a type and a tile.
+def mode_for(mode: int, kernel: str, config: Config, pairs: bool) -> int:
+    """How weights are computed in a tile. pairs: not in fours, whose error float32 would show and
+    which move through shared memory where warps lie along keys, as on any but sm_90.
 
     MIXED makes pairs of a thread's scores; a thread with a single one computes both of its pair.
     The forward then takes polynomials alone; in the backward those would spill."""
-    if float32:
+    if pairs:
         mode = FLOAT32_MODES.get(mode, mode)
     alone = config.bm * config.bn <= 32 * config.warps
     if kernel == "forward" and mode == device.MIXED.value and alone:
@@ -42,10 +43,19 @@ def mode_for(mode: int, kernel: str, config: Config, float32: bool) -> int:
     return mode
 
 
-def late_for(position: int, channels: int, float32: bool) -> bool:
+def hopper(arch: int) -> bool:
+    """Whether products are asynchronous and warps lie along the rows of a tile (wgmma)."""
+    return arch // 10 == 9
+
+
+def late_for(arch: int, config: Config, position: int, channels: int, float32: bool) -> bool:
     """Whether the forward delays a tile's product with values under the next tile's weights.
 
-    Skewed products leave no registers for it."""
+    Skewed products leave no registers for it. Triton 3.6 does not compile it where a warp has more
+    than 16 rows (a pass ends with "operand does not dominate this use")."""
+    # on other devices products are not asynchronous
+    if not hopper(arch) or config.bm != 16 * config.warps:
+        return False
     return channels <= LATE_CHANNELS and not float32 and position != device.RELATIVE.value
 
 
@@ -82,12 +92,18 @@ class Launch:
             None if x is None else x.contiguous() for x in (flat.slopes_h, flat.table_hp)
         )
 
+    def arch(self) -> int:
+        """The device's capability, 90 for 9.0; which the interpreter plays."""
+        if interpreted():
+            return 90
+        major, minor = torch.cuda.get_device_capability(self.q.device)
+        return 10 * major + minor
+
     def config(self, kernel: str) -> Config:
         """The tile for this call."""
         if interpreted():
             return INTERPRETED[kernel]
-        major, minor = torch.cuda.get_device_capability(self.q.device)
-        return SMALLER.get(self.place(kernel)) or choose(10 * major + minor, self.place(kernel)[1])
+        return SMALLER.get(self.place(kernel)) or choose(self.arch(), self.place(kernel)[1])
 
     def place(self, kernel: str) -> tuple[torch.device, str]:
         """The device, and the table's row for this call."""
@@ -124,7 +140,7 @@ class Launch:
 
     def options(self, kernel: str, config: Config) -> dict[str, Any]:
         """Compile-time arguments."""
-        float32 = self.q.dtype == torch.float32
+        pairs = self.q.dtype == torch.float32 or not hopper(self.arch())
         return {
             "HEADS": self.heads,
             "GROUP": self.heads // self.kv_heads,
@@ -137,7 +153,7 @@ class Launch:
             "POSITION": self.position,
             "HAS_RUNS": self.hi is not None,
             "HAS_ROW": 0 if self.row is None else (1 if self.row.shape[2] == 1 else 2),
-            "MODE": mode_for(MODES[self.flat.precision], kernel, config, float32),
+            "MODE": mode_for(MODES[self.flat.precision], kernel, config, pairs),
             "ASM": not interpreted(),
             "PRECISION": "ieee",
             "num_warps": config.warps,
@@ -160,7 +176,8 @@ def forward_pass(x: Launch) -> Tensor:
         forward_kernel[grid](
             x.q, x.k, x.v, o, *x.pointers(), *x.strides(o), *x.numbers(),
             **x.options("forward", config),
-            LATE=late_for(x.position, max(x.d, x.dv), o.dtype == torch.float32),
+            STEPPED=hopper(x.arch()),
+            LATE=late_for(x.arch(), config, x.position, max(x.d, x.dv), o.dtype == torch.float32),
         )  # fmt: skip
     return o
 

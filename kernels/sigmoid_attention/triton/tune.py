@@ -86,7 +86,7 @@ def main() -> int:
     args = parser.parse_args()
     served: dict[tuple[int, str], list[Variant]] = {}
     for variant in variants():
-        if variant.mode == "mixed" and args.only in f"sm_{variant.arch}/{variant.row}":
+        if variant.mode == "exact" and args.only in f"sm_{variant.arch}/{variant.row}":
             served.setdefault((variant.arch, variant.row), []).append(variant)
     if args.write and args.only:
         refuse_other_version(TABLE)
