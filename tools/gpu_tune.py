@@ -68,11 +68,15 @@ def tiles(chosen: dict[str, Tile]) -> Iterator[None]:
         return configs.Config(*chosen[kernel]) if kernel in chosen else kept(capability, row)
 
     kept, interpreted = launch.choose, dict(configs.INTERPRETED)
+    getattr(launch, "SMALLER", {}).clear()
     launch.choose = choose  # type: ignore[attr-defined]
     configs.INTERPRETED.update({k: configs.Config(*t) for k, t in chosen.items()})
     try:
         yield
+        if getattr(launch, "SMALLER", {}):
+            raise ValueError("a tile does not fit, a smaller one was taken")
     finally:
+        getattr(launch, "SMALLER", {}).clear()
         launch.choose = kept  # type: ignore[attr-defined]
         configs.INTERPRETED.update(interpreted)
 
