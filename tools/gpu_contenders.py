@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import importlib
 import math
-import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -263,25 +262,27 @@ def triton_sigmoid(scene: Scene) -> Call:
 
 
 FEW_TILES = ((128, 32, 4, 3), (128, 64, 4, 3), (64, 64, 4, 3), (64, 64, 4, 2), (64, 32, 4, 3))
-TILE_AT = int(os.environ.get("TRITON_SIGMOID_TILE", "-1"))
+TILE_AT = -1
 
 
 def few_tiles(package: Any) -> None:
     """Of the package's own tiles those that may win here, for it tries all of them at each length,
-    a tenth of a second each; TRITON_SIGMOID_TILE leaves one, so that many processes compile."""
+    a tenth of a second each; TILE_AT leaves one, so that many processes compile."""
     for module in (package.sigmoid_triton_dense, package.sigmoid_triton_padded):
         for name in dir(module):
             kernel = getattr(module, name)
             if not (name.endswith("_kernel") and hasattr(kernel, "configs")):
                 continue
+            kernel.every = getattr(kernel, "every", kernel.configs)
             its = {
                 (c.kwargs["BLOCK_M"], c.kwargs["BLOCK_N"], c.num_warps, c.num_stages): c
-                for c in kernel.configs
+                for c in kernel.every
             }
             few = [its[tile] for tile in FEW_TILES if tile in its]
             kernel.configs = few if TILE_AT < 0 else few[TILE_AT % len(few) :][:1]
+            if TILE_AT >= 0:
+                kernel.cache.clear()
             kernel.do_bench = quick_bench
-            kernel._do_bench = quick_bench
 
 
 def quick_bench(run: Any, quantiles: Any = None, **_: Any) -> Any:
