@@ -13,25 +13,38 @@ FlashAttention 2 of the same shape (all frames, no positions) in the same run.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import gpu_contenders
 import gpu_farm
 import gpu_timing
 import torch
-from gpu_contenders import PARTS, Contender, Scene, Shape, contenders, error_against_float64, shapes
+from gpu_contenders import (
+    FEW_TILES,
+    PARTS,
+    Contender,
+    Scene,
+    Shape,
+    arranged,
+    back,
+    contenders,
+    error_against_float64,
+    shapes,
+)
 from gpu_contenders import ours as our_call
 from measure import environment
 from torch import Tensor
 
+PACKAGES = ("torch", "triton", "triton-sigmoid")
 QUICK = [1024, 4096, 16384]
-MODES = ("SEPARATE", "SHARED", "MIXED", "POLYNOMIAL", "TANH")
+MODES = ("SEPARATE", "SHARED", "MIXED", "POLYNOMIAL", "QUAD", "QUADMIX", "TAIL", "TANH")
 MODE_SHAPES = (Shape(16, 16, 1024, 64), Shape(4, 16, 4096, 64), Shape(4, 8, 4096, 128))
-REHEARSED = (Shape(2, 2, 40, 16),)
+REHEARSED = (Shape(1, 2, 20, 16),)
 REFUSALS = (RuntimeError, ValueError, NotImplementedError, AssertionError, ImportError, TypeError)
 Row = dict[str, Any]
 
@@ -48,8 +61,10 @@ class Bench:
         self.rows: list[Row] = []
         self.left_over: list[str] = []
         self.whole: dict[str, Any] = {
-            "environment": environment("python tools/gpu_bench.py", ("torch", "triton", "triton-sigmoid")),
-            "gpu": torch.cuda.get_device_name() if self.device == "cuda" else "rehearsal on the CPU",
+            "environment": environment("python tools/gpu_bench.py", PACKAGES),
+            "gpu": torch.cuda.get_device_name()
+            if self.device == "cuda"
+            else "rehearsal on the CPU",
             "dtype": str(self.dtype),
             "roofs": [],
             "rows": self.rows,
@@ -89,15 +104,10 @@ class Bench:
 
     def _measure(self, scene: Scene, contender: Contender, row: Row) -> None:
         call = contender.make(scene)
-        tensors = [scene.q, scene.k, scene.v, *contender.extra(scene)]
-        do = scene.do
-        if contender.layout == "bthd":
-            tensors[:3] = [x.transpose(1, 2).contiguous() for x in tensors[:3]]
-            do = do.transpose(1, 2).contiguous()
-        leaves = [x.detach().requires_grad_() for x in tensors]
+        *tensors, do = arranged(scene, contender.layout)
+        leaves = [x.detach().requires_grad_() for x in [*tensors, *contender.extra(scene)]]
         with torch.no_grad():
-            o: Tensor = call(*leaves)  # compiles
-        o = o.transpose(1, 2) if contender.layout == "bthd" else o
+            o = back(scene, call(*leaves), contender.layout)  # compiles
         row["error"] = error_against_float64(scene, contender, o)
         del o
 
@@ -130,20 +140,62 @@ def line_of(row: Row) -> str:
     return out + f"  err {row['error']:.1e}" + (f"  no graph: {' '.join(loose)}" if loose else "")
 
 
-def table(bench: Bench, args: argparse.Namespace) -> None:
+def rows(args: argparse.Namespace) -> list[tuple[str, Shape, Contender]]:
+    """What is asked for, the most important first: lengths of QUICK, then the rest, then `last`."""
     lengths = QUICK if args.quick else args.lengths
     chosen = list(REHEARSED) if args.rehearse else shapes(args.dims, lengths)
-    for part in args.parts:
-        for shape in chosen:
+    found = []
+    for shape, part in itertools.product(chosen, args.parts):
+        for contender in contenders(part):
+            asked = any(word in contender.name for word in args.only)
+            if asked and (not contender.lengths or shape.t in contender.lengths or args.rehearse):
+                found.append((part, shape, contender))
+    return sorted(found, key=lambda row: (row[2].last, row[1].t not in QUICK and not args.rehearse))
+
+
+def table(bench: Bench, args: argparse.Namespace) -> None:
+    held: dict[tuple[str, str], Scene] = {}
+    for part, shape, contender in rows(args):
+        key = (part, str(shape))
+        if key not in held:
+            held = {}  # one at a time: a long one takes gigabytes
             try:
-                scene = Scene(part, shape, bench.device, bench.dtype)
+                held[key] = Scene(part, shape, bench.device, bench.dtype)
             except REFUSALS as problem:
                 bench.left_over.append(f"{part} {shape}: {problem}")
                 continue
-            for contender in contenders(part):
-                if any(word in contender.name for word in args.only):
-                    bench.item(scene, contender)
-            del scene
+        bench.item(held[key], contender)
+
+
+def breakdown(bench: Bench, args: argparse.Namespace) -> None:
+    """Where the time of one forward and backward of ours goes, kernel by kernel."""
+    from torch.profiler import ProfilerActivity, profile
+
+    shape = REHEARSED[0] if args.rehearse else Shape(16, 16, 1024, 64)
+    kind = ProfilerActivity.CPU if args.rehearse else ProfilerActivity.CUDA
+    for part in ("plain", "ragged", "ragged alibi", "ragged relative"):
+        scene = Scene(part, shape, bench.device, bench.dtype)
+        contender = contenders(part)[0]
+        call = contender.make(scene)
+        tensors = [scene.q, scene.k, scene.v, *contender.extra(scene)]
+        leaves = [x.detach().requires_grad_() for x in tensors]
+
+        def step(call: Any = call, leaves: Any = leaves, do: Tensor = scene.do) -> None:
+            torch.autograd.grad(call(*leaves), leaves, do)
+            if bench.device == "cuda":
+                torch.cuda.synchronize()
+
+        step()
+        with profile(activities=[kind], acc_events=True) as seen:
+            for _ in range(3):
+                step()
+        found = sorted(seen.key_averages(), key=lambda e: -e.self_device_time_total)[:30]
+        us = {e.key[:90]: [e.count / 3, e.self_device_time_total / 3] for e in found}
+        bench.whole.setdefault("breakdown", {})[part] = us
+        bench.keep()
+        print(f"breakdown {part} {shape}, us per forward and backward:")
+        for name, (count, time_us) in list(us.items())[:12]:
+            print(f"  {time_us:9.1f} {count:5.1f} x {name}", flush=True)
 
 
 def modes(bench: Bench, args: argparse.Namespace) -> None:
@@ -164,48 +216,71 @@ def modes(bench: Bench, args: argparse.Namespace) -> None:
         launch.MODES.update(kept)
 
 
-def warm(args: argparse.Namespace) -> None:
-    """Compile what will be timed in many processes at once: one per shape, part and mode."""
-    words = [sys.executable, __file__, "--budget-s", "600", "--only", "ours", "--compile-only"]
-    commands = []
+def units(args: argparse.Namespace) -> list[gpu_farm.Unit]:
+    """What is to be compiled before anything is timed, one kernel's family each. Kernels are the
+    same for all lengths but where another package says otherwise."""
+    out: dict[str, gpu_farm.Unit] = {}
     if args.modes:
-        commands += [[*words, "--modes", "--one", str(i)] for i in range(len(MODE_SHAPES) * len(MODES))]
+        for shape, mode in itertools.product(MODE_SHAPES, MODES):
+            small = (2, shape.h, 1024, shape.d)
+            out[f"{mode} {shape}"] = {"part": "plain", "shape": small, "mode": mode}
     else:
-        for part in args.parts:
-            for d in args.dims:
-                for length in ("1024", "16384", "65536"):
-                    commands.append([*words, "--parts", part, "--dims", str(d), "--lengths", length])
-    running: list[subprocess.Popen[bytes]] = []
-    until = time.monotonic() + args.warm_s
-    while (commands or running) and time.monotonic() < until:
-        while commands and len(running) < args.processes:
-            null = subprocess.DEVNULL
-            running.append(subprocess.Popen(commands.pop(0), stdout=null, stderr=null))
-        time.sleep(0.2)
-        running = [p for p in running if p.poll() is None]
-    for process in running:
-        process.kill()
-    print(f"compiled; {len(commands)} not begun, {len(running)} cut off", flush=True)
+        for part, shape, contender in rows(args):
+            few = 64 if shape.b > 1 else 1
+            unit: gpu_farm.Unit = {"part": part, "contender": contender.name}
+            unit["shape"] = (min(shape.b, few, 2), shape.h, 1024, shape.d)
+            tiles = 1
+            if contender.name == "triton-sigmoid":
+                unit["shape"], tiles = (1, shape.h, shape.t, shape.d), len(FEW_TILES)
+            elif contender.name == "flex":
+                unit["shape"] = (shape.b, shape.h, shape.t, shape.d)
+            elif "ours" not in contender.name:
+                continue
+            for tile in range(tiles):
+                out[f"{part} {contender.name} {unit['shape']} {tile}"] = {**unit, "tile": tile}
+    slowest_first = sorted(out.items(), key=lambda item: item[1].get("contender") != "flex")
+    return [{**unit, "name": name, "dtype": args.dtype} for name, unit in slowest_first]
 
 
-def compile_only(args: argparse.Namespace) -> None:
-    """One forward and one backward of each row that is asked for, nothing timed."""
+def compile_unit(unit: gpu_farm.Unit) -> None:
+    """One forward and one backward, nothing timed."""
     from sigmoid_attention.triton import device, launch
 
-    scenes = []
-    if args.modes:
-        number, which = divmod(args.one, len(MODES))
-        launch.MODES["exact"] = getattr(device, MODES[which]).value
-        scenes = [("plain", MODE_SHAPES[number])]
-    else:
-        scenes = [(p, s) for p in args.parts for s in shapes(args.dims, args.lengths)]
-    for part, shape in scenes:
-        scene = Scene(part, shape, "cuda", getattr(torch, args.dtype))
-        contender = contenders(part)[0]
+    gpu_farm.begin(unit["name"])
+    why = ""
+    try:
+        if "mode" in unit:
+            value = getattr(device, unit["mode"], None)
+            launch.MODES["exact"] = launch.MODES["exact"] if value is None else value.value
+        scene = Scene(unit["part"], Shape(*unit["shape"]), "cuda", getattr(torch, unit["dtype"]))
+        found = contenders(unit["part"])
+        contender = next(c for c in found if c.name == unit.get("contender", "ours"))
+        gpu_contenders.TILE_AT = unit.get("tile", -1)
         call = contender.make(scene)
-        tensors = [scene.q, scene.k, scene.v, *contender.extra(scene)]
-        leaves = [x.detach().requires_grad_() for x in tensors]
-        torch.autograd.grad(call(*leaves), leaves, scene.do)
+        *tensors, do = arranged(scene, contender.layout)
+        leaves = [x.detach().requires_grad_() for x in [*tensors, *contender.extra(scene)]]
+        torch.autograd.grad(call(*leaves), leaves, do)
+        torch.cuda.synchronize()
+    except Exception as problem:
+        why = f"{type(problem).__name__}: {str(problem).strip()[:200]}"
+        why = f"{gpu_farm.FATAL}: {why}" if gpu_farm.poisoned(problem) else why
+    gpu_farm.end({"name": unit["name"], "failed": why})
+
+
+def warm(args: argparse.Namespace) -> dict[str, Any]:
+    """Compile what will be timed in many processes at once."""
+    began = time.monotonic()
+    command = [sys.executable, __file__, "--compile-only"]
+    farm = gpu_farm.Farm(
+        command, args.processes, args.warm_s, first_s=args.warm_s, case_s=args.warm_s
+    )
+    found = farm.run(units(args))
+    failed = {r["name"]: r["failed"] for r in found if r["failed"]}
+    took = time.monotonic() - began
+    print(f"compiled {len(found)} in {took:.0f} s, {len(failed)} failed, {len(farm.left_over)} not")
+    for name, why in list(failed.items())[:20]:
+        print(f"  {name}: {why[:140]}", flush=True)
+    return {"seconds": took, "failed": failed, "not_compiled": farm.left_over}
 
 
 def parse() -> argparse.Namespace:
@@ -215,7 +290,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dims", nargs="+", type=int, default=[64, 128])
     parser.add_argument("--lengths", nargs="+", type=int)
     parser.add_argument("--quick", action="store_true", help=f"lengths {QUICK} alone")
-    parser.add_argument("--only", nargs="+", default=[""], help="contenders whose name contains one")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], help="contenders whose name contains one"
+    )
     parser.add_argument("--modes", action="store_true", help="each way to compute a weight instead")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--budget-s", type=float, default=60.0, help="after this nothing is begun")
@@ -223,19 +300,21 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--rehearse", action="store_true", help="tiny shapes on the CPU")
     parser.add_argument("--compile-only", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--one", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--breakdown", action="store_true", help="time by kernel, before the rows")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse()
     if args.compile_only:
-        compile_only(args)
+        gpu_farm.work(compile_unit)
         return
-    if args.warm_s and not args.rehearse:
-        warm(args)
+    compiled = warm(args) if args.warm_s and not args.rehearse else {}
     bench = Bench(args)
+    bench.whole["compiled"] = compiled
     bench.roof()
+    if args.breakdown:
+        breakdown(bench, args)
     (modes if args.modes else table)(bench, args)
     bench.roof()
     if bench.left_over:

@@ -202,7 +202,7 @@ def judge(
 @contextlib.contextmanager
 def filled_memory() -> Iterator[None]:
     """Memory that nobody wrote is NaN, so an output tile left out cannot pass."""
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield
@@ -232,9 +232,7 @@ def tail(dtype: str) -> dict[str, Any]:
     keys = 65536 if DEVICE == "cuda" else 96
     q, k, v = (torch.randn(1, 1, t, 64, device=DEVICE).to(kind) for t in (64, keys, keys))
     o = attend(q, k, v, weighting=Weighting.sigmoid(), backend="triton")
-    o_exact = reference.attend(
-        q.double(), k.double(), v.double(), weighting=Weighting.sigmoid()
-    )
+    o_exact = reference.attend(q.double(), k.double(), v.double(), weighting=Weighting.sigmoid())
     worst, worst_likely = of_each.max().item(), of_each[likely].max().item()
     o_error = errors(o, o_exact)[0]
     allowed = {"bfloat16": 2.0**-7, "float16": 2.0**-9, "float32": 2.0**-16}[dtype]
@@ -293,7 +291,9 @@ def shards(dtype: str) -> dict[str, Any]:
 def graph(dtype: str) -> dict[str, Any]:
     """Forward and backward captured once, replayed on other numbers: the bits of an eager call."""
     kind = getattr(torch, dtype)
-    leaves = [torch.randn(2, 2, FRAMES, 64, device=DEVICE).to(kind).requires_grad_() for _ in range(3)]
+    leaves = [
+        torch.randn(2, 2, FRAMES, 64, device=DEVICE).to(kind).requires_grad_() for _ in range(3)
+    ]
     do = torch.randn(2, 2, FRAMES, 64, device=DEVICE).to(kind)
     lens = torch.tensor([FRAMES, FRAMES // 2], device=DEVICE)
     slopes = torch.tensor([0.1, 0.02], device=DEVICE, requires_grad=True)

@@ -44,7 +44,9 @@ def units(rehearse: bool) -> list[Unit]:
     from gpu_cases import LENGTHS, REHEARSED
 
     lengths = REHEARSED if rehearse else LENGTHS
-    out = [{"name": f"special {dtype}", "special": dtype} for dtype in (*HALF, "float32")]
+    out: list[Unit] = [
+        {"name": f"special {dtype}", "special": dtype} for dtype in (*HALF, "float32")
+    ]
     out = out[1:2] if rehearse else out  # the interpreter's bfloat16 is not to be trusted
     dims = (32,) if rehearse else (64, 128, 32, 80)
     for d, dtype in itertools.product(dims, HALF[1:] if rehearse else HALF):
@@ -134,7 +136,9 @@ def summary(records: list[dict[str, Any]], left_over: list[str]) -> list[str]:
     for record in records:
         if "tensors" not in record and not record.get("failed"):
             figures = {k: v for k, v in record.items() if isinstance(v, float) and k != "seconds"}
-            lines.append(f"{record['name']}: " + ", ".join(f"{k} {v:.1e}" for k, v in figures.items()))
+            lines.append(
+                f"{record['name']}: " + ", ".join(f"{k} {v:.1e}" for k, v in figures.items())
+            )
     failed = [record for record in records if record.get("failed")]
     lines.append(f"{len(records)} cases, {len(failed)} failed, {len(left_over)} not reached")
     lines += [f"FAILED {r['name']}: {r['failed'][:160]}" for r in failed[:60]]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import itertools
+import importlib
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-PARTS = ("plain", "causal", "alibi", "relative", "ragged")
+MAIN_PARTS = ("plain", "causal", "alibi", "relative", "ragged")
+PARTS = (*MAIN_PARTS, "table", "ragged alibi", "ragged relative")
+FEW = (1024, 4096, 16384)
 ERROR_ROWS = 64
 MATRIX_LIMIT = 6e9  # bytes of a materialised bias
 Call = Callable[..., Tensor]
@@ -34,10 +38,11 @@ class Shape:
 
 @dataclass
 class Contender:
-    """call(q, k, v, *more) with `more` differentiated too; exact(rows) is what float64 says.
+    """call(q, k, v, *more) with `more` differentiated too.
 
-    make: done once before everything; it may refuse by raising. weighting: what the error is
-    measured against, None where something else stands for it.
+    make: done once before everything; it may refuse by raising. weighting and position: what the
+    error is measured against. layout "bthd": with time before heads; "packed": utterances one after
+    the other. lengths: the only ones it is run at. last: after all others.
     """
 
     name: str
@@ -46,6 +51,8 @@ class Contender:
     layout: str = "bhtd"
     extra: Callable[[Scene], list[Tensor]] = field(default=lambda scene: [])
     position: bool = True
+    lengths: tuple[int, ...] = ()
+    last: bool = False
 
 
 @dataclass
@@ -65,61 +72,67 @@ class Scene:
             return torch.randn(size, generator=g, device=self.device).to(self.dtype)
 
         self.q, self.k, self.v, self.do = (new(b, h, t, d) for _ in range(4))
-        self.slopes = torch.tensor([2.0 ** (-8 * (i + 1) / h) for i in range(h)], device=self.device)
+        self.slopes = torch.tensor(
+            [2.0 ** (-8 * (i + 1) / h) for i in range(h)], device=self.device
+        )
         self.u, self.vb = new(h, d), new(h, d)
-        self.r = new(h, 2 * t - 1, d) if self.part == "relative" else None
+        self.r = new(h, 2 * t - 1, d) if "relative" in self.part else None
+        self.table = torch.randn(h, 257, generator=g, device=self.device)
         rng = random.Random(t)
         self.lens = [t] * b
-        if self.part == "ragged":
+        if "ragged" in self.part:
             self.lens = [max(1, round(t * rng.uniform(0.3, 1.0))) for _ in range(b)]
         self.lens_b = torch.tensor(self.lens, device=self.device)
 
     @property
     def forward_flops(self) -> float:
         pairs = sum(n * n for n in self.lens) / (2 if self.part == "causal" else 1)
-        products = 3 if self.part == "relative" else 2
-        return 2.0 * products * self.shape.h * self.shape.d * pairs
-
-    @property
-    def position(self) -> PositionBias | None:
-        if self.part == "alibi":
-            return PositionBias.alibi(self.slopes)
-        if self.part == "relative":
-            assert self.r is not None
-            return PositionBias.relative(self.u, self.vb, self.r, self.shape.t - 1)
-        return None
+        return 4.0 * self.shape.h * self.shape.d * pairs
 
     @property
     def mask(self) -> Mask | None:
         if self.part == "causal":
             return Mask(causal=True)
-        if self.part == "ragged":
+        if "ragged" in self.part:
             return Mask(key_lens=self.lens_b, query_lens=self.lens_b)
         return None
 
 
 def ours(scene: Scene, map_name: str = "sigmoid", precision: str = "exact") -> Call:
-    """The public call, masks and positions made anew in each as a layer does."""
-    t = scene.shape.t
-    weighting = Weighting.softmax() if map_name == "softmax" else Weighting.sigmoid(precision=precision)
+    """The public call with the part's position and mask."""
+    sigmoid = Weighting.sigmoid(precision=precision)
+    weighting = Weighting.softmax() if map_name == "softmax" else sigmoid
     mask = scene.mask
 
     def call(q: Tensor, k: Tensor, v: Tensor, *more: Tensor) -> Tensor:
-        position = None
-        if scene.part == "alibi":
-            position = PositionBias.alibi(more[0])
-        elif scene.part == "relative":
-            position = PositionBias.relative(more[0], more[1], more[2], t - 1)
+        position = position_of(scene, list(more) or fixed(scene))
         how: dict[str, Any] = {"weighting": weighting, "position": position, "mask": mask}
         return attend(q, k, v, **how, backend="triton")
 
     return call
 
 
-def our_leaves(scene: Scene) -> list[Tensor]:
-    if scene.part == "alibi":
-        return [scene.slopes]
-    if scene.part == "relative":
+def fixed(scene: Scene) -> list[Tensor]:
+    """What ALiBi needs and does not train."""
+    return [scene.slopes] if "alibi" in scene.part else []
+
+
+def position_of(scene: Scene, some: list[Tensor]) -> PositionBias | None:
+    """The part's position bias made of its tensors."""
+    if "alibi" in scene.part:
+        return PositionBias.alibi(some[0])
+    if "table" in scene.part:
+        return PositionBias.table(some[0], 128)
+    if "relative" in scene.part:
+        return PositionBias.relative(some[0], some[1], some[2], scene.shape.t - 1)
+    return None
+
+
+def trained(scene: Scene) -> list[Tensor]:
+    """What is differentiated beside q, k and v; ALiBi's slopes are fixed."""
+    if "table" in scene.part:
+        return [scene.table]
+    if "relative" in scene.part:
         assert scene.r is not None
         return [scene.u, scene.vb, scene.r]
     return []
@@ -140,7 +153,7 @@ def biased_sdpa(backend: SDPBackend, scene: Scene) -> Call:
     t, h = scene.shape.t, scene.shape.h
     if 2.0 * h * t * t > MATRIX_LIMIT:
         raise ValueError("its bias would not fit")
-    if scene.part == "alibi":
+    if "alibi" in scene.part:
         place = torch.arange(t, device=scene.device)
         distance = (place[None] - place[:, None]).abs()
         bias = (-scene.slopes[:, None, None] * distance).to(scene.dtype)[None]
@@ -164,7 +177,7 @@ def relative_sdpa(scene: Scene) -> Call:
     def call(q: Tensor, k: Tensor, v: Tensor, u: Tensor, vb: Tensor, r: Tensor) -> Tensor:
         by_offset = (q + vb[:, None]) @ r.mT  # (b, h, t, 2t - 1); row i wants columns t-1-i onwards
         padded = F.pad(by_offset, (1, 0)).reshape(b, h, 2 * t, t)
-        bias = padded[:, :, 1:].reshape(b, h, t, 2 * t - 1)[..., :t] * d**-0.5
+        bias = padded[:, :, 1:].reshape(b, h, t, 2 * t - 1)[..., :t].contiguous() * d**-0.5
         with sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION):
             return F.scaled_dot_product_attention(q + u[:, None], k, v, attn_mask=bias)
 
@@ -178,34 +191,141 @@ def full_matrix(scene: Scene) -> Call:
         raise ValueError("the matrix would not fit")
 
     def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        s = q @ k.mT * scene.shape.d**-0.5 - float(torch.tensor(float(t)).log())
+        s = q @ k.mT * scene.shape.d**-0.5 - math.log(t)
         return s.sigmoid() @ v
 
     return call
 
 
+def varlen(scene: Scene) -> Call:
+    """PyTorch's FlashAttention 2 of utterances one after the other; packed and unpacked outside."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    ends = F.pad(scene.lens_b.cumsum(0), (1, 0)).int()
+    longest = max(scene.lens)
+
+    def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        o = varlen_attn(q, k, v, ends, ends, longest, longest)
+        assert isinstance(o, Tensor)
+        return o
+
+    return call
+
+
+def flex(scene: Scene) -> Call:
+    """FlexAttention made to imitate sigmoid: softmax(logsigmoid(x)) times its own normaliser."""
+    from torch.nn.attention.flex_attention import AuxRequest, flex_attention
+
+    shift, slopes = math.log(scene.shape.t), scene.slopes
+
+    def plain(s: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return F.logsigmoid(s - shift)
+
+    def with_alibi(s: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return F.logsigmoid(s - slopes[h] * (j - i).abs() - shift)
+
+    score = with_alibi if "alibi" in scene.part else plain
+    compiled = torch.compile(flex_attention, dynamic=False)
+
+    def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        asked: Any = {"score_mod": score, "return_aux": AuxRequest(lse=True)}
+        found: Any = compiled(q, k, v, **asked)
+        o, aux = found
+        result: Tensor = o * aux.lse.exp()[..., None].to(o.dtype)
+        return result
+
+    return call
+
+
+def triton_sigmoid(scene: Scene) -> Call:
+    """The package of that name, by its operators: its functions copy a number to the GPU in each
+    call, which no graph can hold. Its tanh is approximate unless TRITON_SIGMOID_ACCURATE=1."""
+    package = importlib.import_module("triton_sigmoid")
+
+    few_tiles(package)
+    b, d = scene.shape.b, scene.shape.d
+    bias = -scene.lens_b.float().log()
+    scale = torch.tensor(d**-0.5, dtype=torch.float32, device=scene.device)
+    lens, causal = scene.lens_b.int(), scene.part == "causal"
+    assert bias.shape == (b,)
+
+    def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        o: Tensor
+        if "ragged" in scene.part:
+            op = torch.ops.myops.sigmoid_attn_padded_fwd
+            o = op(q, k, v, lens, lens, bias, None, scale, causal)
+        else:
+            o = torch.ops.myops.sigmoid_attention_fwd(q, k, v, bias, None, scale, causal)
+        return o
+
+    return call
+
+
+FEW_TILES = ((128, 32, 4, 3), (128, 64, 4, 3), (64, 64, 4, 3), (64, 64, 4, 2), (64, 32, 4, 3))
+TILE_AT = -1
+
+
+def few_tiles(package: Any) -> None:
+    """Of the package's own tiles those that may win here, for it tries all of them at each length,
+    a tenth of a second each; TILE_AT leaves one, so that many processes compile."""
+    for module in (package.sigmoid_triton_dense, package.sigmoid_triton_padded):
+        for name in dir(module):
+            kernel = getattr(module, name)
+            if not (name.endswith("_kernel") and hasattr(kernel, "configs")):
+                continue
+            kernel.every = getattr(kernel, "every", kernel.configs)
+            its = {
+                (c.kwargs["BLOCK_M"], c.kwargs["BLOCK_N"], c.num_warps, c.num_stages): c
+                for c in kernel.every
+            }
+            few = [its[tile] for tile in FEW_TILES if tile in its]
+            kernel.configs = few if TILE_AT < 0 else few[TILE_AT % len(few) :][:1]
+            if TILE_AT >= 0:
+                kernel.cache.clear()
+            kernel.do_bench = quick_bench
+
+
+def quick_bench(run: Any, quantiles: Any = None, **_: Any) -> Any:
+    import triton
+
+    return triton.testing.do_bench(run, warmup=2, rep=8, quantiles=quantiles)
+
+
 def contenders(part: str) -> list[Contender]:
-    """Those of one part, the most important first."""
+    """Those of one part, the most important first; what is slow at FEW lengths alone."""
     backends = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
-    ours_here = Contender("ours", ours, extra=our_leaves)
     plain = [
         Contender(f"sdpa {name}", functools.partial(sdpa, backend), "softmax", position=False)
         for name, backend in backends.items()
     ]
+    everywhere = () if part in MAIN_PARTS else FEW
+    out = [Contender("ours", ours, extra=trained, lengths=everywhere)]
+    out.append(dataclasses.replace(plain[0], lengths=everywhere))
+    if part in ("plain", "causal", "ragged"):
+        where = FEW if part == "plain" else FEW[1:2]
+        out.append(Contender("triton-sigmoid", triton_sigmoid, layout="bthd", lengths=where))
     if part in ("plain", "causal"):
-        out = [ours_here, *plain]
-        if part == "plain":
-            out.append(Contender("full matrix", full_matrix))
-        return out
-    out = [ours_here, plain[0]]
-    if part == "relative":
-        out.append(Contender("sdpa efficient", relative_sdpa, "softmax", extra=our_leaves))
-    else:
+        out.append(plain[1])
+    if part == "plain":
+        out.append(Contender("full matrix", full_matrix, lengths=FEW))
+    if part == "ragged":
+        out.append(Contender("varlen flash", varlen, "softmax", layout="packed"))
+    if part in ("ragged", "alibi"):
         how = functools.partial(biased_sdpa, SDPBackend.EFFICIENT_ATTENTION)
-        out.append(Contender("sdpa efficient", how, "softmax"))
-        if part == "alibi":
-            how = functools.partial(biased_sdpa, SDPBackend.CUDNN_ATTENTION)
-            out.append(Contender("sdpa cudnn", how, "softmax"))
+        out.append(Contender("sdpa efficient", how, "softmax", lengths=FEW))
+    if part == "alibi":
+        how = functools.partial(biased_sdpa, SDPBackend.CUDNN_ATTENTION)
+        out.append(Contender("sdpa cudnn", how, "softmax", lengths=FEW))
+        out.append(Contender("ours, slopes too", ours, extra=fixed, lengths=FEW))
+    if part == "relative":
+        out.append(
+            Contender("sdpa efficient", relative_sdpa, "softmax", extra=trained, lengths=FEW)
+        )
+    if part in ("plain", "alibi", "relative", "ragged"):
+        how = functools.partial(ours, map_name="softmax")
+        out.append(Contender("ours softmax", how, "softmax", extra=trained, lengths=FEW))
+    if part in ("plain", "alibi"):
+        out.append(Contender("flex", flex, lengths=FEW[:2], last=True))
     return out
 
 
@@ -215,15 +335,11 @@ def error_against_float64(scene: Scene, contender: Contender, o: Tensor) -> floa
 
     rows = min(ERROR_ROWS, scene.lens[0])
     keys = scene.lens[0] if contender.position else scene.shape.t
-    q, k, v = (x[:1].double() for x in (scene.q[:, :, :rows], scene.k[:, :, :keys], scene.v[:, :, :keys]))
+    some = (scene.q[:, :, :rows], scene.k[:, :, :keys], scene.v[:, :, :keys])
+    q, k, v = (x[:1].double() for x in some)
     with torch.no_grad():
-        position = None
-        if contender.position and scene.part == "alibi":
-            position = PositionBias.alibi(scene.slopes.double())
-        elif contender.position and scene.part == "relative":
-            assert scene.r is not None
-            some = [x.double() for x in (scene.u, scene.vb, scene.r)]
-            position = PositionBias.relative(some[0], some[1], some[2], scene.shape.t - 1)
+        biases = [x.double() for x in fixed(scene) + trained(scene)]
+        position = position_of(scene, biases) if contender.position else None
         mask = Mask(causal=True) if scene.part == "causal" else None
         weighting = Weighting.softmax() if contender.weighting == "softmax" else Weighting.sigmoid()
         exact = reference.attend(q, k, v, weighting=weighting, position=position, mask=mask)
@@ -231,11 +347,35 @@ def error_against_float64(scene: Scene, contender: Contender, o: Tensor) -> floa
     return float(off)
 
 
+def arranged(scene: Scene, layout: str) -> list[Tensor]:
+    """q, k, v and do as a contender wants them; "packed": the valid frames alone, (frames, H, D)."""
+    some = [scene.q, scene.k, scene.v, scene.do]
+    if layout == "bhtd":
+        return some
+    some = [x.transpose(1, 2).contiguous() for x in some]
+    if layout == "packed":
+        some = [torch.cat([x[b, :n] for b, n in enumerate(scene.lens)]) for x in some]
+    return some
+
+
+def back(scene: Scene, o: Tensor, layout: str) -> Tensor:
+    """The first utterance's output as (1, H, T, D)."""
+    if layout == "packed":
+        return o[: scene.lens[0]].transpose(0, 1)[None]
+    return o[:1].transpose(1, 2) if layout == "bthd" else o[:1]
+
+
 def shapes(dims: list[int], lengths: list[int] | None) -> list[Shape]:
     """Of equal size: heads x channels is 1024 and frames x batch 16k, or one long utterance."""
-    d64 = [(16, 16, 1024), (4, 16, 4096), (1, 16, 16384), (8, 16, 2048), (32, 16, 512), (1, 4, 65536)]
-    d128 = [(b, max(1, h // 2), t) for b, h, t in d64]
-    every = {64: d64, 128: d128}
+    d64 = [
+        (16, 16, 1024),
+        (4, 16, 4096),
+        (1, 16, 16384),
+        (8, 16, 2048),
+        (32, 16, 512),
+        (1, 4, 65536),
+    ]
+    every = {64: d64, 128: [(b, max(1, h // 2), t) for b, h, t in d64]}
     # length by length, so that what matters of both is there when time runs out
-    pairs = itertools.chain.from_iterable(zip(*(((d, s) for s in every[d]) for d in dims), strict=True))
-    return [Shape(*s, d) for d, s in pairs if lengths is None or s[2] in lengths]
+    found = [Shape(*every[d][number], d) for number in range(len(d64)) for d in dims]
+    return [shape for shape in found if lengths is None or shape.t in lengths]

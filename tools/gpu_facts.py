@@ -15,7 +15,16 @@ import torch
 from measure import environment
 
 PACKAGES = ("torch", "triton", "numpy", "pytest", "triton-sigmoid", "lhotse", "transformers")
-IMPORTED = ("lhotse", "omegaconf", "soundfile", "soxr", "sentencepiece", "tensorboard", "yaml", "fsspec")
+IMPORTED = (
+    "lhotse",
+    "omegaconf",
+    "soundfile",
+    "soxr",
+    "sentencepiece",
+    "tensorboard",
+    "yaml",
+    "fsspec",
+)
 
 
 def main() -> None:
@@ -40,7 +49,7 @@ def main() -> None:
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
             "multiprocessors": card.multi_processor_count,
-            "shared_memory_per_block": card.shared_memory_per_block_optin,
+            "shared_memory_per_block": getattr(card, "shared_memory_per_block_optin", None),
             "memory_gb": card.total_memory / 1e9,
             "clocks": query("clocks.sm,clocks.mem,clocks.max.sm,power.limit,temperature.gpu"),
         }
@@ -53,9 +62,10 @@ def query(what: str) -> str:
     """What nvidia-smi says; nothing is changed."""
     command = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout.strip()
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except OSError as problem:
         return str(problem)
+    return done.stdout.strip()
 
 
 if __name__ == "__main__":

@@ -43,7 +43,12 @@ def end(record: Record) -> None:
 
 def poisoned(problem: BaseException) -> bool:
     """Whether after this error the process's CUDA context is lost."""
-    words = ("illegal memory access", "misaligned address", "device-side assert", "unspecified launch")
+    words = (
+        "illegal memory access",
+        "misaligned address",
+        "device-side assert",
+        "unspecified launch",
+    )
     return any(word in str(problem) for word in words)
 
 
@@ -67,9 +72,11 @@ class Worker:
     def send(self, unit: Unit) -> None:
         if self.process is None or self.process.poll() is not None:
             self.stop()
-            self.errors = tempfile.TemporaryFile()
+            self.errors = tempfile.TemporaryFile()  # noqa: SIM115
             pipe = subprocess.PIPE
-            self.process = subprocess.Popen(self.command, stdin=pipe, stdout=pipe, stderr=self.errors)
+            self.process = subprocess.Popen(
+                self.command, stdin=pipe, stdout=pipe, stderr=self.errors
+            )
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(unit).encode() + b"\n")
         self.process.stdin.flush()

@@ -77,7 +77,12 @@ class Clock:
             replay()
             times = [self._events(replay) / calls for _ in range(REPLAYS)]
         found = {"ms": statistics.median(times), "least_ms": min(times), "most_ms": max(times)}
-        return {**found, "calls": calls, "graph": captured is not None, **({"why": why} if why else {})}
+        return {
+            **found,
+            "calls": calls,
+            "graph": captured is not None,
+            **({"why": why} if why else {}),
+        }
 
     def _events(self, step: Run) -> float:
         begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
