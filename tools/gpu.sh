@@ -24,7 +24,7 @@ set -uo pipefail
 usage() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; }
 fail() { echo "gpu.sh: error: $*" >&2; exit 2; }
 
-rehearse=no wheels='' processes=$(nproc)
+rehearse=no wheels='' processes=$(env -u OMP_NUM_THREADS nproc) # which would be its answer
 while [ $# -gt 0 ]; do
     case $1 in
         -h | --help) usage; exit 0 ;;
