@@ -59,7 +59,11 @@ torch.library.define(BACKWARD_OP, f"(Tensor do, bool[] needs, {_ARGUMENTS}) -> T
 
 def call(flat: Flat, engine: str) -> Tensor:
     """o_bhtd of a flat call through the operator; `engine` is "torch", "c++" or "triton"."""
-    o: Tensor = torch.ops.sigmoid_attention.attend(*flat, engine)
+    o: Tensor
+    if engine == "triton" and flat.map == "softmax":  # softmax_op.py
+        o, _ = torch.ops.sigmoid_attention.attend_softmax(*flat, engine)
+        return o
+    o = torch.ops.sigmoid_attention.attend(*flat, engine)
     return o
 
 
