@@ -99,6 +99,11 @@ class Resolved:
                 scale=scale,
             )
         if self.name == "triton":
+            if self.backend == "auto" and self.weighting.map == "softmax":
+                beyond = max(q_bhtd.shape[3], v_bhsd.shape[3]) > MOST_CHANNELS
+                if beyond or q_bhtd.shape[0] * q_bhtd.shape[1] > MOST_HEADS:
+                    other = replace(self, name="blockwise", engine="torch")
+                    return other(q_bhtd, k_bhsd, v_bhsd, position=position, mask=mask, scale=scale)
             _check_triton_sizes(q_bhtd, v_bhsd)
         flat = flatten(q_bhtd, k_bhsd, v_bhsd, weighting, position, mask, scale)
         if self.name == "sdpa":
@@ -144,7 +149,7 @@ def resolve(
     gives the reason. "auto" takes, in this order: sdpa for softmax that no mask or position
     touches; triton for sigmoid and softmax on CUDA; blockwise for all maps but softmax, and for
     softmax where its C++ engine serves (float32 on the CPU) or a position bias is added; sdpa for
-    the rest.
+    the rest. Softmax beyond the sizes of triton's kernels goes to blockwise where "auto" chose.
     """
     check_type("weighting", weighting, Weighting, "a Weighting")
     check_type("position", position, PositionBias | str | None, "a PositionBias, its kind or None")
