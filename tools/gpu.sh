@@ -1,60 +1,140 @@
 #!/usr/bin/env bash
-# What only a machine with an NVIDIA GPU can show. Every stage leaves its files in OUT and can be run alone.
+# What only a machine with an NVIDIA GPU can show, on a bare one: PyTorch and Triton are enough, nothing
+# is installed. Each stage is cut off after its seconds, writes its own file in OUT and can be run alone;
+# what failed is said and passed over.
 #
-#   tools/gpu.sh OUT check                  the kernels' tests on the hardware
-#   tools/gpu.sh OUT tune                   tiles for this card, timed; changes the kernels' tables in place
-#   tools/gpu.sh OUT table                  attention beside PyTorch's, bf16, 500 to 64k frames
-#   tools/gpu.sh OUT speed TRAIN DEV        two manifests: training speed and model FLOPs utilisation of the
-#                                           960 h preset, compiled, with a trace of its steps
+#   tools/gpu.sh OUT [STAGE[:SECONDS] ...]
 #
-# Models of real speech: recipes/librispeech/run.sh and grid.sh.
-# OUT is given as an absolute path or from where you stand. Nothing but `tune` writes elsewhere.
-set -euo pipefail
+#   facts      versions, the card, a large product and a copy                            (facts.json)
+#   check      every kernel against float64, in as many processes as there are cores     (check.json)
+#   sanitize   every kernel once under compute-sanitizer                                 (sanitize.txt)
+#   modes      time of each way to compute a weight                                      (modes.json)
+#   tune       tiles by time                                                             (tune.json)
+#   table      attention beside PyTorch's, bf16, 512 to 64k frames                       (table.json)
+#   tests      the kernels' own tests on the hardware; needs pytest                      (tests.txt)
+#   speed      training speed and model FLOPs utilisation of the 960 h preset; needs all
+#              dependencies, and two manifests in TRAIN and DEV                          (speed/)
+#
+# Without stages: facts check sanitize modes table. Options, before OUT:
+#   --rehearse       everything on the CPU in Triton's interpreter, tiny
+#   --wheels DIR     wheels or unpacked packages that the machine lacks
+#   --processes N    as many at once (default: cores)
+set -uo pipefail
 
 usage() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; }
 fail() { echo "gpu.sh: error: $*" >&2; exit 2; }
-case ${1-} in -h | --help) usage; exit 0 ;; esac
-[ $# -ge 2 ] || { usage >&2; exit 2; }
 
-stage=$2
-case $1 in /*) out=$1 ;; *) out=$PWD/$1 ;; esac
-# what else is named is named from where the user stands
-words=()
-for word in "${@:3}"; do
-    if [ -e "$word" ]; then word=$(realpath "$word"); fi
-    words+=("$word")
+rehearse=no wheels='' processes=$(nproc)
+while [ $# -gt 0 ]; do
+    case $1 in
+        -h | --help) usage; exit 0 ;;
+        --rehearse) rehearse=yes ;;
+        --wheels) wheels=$(realpath "${2?}"); shift ;;
+        --processes) processes=${2?}; shift ;;
+        --*) fail "no option $1; --help lists them" ;;
+        *) break ;;
+    esac
+    shift
 done
-case $stage in
-    check | tune | table) [ ${#words[@]} -eq 0 ] || fail "$stage takes nothing more, got '${words[0]}'" ;;
-    speed) [ ${#words[@]} -eq 2 ] || fail "speed takes two manifests: TRAIN and DEV" ;;
-    *) fail "no stage of the name '$stage'; --help lists them" ;;
-esac
+[ $# -ge 1 ] || { usage >&2; exit 2; }
+out=$(realpath -m "$1")
+shift
+stages=("$@")
+[ $# -gt 0 ] || stages=(facts check sanitize modes table)
+for stage in "${stages[@]}"; do
+    case ${stage%%:*} in
+        facts | check | sanitize | modes | tune | table | tests) ;;
+        speed) [ -e "${TRAIN-}" ] && [ -e "${DEV-}" ] || fail "speed needs manifests in TRAIN and DEV" ;;
+        *) fail "no stage of the name '${stage%%:*}'; --help lists them" ;;
+    esac
+done
+train=$(realpath -m "${TRAIN-.}") dev=$(realpath -m "${DEV-.}")
+
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || fail "PyTorch sees no CUDA device"
+root=$PWD
+unset PYTHONSAFEPATH # would hide what PYTHONPATH shows
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+if [ -n "$wheels" ]; then # a compiled library cannot be loaded out of a wheel, so they are unpacked
+    for wheel in "$wheels"/*.whl; do [ -e "$wheel" ] && python3 -m zipfile -e "$wheel" "$work/wheels"; done
+    wheels=$work/wheels:$wheels
+fi
+export PYTHONPATH=$root:$root/kernels:$root/tools${wheels:+:$wheels}${PYTHONPATH:+:$PYTHONPATH}
+export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$work/triton} PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} CUBLAS_WORKSPACE_CONFIG=:4096:8
+tiny=()
+if [ "$rehearse" = yes ]; then
+    export TRITON_INTERPRET=1
+    tiny=(--rehearse)
+else
+    python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || fail "PyTorch sees no CUDA device"
+fi
 mkdir -p "$out"
 
-case $stage in
-    check)
-        PYTHONSAFEPATH=1 python -m pytest -q -m gpu tests/kernels 2>&1 | tee "$out/check.txt"
-        ;;
-    tune)
-        python -m sigmoid_attention.triton.tune --keep --write 2>&1 | tee "$out/tune.txt"
-        ;;
-    table)
-        # of equal work: heads x channels is 1024, frames x batch 16k and more
-        python tools/bench_attention.py --device cuda --dtype bfloat16 --out "$out/attention-64" \
-            --shapes 32,16,500,64 16,16,1024,64 8,16,2048,64 4,16,4096,64 1,16,16384,64 1,4,65536,64
-        python tools/bench_attention.py --device cuda --dtype bfloat16 --out "$out/attention-128" \
-            --shapes 32,8,500,128 16,8,1024,128 8,8,2048,128 4,8,4096,128 1,8,16384,128 1,2,65536,128
-        # Transformer-XL at the size for which its bound is set
-        python tools/bench_attention.py --device cuda --dtype bfloat16 --out "$out/attention-relative" \
-            --shapes 32,8,1024,64 --positions none relative
-        ;;
-    speed)
-        asr train --config recipes/librispeech/conf/960h.yaml --exp "$out/speed" --profile \
-            "data.train=[${words[0]}]" "data.dev=[${words[1]}]" train.compile=true train.epochs=10 \
-            train.global_batch_s=450 train.max_batch_s=450 train.validate_epochs=10 \
-            tokenizer.vocab_size=256 train.average_checkpoints=1 train.average_what=last
-        grep -o '"mfu": [0-9.]*' "$out/speed/log.jsonl" | tail -n 5
-        ;;
-esac
+facts() { python3 tools/gpu_facts.py --out "$out/facts.json" "${tiny[@]}"; }
+check() {
+    python3 tools/gpu_check.py --out "$out/check.json" --processes "$processes" \
+        --limit-s "$((seconds - 8))" "${tiny[@]}"
+}
+sanitize() {
+    local tool=(compute-sanitizer --tool memcheck --error-exitcode 9)
+    if [ "$rehearse" = yes ]; then tool=(); fi
+    "${tool[@]}" python3 tools/gpu_sanitize.py >"$out/sanitize.txt" 2>&1
+    local code=$?
+    grep -v '^=* *Host Frame\|^=* *$' "$out/sanitize.txt" | tail -n 20
+    return $code
+}
+modes() {
+    python3 tools/gpu_bench.py --out "$out/modes.json" --modes --processes "$processes" \
+        --warm-s "$((seconds / 2))" --budget-s "$((seconds / 2 - 5))" "${tiny[@]}"
+}
+tune() {
+    python3 tools/gpu_tune.py --out "$out/tune.json" --processes "$processes" \
+        --limit-s "$((seconds - 5))" "${tiny[@]}"
+}
+table() {
+    python3 tools/gpu_bench.py --out "$out/table.json" --processes "$processes" \
+        --warm-s "$((seconds / 3))" --budget-s "$((seconds * 2 / 3 - 8))" "${tiny[@]}"
+}
+tests() {
+    python3 -m pytest -q -m "gpu and not slow" -p no:cacheprovider tests/kernels >"$out/tests.txt" 2>&1
+    local code=$?
+    tail -n 15 "$out/tests.txt"
+    return $code
+}
+speed() {
+    python3 -m asr.cli train --config recipes/librispeech/conf/960h.yaml --exp "$out/speed" --profile \
+        "data.train=[$train]" "data.dev=[$dev]" train.compile=true train.epochs=10 \
+        train.global_batch_s=450 train.max_batch_s=450 train.validate_epochs=10 \
+        tokenizer.vocab_size=256 train.average_checkpoints=1 train.average_what=last
+    grep -o '"mfu": [0-9.]*' "$out/speed/log.jsonl" | tail -n 5
+}
+
+# Seconds a stage may take unless it is said.
+usual() {
+    case $1 in
+        facts) echo 30 ;;
+        check) echo 100 ;;
+        sanitize) echo 40 ;;
+        modes | tests) echo 90 ;;
+        tune) echo 120 ;;
+        table) echo 120 ;;
+        speed) echo 600 ;;
+    esac
+}
+
+export -f facts check sanitize modes tune table tests speed
+export out processes rehearse train dev
+failed=()
+for stage in "${stages[@]}"; do
+    name=${stage%%:*}
+    case $stage in *:*) seconds=${stage#*:} ;; *) seconds=$(usual "$name") ;; esac
+    echo "== $name, at most $seconds s"
+    began=$SECONDS code=0
+    tiny_words="${tiny[*]-}" seconds=$seconds timeout --kill-after=3 "$seconds" \
+        bash -c 'tiny=($tiny_words); '"$name" || code=$?
+    echo "== $name: status $code after $((SECONDS - began)) s"
+    [ "$code" -eq 0 ] || failed+=("$name($code)")
+done
+echo "failed: ${failed[*]:-none}"
+[ ${#failed[@]} -eq 0 ]

@@ -76,14 +76,12 @@ class _Inputs:
         )
         call.q, call.k, call.v = (self.strided(x) for x in (flat.q, flat.k, flat.v))
         if flat.lo_bt is not None and flat.hi_bt is not None:
-            call.lo, call.hi = self.pointer(flat.lo_bt), self.pointer(flat.hi_bt)
-            call.run_stride = num_queries if flat.hi_bt.shape[0] > 1 else 0
+            call.lo, call.run_stride = self.broadcast(flat.lo_bt, torch.int32)[:2]
+            call.hi, run_stride = self.broadcast(flat.hi_bt, torch.int32)[:2]
+            assert run_stride == call.run_stride
         row = row_term(flat)
         if row is not None:
-            call.row = self.pointer(row)
-            call.row_b, call.row_h, call.row_t = (
-                row.stride(i) if row.shape[i] > 1 else 0 for i in range(3)
-            )
+            call.row, call.row_b, call.row_h, call.row_t = self.broadcast(row)
         bias = offset_bias(flat)
         if bias is not None:
             length: int = _library().sigmoid_attention_vector_length()
@@ -100,15 +98,31 @@ class _Inputs:
             call.rt, call.rt_stride = self.pointer(rt_hdp), rt_hdp.shape[2]
         call.scale = flat.scale
 
-    def strided(self, x: Tensor) -> _Strided:
-        x = x if x.stride(3) == 1 else x.contiguous()
+    def native(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return x as the engine reads it: of `dtype` on the CPU, last axis adjacent; held.
+
+        Pointers and strides are taken from the tensor returned here and from no other.
+        """
+        assert x.device.type == "cpu", f"got {x.device}"
+        x = x.detach().to(dtype)
+        if x.dim() and x.stride(-1) != 1:
+            x = x.contiguous()
         self.held.append(x)
+        return x
+
+    def strided(self, x: Tensor) -> _Strided:
+        """Return pointer and strides of a tensor (B, H, T, D)."""
+        x = self.native(x)
         return _Strided(x.data_ptr(), *x.stride()[:3])
 
+    def broadcast(self, x: Tensor, dtype: torch.dtype = torch.float32) -> tuple[int, ...]:
+        """Return pointer and strides of a tensor whose axes of size 1 stand for any size."""
+        x = self.native(x.contiguous(), dtype)
+        return (x.data_ptr(), *(x.stride(i) * (x.shape[i] > 1) for i in range(x.dim())))
+
     def pointer(self, x: Tensor) -> int:
-        x = x.contiguous()
-        self.held.append(x)
-        return x.data_ptr()
+        """Return the pointer of a tensor that the engine reads as one block."""
+        return self.native(x.contiguous()).data_ptr()
 
 
 def forward(flat: Flat) -> Tensor:

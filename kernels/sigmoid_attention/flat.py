@@ -18,7 +18,8 @@ class Flat(NamedTuple):
     """One call. B' is 1 where all utterances agree, else B; runs and rows may be missing.
 
     lo_bt, hi_bt: (B', T) int32, row t sees keys lo <= s < hi; none visible as lo = hi = 0.
-    row_shift_bt: (B', T) added to scores; row_factor_bt: (B', T) times the weights, for maps that
+    row_shift_bt: (B', T) added to scores, (B', 1) where all rows of an utterance get the same;
+    row_factor_bt: (B', T) times the weights, for maps that
     are not bounded (sigmoid's weights are at most 1, so its factor may wait for the sum: `row_factor`).
     prefix: rows without keys aside, lo is 0 and hi does not depend on t.
     delta: offset of key 0 and query 0.
@@ -68,7 +69,7 @@ def flatten(
         if weighting.shift == "-log n":
             row_shift_bt = -n_bt.log()
         if weighting.map != "sigmoid":
-            row_factor_bt = _factor(weighting, n_bt)
+            row_factor_bt = _factor(weighting, n_bt.expand(-1, num_queries))
     p = position
     return Flat(
         q_bhtd,
@@ -144,11 +145,13 @@ def row_counts(
     num_keys: int,
     device: torch.device,
 ) -> Tensor:
-    """n of each row, at least 1, as (B', T)."""
+    """n of each row, at least 1, as (B', T), or (B', 1) where the rows that see a key agree."""
     if isinstance(weighting.n, Tensor):
         n_bt = weighting.n if weighting.n.dim() == 2 else weighting.n[:, None]
-    elif weighting.n == "visible" and runs is not None:
+    elif weighting.n == "visible" and runs is not None and mask.banded:
         n_bt = runs[1] - runs[0]
+    elif weighting.n == "visible" and mask.key_lens is not None:
+        n_bt = mask.key_lens.clamp(max=num_keys)[:, None]
     elif weighting.n == "sequence" and mask.cu_seqlens is not None:
         lens_n = mask.cu_seqlens.long().diff()
         n_bt = lens_n.repeat_interleave(lens_n, output_size=num_queries)[None]
@@ -157,7 +160,7 @@ def row_counts(
     else:
         n = num_keys if isinstance(weighting.n, str) else weighting.n
         n_bt = torch.full((1, 1), n, device=device)
-    return n_bt.clamp(min=1).expand(-1, num_queries)
+    return n_bt.clamp(min=1)
 
 
 def row_factor(q_bhtd: Tensor, num_keys: int, weighting: Weighting, mask: Mask) -> Tensor | None:
@@ -167,7 +170,7 @@ def row_factor(q_bhtd: Tensor, num_keys: int, weighting: Weighting, mask: Mask) 
     num_queries = q_bhtd.shape[2]
     runs = visible_runs(mask, num_queries, num_keys, q_bhtd.device)
     n_bt = row_counts(weighting, mask, runs, num_queries, num_keys, q_bhtd.device)
-    return _factor(weighting, n_bt.to(compute_dtype(q_bhtd.dtype)))
+    return _factor(weighting, n_bt.to(compute_dtype(q_bhtd.dtype)).expand(-1, num_queries))
 
 
 def _factor(weighting: Weighting, n_bt: Tensor) -> Tensor | None:
@@ -181,7 +184,7 @@ def row_term(flat: Flat) -> Tensor | None:
         flat.shift or flat.row_shift_bt is not None or flat.bias_h is not None
     ):
         return None
-    term = torch.full((1, 1, 1), flat.shift, device=flat.q.device)
+    term = torch.full((1, 1, 1), flat.shift, dtype=torch.float32, device=flat.q.device)
     if flat.row_shift_bt is not None:
         term = term + flat.row_shift_bt.float()[:, None]
     if flat.bias_h is not None:

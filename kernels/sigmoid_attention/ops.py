@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import blockwise
 from . import cpp_engine as cpp
@@ -25,13 +26,15 @@ _AT = tuple(Flat._fields.index(name) for name in TENSORS)
 def _triton_forward(flat: Flat) -> Tensor:
     from .triton import launch  # triton is imported by those who ask for it, and then only here
 
-    return launch.forward(flat)
+    with torch.cuda.device_of(flat.q):  # Triton launches on the current device
+        return launch.forward(flat)
 
 
 def _triton_backward(flat: Flat, do: Tensor, row: bool, by_offset: bool) -> Sums:
     from .triton import launch
 
-    return launch.backward(flat, do, row, by_offset)
+    with torch.cuda.device_of(flat.q):
+        return launch.backward(flat, do, row, by_offset)
 
 
 _FORWARD: dict[str, Callable[[Flat], Tensor]] = {
@@ -51,6 +54,7 @@ _ARGUMENTS = (
     "Tensor? vb_hd, Tensor? r_hpd, str map, int power, str precision, float scale, float shift, "
     "SymInt delta, SymInt zero, bool prefix, str engine"
 )
+_NO_DERIVATIVE = "fused attention are not implemented; use backend='reference'"
 FORWARD_OP = "sigmoid_attention::attend"
 BACKWARD_OP = "sigmoid_attention::attend_backward"
 torch.library.define(FORWARD_OP, f"({_ARGUMENTS}) -> Tensor")
@@ -59,12 +63,21 @@ torch.library.define(BACKWARD_OP, f"(Tensor do, bool[] needs, {_ARGUMENTS}) -> T
 
 def call(flat: Flat, engine: str) -> Tensor:
     """o_bhtd of a flat call through the operator; `engine` is "torch", "c++" or "triton"."""
+    if not torch.compiler.is_compiling():
+        _refuse_forward_derivatives(flat)
     o: Tensor
     if engine == "triton" and flat.map == "softmax":  # softmax_op.py
         o, _ = torch.ops.sigmoid_attention.attend_softmax(*flat, engine)
         return o
     o = torch.ops.sigmoid_attention.attend(*flat, engine)
     return o
+
+
+def _refuse_forward_derivatives(flat: Flat) -> None:
+    """Raise where an input carries a tangent, which the operator would drop without a word."""
+    for x in flat:
+        if isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None:
+            raise NotImplementedError(f"forward-mode derivatives of {_NO_DERIVATIVE}")
 
 
 @torch.library.impl(FORWARD_OP, "default")
@@ -121,9 +134,17 @@ def _grad(ctx: Any, do: Tensor) -> tuple[Tensor | None, ...]:
 torch.library.register_autograd(FORWARD_OP, _grad, setup_context=_setup)
 
 
+def _no_second_grad(ctx: Any, *grads: Any) -> None:
+    raise NotImplementedError(f"second derivatives of {_NO_DERIVATIVE}")
+
+
+# Without a formula PyTorch takes the gradients for constants and gives 0.
+torch.library.register_autograd(BACKWARD_OP, _no_second_grad)
+
+
 def finish(flat: Flat, sums: Sums) -> dict[str, Tensor]:
     """From sums to the gradients of a call's tensors, contiguous."""
-    dq = sums.q * flat.scale
+    dq = sums.q if sums.scaled else sums.q * flat.scale
     grads = {"k": sums.k, "v": sums.v}
     if sums.qv is not None:
         dqv = sums.qv.transpose(0, 1) * flat.scale
@@ -139,7 +160,24 @@ def finish(flat: Flat, sums: Sums) -> dict[str, Tensor]:
         offset_o = torch.arange(lowest, lowest + sums.by_offset.shape[1], device=dq.device)
         grads["slopes_h"] = -(sums.by_offset * offset_o.abs()).sum(1)
         if flat.table_hp is not None:
-            column_o = (offset_o + flat.zero).clamp_(0, flat.table_hp.shape[1] - 1)
-            table = sums.by_offset.new_zeros(flat.table_hp.shape)
-            grads["table_hp"] = table.index_add_(1, column_o, sums.by_offset)
+            grads["table_hp"] = _by_column(flat, sums.by_offset, lowest)
     return grads
+
+
+def _by_column(flat: Flat, by_offset: Tensor, lowest: int) -> Tensor:
+    """(H, P) of a table's columns from (H, T + S - 1) of offsets from `lowest` on.
+
+    Each column has one offset but the outermost two, which serve all beyond; these are sums of
+    slices, so no atomics and equal bits each time.
+    """
+    assert flat.table_hp is not None
+    table = by_offset.new_zeros(flat.table_hp.shape)
+    last, first = table.shape[1] - 1, lowest + flat.zero  # first: the column of offset `lowest`
+    below = min(max(-first, 0), by_offset.shape[1])
+    above = min(max(last + 1 - first, below), by_offset.shape[1])
+    table[:, first + below : first + above] = by_offset[:, below:above]
+    if below:
+        table[:, 0] += by_offset[:, :below].sum(1)
+    if above < by_offset.shape[1]:
+        table[:, last] += by_offset[:, above:].sum(1)
+    return table

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .flat import Flat
-from .ops import _ARGUMENTS, _AT, TENSORS
+from .ops import _ARGUMENTS, _AT, TENSORS, _no_second_grad
 
 FORWARD_OP = "sigmoid_attention::attend_softmax"
 BACKWARD_OP = "sigmoid_attention::attend_softmax_backward"
@@ -26,7 +26,9 @@ torch.library.define(
 def _forward(*args: Any) -> tuple[Tensor, Tensor]:
     from .triton import softmax_launch  # as in ops.py, only for those who ask
 
-    return softmax_launch.forward(Flat(*args[:-1]))
+    flat = Flat(*args[:-1])
+    with torch.cuda.device_of(flat.q):  # Triton launches on the current device
+        return softmax_launch.forward(flat)
 
 
 @torch.library.register_fake(FORWARD_OP)
@@ -43,7 +45,8 @@ def _backward(do: Tensor, o: Tensor, lse: Tensor, needs: list[bool], *args: Any)
     flat = Flat(*args[:-1])
     wanted = dict(zip(TENSORS, needs, strict=True))
     by_offset = wanted["slopes_h"] or wanted["table_hp"]
-    grads = softmax_launch.backward(flat, do, o, lse, by_offset)
+    with torch.cuda.device_of(flat.q):
+        grads = softmax_launch.backward(flat, do, o, lse, by_offset)
     return [grads[name].to(getattr(flat, name).dtype) for name in TENSORS if wanted[name]]
 
 
@@ -83,3 +86,4 @@ def _grad(ctx: Any, do: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | No
 
 
 torch.library.register_autograd(FORWARD_OP, _grad, setup_context=_setup)
+torch.library.register_autograd(BACKWARD_OP, _no_second_grad)

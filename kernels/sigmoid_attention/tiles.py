@@ -60,7 +60,7 @@ class Tile:
 class Sums:
     """Gradient sums in the precision of the scores; None where nobody asked for it.
 
-    q is before the scale, and of the content term only where qv holds the rest; where the kernels
+    q is before the scale unless `scaled`, and of the content term only where qv holds the rest; where the kernels
     added both, u and vb (H, D) hold the gradients of Transformer-XL's biases. row (B, H, T) sums
     ds over keys; by_offset (H, T + S - 1) sums ds over each offset, lowest offset first.
     """
@@ -74,6 +74,7 @@ class Sums:
     r: Tensor | None
     u: Tensor | None = None
     vb: Tensor | None = None
+    scaled: bool = False
 
 
 def prepare(flat: Flat, mask_keys: bool) -> Prepared:

@@ -145,8 +145,17 @@ def test_all_tiles_are_found_anew(tmp_path, monkeypatch):
 def test_a_thread_with_one_score_pairs_it_with_none(kernel, tile, mode):
     bm, bn, warps = tile
     config = configs.Config(bm, bn, warps, 1)
-    assert launch.mode_for(device.MIXED.value, kernel, config) == getattr(device, mode).value
-    assert launch.mode_for(device.TANH.value, kernel, config) == device.TANH.value
+    expected = getattr(device, mode).value
+    assert launch.mode_for(device.MIXED.value, kernel, config, float32=True) == expected
+    assert launch.mode_for(device.QUAD.value, kernel, config, float32=True) == expected
+    assert launch.mode_for(device.TANH.value, kernel, config, float32=True) == device.TANH.value
+
+
+def test_modes_for_half_precision_are_kept_for_half_precision():
+    config = configs.Config(128, 128, 8, 3)
+    for mode in (device.QUAD, device.QUADMIX, device.TAIL):
+        assert launch.mode_for(mode.value, "forward", config, float32=False) == mode.value
+        assert launch.mode_for(mode.value, "forward", config, float32=True) == device.MIXED.value
 
 
 def test_every_shipped_tile_is_in_the_table():

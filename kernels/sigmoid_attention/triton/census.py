@@ -27,10 +27,11 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from . import device, launch
 from .backward import key_kernel, offset_kernel, query_kernel
 from .configs import Config, choose, row_name
 from .forward import forward_kernel
-from .launch import mode_for
+from .machine import loops, opcode, walk
 
 CENSUS = Path(__file__).with_name("census.json")
 KERNELS = {
@@ -40,15 +41,25 @@ KERNELS = {
     "offset": offset_kernel,
 }
 POSITIONS = {"none": 0, "alibi": 1, "table": 2, "relative": 3}
-MODES = {"separate": 0, "shared": 1, "mixed": 2, "tanh": 3}
+MODES = {
+    "exact": launch.MODES["exact"],
+    "fast": launch.MODES["fast"],
+    "separate": device.SEPARATE.value,
+    "shared": device.SHARED.value,
+    "mixed": device.MIXED.value,
+    "quad": device.QUAD.value,
+    "quadmix": device.QUADMIX.value,
+    "tail": device.TAIL.value,
+}
 # What a multiprocessor lets one program have.
 MOST_SHARED = {80: 163 * 1024, 90: 227 * 1024}
 MOST_REGISTERS = 255
-MOST_SPECIAL = {"mixed": 1.0, "tanh": 1.0, "shared": 1.5, "separate": 2.0}
+MOST_SPECIAL = {"exact": 1.25, "quad": 1.25, "tail": 1.25, "quadmix": 1.0, "fast": 1.0}
+MOST_SPECIAL |= {"mixed": 1.0, "shared": 1.5, "separate": 2.0}
 # Backward kernels of plain multiply-adds over 128 channels, with room for one score a thread; see
 # ``mode_for``. Nothing else may exceed the limits.
 EXCEPTIONS = {
-    f"{kernel}/sm_{arch}/d128/fp32/relative/runs/mixed": 2.0
+    f"{kernel}/sm_{arch}/d128/fp32/relative/runs/exact": 2.0
     for kernel, arch in itertools.product(("query", "offset"), (80, 90))
 }
 
@@ -67,7 +78,7 @@ class Variant:
     dtype: str
     position: str
     runs: bool
-    mode: str = "mixed"
+    mode: str = "exact"
 
     @property
     def name(self) -> str:
@@ -83,7 +94,11 @@ class Variant:
 
 @dataclass(frozen=True)
 class Count:
-    """What one compiled kernel takes, and its instructions."""
+    """What one compiled kernel takes, and its instructions.
+
+    The last three count along the loop over whole tiles, for each score of a lane: special
+    functions and issued instructions on its longest way, and the latter on its shortest.
+    """
 
     registers: int
     stack: int
@@ -92,6 +107,8 @@ class Count:
     matrix: int
     matrix_kind: str
     special_per_score: float
+    slots_per_score: float
+    least_slots_per_score: float
 
 
 def compile_variant(variant: Variant, config: Config | None = None) -> Count:
@@ -103,7 +120,8 @@ def compile_variant(variant: Variant, config: Config | None = None) -> Count:
     attrs = {
         (i,): [["tt.divisibility", 16]]
         for i, name in enumerate(kernel.arg_names)
-        if signature[name].startswith("*") or (_is_stride(name) and variant.channels % 16 == 0)
+        if signature[name].startswith("*")
+        or (signature[name] == "i32" and _is_stride(name) and variant.channels % 16 == 0)
     }
     source = ASTSource(kernel, signature, constexprs=constexprs, attrs=attrs)
     options = {"num_warps": config.warps, "num_stages": config.stages}
@@ -125,11 +143,18 @@ def _constexprs(variant: Variant, config: Config, names: list[str]) -> dict[str,
         "BN": config.bn,
         "POSITION": POSITIONS[variant.position],
         "HAS_RUNS": variant.runs,
-        "HAS_ROW": True,
+        "HAS_ROW": 1,
         "NEED_ROW": variant.runs,
-        "MODE": mode_for(MODES[variant.mode], variant.kernel, config),
+        # A launch makes a constant of a stride of 1, here that of terms for each row.
+        **({"row_t": 1} if variant.runs else {}),
+        "MODE": launch.mode_for(
+            MODES[variant.mode], variant.kernel, config, variant.dtype == "fp32"
+        ),
         "ASM": True,
         "PRECISION": "ieee",
+        "LATE": launch.late_for(
+            POSITIONS[variant.position], variant.channels, variant.dtype == "fp32"
+        ),
     }
     return {name: value for name, value in values.items() if name in names}
 
@@ -139,7 +164,7 @@ def _type(name: str, variant: Variant, constexprs: dict[str, Any]) -> str:
         return "constexpr"
     if name in ("q", "k", "v", "o", "do", "qv", "r"):
         return "*" + variant.dtype
-    if name in ("lo", "hi", "first_row", "last_row", "seen"):
+    if name in ("lo", "hi", "ranges", "seen"):
         return "*i32"
     if name in ("num_queries", "num_keys", "delta", "zero", "num_offsets") or _is_stride(name):
         return "i32"
@@ -157,14 +182,14 @@ def _count(compiled: Any, variant: Variant, config: Config) -> Count:
         file.flush()
         sass = _run(tools / "nvdisasm", "-c", file.name)
         usage = _run(tools / "cuobjdump", "-res-usage", file.name)
-    codes = Counter(
-        re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9]*)", sass, re.MULTILINE)
-    )
+    codes = Counter(opcode(line) for line in sass.splitlines())
     kind = "HGMMA" if codes["HGMMA"] else "HMMA"
-    # Forward and query kernels hold the tile twice (whole, cut), with runs of keys three times.
-    copies = (3 if variant.runs else 2) if variant.kernel in ("forward", "query") else 1
-    scores_per_lane = config.bm * config.bn / (32 * config.warps)
     resources = dict(re.findall(r"(REG|STACK):(\d+)", usage))
+    # Loops over cut tiles hold the masks beside; of the inner loops the shortest is meant.
+    working = [loop for loop in loops(sass) if any(opcode(x) == "MUFU" for x in loop.values())]
+    ways = [walk(loop) for loop in working]
+    longest, shortest = min(ways, key=lambda way: way[0].total())
+    scores_per_lane = config.bm * config.bn / (32 * config.warps)
     return Count(
         registers=int(resources["REG"]),
         stack=int(resources["STACK"]),
@@ -172,7 +197,9 @@ def _count(compiled: Any, variant: Variant, config: Config) -> Count:
         shared=compiled.metadata.shared,
         matrix=codes[kind],
         matrix_kind=kind,
-        special_per_score=codes["MUFU"] / (copies * scores_per_lane),
+        special_per_score=longest["MUFU"] / scores_per_lane,
+        slots_per_score=longest.total() / scores_per_lane,
+        least_slots_per_score=shortest.total() / scores_per_lane,
     )
 
 
@@ -202,7 +229,7 @@ def variants() -> list[Variant]:
         (90, 80), (36, 80), ("forward", "query", "key")
     ):
         out.append(Variant(kernel, arch, channels, "bf16", "none", True))
-    for arch, mode in itertools.product((90, 80), ("shared", "separate", "tanh")):
+    for arch, mode in itertools.product((90, 80), ("shared", "separate", "mixed", "fast")):
         out.append(Variant("forward", arch, 64, "bf16", "none", True, mode))
     return out
 
@@ -212,7 +239,7 @@ def complaints(variant: Variant, count: Count, allowed: dict[str, Any] | None) -
     out = beyond_limits(variant, count)
     if allowed is None:
         return [*out, "not in the table"]
-    for name in ("registers", "stack", "spills", "shared", "special_per_score"):
+    for name in ("registers", "stack", "spills", "shared", "special_per_score", "slots_per_score"):
         if getattr(count, name) > allowed[name] * 1.05:
             out.append(f"{name} {getattr(count, name)}; the table has {allowed[name]}")
     return out
@@ -233,7 +260,8 @@ def beyond_limits(variant: Variant, count: Count) -> list[str]:
     if half and variant.arch == 90 and count.matrix_kind != "HGMMA":
         out.append("no HGMMA")
     # Groups of warps that hold the same scores show as twice the special functions.
-    most = EXCEPTIONS.get(variant.name, MOST_SPECIAL[variant.mode])
+    wide = variant.dtype == "fp32" and variant.mode == "exact"
+    most = EXCEPTIONS.get(variant.name, MOST_SPECIAL["mixed" if wide else variant.mode])
     if count.special_per_score > most + 0.05:
         out.append(f"{count.special_per_score:.2f} special per score; allowed {most}")
     return out

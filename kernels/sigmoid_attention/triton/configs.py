@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 TABLE = Path(__file__).with_name("configs.json")
@@ -19,6 +19,16 @@ class Config:
     bn: int
     warps: int
     stages: int
+
+    def smaller(self) -> Config | None:
+        """One that takes less shared memory: fewer stages, then fewer rows; None if there is none."""
+        if self.stages > 1:
+            return replace(self, stages=self.stages - 1)
+        if max(self.bm, self.bn) <= 16:
+            return None
+        if self.bm >= self.bn:
+            return replace(self, bm=self.bm // 2)
+        return replace(self, bn=self.bn // 2)
 
 
 # For the interpreter: small, for size costs time there, and of every shape that ships (queries as

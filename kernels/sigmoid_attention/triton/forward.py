@@ -6,16 +6,27 @@ import triton
 import triton.language as tl
 
 from .device import (
+    ALIBI,
     RELATIVE,
     head_slope,
+    in_registers,
+    less_distance,
     load_row_term,
     load_rows,
     load_runs,
+    load_whole,
+    only_seen,
+    row_offsets,
     seen_by,
+    shifted,
+    sigmoid,
     store_rows,
     weigh,
 )
 from .skew import range_anew, skewed_product
+
+# float16 is subnormal below 2^-14, which is where weights lie from 16k keys on; none exceeds 1.
+FLOAT16_SCALE = tl.constexpr(16384.0)
 
 
 @triton.jit
@@ -49,11 +60,23 @@ def tile_weights(
 
     CUT: 0 where lo and hi say so. turn: the variable of the loop around, row0 or key0.
     """
-    i_axis: tl.constexpr = 1 if TRANSPOSED else 0
-    rows = tl.expand_dims(row0 + tl.arange(0, BM), 1 - i_axis)
-    keys = tl.expand_dims(key0 + tl.arange(0, BN), i_axis)
-    M: tl.constexpr = BN if TRANSPOSED else BM
-    N: tl.constexpr = BM if TRANSPOSED else BN
+    x = tile_products(
+        q_tile, qv_tile, k_tile, r_base, row0, key0, turn, delta, zero, num_offsets,
+        BM, BN, D, BD, POSITION, TRANSPOSED, PRECISION, ASM,
+    )  # fmt: skip
+    return product_weights(
+        x, row0, key0, lo_t, hi_t, term_t, slope, table_h, delta, zero, num_offsets, scale,
+        BM, BN, POSITION, HAS_ROW, CUT, TRANSPOSED, MODE, ASM,
+    )  # fmt: skip
+
+
+@triton.jit
+def tile_products(
+    q_tile, qv_tile, k_tile, r_base, row0, key0, turn, delta, zero, num_offsets,
+    BM: tl.constexpr, BN: tl.constexpr, D: tl.constexpr, BD: tl.constexpr,
+    POSITION: tl.constexpr, TRANSPOSED: tl.constexpr, PRECISION: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """The matrix products of tile_weights: scores but for scale, bias and shift."""
     if POSITION == RELATIVE:
         shift_t = BM - 1 - range_anew(turn, BM, ASM)
         x = skewed_product(
@@ -61,19 +84,97 @@ def tile_weights(
             BM, BN, D, BD, TRANSPOSED, PRECISION, ASM,
         )  # fmt: skip
     else:
-        x = tl.zeros((M, N), tl.float32)
+        x = tl.zeros((BN, BM) if TRANSPOSED else (BM, BN), tl.float32)
     if TRANSPOSED:
         x = tl.dot(k_tile, tl.trans(q_tile), x, input_precision=PRECISION)
     else:
         x = tl.dot(q_tile, tl.trans(k_tile), x, input_precision=PRECISION)
-    p = weigh(
-        x, rows, keys, tl.expand_dims(term_t, 1 - i_axis), slope, table_h,
-        delta, zero, num_offsets, scale, M, N, POSITION, HAS_ROW, MODE, ASM,
-    )  # fmt: skip
+    return x
+
+
+@triton.jit
+def product_weights(
+    x, row0, key0, lo_t, hi_t, term_t, slope, table_h, delta, zero, num_offsets, scale,
+    BM: tl.constexpr, BN: tl.constexpr, POSITION: tl.constexpr, HAS_ROW: tl.constexpr,
+    CUT: tl.constexpr, TRANSPOSED: tl.constexpr, MODE: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """What tile_weights makes of its products."""
+    i_axis: tl.constexpr = 1 if TRANSPOSED else 0
+    rows = tl.expand_dims(row0 + tl.arange(0, BM), 1 - i_axis)
+    keys = tl.expand_dims(key0 + tl.arange(0, BN), i_axis)
+    M: tl.constexpr = BN if TRANSPOSED else BM
+    N: tl.constexpr = BM if TRANSPOSED else BN
+    term = tl.expand_dims(term_t, 1 - i_axis)
+    if POSITION == ALIBI:
+        x = shifted(x, term, scale, HAS_ROW)
+        step: tl.constexpr = -1 if TRANSPOSED else 1
+        x = less_distance(x, key0 + delta - row0, step, slope, M, N)
+        p = sigmoid(x, M, N, MODE, ASM)
+    else:
+        p = weigh(
+            x, rows, keys, term, slope, table_h,
+            delta, zero, num_offsets, scale, M, N, POSITION, HAS_ROW, MODE, ASM,
+        )  # fmt: skip
     if CUT:
         lo, hi = tl.expand_dims(lo_t, 1 - i_axis), tl.expand_dims(hi_t, 1 - i_axis)
-        p = tl.where(seen_by(keys, lo, hi), p, 0.0)
+        p = only_seen(p, seen_by(keys, lo, hi), ASM)
     return p
+
+
+@triton.jit
+def as_factor(p, dtype: tl.constexpr):
+    """Weights as the product with values takes them."""
+    if dtype == tl.float16:
+        p = p * FLOAT16_SCALE
+    return p.to(dtype)
+
+
+@triton.jit
+def add_whole_tiles(
+    acc, q_tile, qv_tile, k_base, v_base, r_base, row0, begin, stop, k_t, v_t,
+    lo_t, hi_t, term_t, slope, table_h, delta, zero, num_offsets, scale,
+    BM: tl.constexpr, BN: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
+    BD: tl.constexpr, BDV: tl.constexpr, POSITION: tl.constexpr, HAS_ROW: tl.constexpr,
+    MODE: tl.constexpr, ASM: tl.constexpr, PRECISION: tl.constexpr, LATE: tl.constexpr,
+):  # fmt: skip
+    """acc and what the keys of whole tiles, from begin to stop, add to it.
+
+    LATE: a tile's product with values is issued after the next tile's scores, so that it runs while
+    weights are computed of these. Nobody waits for it before the tile after that.
+    """
+    k_step, v_step = tl.cast(k_t, tl.int64) * BN, tl.cast(v_t, tl.int64) * BN
+    k_offsets, v_offsets = row_offsets(k_t, BN, BD), row_offsets(v_t, BN, BDV)
+    k_first = k_base + tl.cast(begin, tl.int64) * k_t
+    v_first = v_base + tl.cast(begin, tl.int64) * v_t
+    dtype: tl.constexpr = v_base.dtype.element_ty
+    if LATE:
+        late = tl.zeros((BM, BN), dtype)
+    for key0 in range(begin, stop, BN):
+        k_tile = load_whole(k_first, k_offsets, D, BD)
+        k_first += k_step
+        x = tile_products(
+            q_tile, qv_tile, k_tile, r_base, row0, key0, key0, delta, zero, num_offsets,
+            BM, BN, D, BD, POSITION, False, PRECISION, ASM,
+        )  # fmt: skip
+        if LATE:
+            v_tile = load_whole(v_first, v_offsets, DV, BDV)
+            acc = tl.dot(in_registers(late, ASM), v_tile, acc, input_precision=PRECISION)
+            v_first += v_step * (key0 > begin)
+        p = product_weights(
+            x, row0, key0, lo_t, hi_t, term_t, slope, table_h, delta, zero, num_offsets, scale,
+            BM, BN, POSITION, HAS_ROW, False, False, MODE, ASM,
+        )  # fmt: skip
+        if LATE:
+            late = as_factor(p, dtype)
+        else:
+            v_tile = load_whole(v_first, v_offsets, DV, BDV)
+            v_first += v_step
+            acc = tl.dot(as_factor(p, dtype), v_tile, acc, input_precision=PRECISION)
+    if LATE:
+        if stop > begin:
+            v_tile = load_whole(v_first, v_offsets, DV, BDV)
+            acc = tl.dot(late, v_tile, acc, input_precision=PRECISION)
+    return acc
 
 
 @triton.jit
@@ -86,7 +187,7 @@ def forward_kernel(
     D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BDV: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr,
     POSITION: tl.constexpr, HAS_RUNS: tl.constexpr, HAS_ROW: tl.constexpr,
-    MODE: tl.constexpr, ASM: tl.constexpr, PRECISION: tl.constexpr,
+    MODE: tl.constexpr, ASM: tl.constexpr, PRECISION: tl.constexpr, LATE: tl.constexpr,
 ):  # fmt: skip
     """o (B, H, T, Dv); grid (blocks of queries, B * H)."""
     item = tl.program_id(1).to(tl.int64)
@@ -110,15 +211,24 @@ def forward_kernel(
     for part in tl.static_range(0 if HAS_RUNS else 1, 3):
         begin = start if part == 0 else (full_from if part == 1 else full_to)
         stop = full_from if part == 0 else (full_to if part == 1 else end)
-        for key0 in range(begin, stop, BN):
-            keep = key0 + tl.arange(0, BN) < end
-            k_tile = load_rows(k_base, key0, k_t, keep, BN, D, BD, part != 1, ASM)
-            p = tile_weights(
-                q_tile, qv_tile, k_tile, r_base, row0, key0, key0, lo_t, hi_t, term_t,
-                slope, table_h, delta, zero, num_offsets, scale,
-                BM, BN, D, BD, POSITION, HAS_ROW, part != 1, False, MODE, PRECISION, ASM,
+        if part == 1:
+            acc = add_whole_tiles(
+                acc, q_tile, qv_tile, k_base, v_base, r_base, row0, begin, stop, k_t, v_t,
+                lo_t, hi_t, term_t, slope, table_h, delta, zero, num_offsets, scale,
+                BM, BN, D, DV, BD, BDV, POSITION, HAS_ROW, MODE, ASM, PRECISION, LATE,
             )  # fmt: skip
-            v_tile = load_rows(v_base, key0, v_t, keep, BN, DV, BDV, part != 1, ASM)
-            acc = tl.dot(p.to(v_tile.dtype), v_tile, acc, input_precision=PRECISION)
+        else:
+            for key0 in range(begin, stop, BN):
+                keep = key0 + tl.arange(0, BN) < end
+                k_tile = load_rows(k_base, key0, k_t, keep, BN, D, BD, True, ASM)
+                p = tile_weights(
+                    q_tile, qv_tile, k_tile, r_base, row0, key0, key0, lo_t, hi_t, term_t,
+                    slope, table_h, delta, zero, num_offsets, scale,
+                    BM, BN, D, BD, POSITION, HAS_ROW, True, False, MODE, PRECISION, ASM,
+                )  # fmt: skip
+                v_tile = load_rows(v_base, key0, v_t, keep, BN, DV, BDV, True, ASM)
+                acc = tl.dot(as_factor(p, v_tile.dtype), v_tile, acc, input_precision=PRECISION)
+    if v.dtype.element_ty == tl.float16:
+        acc = acc * (1.0 / FLOAT16_SCALE)
     o_base = o + batch * o_b + head * o_h
     store_rows(o_base, row0, o_t, rows < num_queries, acc.to(o.dtype.element_ty), BM, DV, BDV)

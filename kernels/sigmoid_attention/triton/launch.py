@@ -2,35 +2,61 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import triton
 from torch import Tensor
+from triton.runtime.errors import OutOfResources
 
 from ..flat import Flat, row_term
 from ..tiles import Sums
 from . import device
-from .backward import key_kernel, offset_kernel, query_kernel
+from .backward import key_kernel, offset_kernel, query_kernel, rows_kernel
 from .configs import INTERPRETED, Config, choose, row_name
 from .forward import forward_kernel
 
 POSITIONS = ("none", "alibi", "table", "relative")  # by their number in the kernels
-MODES = {"exact": device.MIXED.value, "fast": device.TANH.value}
+MODES = {"exact": device.QUAD.value, "fast": device.TANH.value}
+# Instead of modes whose error only the rounding to half precision hides.
+FLOAT32_MODES = {
+    mode.value: device.MIXED.value for mode in (device.QUAD, device.QUADMIX, device.TAIL)
+}
+# Head sizes up to these leave registers to delay a product in the forward.
+LATE_CHANNELS = 64
+# Offsets of a tile's rows are 32 bits wide.
+MOST_STRIDE = 2**23
 
 
-def mode_for(mode: int, kernel: str, config: Config) -> int:
-    """MIXED makes pairs of a thread's scores; a thread with a single one computes both of its pair.
+def mode_for(mode: int, kernel: str, config: Config, float32: bool) -> int:
+    """How weights are computed for inputs of a type and a tile.
+
+    MIXED makes pairs of a thread's scores; a thread with a single one computes both of its pair.
     The forward then takes polynomials alone; in the backward those would spill."""
+    if float32:
+        mode = FLOAT32_MODES.get(mode, mode)
     alone = config.bm * config.bn <= 32 * config.warps
     if kernel == "forward" and mode == device.MIXED.value and alone:
         return int(device.POLYNOMIAL.value)
     return mode
 
 
+def late_for(position: int, channels: int, float32: bool) -> bool:
+    """Whether the forward delays a tile's product with values under the next tile's weights.
+
+    Skewed products leave no registers for it."""
+    return channels <= LATE_CHANNELS and not float32 and position != device.RELATIVE.value
+
+
 def interpreted() -> bool:
     """Whether Triton runs the kernels in its interpreter, on the CPU."""
     return bool(triton.knobs.runtime.interpret)
+
+
+# Tiles by device and row of the table, where the table's did not fit.
+SMALLER: dict[tuple[torch.device, str], Config] = {}
+T = TypeVar("T")
 
 
 class Launch:
@@ -61,9 +87,12 @@ class Launch:
         if interpreted():
             return INTERPRETED[kernel]
         major, minor = torch.cuda.get_device_capability(self.q.device)
-        position = POSITIONS[self.position]
-        wide = self.q.dtype == torch.float32
-        return choose(10 * major + minor, row_name(kernel, max(self.d, self.dv), position, wide))
+        return SMALLER.get(self.place(kernel)) or choose(10 * major + minor, self.place(kernel)[1])
+
+    def place(self, kernel: str) -> tuple[torch.device, str]:
+        """The device, and the table's row for this call."""
+        position, wide = POSITIONS[self.position], self.q.dtype == torch.float32
+        return self.q.device, row_name(kernel, max(self.d, self.dv), position, wide)
 
     def pointers(self) -> list[Tensor]:
         """lo, hi, row, slopes, table, qv, r; anything for those a kernel does not read."""
@@ -95,6 +124,7 @@ class Launch:
 
     def options(self, kernel: str, config: Config) -> dict[str, Any]:
         """Compile-time arguments."""
+        float32 = self.q.dtype == torch.float32
         return {
             "HEADS": self.heads,
             "GROUP": self.heads // self.kv_heads,
@@ -106,8 +136,8 @@ class Launch:
             "BN": config.bn,
             "POSITION": self.position,
             "HAS_RUNS": self.hi is not None,
-            "HAS_ROW": self.row is not None,
-            "MODE": mode_for(MODES[self.flat.precision], kernel, config),
+            "HAS_ROW": 0 if self.row is None else (1 if self.row.shape[2] == 1 else 2),
+            "MODE": mode_for(MODES[self.flat.precision], kernel, config, float32),
             "ASM": not interpreted(),
             "PRECISION": "ieee",
             "num_warps": config.warps,
@@ -118,20 +148,20 @@ class Launch:
 def forward(flat: Flat) -> Tensor:
     """o_bhtd of a flat call."""
     x = Launch(flat)
+    return fitting(x, "forward", lambda: forward_pass(x))
+
+
+def forward_pass(x: Launch) -> Tensor:
+    """o_bhtd by the forward kernel."""
     config = x.config("forward")
-    o = flat.q.new_empty(x.batch, x.heads, x.num_queries, x.dv)
+    o = x.flat.q.new_empty(x.batch, x.heads, x.num_queries, x.dv)
     grid = (triton.cdiv(x.num_queries, config.bm), x.batch * x.heads)
     if o.numel():
         forward_kernel[grid](
-            x.q,
-            x.k,
-            x.v,
-            o,
-            *x.pointers(),
-            *x.strides(o),
-            *x.numbers(),
+            x.q, x.k, x.v, o, *x.pointers(), *x.strides(o), *x.numbers(),
             **x.options("forward", config),
-        )
+            LATE=late_for(x.position, max(x.d, x.dv), o.dtype == torch.float32),
+        )  # fmt: skip
     return o
 
 
@@ -139,42 +169,57 @@ def backward(flat: Flat, do: Tensor, row: bool, by_offset: bool) -> Sums:
     """Gradient sums of a flat call, given that of its output; `row`, `by_offset`: wanted too."""
     x = Launch(flat)
     do = _adjacent(do)
-    sums = _query_pass(x, do, row)
-    _key_pass(x, do, sums)
+    sums = fitting(x, "query", lambda: query_pass(x, do, row))
+    fitting(x, "key", lambda: key_pass(x, do, sums))
     if by_offset or flat.r_hpd is not None:
-        _offset_pass(x, do, sums)
+        fitting(x, "offset", lambda: offset_pass(x, do, sums))
     return sums
+
+
+def fitting(x: Launch, kernel: str, run: Callable[[], T]) -> T:
+    """What `run` gives; where the device has less shared memory than a tile takes, with a smaller
+    tile, which later calls then take at once."""
+    while True:
+        try:
+            return run()
+        except OutOfResources:
+            smaller = x.config(kernel).smaller()
+            if smaller is None:
+                raise
+            SMALLER[x.place(kernel)] = smaller
 
 
 def _new(x: Launch, *shape: int) -> Tensor:
     return x.q.new_empty(shape, dtype=torch.float32)
 
 
-def _query_pass(x: Launch, do: Tensor, row: bool) -> Sums:
+def query_pass(x: Launch, do: Tensor, row: bool) -> Sums:
     config = x.config("query")
-    dq = _new(x, x.batch, x.heads, x.num_queries, x.d)
+    dq = x.q.new_empty(x.batch, x.heads, x.num_queries, x.d)
     drow = _new(x, x.batch, x.heads, x.num_queries) if row else None
-    dk, dv = (_new(x, x.batch, x.heads, x.num_keys, size) for size in (x.d, x.dv))
+    # in their final type, unless heads have still to be added up
+    dtype = x.q.dtype if x.heads == x.kv_heads else torch.float32
+    sizes = (x.batch, x.heads, x.num_keys)
+    dk, dv = (x.q.new_empty(*sizes, size, dtype=dtype) for size in (x.d, x.dv))
     grid = (triton.cdiv(x.num_queries, config.bm), x.batch * x.heads)
     if dq.numel():
         query_kernel[grid](
             x.q, x.k, x.v, do, dq, dq if drow is None else drow,
             *x.pointers(), *x.strides(do), *x.numbers(), NEED_ROW=row, **x.options("query", config),
         )  # fmt: skip
-    return Sums(q=dq, k=dk, v=dv, row=drow, by_offset=None, qv=None, r=None)
+    return Sums(q=dq, k=dk, v=dv, row=drow, by_offset=None, qv=None, r=None, scaled=True)
 
 
-def _key_pass(x: Launch, do: Tensor, sums: Sums) -> None:
+def key_pass(x: Launch, do: Tensor, sums: Sums) -> None:
     config = x.config("key")
     blocks = triton.cdiv(x.num_keys, config.bn)
-    first, last = _seeing_rows(x, config)
-    tiles_b = blocks if first.shape[0] > 1 else 0
-    seen, seen_b = x.seen()
+    ranges = _ranges(x, config)
+    ranges_b = blocks if ranges.shape[0] > 1 else 0
     columns = sums.k if x.qv is None else _new(x, x.batch, x.heads, x.num_keys)
     if sums.k.numel():
         key_kernel[(blocks, x.batch * x.heads)](
-            x.q, x.k, x.v, do, sums.k, sums.v, columns, first, last, seen,
-            *x.pointers(), *x.strides(do), tiles_b, seen_b, *x.numbers(), **x.options("key", config),
+            x.q, x.k, x.v, do, sums.k, sums.v, columns, ranges,
+            *x.pointers(), *x.strides(do), ranges_b, *x.numbers(), **x.options("key", config),
         )  # fmt: skip
     if x.heads != x.kv_heads:
         sums.k, sums.v = (y.unflatten(1, (x.kv_heads, -1)).sum(2) for y in (sums.k, sums.v))
@@ -193,25 +238,21 @@ def _is_seen(x: Launch) -> Tensor:
     return (key_s >= seen[:, :1]) & (key_s < seen[:, 1:])
 
 
-def _seeing_rows(x: Launch, config: Config) -> tuple[Tensor, Tensor]:
-    """(B', blocks of keys) int32: first query that sees the block, and one past the last."""
+def _ranges(x: Launch, config: Config) -> Tensor:
+    """(B', blocks of keys, 6) int32, see rows_kernel; anything where all rows see all keys."""
     if x.lo is None or x.hi is None:
-        return x.q.new_zeros(1, 1, dtype=torch.int32), x.q.new_zeros(1, 1, dtype=torch.int32)
-    pad = -x.num_queries % config.bm
-    seen = x.hi > x.lo
-    lo = torch.nn.functional.pad(x.lo.masked_fill(~seen, x.num_keys), (0, pad), value=x.num_keys)
-    hi = torch.nn.functional.pad(x.hi, (0, pad))
-    lo_bm = lo.unflatten(1, (-1, config.bm)).amin(2)
-    hi_bm = hi.unflatten(1, (-1, config.bm)).amax(2)
-    key0_n = torch.arange(0, x.num_keys, config.bn, device=lo.device)
-    meets_bmn = (lo_bm[..., None] < key0_n + config.bn) & (hi_bm[..., None] > key0_n)
-    tile_m = torch.arange(lo_bm.shape[1], device=lo.device)[:, None]
-    first = torch.where(meets_bmn, tile_m, lo_bm.shape[1]).amin(1) * config.bm
-    last = (torch.where(meets_bmn, tile_m, -1).amax(1) + 1) * config.bm
-    return first.int().contiguous(), last.clamp(max=x.num_queries).int().contiguous()
+        return x.q
+    blocks = triton.cdiv(x.num_keys, config.bn)
+    ranges = torch.empty(x.hi.shape[0], blocks, 6, dtype=torch.int32, device=x.hi.device)
+    if ranges.numel():
+        rows_kernel[(blocks, ranges.shape[0])](
+            x.lo, x.hi, ranges, x.num_queries, x.num_keys, blocks,
+            BM=config.bm, BN=config.bn, TILES=max(1, 1024 // config.bm), num_warps=4,
+        )  # fmt: skip
+    return ranges
 
 
-def _offset_pass(x: Launch, do: Tensor, sums: Sums) -> None:
+def offset_pass(x: Launch, do: Tensor, sums: Sums) -> None:
     config = x.config("offset")
     total = x.num_queries + x.num_keys - 1
     seen, seen_b = x.seen()
@@ -244,4 +285,4 @@ def _position(flat: Flat) -> int:
 
 
 def _adjacent(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 else x.contiguous()
+    return x if x.stride(-1) == 1 and x.stride(-2) < MOST_STRIDE else x.contiguous()

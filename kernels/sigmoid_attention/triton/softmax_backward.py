@@ -15,6 +15,7 @@ from .device import (
     head_slope,
     load_rows,
     load_runs,
+    only_seen,
     seen_by,
     seen_keys,
     store_rows,
@@ -80,7 +81,7 @@ def softmax_query_kernel(
             )  # fmt: skip
             p = exp2(x - lse_t[:, None], ASM)
             if part != 1:
-                p = tl.where(seen_by(keys[None, :], lo_t[:, None], hi_t[:, None]), p, 0.0)
+                p = only_seen(p, seen_by(keys[None, :], lo_t[:, None], hi_t[:, None]), ASM)
             dp = tl.dot(do_tile, tl.trans(v_tile), input_precision=PRECISION)
             ds = (p * (dp - dot_t[:, None])).to(k_tile.dtype)
             dq_tile = tl.dot(ds, k_tile, dq_tile, input_precision=PRECISION)
@@ -96,9 +97,8 @@ def softmax_query_kernel(
 
 @triton.jit
 def softmax_key_kernel(
-    q, k, v, do, lse, dots, dk, dv, columns, first_row, last_row, seen,
-    lo, hi, slopes, table, qv, r,
-    q_b, q_h, q_t, k_b, k_h, k_t, v_b, v_h, v_t, do_b, do_h, do_t, runs_b, tiles_b, seen_b,
+    q, k, v, do, lse, dots, dk, dv, columns, ranges, lo, hi, slopes, table, qv, r,
+    q_b, q_h, q_t, k_b, k_h, k_t, v_b, v_h, v_t, do_b, do_h, do_t, runs_b, ranges_b,
     num_queries, num_keys, delta, zero, num_offsets, scale,
     HEADS: tl.constexpr, GROUP: tl.constexpr,
     D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BDV: tl.constexpr,
@@ -107,68 +107,77 @@ def softmax_key_kernel(
 ):  # fmt: skip
     """dk (B, H, S, D), dv (B, H, S, Dv), columns (B, H, S): the sum of ds over queries.
 
-    Grid (blocks of keys, B * H); first_row, last_row (B', blocks): the queries that see any key of
-    the block. Tiles are transposed, (BN, BM): p and ds are then left operands as they come.
+    Grid (blocks of keys, B * H); ranges: see backward.rows_kernel. Tiles are transposed, (BN, BM):
+    p and ds are then left operands as they come.
     """
     item = tl.program_id(1).to(tl.int64)
     batch, head = item // HEADS, item % HEADS
     kv_head = head // GROUP
     key0 = tl.program_id(0) * BN
     keys = key0 + tl.arange(0, BN)
-    first, last = 0, num_queries
+    first, whole_from, whole_to, last = 0, 0, num_queries // BM * BM, num_queries
+    first_key, last_key = 0, num_keys
     if HAS_RUNS:
-        first = tl.load(first_row + batch * tiles_b + tl.program_id(0))
-        last = tl.load(last_row + batch * tiles_b + tl.program_id(0))
-    first_key, last_key = seen_keys(seen, batch * seen_b, num_keys, HAS_RUNS)
+        at = ranges + (batch * ranges_b + tl.program_id(0)) * 6
+        first, whole_from, whole_to = tl.load(at), tl.load(at + 1), tl.load(at + 2)
+        last, first_key, last_key = tl.load(at + 3), tl.load(at + 4), tl.load(at + 5)
     keep = seen_by(keys, first_key, last_key)
     k_tile = load_rows(k + batch * k_b + kv_head * k_h, key0, k_t, keep, BN, D, BD, True, ASM)
     v_tile = load_rows(v + batch * v_b + kv_head * v_h, key0, v_t, keep, BN, DV, BDV, True, ASM)
     q_base, do_base = q + batch * q_b + head * q_h, do + batch * do_b + head * do_h
+    qv_base = qv + batch * q_b + head * q_h
     slope, table_h = head_slope(slopes, head, POSITION), table + head * num_offsets
     r_base = r + head * num_offsets * D
     dk_tile = tl.zeros((BN, BD), tl.float32)
     dv_tile = tl.zeros((BN, BDV), tl.float32)
     sums = tl.zeros((BN,), tl.float32)
     of_rows = item * num_queries
-    for row0 in range(first, last, BM):
-        rows = row0 + tl.arange(0, BM)
-        lo_t, hi_t = load_runs(lo, hi, batch * runs_b, rows, num_queries, num_keys, HAS_RUNS)
-        sees = hi_t > lo_t
-        q_tile = load_rows(q_base, row0, q_t, sees, BM, D, BD, True, ASM)
-        do_tile = load_rows(do_base, row0, do_t, sees, BM, DV, BDV, True, ASM)
-        qv_tile = q_tile
-        if POSITION == RELATIVE:
-            qv_tile = load_rows(
-                qv + batch * q_b + head * q_h, row0, q_t, sees, BM, D, BD, True, ASM
-            )
-        lse_t = load_of_rows(lse + of_rows, rows, sees, NO_WEIGHTS)
-        dot_t = load_of_rows(dots + of_rows, rows, sees, 0.0)
-        x = product(
-            q_tile, qv_tile, k_tile, r_base, row0, key0, row0, delta, zero, num_offsets,
-            BM, BN, D, BD, POSITION, True, PRECISION, ASM,
-        )  # fmt: skip
-        x = biased(
-            x, rows[None, :], keys[:, None], slope, table_h,
-            delta, zero, num_offsets, scale, POSITION,
-        )  # fmt: skip
-        p = exp2(x - lse_t[None, :], ASM)
-        # Without runs a row sees all keys or lies beyond the last, where lse makes p 0; what keys
-        # beyond the last get is not stored.
-        if HAS_RUNS:
-            p = tl.where(seen_by(keys[:, None], lo_t[None, :], hi_t[None, :]), p, 0.0)
-        dp = tl.dot(v_tile, tl.trans(do_tile), input_precision=PRECISION)
-        ds = p * (dp - dot_t[None, :])
-        if POSITION == RELATIVE:
-            sums += tl.sum(ds, 1)
-        dv_tile = tl.dot(p.to(do_tile.dtype), do_tile, dv_tile, input_precision=PRECISION)
-        dk_tile = tl.dot(ds.to(q_tile.dtype), q_tile, dk_tile, input_precision=PRECISION)
+    # Three loops, as in the forward: queries of cut tiles, of whole tiles, of cut tiles.
+    for part in tl.static_range(0 if HAS_RUNS else 1, 3):
+        begin = first if part == 0 else (whole_from if part == 1 else whole_to)
+        stop = whole_from if part == 0 else (whole_to if part == 1 else last)
+        for row0 in range(begin, stop, BM):
+            rows = row0 + tl.arange(0, BM)
+            lo_t, hi_t = rows, rows + 1
+            if part != 1:
+                lo_t, hi_t = load_runs(
+                    lo, hi, batch * runs_b, rows, num_queries, num_keys, HAS_RUNS
+                )
+            sees = hi_t > lo_t
+            q_tile = load_rows(q_base, row0, q_t, sees, BM, D, BD, part != 1, ASM)
+            do_tile = load_rows(do_base, row0, do_t, sees, BM, DV, BDV, part != 1, ASM)
+            qv_tile = q_tile
+            if POSITION == RELATIVE:
+                qv_tile = load_rows(qv_base, row0, q_t, sees, BM, D, BD, part != 1, ASM)
+            lse_t = load_of_rows(lse + of_rows, rows, sees, NO_WEIGHTS)
+            dot_t = load_of_rows(dots + of_rows, rows, sees, 0.0)
+            x = product(
+                q_tile, qv_tile, k_tile, r_base, row0, key0, row0, delta, zero, num_offsets,
+                BM, BN, D, BD, POSITION, True, PRECISION, ASM,
+            )  # fmt: skip
+            x = biased(
+                x, rows[None, :], keys[:, None], slope, table_h,
+                delta, zero, num_offsets, scale, POSITION,
+            )  # fmt: skip
+            p = exp2(x - lse_t[None, :], ASM)
+            # Without runs a row sees all keys or lies beyond the last, where lse makes p 0.
+            if HAS_RUNS and part != 1:
+                p = only_seen(p, seen_by(keys[:, None], lo_t[None, :], hi_t[None, :]), ASM)
+            dp = tl.dot(v_tile, tl.trans(do_tile), input_precision=PRECISION)
+            ds = p * (dp - dot_t[None, :])
+            if POSITION == RELATIVE:
+                sums += tl.sum(ds, 1)
+            dv_tile = tl.dot(p.to(do_tile.dtype), do_tile, dv_tile, input_precision=PRECISION)
+            dk_tile = tl.dot(ds.to(q_tile.dtype), q_tile, dk_tile, input_precision=PRECISION)
+    # Of a key that no row sees the weights may be anything, even infinite, but its sums alone.
+    dk_tile = tl.where(keep[:, None], dk_tile * scale, 0.0).to(dk.dtype.element_ty)
+    dv_tile = tl.where(keep[:, None], dv_tile, 0.0).to(dv.dtype.element_ty)
     inside = keys < num_keys
     at = item * num_keys
-    dk_tile = (dk_tile * scale).to(dk.dtype.element_ty)
     store_rows(dk + at * D, key0, D, inside, dk_tile, BN, D, BD)
-    store_rows(dv + at * DV, key0, DV, inside, dv_tile.to(dv.dtype.element_ty), BN, DV, BDV)
+    store_rows(dv + at * DV, key0, DV, inside, dv_tile, BN, DV, BDV)
     if POSITION == RELATIVE:
-        tl.store(columns + at + keys, sums, mask=inside)
+        tl.store(columns + at + keys, tl.where(keep, sums, 0.0), mask=inside)
 
 
 @triton.jit
@@ -228,7 +237,7 @@ def softmax_offset_kernel(
             delta, zero, num_offsets, scale, POSITION,
         )  # fmt: skip
         visible = seen_by(rows[None, :] + offset0[:, None], lo_t[None, :], hi_t[None, :])
-        p = tl.where(visible, exp2(x - lse_t[None, :], ASM), 0.0)
+        p = only_seen(exp2(x - lse_t[None, :], ASM), visible, ASM)
         dp = skewed_product(
             do_tile, shift_t, v_base, first_key, v_t, first_seen, last_seen,
             BM, BN, DV, BDV, True, PRECISION, ASM,

@@ -9,9 +9,9 @@ import triton
 from torch import Tensor
 
 from ..flat import Flat
-from . import configs
-from .configs import INTERPRETED, Config, row_name
-from .launch import POSITIONS, Launch, _adjacent, _is_seen, _seeing_rows, interpreted
+from ..ops import _by_column
+from .configs import INTERPRETED, Config
+from .launch import SMALLER, Launch, _adjacent, _is_seen, _ranges, fitting, interpreted
 from .softmax_backward import softmax_key_kernel, softmax_offset_kernel, softmax_query_kernel
 from .softmax_forward import softmax_forward_kernel
 
@@ -22,7 +22,7 @@ TILES: dict[int, dict[str, tuple[int, int, int, int]]] = {80: {}, 90: {}}
 def choose(capability: int, row: str) -> Config:
     """The tile of a row for a device of this capability (80, 90, ...)."""
     arch = max([a for a in TILES if a <= capability], default=min(TILES))
-    return Config(*TILES[arch][row]) if row in TILES[arch] else configs.choose(capability, row)
+    return Config(*TILES[arch][row.removeprefix("softmax ")])
 
 
 class Call(Launch):
@@ -33,9 +33,13 @@ class Call(Launch):
         if interpreted():
             return INTERPRETED[kernel]
         major, minor = torch.cuda.get_device_capability(self.q.device)
-        wide = self.q.dtype == torch.float32
-        row = row_name(kernel, max(self.d, self.dv), POSITIONS[self.position], wide)
-        return choose(10 * major + minor, row)
+        device_row = self.place(kernel)
+        return SMALLER.get(device_row) or choose(10 * major + minor, device_row[1])
+
+    def place(self, kernel: str) -> tuple[torch.device, str]:
+        """The device, and the row of TILES for this call."""
+        device, row = super().place(kernel)
+        return device, "softmax " + row
 
     def inputs(self) -> list[Tensor]:
         """lo, hi, slopes, table, qv, r; anything for those a kernel does not read."""
@@ -83,14 +87,18 @@ class Call(Launch):
 def forward(flat: Flat) -> tuple[Tensor, Tensor]:
     """o_bhtd and lse_bht (in units of log 2, float32) of a flat call."""
     x = Call(flat)
+    return fitting(x, "forward", lambda: _forward_pass(x))
+
+
+def _forward_pass(x: Call) -> tuple[Tensor, Tensor]:
     config = x.config("forward")
-    o = x.new(x.batch, x.heads, x.num_queries, x.dv, dtype=flat.q.dtype)
+    o = x.new(x.batch, x.heads, x.num_queries, x.dv, dtype=x.flat.q.dtype)
     lse = x.new(x.batch, x.heads, x.num_queries)
     grid = (triton.cdiv(x.num_queries, config.bm), x.batch * x.heads)
     if o.numel():
         softmax_forward_kernel[grid](
             x.q, x.k, x.v, o, lse, *x.inputs(), *x.steps(o), *x.sizes(),
-            POSITIVE=flat.scale > 0, **x.constants(config),
+            POSITIVE=x.flat.scale > 0, **x.constants(config),
         )  # fmt: skip
     return o, lse
 
@@ -103,12 +111,12 @@ def backward(
     by_offset: those of slopes or a table, too, which take a kernel of their own.
     """
     x = Call(flat)
-    do, lse = _adjacent(do), lse.contiguous()
+    do, o, lse = _adjacent(do), _adjacent(o), lse.contiguous()
     dots = x.new(x.batch, x.heads, x.num_queries)
-    grads = {"q": _query_pass(x, do, _adjacent(o), lse, dots)}
-    grads |= _key_pass(x, do, lse, dots)
+    grads = {"q": fitting(x, "query", lambda: _query_pass(x, do, o, lse, dots))}
+    grads |= fitting(x, "key", lambda: _key_pass(x, do, lse, dots))
     if by_offset or flat.r_hpd is not None:
-        grads |= _offset_pass(x, do, lse, dots)
+        grads |= fitting(x, "offset", lambda: _offset_pass(x, do, lse, dots))
     return grads
 
 
@@ -127,9 +135,8 @@ def _query_pass(x: Call, do: Tensor, o: Tensor, lse: Tensor, dots: Tensor) -> Te
 def _key_pass(x: Call, do: Tensor, lse: Tensor, dots: Tensor) -> dict[str, Tensor]:
     config = x.config("key")
     blocks = triton.cdiv(x.num_keys, config.bn)
-    first, last = _seeing_rows(x, config)
-    tiles_b = blocks if first.shape[0] > 1 else 0
-    seen, seen_b = x.seen()
+    ranges = _ranges(x, config)
+    ranges_b = blocks if ranges.shape[0] > 1 else 0
     # Heads that share a key head have sums of their own, which are then added.
     shared = x.heads != x.kv_heads
     dtype = torch.float32 if shared else x.flat.k.dtype
@@ -137,8 +144,8 @@ def _key_pass(x: Call, do: Tensor, lse: Tensor, dots: Tensor) -> dict[str, Tenso
     columns = lse if x.qv is None else x.new(x.batch, x.heads, x.num_keys)
     if dk.numel():
         softmax_key_kernel[(blocks, x.batch * x.heads)](
-            x.q, x.k, x.v, do, lse, dots, dk, dv, columns, first, last, seen, *x.inputs(),
-            *x.steps(do), tiles_b, seen_b, *x.sizes(), **x.constants(config),
+            x.q, x.k, x.v, do, lse, dots, dk, dv, columns, ranges, *x.inputs(),
+            *x.steps(do), ranges_b, *x.sizes(), **x.constants(config),
         )  # fmt: skip
     if shared:
         dk, dv = (y.unflatten(1, (x.kv_heads, -1)).sum(2) for y in (dk, dv))
@@ -175,19 +182,6 @@ def _offset_pass(x: Call, do: Tensor, lse: Tensor, dots: Tensor) -> dict[str, Te
         rows = flat.r_hpd[:, first : first + total].float()
         return {"r_hpd": dr_hpd, "vb_hd": (by_offset[..., None] * rows).sum(1) * flat.scale}
     if flat.table_hp is not None:
-        return {"table_hp": _clipped(by_offset, lowest + flat.zero, flat.table_hp.shape[1])}
+        return {"table_hp": _by_column(flat, by_offset, lowest)}
     offset_o = torch.arange(lowest, lowest + total, device=sums.device)
     return {"slopes_h": -(by_offset * offset_o.abs()).sum(1)}
-
-
-def _clipped(by_offset: Tensor, first: int, columns: int) -> Tensor:
-    """(H, columns): sums by offset, the lowest of which belongs to column `first`, where those
-    beyond either end belong to the end's. In a fixed order, which index_add_ would not keep."""
-    total = by_offset.shape[1]
-    left, right = min(max(-first, 0), total), min(max(columns - first, 0), total)
-    out = by_offset.new_zeros(by_offset.shape[0], columns)
-    if right > left:
-        out[:, first + left : first + right] = by_offset[:, left:right]
-    out[:, 0] += by_offset[:, :left].sum(1)
-    out[:, -1] += by_offset[:, max(left, right) :].sum(1)
-    return out
