@@ -68,16 +68,16 @@ def positions(shape: Shape, device: str) -> dict[str, PositionBias | None]:
 
 
 def ours(shape: Shape, device: str, dtype: torch.dtype, kinds: list[str]) -> list[Contender]:
-    """Every backend of ours that serves here, for sigmoid with each position, and softmax."""
+    """Every backend of ours that serves here, for sigmoid and softmax; positions with softmax only
+    where it is fused."""
     every = positions(shape, device)
     backends = ["triton", "blockwise"] if device == "cuda" else ["blockwise"]
     out = []
     for backend in backends:
         for kind in kinds:
-            weightings = [Weighting.sigmoid()] + ([Weighting.softmax()] if kind == "none" else [])
+            both = kind == "none" or backend == "triton"
+            weightings = [Weighting.sigmoid()] + ([Weighting.softmax()] if both else [])
             for weighting in weightings:
-                if backend == "triton" and weighting.map == "softmax":
-                    continue
                 chosen = resolve(weighting, kind_or_none(kind), None, device, dtype, backend)
                 name = f"{backend} ({chosen.engine}) {weighting.map} {kind}"
                 position = every[kind]

@@ -14,7 +14,12 @@ import torch
 from torch import Tensor
 
 from . import cpp_engine as cpp
-from . import ops, reference, sdpa
+from . import (
+    ops,
+    reference,
+    sdpa,
+    softmax_op,  # noqa: F401  registers its operators
+)
 from .checks import DTYPES, check_call, check_objects, check_tensors
 from .flat import flatten, row_factor
 from .spec import (
@@ -94,6 +99,11 @@ class Resolved:
                 scale=scale,
             )
         if self.name == "triton":
+            if self.backend == "auto" and self.weighting.map == "softmax":
+                beyond = max(q_bhtd.shape[3], v_bhsd.shape[3]) > MOST_CHANNELS
+                if beyond or q_bhtd.shape[0] * q_bhtd.shape[1] > MOST_HEADS:
+                    other = replace(self, name="blockwise", engine="torch")
+                    return other(q_bhtd, k_bhsd, v_bhsd, position=position, mask=mask, scale=scale)
             _check_triton_sizes(q_bhtd, v_bhsd)
         flat = flatten(q_bhtd, k_bhsd, v_bhsd, weighting, position, mask, scale)
         if self.name == "sdpa":
@@ -136,9 +146,10 @@ def resolve(
     position: an instance or its kind ("alibi", "table", "relative") or None.
     mask_kind: an instance, or names joined by "+" ("key_lens+query_lens"), or None: the fields
     that calls may set. Any backend but "auto" is taken as said, or refused with a ValueError that
-    gives the reason. "auto" takes, in this order: triton for sigmoid on CUDA; sdpa for softmax
-    that no mask or position touches; blockwise for all maps but softmax, and for softmax where its
-    C++ engine serves (float32 on the CPU) or a position bias is added; sdpa for the rest.
+    gives the reason. "auto" takes, in this order: sdpa for softmax that no mask or position
+    touches; triton for sigmoid and softmax on CUDA; blockwise for all maps but softmax, and for
+    softmax where its C++ engine serves (float32 on the CPU) or a position bias is added; sdpa for
+    the rest. Softmax beyond the sizes of triton's kernels goes to blockwise where "auto" chose.
     """
     check_type("weighting", weighting, Weighting, "a Weighting")
     check_type("position", position, PositionBias | str | None, "a PositionBias, its kind or None")
@@ -201,14 +212,14 @@ def _choose(
     device: torch.device,
     dtype: torch.dtype,
 ) -> str:
+    bare = position_kind is None and not mask_kind
+    if weighting.map == "softmax" and bare:
+        return "sdpa"
     if device.type == "cuda" and refusal("triton", weighting, device, dtype) is None:
         return "triton"
-    if weighting.map != "softmax":
+    if weighting.map != "softmax" or position_kind is not None:
         return "blockwise"
-    bare = position_kind is None and not mask_kind
-    if bare or _engine("blockwise", "softmax", device, dtype) != "c++":
-        return "sdpa" if position_kind is None else "blockwise"
-    return "blockwise"
+    return "blockwise" if _engine("blockwise", "softmax", device, dtype) == "c++" else "sdpa"
 
 
 def refusal(
@@ -219,8 +230,8 @@ def refusal(
         return f"it has softmax only, not {weighting.map!r}"
     if backend != "triton":
         return None
-    if weighting.map != "sigmoid":
-        return f"it has sigmoid only, not {weighting.map!r}"
+    if weighting.map not in ("sigmoid", "softmax"):
+        return f"it has sigmoid and softmax only, not {weighting.map!r}"
     if dtype not in (torch.float16, torch.bfloat16, torch.float32):
         return f"it has float16, bfloat16 and float32, not {dtype}"
     return _triton_cannot_run(device)

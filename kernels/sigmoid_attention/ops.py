@@ -65,7 +65,11 @@ def call(flat: Flat, engine: str) -> Tensor:
     """o_bhtd of a flat call through the operator; `engine` is "torch", "c++" or "triton"."""
     if not torch.compiler.is_compiling():
         _refuse_forward_derivatives(flat)
-    o: Tensor = torch.ops.sigmoid_attention.attend(*flat, engine)
+    o: Tensor
+    if engine == "triton" and flat.map == "softmax":  # softmax_op.py
+        o, _ = torch.ops.sigmoid_attention.attend_softmax(*flat, engine)
+        return o
+    o = torch.ops.sigmoid_attention.attend(*flat, engine)
     return o
 
 

@@ -15,6 +15,7 @@ from .unproven import ASSEMBLY
 pytest.importorskip("triton")
 KERNELS = Path(sigmoid_attention.__file__).with_name("triton")
 TESTS = Path(__file__).with_name("test_triton.py")
+SOFTMAX = TESTS.with_name("test_triton_softmax.py")
 LAYERS = Path(__file__).parents[1] / "nn" / "test_compile.py"
 
 
@@ -31,13 +32,17 @@ def test_interpreted():
     run("not slow", TESTS)
 
 
+def test_softmax_interpreted():
+    run("not slow and not gpu", SOFTMAX)
+
+
 def test_whole_layers_compile_around_the_kernels():
     run("not slow", LAYERS, "-k", "triton")
 
 
 @pytest.mark.slow
 def test_interpreted_full():
-    run("slow", TESTS)
+    run("slow", TESTS, SOFTMAX)
 
 
 def test_the_list_of_what_is_not_proven_names_all_assembly():
