@@ -12,8 +12,7 @@
 #   tune       tiles by time                                                             (tune.json)
 #   table      attention beside PyTorch's, bf16, 512 to 64k frames                       (table.json)
 #   tests      the kernels' own tests on the hardware; needs pytest                      (tests.txt)
-#   speed      training speed and model FLOPs utilisation of the 960 h preset; needs all
-#              dependencies, and two manifests in TRAIN and DEV                          (speed/)
+#   mfu        model FLOPs utilisation of the 960 h preset; needs all dependencies       (mfu.json)
 #
 # Without stages: facts check sanitize modes table. Options, before OUT:
 #   --rehearse       everything on the CPU in Triton's interpreter, tiny
@@ -43,12 +42,10 @@ stages=("$@")
 [ $# -gt 0 ] || stages=(facts check sanitize modes table)
 for stage in "${stages[@]}"; do
     case ${stage%%:*} in
-        facts | check | sanitize | modes | tune | table | tests) ;;
-        speed) [ -e "${TRAIN-}" ] && [ -e "${DEV-}" ] || fail "speed needs manifests in TRAIN and DEV" ;;
+        facts | check | sanitize | modes | tune | table | tests | mfu) ;;
         *) fail "no stage of the name '${stage%%:*}'; --help lists them" ;;
     esac
 done
-train=$(realpath -m "${TRAIN-.}") dev=$(realpath -m "${DEV-.}")
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD
@@ -102,12 +99,11 @@ tests() {
     tail -n 15 "$out/tests.txt"
     return $code
 }
-speed() {
-    python3 -m asr.cli train --config recipes/librispeech/conf/960h.yaml --exp "$out/speed" --profile \
-        "data.train=[$train]" "data.dev=[$dev]" train.compile=true train.epochs=10 \
-        train.global_batch_s=450 train.max_batch_s=450 train.validate_epochs=10 \
-        tokenizer.vocab_size=256 train.average_checkpoints=1 train.average_what=last
-    grep -o '"mfu": [0-9.]*' "$out/speed/log.jsonl" | tail -n 5
+mfu() {
+    python3 tools/gpu_mfu.py --out "$work/mfu" "${tiny[@]}"
+    local code=$?
+    cp "$work/mfu/mfu.json" "$out/"
+    return $code
 }
 
 # Seconds a stage may take unless it is said.
@@ -119,12 +115,12 @@ usual() {
         modes | tests) echo 90 ;;
         tune) echo 120 ;;
         table) echo 120 ;;
-        speed) echo 600 ;;
+        mfu) echo 120 ;;
     esac
 }
 
-export -f facts check sanitize modes tune table tests speed
-export out processes rehearse train dev
+export -f facts check sanitize modes tune table tests mfu
+export out processes rehearse work
 failed=()
 for stage in "${stages[@]}"; do
     name=${stage%%:*}

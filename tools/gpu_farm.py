@@ -8,6 +8,7 @@ rest of its unit goes on without it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -93,6 +94,8 @@ class Worker:
                 return
             read = os.read(stream, 1 << 16)
             if not read:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(5.0)
                 return
             *lines, self.rest = (self.rest + read).split(b"\n")
             for line in lines:
