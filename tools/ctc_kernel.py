@@ -104,7 +104,7 @@ class _Ctc(torch.autograd.Function):
         posterior = (together - total_b[:, None, None]).clamp(max=0.0).exp()
         within = torch.arange(frames, device=lens_b.device) < lens_b[:, None]
         posterior = torch.where(within[..., None], posterior, 0.0)
-        hot = torch.nn.functional.one_hot(labels, vocabulary).to(posterior.dtype)
+        hot = (labels[..., None] == torch.arange(vocabulary, device=labels.device)).float()
         with torch.autocast(posterior.device.type, enabled=False):
             ctx.save_for_backward(torch.bmm(posterior, hot))
         return -total_b
