@@ -80,6 +80,15 @@ def train(args: argparse.Namespace) -> None:
             subprocess.Popen([*common, "--weighting", weighting]) for weighting in args.weightings
         ]
         codes = [child.wait() for child in children]
+        failed = [w for w, code in zip(args.weightings, codes, strict=True) if code]
+        left_s = begun_s + args.seconds - time.time()
+        if failed and left_s > 30 and not args.no_graphs:
+            print(f"{failed}: once more, without graphs, for {left_s:.0f} s", flush=True)
+            again = [
+                subprocess.Popen([*common, "--no_graphs", "--weighting", weighting])
+                for weighting in failed
+            ]
+            codes += [child.wait() for child in again]
     print(f"done after {time.time() - begun_s:.1f} s, exit codes {codes}", flush=True)
 
 

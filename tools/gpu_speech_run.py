@@ -147,7 +147,7 @@ class Training:
         self.device = next(net.parameters()).device
         self.cuda = self.device.type == "cuda"
         self.ctc_loss = torch_ctc_loss
-        if self.cuda:
+        if self.cuda and graphs:
             from ctc_kernel import ctc_loss
 
             self.ctc_loss = ctc_loss
