@@ -14,6 +14,7 @@ from torch.profiler import profile
 
 from asr.data.augment import spec_augment, utterance_rng
 from asr.model import ctc_loss
+from asr.nn import linear
 from asr.nn.attention import frame_mask
 from asr.nn.residual import Frames
 from sigmoid_attention import Mask
@@ -154,9 +155,21 @@ def _parts(trained: Any, batch: Any) -> dict[str, tuple[int, Callable[[], None]]
         "layer's attention, eager": (count, through(layer.attention, x_btd, frames)),
         "layer's convolution, eager": (count, through(layer.convolution, x_btd, frames)),
         "depthwise convolution alone": (count, _depthwise(layer, x_btd)),
+        "the same by PyTorch": (count, _by_pytorch(_depthwise(layer, x_btd))),
         "head and CTC": (1, head),
         "clip and update": (1, update),
     }
+
+
+def _by_pytorch(run: Callable[[], None]) -> Callable[[], None]:
+    def other() -> None:
+        before, linear.TAPS = linear.TAPS, False
+        try:
+            run()
+        finally:
+            linear.TAPS = before
+
+    return other
 
 
 def _depthwise(layer: Any, x_btd: Tensor) -> Callable[[], None]:

@@ -110,6 +110,19 @@ def spec_augment(
         return feats_btf
     drawn = np.stack([rng.random((num_freq + num_time, 2), dtype=np.float32) for rng in rngs])
     uniform_bm2 = torch.from_numpy(drawn).to(feats_btf.device, non_blocking=True)
+    return mask_features(feats_btf, lens_b, uniform_bm2, config, frame_s)
+
+
+def mask_features(
+    feats_btf: Tensor,
+    lens_b: Tensor,
+    uniform_bm2: Tensor,
+    config: AugmentConfig,
+    frame_s: float = 0.01,
+) -> Tensor:
+    """``spec_augment`` from numbers already drawn: (b, masks, 2) uniform in [0, 1) on the device of
+    the features, those of the frequency masks first."""
+    num_freq, num_time = config.num_freq_masks, config.num_time_masks
     lens_b1 = lens_b.to(feats_btf.device).unsqueeze(1)
     num_bins = feats_btf.shape[2]
     bins_11 = torch.full_like(lens_b1[:1], num_bins)

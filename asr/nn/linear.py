@@ -1,16 +1,24 @@
 """Linear layers and depthwise convolutions whose CPU paths in float32 are the fastest that PyTorch has.
 
 Both are PyTorch's modules in every other respect: parameters, initialisation, names, other devices and
-types. What is exchanged is which of PyTorch's own kernels computes them.
+types. What is exchanged is which of PyTorch's own kernels computes them; on CUDA the depthwise
+convolution has kernels of its own (`taps`).
 """
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
+
+# Whether depthwise convolutions on CUDA are computed by this package's kernels.
+TAPS = torch.cuda.is_available() and torch.version.hip is None
+TAPS = TAPS and importlib.util.find_spec("triton") is not None
+if TAPS:
+    from asr.nn import taps as _taps  # noqa: F401  (registers the operator that DepthwiseConv calls)
 
 
 def _plain_float32_on_cpu(x: Tensor) -> bool:
@@ -76,10 +84,20 @@ class DepthwiseConv(nn.Conv2d):
         super().__init__(dim, dim, (1, kernel), padding=(0, kernel // 2), groups=dim)
 
     def forward(self, input: Tensor) -> Tensor:
+        if TAPS and input.device.type == "cuda" and input.dtype != torch.float64:
+            return self._by_taps(input)
         if not _plain_float32_on_cpu(input):
             return super().forward(input)
         y: Tensor = _DepthwiseOverTime.apply(input, self.weight, self.bias)
         return y
+
+    def _by_taps(self, x_bd1t: Tensor) -> Tensor:
+        if torch.is_autocast_enabled("cuda"):
+            x_bd1t = x_bd1t.to(torch.get_autocast_dtype("cuda"))
+        x_btd = x_bd1t.squeeze(2).transpose(1, 2)
+        weight_dk = self.weight.flatten(1)
+        y_btd: Tensor = torch.ops.asr.taps(x_btd, weight_dk, self.bias)
+        return y_btd.transpose(1, 2).unsqueeze(2)
 
 
 class _DepthwiseOverTime(torch.autograd.Function):
