@@ -120,7 +120,7 @@ def load_partition(
 def weights_of(
     s, key0, lo_t, hi_t, row_t, term_t, slope, factor,
     dtype: gl.constexpr, N: gl.constexpr, S_LAYOUT: gl.constexpr, ALIBI: gl.constexpr,
-    HAS_ROW: gl.constexpr, CUT: gl.constexpr, MODE: gl.constexpr,
+    ROW: gl.constexpr, CUT: gl.constexpr, MODE: gl.constexpr,
 ):  # fmt: skip
     """p (ROWS, N) of products s; CUT: 0 where lo and hi say so.
 
@@ -128,8 +128,10 @@ def weights_of(
     and shares a reciprocal with what is seen.
     """
     x = s * factor
-    if HAS_ROW:
+    if ROW == 2:
         x = x + term_t[:, None]
+    elif ROW == 1:
+        x = x + term_t
     if ALIBI or CUT:
         keys = key0 + gl.arange(0, N, layout=gl.SliceLayout(0, S_LAYOUT))
     if ALIBI:
@@ -167,7 +169,7 @@ def turn(
     k_slot, k_phase, v_slot, v_phase,
     start, end, lo_t, hi_t, row_t, term_t, slope, factor,
     N: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr,
-    S_LAYOUT: gl.constexpr, P_LAYOUT: gl.constexpr, ALIBI: gl.constexpr, HAS_ROW: gl.constexpr,
+    S_LAYOUT: gl.constexpr, P_LAYOUT: gl.constexpr, ALIBI: gl.constexpr, ROW: gl.constexpr,
     CUT: gl.constexpr, LAST: gl.constexpr, MODE: gl.constexpr,
 ):  # fmt: skip
     """Add tile j, whose products are s; return those of tile j + 1 and the sums under way.
@@ -183,7 +185,7 @@ def turn(
         s_next = warpgroup_mma(q_tile, k_tile, nothing, use_acc=False, is_async=True)
     p = weights_of(
         s, start + j * N, lo_t, hi_t, row_t, term_t, slope, factor,
-        dtype, N, S_LAYOUT, ALIBI, HAS_ROW, CUT, MODE,
+        dtype, N, S_LAYOUT, ALIBI, ROW, CUT, MODE,
     )  # fmt: skip
     p = gl.convert_layout(p, P_LAYOUT, assert_trivial=True)
     # Of the two products under way the older, p v of tile j - 1.
@@ -347,38 +349,73 @@ def forward_kernel(
         mbarrier.init(v_free.index(slot), count=CONSUMERS)
     fence_async_shared()
     gl.thread_barrier()
-    rings = (q_buf, k_buf, v_buf, q_ready, q_free, k_ready, k_free, v_ready, v_free)
-    load = (q_desc, k_desc, v_desc, ranges, ranges_b, num_keys, blocks, pairs, span)
-    consume = (
-        o, lo, hi, row, slopes, ranges, runs_b, ranges_b, row_b, row_h, row_t, o_b, o_h, o_t,
-        num_queries, num_keys, delta, blocks, pairs, span, scale,
-    )  # fmt: skip
-    sizes = (HEADS, CONSUMERS, N, D, STAGES, HAS_RUNS, ROW, ALIBI, MODE)
-    load_sizes = (HEADS, GROUP, CONSUMERS, N, STAGES, HAS_RUNS)
+    # Arguments are spelled out: a tuple with a name would turn compile-time numbers into values.
     if CONSUMERS == 1:
         gl.warp_specialize(
             [
-                (consume_partition, consume + rings + (0,) + sizes),
-                (load_partition, load + rings + load_sizes),
+                (consume_partition, (
+                    o, lo, hi, row, slopes, ranges, runs_b, ranges_b, row_b, row_h, row_t, o_b, o_h, o_t,
+                    num_queries, num_keys, delta, blocks, pairs, span, scale,
+                    q_buf, k_buf, v_buf, q_ready, q_free, k_ready, k_free, v_ready, v_free,
+                    0, HEADS, CONSUMERS, N, D, STAGES, HAS_RUNS, ROW, ALIBI, MODE,
+                )),
+                (load_partition, (
+                    q_desc, k_desc, v_desc, ranges, ranges_b, num_keys, blocks, pairs, span,
+                    q_buf, k_buf, v_buf, q_ready, q_free, k_ready, k_free, v_ready, v_free,
+                    HEADS, GROUP, CONSUMERS, N, STAGES, HAS_RUNS,
+                )),
             ],
             [1], [LOADER_REGISTERS],
         )  # fmt: skip
     elif CONSUMERS == 2:
         gl.warp_specialize(
             [
-                (consume_partition, consume + rings + (0,) + sizes),
-                (consume_partition, consume + rings + (1,) + sizes),
-                (load_partition, load + rings + load_sizes),
+                (consume_partition, (
+                    o, lo, hi, row, slopes, ranges, runs_b, ranges_b, row_b, row_h, row_t, o_b, o_h, o_t,
+                    num_queries, num_keys, delta, blocks, pairs, span, scale,
+                    q_buf, k_buf, v_buf, q_ready, q_free, k_ready, k_free, v_ready, v_free,
+                    0, HEADS, CONSUMERS, N, D, STAGES, HAS_RUNS, ROW, ALIBI, MODE,
+                )),
+                (consume_partition, (
+                    o, lo, hi, row, slopes, ranges, runs_b, ranges_b, row_b, row_h, row_t, o_b, o_h, o_t,
+                    num_queries, num_keys, delta, blocks, pairs, span, scale,
+                    q_buf, k_buf, v_buf, q_ready, q_free, k_ready, k_free, v_ready, v_free,
+                    1, HEADS, CONSUMERS, N, D, STAGES, HAS_RUNS, ROW, ALIBI, MODE,
+                )),
+                (load_partition, (
+                    q_desc, k_desc, v_desc, ranges, ranges_b, num_keys, blocks, pairs, span,
+                    q_buf, k_buf, v_buf, q_ready, q_free, k_ready, k_free, v_ready, v_free,
+                    HEADS, GROUP, CONSUMERS, N, STAGES, HAS_RUNS,
+                )),
             ],
             [4, 1], [CONSUMER_REGISTERS, LOADER_REGISTERS],
         )  # fmt: skip
     else:
         gl.warp_specialize(
             [
-                (consume_partition, consume + rings + (0,) + sizes),
-                (consume_partition, consume + rings + (1,) + sizes),
-                (consume_partition, consume + rings + (2,) + sizes),
-                (load_partition, load + rings + load_sizes),
+                (consume_partition, (
+                    o, lo, hi, row, slopes, ranges, runs_b, ranges_b, row_b, row_h, row_t, o_b, o_h, o_t,
+                    num_queries, num_keys, delta, blocks, pairs, span, scale,
+                    q_buf, k_buf, v_buf, q_ready, q_free, k_ready, k_free, v_ready, v_free,
+                    0, HEADS, CONSUMERS, N, D, STAGES, HAS_RUNS, ROW, ALIBI, MODE,
+                )),
+                (consume_partition, (
+                    o, lo, hi, row, slopes, ranges, runs_b, ranges_b, row_b, row_h, row_t, o_b, o_h, o_t,
+                    num_queries, num_keys, delta, blocks, pairs, span, scale,
+                    q_buf, k_buf, v_buf, q_ready, q_free, k_ready, k_free, v_ready, v_free,
+                    1, HEADS, CONSUMERS, N, D, STAGES, HAS_RUNS, ROW, ALIBI, MODE,
+                )),
+                (consume_partition, (
+                    o, lo, hi, row, slopes, ranges, runs_b, ranges_b, row_b, row_h, row_t, o_b, o_h, o_t,
+                    num_queries, num_keys, delta, blocks, pairs, span, scale,
+                    q_buf, k_buf, v_buf, q_ready, q_free, k_ready, k_free, v_ready, v_free,
+                    2, HEADS, CONSUMERS, N, D, STAGES, HAS_RUNS, ROW, ALIBI, MODE,
+                )),
+                (load_partition, (
+                    q_desc, k_desc, v_desc, ranges, ranges_b, num_keys, blocks, pairs, span,
+                    q_buf, k_buf, v_buf, q_ready, q_free, k_ready, k_free, v_ready, v_free,
+                    HEADS, GROUP, CONSUMERS, N, STAGES, HAS_RUNS,
+                )),
             ],
             [4, 4, 1], [CONSUMER_REGISTERS, CONSUMER_REGISTERS, LOADER_REGISTERS],
         )  # fmt: skip

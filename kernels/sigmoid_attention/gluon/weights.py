@@ -143,7 +143,14 @@ def pack_of(mode):
 @gluon.jit
 def weigh(x, dtype: gl.constexpr, MODE: gl.constexpr):
     """Weights of scores x in units of log 2, as `dtype`; float16 is LIFT times too large."""
-    return gl.inline_asm_elementwise(
-        assembly(MODE, dtype == gl.float16), operands(MODE), [x],
-        dtype=dtype, is_pure=True, pack=pack_of(MODE),
-    )  # fmt: skip
+    if dtype == gl.float16:
+        p = gl.inline_asm_elementwise(
+            assembly(MODE, True), operands(MODE), [x],
+            dtype=gl.float16, is_pure=True, pack=pack_of(MODE),
+        )  # fmt: skip
+    else:
+        p = gl.inline_asm_elementwise(
+            assembly(MODE, False), operands(MODE), [x],
+            dtype=gl.bfloat16, is_pure=True, pack=pack_of(MODE),
+        )  # fmt: skip
+    return p
