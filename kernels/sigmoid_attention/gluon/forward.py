@@ -60,24 +60,25 @@ def locate(item, blocks, pairs, span):
 
 @gluon.jit
 def tile_range(ranges, batch, block, blocks, ranges_b, num_keys, N: gl.constexpr, HAS_RUNS: gl.constexpr):
-    """First key, tiles, and the tiles between which none is cut by a run of keys."""
+    """First key, end, tiles, and the tiles between which none is cut by a run of keys."""
     if HAS_RUNS:
-        at = ranges + batch * ranges_b + block * 4
-        start, tiles = gl.load(at), gl.load(at + 1)
-        full_from, full_to = gl.load(at + 2), gl.load(at + 3)
+        at = ranges + batch * ranges_b + block * 5
+        start, end, tiles = gl.load(at), gl.load(at + 1), gl.load(at + 2)
+        full_from, full_to = gl.load(at + 3), gl.load(at + 4)
     else:
         start = num_keys * 0
+        end = num_keys
         tiles = gl.cdiv(num_keys, N)
         full_from = start
         full_to = tiles
-    return start, tiles, full_from, full_to
+    return start, end, tiles, full_from, full_to
 
 
 @gluon.jit
 def load_partition(
-    q_desc, k_desc, v_desc, ranges, ranges_b, num_keys, blocks, pairs, span,
+    q_desc, k_desc, v_desc, ranges, ranges_b, num_keys, heads, group, blocks, pairs, span,
     q_buf, k_buf, v_buf, q_ready, q_free, k_ready, k_free, v_ready, v_free,
-    HEADS: gl.constexpr, GROUP: gl.constexpr, CONSUMERS: gl.constexpr, N: gl.constexpr,
+    CONSUMERS: gl.constexpr, N: gl.constexpr,
     STAGES: gl.constexpr, HAS_RUNS: gl.constexpr,
 ):  # fmt: skip
     Q_BYTES: gl.constexpr = CONSUMERS * q_desc.block_type.nbytes
@@ -88,9 +89,9 @@ def load_partition(
     q_phase = gl.to_tensor(1)
     for item in range(gl.program_id(0), pairs * blocks, gl.num_programs(0)):
         pair, block = locate(item, blocks, pairs, span)
-        batch, head = pair // HEADS, pair % HEADS
-        kv_head = head // GROUP
-        start, tiles, _, _ = tile_range(
+        batch, head = pair // heads, pair % heads
+        kv_head = head // group
+        start, _, tiles, _, _ = tile_range(
             ranges, batch, block, blocks, ranges_b, num_keys, N, HAS_RUNS
         )
         mbarrier.wait(q_free, q_phase)
@@ -238,9 +239,9 @@ def row_facts(
 @gluon.jit
 def consume_partition(
     o, lo, hi, row, slopes, ranges, runs_b, ranges_b, row_b, row_h, row_t, o_b, o_h, o_t,
-    num_queries, num_keys, delta, blocks, pairs, span, scale,
+    num_queries, num_keys, delta, heads, group, blocks, pairs, span, scale,
     q_buf, k_buf, v_buf, q_ready, q_free, k_ready, k_free, v_ready, v_free,
-    PART: gl.constexpr, HEADS: gl.constexpr, CONSUMERS: gl.constexpr, N: gl.constexpr,
+    PART: gl.constexpr, CONSUMERS: gl.constexpr, N: gl.constexpr,
     D: gl.constexpr, STAGES: gl.constexpr, HAS_RUNS: gl.constexpr, ROW: gl.constexpr,
     ALIBI: gl.constexpr, MODE: gl.constexpr,
 ):  # fmt: skip
@@ -253,8 +254,8 @@ def consume_partition(
     factor = scale * LOG2E
     for item in range(gl.program_id(0), pairs * blocks, gl.num_programs(0)):
         pair, block = locate(item, blocks, pairs, span)
-        batch, head = (pair // HEADS).to(gl.int64), (pair % HEADS).to(gl.int64)
-        start, tiles, full_from, full_to = tile_range(
+        batch, head = (pair // heads).to(gl.int64), (pair % heads).to(gl.int64)
+        start, end, tiles, full_from, full_to = tile_range(
             ranges, batch, block, blocks, ranges_b, num_keys, N, HAS_RUNS
         )
         row0 = (block * CONSUMERS + PART) * ROWS
@@ -267,9 +268,6 @@ def consume_partition(
         if ALIBI:
             slope = gl.load(slopes + head).to(gl.float32) * LOG2E
         row_f = (rows - delta).to(gl.float32)
-        end = start
-        if HAS_RUNS:
-            end = gl.load(ranges + batch * ranges_b + block * 4 + 1)
         mbarrier.wait(q_ready, q_phase)
         q_phase ^= 1
         q_tile = q_buf.index(PART).reshape((ROWS, D))
@@ -319,12 +317,12 @@ def consume_partition(
         gl.store(at, sums.to(dtype), mask=(out_rows < num_queries)[:, None])
 
 
-@gluon.jit(do_not_specialize=["num_queries", "num_keys", "delta", "blocks", "pairs", "span", "runs_b", "ranges_b", "row_b", "row_h", "row_t"])
+@gluon.jit(do_not_specialize=["num_queries", "num_keys", "delta", "heads", "group", "blocks", "pairs", "span", "runs_b", "ranges_b", "row_b", "row_h", "row_t"])
 def forward_kernel(
     q_desc, k_desc, v_desc, o, lo, hi, row, slopes, ranges,
     runs_b, ranges_b, row_b, row_h, row_t, o_b, o_h, o_t,
-    num_queries, num_keys, delta, blocks, pairs, span, scale,
-    HEADS: gl.constexpr, GROUP: gl.constexpr, CONSUMERS: gl.constexpr, N: gl.constexpr,
+    num_queries, num_keys, delta, heads, group, blocks, pairs, span, scale,
+    CONSUMERS: gl.constexpr, N: gl.constexpr,
     D: gl.constexpr, STAGES: gl.constexpr, HAS_RUNS: gl.constexpr, ROW: gl.constexpr,
     ALIBI: gl.constexpr, MODE: gl.constexpr,
     CONSUMER_REGISTERS: gl.constexpr, LOADER_REGISTERS: gl.constexpr,
@@ -355,14 +353,14 @@ def forward_kernel(
             [
                 (consume_partition, (
                     o, lo, hi, row, slopes, ranges, runs_b, ranges_b, row_b, row_h, row_t, o_b, o_h, o_t,
-                    num_queries, num_keys, delta, blocks, pairs, span, scale,
+                    num_queries, num_keys, delta, heads, group, blocks, pairs, span, scale,
                     q_buf, k_buf, v_buf, q_ready, q_free, k_ready, k_free, v_ready, v_free,
-                    0, HEADS, CONSUMERS, N, D, STAGES, HAS_RUNS, ROW, ALIBI, MODE,
+                    0, CONSUMERS, N, D, STAGES, HAS_RUNS, ROW, ALIBI, MODE,
                 )),
                 (load_partition, (
-                    q_desc, k_desc, v_desc, ranges, ranges_b, num_keys, blocks, pairs, span,
+                    q_desc, k_desc, v_desc, ranges, ranges_b, num_keys, heads, group, blocks, pairs, span,
                     q_buf, k_buf, v_buf, q_ready, q_free, k_ready, k_free, v_ready, v_free,
-                    HEADS, GROUP, CONSUMERS, N, STAGES, HAS_RUNS,
+                    CONSUMERS, N, STAGES, HAS_RUNS,
                 )),
             ],
             [1], [LOADER_REGISTERS],
@@ -372,20 +370,20 @@ def forward_kernel(
             [
                 (consume_partition, (
                     o, lo, hi, row, slopes, ranges, runs_b, ranges_b, row_b, row_h, row_t, o_b, o_h, o_t,
-                    num_queries, num_keys, delta, blocks, pairs, span, scale,
+                    num_queries, num_keys, delta, heads, group, blocks, pairs, span, scale,
                     q_buf, k_buf, v_buf, q_ready, q_free, k_ready, k_free, v_ready, v_free,
-                    0, HEADS, CONSUMERS, N, D, STAGES, HAS_RUNS, ROW, ALIBI, MODE,
+                    0, CONSUMERS, N, D, STAGES, HAS_RUNS, ROW, ALIBI, MODE,
                 )),
                 (consume_partition, (
                     o, lo, hi, row, slopes, ranges, runs_b, ranges_b, row_b, row_h, row_t, o_b, o_h, o_t,
-                    num_queries, num_keys, delta, blocks, pairs, span, scale,
+                    num_queries, num_keys, delta, heads, group, blocks, pairs, span, scale,
                     q_buf, k_buf, v_buf, q_ready, q_free, k_ready, k_free, v_ready, v_free,
-                    1, HEADS, CONSUMERS, N, D, STAGES, HAS_RUNS, ROW, ALIBI, MODE,
+                    1, CONSUMERS, N, D, STAGES, HAS_RUNS, ROW, ALIBI, MODE,
                 )),
                 (load_partition, (
-                    q_desc, k_desc, v_desc, ranges, ranges_b, num_keys, blocks, pairs, span,
+                    q_desc, k_desc, v_desc, ranges, ranges_b, num_keys, heads, group, blocks, pairs, span,
                     q_buf, k_buf, v_buf, q_ready, q_free, k_ready, k_free, v_ready, v_free,
-                    HEADS, GROUP, CONSUMERS, N, STAGES, HAS_RUNS,
+                    CONSUMERS, N, STAGES, HAS_RUNS,
                 )),
             ],
             [4, 1], [CONSUMER_REGISTERS, LOADER_REGISTERS],
@@ -395,26 +393,26 @@ def forward_kernel(
             [
                 (consume_partition, (
                     o, lo, hi, row, slopes, ranges, runs_b, ranges_b, row_b, row_h, row_t, o_b, o_h, o_t,
-                    num_queries, num_keys, delta, blocks, pairs, span, scale,
+                    num_queries, num_keys, delta, heads, group, blocks, pairs, span, scale,
                     q_buf, k_buf, v_buf, q_ready, q_free, k_ready, k_free, v_ready, v_free,
-                    0, HEADS, CONSUMERS, N, D, STAGES, HAS_RUNS, ROW, ALIBI, MODE,
+                    0, CONSUMERS, N, D, STAGES, HAS_RUNS, ROW, ALIBI, MODE,
                 )),
                 (consume_partition, (
                     o, lo, hi, row, slopes, ranges, runs_b, ranges_b, row_b, row_h, row_t, o_b, o_h, o_t,
-                    num_queries, num_keys, delta, blocks, pairs, span, scale,
+                    num_queries, num_keys, delta, heads, group, blocks, pairs, span, scale,
                     q_buf, k_buf, v_buf, q_ready, q_free, k_ready, k_free, v_ready, v_free,
-                    1, HEADS, CONSUMERS, N, D, STAGES, HAS_RUNS, ROW, ALIBI, MODE,
+                    1, CONSUMERS, N, D, STAGES, HAS_RUNS, ROW, ALIBI, MODE,
                 )),
                 (consume_partition, (
                     o, lo, hi, row, slopes, ranges, runs_b, ranges_b, row_b, row_h, row_t, o_b, o_h, o_t,
-                    num_queries, num_keys, delta, blocks, pairs, span, scale,
+                    num_queries, num_keys, delta, heads, group, blocks, pairs, span, scale,
                     q_buf, k_buf, v_buf, q_ready, q_free, k_ready, k_free, v_ready, v_free,
-                    2, HEADS, CONSUMERS, N, D, STAGES, HAS_RUNS, ROW, ALIBI, MODE,
+                    2, CONSUMERS, N, D, STAGES, HAS_RUNS, ROW, ALIBI, MODE,
                 )),
                 (load_partition, (
-                    q_desc, k_desc, v_desc, ranges, ranges_b, num_keys, blocks, pairs, span,
+                    q_desc, k_desc, v_desc, ranges, ranges_b, num_keys, heads, group, blocks, pairs, span,
                     q_buf, k_buf, v_buf, q_ready, q_free, k_ready, k_free, v_ready, v_free,
-                    HEADS, GROUP, CONSUMERS, N, STAGES, HAS_RUNS,
+                    CONSUMERS, N, STAGES, HAS_RUNS,
                 )),
             ],
             [4, 4, 1], [CONSUMER_REGISTERS, CONSUMER_REGISTERS, LOADER_REGISTERS],
