@@ -33,7 +33,7 @@ TIMED = {
 # consumers, keys, stages, registers of consumers and loader
 TILES = {
     64: ((2, 64, 4, 168, 168), (2, 128, 2, 240, 24), (3, 64, 4, 160, 32), (3, 128, 2, 160, 32)),
-    128: ((2, 64, 4, 192, 120), (2, 64, 4, 240, 24), (2, 128, 2, 240, 24)),
+    128: ((2, 64, 4, 240, 24), (2, 128, 2, 240, 24), (2, 64, 4, 192, 120)),
 }
 DEVICE = os.environ.get("DEVICE", "cuda")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
