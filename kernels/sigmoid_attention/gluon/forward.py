@@ -38,8 +38,6 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 
 from .weights import LIFT, LOG2E, weigh
 
-ROWS = gl.constexpr(64)  # of a consumer
-
 
 @gluon.jit
 def advance(slot, phase, STAGES: gl.constexpr):
@@ -97,7 +95,7 @@ def load_partition(
         mbarrier.wait(q_free, q_phase)
         mbarrier.expect(q_ready, Q_BYTES)
         for part in gl.static_range(CONSUMERS):
-            row0 = (block * CONSUMERS + part) * ROWS
+            row0 = (block * CONSUMERS + part) * q_desc.block_type.shape[2]
             tma.async_copy_global_to_shared(
                 q_desc, [batch, head, row0, 0], q_ready, q_buf.index(part)
             )
@@ -123,7 +121,7 @@ def weights_of(
     dtype: gl.constexpr, N: gl.constexpr, S_LAYOUT: gl.constexpr, ALIBI: gl.constexpr,
     ROW: gl.constexpr, CUT: gl.constexpr, MODE: gl.constexpr,
 ):  # fmt: skip
-    """p (ROWS, N) of products s; CUT: 0 where lo and hi say so.
+    """p (rows, N) of products s; CUT: 0 where lo and hi say so.
 
     Scores of unseen keys are replaced before they are weighed, because what lies there may be NaN
     and shares a reciprocal with what is seen.
@@ -182,7 +180,7 @@ def turn(
     if not LAST:
         mbarrier.wait(k_ready.index(k_slot), k_phase)
         k_tile = k_buf.index(k_slot).reshape((N, D)).permute((1, 0))
-        nothing = gl.zeros((ROWS, N), gl.float32, S_LAYOUT)
+        nothing = gl.zeros((16 * gl.num_warps(), N), gl.float32, S_LAYOUT)
         s_next = warpgroup_mma(q_tile, k_tile, nothing, use_acc=False, is_async=True)
     p = weights_of(
         s, start + j * N, lo_t, hi_t, row_t, term_t, slope, factor,
@@ -246,8 +244,10 @@ def consume_partition(
     ALIBI: gl.constexpr, MODE: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = v_buf.dtype
-    S_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, N, 16])
-    O_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
+    WARPS: gl.constexpr = gl.num_warps()
+    ROWS: gl.constexpr = 16 * WARPS
+    S_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, N, 16])
+    O_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, D, 16])
     P_LAYOUT: gl.constexpr = gl.DotOperandLayout(0, O_LAYOUT, 2)
     k_slot, v_slot = gl.to_tensor(0), gl.to_tensor(0)
     k_phase, v_phase, q_phase = gl.to_tensor(0), gl.to_tensor(0), gl.to_tensor(0)

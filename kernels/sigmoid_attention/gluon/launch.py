@@ -14,7 +14,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from ..flat import Flat, row_term
-from .forward import ROWS, forward_kernel
+from .forward import forward_kernel
 from .weights import MIX, QUAD, TAIL, TANH
 
 TYPES = {torch.float16: gl.float16, torch.bfloat16: gl.bfloat16}
@@ -24,17 +24,22 @@ BY_PRECISION = {"exact": "quad", "fast": "tanh"}
 
 @dataclass(frozen=True)
 class Tile:
-    """Consumers of 64 rows each, keys of a tile, slots of the ring, registers by kind of warp."""
+    """Consumers, their warps of 16 rows, keys of a tile, slots of the ring, registers by kind.
+
+    Registers of the first consumer are what the others leave.
+    """
 
     consumers: int
+    warps: int
     keys: int
     stages: int
     consumer_registers: int
     loader_registers: int
 
 
-# Loaders get more registers than they need: with fewer, ptxas makes all products synchronous.
-TILES = {64: Tile(2, 64, 4, 168, 168), 128: Tile(2, 64, 4, 240, 24)}
+# One consumer of two groups of four warps: products in any partition but the first are made
+# synchronous by ptxas (C7512) where another one has few registers.
+TILES = {64: Tile(1, 8, 128, 2, 240, 24), 128: Tile(1, 8, 64, 4, 240, 24)}
 
 
 def refusal(flat: Flat) -> str | None:
@@ -98,11 +103,12 @@ def forward(flat: Flat, tile: Tile | None = None, mode: str | None = None, grid:
     tile = tile or TILES[d]
     mode = mode or BY_PRECISION[flat.precision]
     o = flat.q.new_empty(batch, heads, num_queries, d)
-    rows = tile.consumers * ROWS.value
+    part = 16 * tile.warps
+    rows = tile.consumers * part
     blocks = triton.cdiv(num_queries, rows)
     pairs = batch * heads
     descriptors = [
-        _descriptor(x, n) for x, n in ((flat.q, ROWS.value), (flat.k, tile.keys), (flat.v, tile.keys))
+        _descriptor(x, n) for x, n in ((flat.q, part), (flat.k, tile.keys), (flat.v, tile.keys))
     ]
     some = flat.q
     with torch.cuda.device(some.device):
@@ -121,7 +127,7 @@ def forward(flat: Flat, tile: Tile | None = None, mode: str | None = None, grid:
             *descriptors, o, *arrays, runs_b, ranges_b, *row_strides, *o.stride()[:3],
             num_queries, num_keys, flat.delta, heads, heads // flat.k.shape[1], blocks, pairs, span, flat.scale,
             **constants(tile, d, mode, lo is not None, row_kind, slopes is not None),
-            num_warps=4,
+            num_warps=tile.warps,
         )  # fmt: skip
     return o
 
