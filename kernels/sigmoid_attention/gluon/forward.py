@@ -170,6 +170,7 @@ def turn(
     N: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr,
     S_LAYOUT: gl.constexpr, P_LAYOUT: gl.constexpr, ALIBI: gl.constexpr, ROW: gl.constexpr,
     CUT: gl.constexpr, LAST: gl.constexpr, MODE: gl.constexpr,
+    OVERLAP: gl.constexpr,
 ):  # fmt: skip
     """Add tile j, whose products are s; return those of tile j + 1 and the sums under way.
 
@@ -182,16 +183,18 @@ def turn(
         k_tile = k_buf.index(k_slot).reshape((N, D)).permute((1, 0))
         nothing = gl.zeros((16 * gl.num_warps(), N), gl.float32, S_LAYOUT)
         s_next = warpgroup_mma(q_tile, k_tile, nothing, use_acc=False, is_async=True)
+    if not OVERLAP:
+        # Before anything may be written to the registers that held p of tile j - 1.
+        acc = warpgroup_mma_wait(0 if LAST else 1, deps=(acc,))
+        acc = warpgroup_mma_init(acc)
     p = weights_of(
         s, start + j * N, lo_t, hi_t, row_t, term_t, slope, factor,
         dtype, N, S_LAYOUT, ALIBI, ROW, CUT, MODE,
     )  # fmt: skip
     p = gl.convert_layout(p, P_LAYOUT, assert_trivial=True)
     # Of the two products under way the older, p v of tile j - 1.
-    if LAST:
-        acc = warpgroup_mma_wait(0, deps=(acc,))
-    else:
-        acc = warpgroup_mma_wait(1, deps=(acc,))
+    if OVERLAP:
+        acc = warpgroup_mma_wait(0 if LAST else 1, deps=(acc,))
     if j > 0:
         before = gl.where(v_slot == 0, STAGES - 1, v_slot - 1)
         mbarrier.arrive(v_free.index(before))
@@ -241,7 +244,7 @@ def consume_partition(
     q_buf, k_buf, v_buf, q_ready, q_free, k_ready, k_free, v_ready, v_free,
     PART: gl.constexpr, CONSUMERS: gl.constexpr, N: gl.constexpr,
     D: gl.constexpr, STAGES: gl.constexpr, HAS_RUNS: gl.constexpr, ROW: gl.constexpr,
-    ALIBI: gl.constexpr, MODE: gl.constexpr,
+    ALIBI: gl.constexpr, MODE: gl.constexpr, OVERLAP: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = v_buf.dtype
     WARPS: gl.constexpr = gl.num_warps()
@@ -291,6 +294,7 @@ def consume_partition(
                         k_slot, k_phase, v_slot, v_phase,
                         start, end, lo_t, hi_t, row_f, term_t, slope, factor,
                         N, D, STAGES, S_LAYOUT, P_LAYOUT, ALIBI, ROW, part != 1, False, MODE,
+                        OVERLAP,
                     )  # fmt: skip
             gl.thread_barrier()
             mbarrier.arrive(q_free)
@@ -298,7 +302,7 @@ def consume_partition(
                 tiles - 1, s, acc, q_tile, k_buf, v_buf, k_ready, k_free, v_ready, v_free,
                 k_slot, k_phase, v_slot, v_phase,
                 start, end, lo_t, hi_t, row_f, term_t, slope, factor,
-                N, D, STAGES, S_LAYOUT, P_LAYOUT, ALIBI, ROW, HAS_RUNS, True, MODE,
+                N, D, STAGES, S_LAYOUT, P_LAYOUT, ALIBI, ROW, HAS_RUNS, True, MODE, OVERLAP,
             )  # fmt: skip
             sums = warpgroup_mma_wait(0, deps=(acc,))
             gl.thread_barrier()
@@ -324,7 +328,7 @@ def forward_kernel(
     num_queries, num_keys, delta, heads, group, blocks, pairs, span, scale,
     CONSUMERS: gl.constexpr, N: gl.constexpr,
     D: gl.constexpr, STAGES: gl.constexpr, HAS_RUNS: gl.constexpr, ROW: gl.constexpr,
-    ALIBI: gl.constexpr, MODE: gl.constexpr,
+    ALIBI: gl.constexpr, MODE: gl.constexpr, OVERLAP: gl.constexpr,
     CONSUMER_REGISTERS: gl.constexpr, LOADER_REGISTERS: gl.constexpr,
 ):  # fmt: skip
     """o (B, H, T, D); any grid: blocks take items by turns."""
@@ -355,7 +359,7 @@ def forward_kernel(
                     o, lo, hi, row, slopes, ranges, runs_b, ranges_b, row_b, row_h, row_t, o_b, o_h, o_t,
                     num_queries, num_keys, delta, heads, group, blocks, pairs, span, scale,
                     q_buf, k_buf, v_buf, q_ready, q_free, k_ready, k_free, v_ready, v_free,
-                    0, CONSUMERS, N, D, STAGES, HAS_RUNS, ROW, ALIBI, MODE,
+                    0, CONSUMERS, N, D, STAGES, HAS_RUNS, ROW, ALIBI, MODE, OVERLAP,
                 )),
                 (load_partition, (
                     q_desc, k_desc, v_desc, ranges, ranges_b, num_keys, heads, group, blocks, pairs, span,
@@ -372,13 +376,13 @@ def forward_kernel(
                     o, lo, hi, row, slopes, ranges, runs_b, ranges_b, row_b, row_h, row_t, o_b, o_h, o_t,
                     num_queries, num_keys, delta, heads, group, blocks, pairs, span, scale,
                     q_buf, k_buf, v_buf, q_ready, q_free, k_ready, k_free, v_ready, v_free,
-                    0, CONSUMERS, N, D, STAGES, HAS_RUNS, ROW, ALIBI, MODE,
+                    0, CONSUMERS, N, D, STAGES, HAS_RUNS, ROW, ALIBI, MODE, OVERLAP,
                 )),
                 (consume_partition, (
                     o, lo, hi, row, slopes, ranges, runs_b, ranges_b, row_b, row_h, row_t, o_b, o_h, o_t,
                     num_queries, num_keys, delta, heads, group, blocks, pairs, span, scale,
                     q_buf, k_buf, v_buf, q_ready, q_free, k_ready, k_free, v_ready, v_free,
-                    1, CONSUMERS, N, D, STAGES, HAS_RUNS, ROW, ALIBI, MODE,
+                    1, CONSUMERS, N, D, STAGES, HAS_RUNS, ROW, ALIBI, MODE, OVERLAP,
                 )),
                 (load_partition, (
                     q_desc, k_desc, v_desc, ranges, ranges_b, num_keys, heads, group, blocks, pairs, span,
@@ -395,19 +399,19 @@ def forward_kernel(
                     o, lo, hi, row, slopes, ranges, runs_b, ranges_b, row_b, row_h, row_t, o_b, o_h, o_t,
                     num_queries, num_keys, delta, heads, group, blocks, pairs, span, scale,
                     q_buf, k_buf, v_buf, q_ready, q_free, k_ready, k_free, v_ready, v_free,
-                    0, CONSUMERS, N, D, STAGES, HAS_RUNS, ROW, ALIBI, MODE,
+                    0, CONSUMERS, N, D, STAGES, HAS_RUNS, ROW, ALIBI, MODE, OVERLAP,
                 )),
                 (consume_partition, (
                     o, lo, hi, row, slopes, ranges, runs_b, ranges_b, row_b, row_h, row_t, o_b, o_h, o_t,
                     num_queries, num_keys, delta, heads, group, blocks, pairs, span, scale,
                     q_buf, k_buf, v_buf, q_ready, q_free, k_ready, k_free, v_ready, v_free,
-                    1, CONSUMERS, N, D, STAGES, HAS_RUNS, ROW, ALIBI, MODE,
+                    1, CONSUMERS, N, D, STAGES, HAS_RUNS, ROW, ALIBI, MODE, OVERLAP,
                 )),
                 (consume_partition, (
                     o, lo, hi, row, slopes, ranges, runs_b, ranges_b, row_b, row_h, row_t, o_b, o_h, o_t,
                     num_queries, num_keys, delta, heads, group, blocks, pairs, span, scale,
                     q_buf, k_buf, v_buf, q_ready, q_free, k_ready, k_free, v_ready, v_free,
-                    2, CONSUMERS, N, D, STAGES, HAS_RUNS, ROW, ALIBI, MODE,
+                    2, CONSUMERS, N, D, STAGES, HAS_RUNS, ROW, ALIBI, MODE, OVERLAP,
                 )),
                 (load_partition, (
                     q_desc, k_desc, v_desc, ranges, ranges_b, num_keys, heads, group, blocks, pairs, span,

@@ -35,6 +35,8 @@ class Tile:
     stages: int
     consumer_registers: int
     loader_registers: int
+    # Whether weights are formed while the products with those before them run.
+    overlap: bool = True
 
 
 # One consumer of two groups of four warps: products in any partition but the first are made
@@ -145,6 +147,7 @@ def constants(
         "ROW": row,
         "ALIBI": alibi,
         "MODE": MODES[mode],
+        "OVERLAP": tile.overlap,
         "CONSUMER_REGISTERS": tile.consumer_registers,
         "LOADER_REGISTERS": tile.loader_registers,
     }
