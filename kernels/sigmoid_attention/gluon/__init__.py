@@ -1,0 +1,1 @@
+"""Gluon kernels for Hopper: explicit warp specialisation, TMA and asynchronous matrix products."""
