@@ -40,7 +40,7 @@ def case_of(dtype: str, d: int, position: str, mask: str, number: int, lengths: 
 
 
 def units(rehearse: bool) -> list[Unit]:
-    """In order of importance; no two compile the same kernel."""
+    """Return the units, the most important first; no two compile the same kernel."""
     from gpu_cases import LENGTHS, REHEARSED
 
     lengths = REHEARSED if rehearse else LENGTHS
@@ -48,8 +48,18 @@ def units(rehearse: bool) -> list[Unit]:
         {"name": f"special {dtype}", "special": dtype} for dtype in (*HALF, "float32")
     ]
     out = out[1:2] if rehearse else out  # the interpreter's bfloat16 is not to be trusted
-    dims = (16,) if rehearse else (64, 128, 32, 80)
-    for d, dtype in itertools.product(dims, HALF[1:] if rehearse else HALF):
+    halves = HALF[1:] if rehearse else HALF
+    out += _products((16,) if rehearse else (64, 128), halves, lengths, rehearse)
+    out += _softmax(lengths, rehearse)
+    if not rehearse:
+        out += [*_float32(), *_odd(), *_products((32, 80), halves, lengths, rehearse)]
+    return out
+
+
+def _products(dims: Any, dtypes: Any, lengths: Any, rehearse: bool) -> list[Unit]:
+    """Positions times masks; each unit compiles one kernel of each kind."""
+    out = []
+    for d, dtype in itertools.product(dims, dtypes):
         some_positions = ("relative", "alibi") if rehearse else POSITIONS[::-1]
         for position, masked in itertools.product(some_positions, (True, False)):
             some = MASKS[1 :: 4 if rehearse else 1] if masked else MASKS[:1]
@@ -61,26 +71,39 @@ def units(rehearse: bool) -> list[Unit]:
                 found += [case_of(dtype, d, position, "none", 0, (lengths[0],))]
             unique = list({c["name"]: c for c in found}.values())
             out.append({"name": f"{dtype} d{d} {position} {masked}", "cases": unique})
-    if not rehearse:
-        for position in POSITIONS:
-            found = [case_of("float32", 64, position, m, 0, (129, 257)) for m in ("lens", "none")]
-            out.append({"name": f"float32 {position}", "cases": found})
-        odd = [(1, 300), (300, 1), (1, 1), (7, 40), (64, 1024), (1024, 64)]
-        for position in ("none", "relative"):
-            found = []
-            for queries, keys in odd:
-                case = case_of("bfloat16", 64, position, "lens", 0, (1,))
-                sizes = {"queries": queries, "keys": keys}
-                found.append({**case, **sizes, "name": f"odd {position} {queries}x{keys}"})
-            out.append({"name": f"odd {position}", "cases": found})
-    how = (
-        ("float16", 16, ("alibi",), ("lens",))
-        if rehearse
-        else ("bfloat16", 64, POSITIONS, MASKS[:3])
-    )
-    softmax = [case_of(*how[:2], p, m, 0, lengths) for p in how[2] for m in how[3]]
-    found = [{**c, "map": "softmax", "name": "softmax " + c["name"]} for c in softmax]
-    out.append({"name": "softmax", "cases": found})
+    return out
+
+
+def _float32() -> list[Unit]:
+    out = []
+    for position in POSITIONS:
+        found = [case_of("float32", 64, position, m, 0, (129, 257)) for m in ("lens", "none")]
+        out.append({"name": f"float32 {position}", "cases": found})
+    return out
+
+
+def _odd() -> list[Unit]:
+    """One query or key, and fewer or more than a tile holds."""
+    out = []
+    odd = [(1, 300), (300, 1), (1, 1), (7, 40), (64, 1024), (1024, 64)]
+    for position in ("none", "relative"):
+        found = []
+        for queries, keys in odd:
+            case = case_of("bfloat16", 64, position, "lens", 0, (1,))
+            sizes = {"queries": queries, "keys": keys}
+            found.append({**case, **sizes, "name": f"odd {position} {queries}x{keys}"})
+        out.append({"name": f"odd {position}", "cases": found})
+    return out
+
+
+def _softmax(lengths: Any, rehearse: bool) -> list[Unit]:
+    out = []
+    dtype, d = ("float16", 16) if rehearse else ("bfloat16", 64)
+    for position in ("alibi",) if rehearse else POSITIONS:
+        masks = ("lens",) if rehearse else MASKS[:3]
+        found = [case_of(dtype, d, position, m, 0, lengths) for m in masks]
+        found = [{**c, "map": "softmax", "name": "softmax " + c["name"]} for c in found]
+        out.append({"name": f"softmax {position}", "cases": found})
     return out
 
 

@@ -115,9 +115,7 @@ def problem(kind: str, shape: tuple[int, int, int], d: int, dtype: str, strided:
     batch, heads, length = shape
     g = torch.Generator(DEVICE).manual_seed(length + d)
     size = (batch, length, heads, d) if strided else (batch, heads, length, d)
-    q, k, v = (
-        torch.randn(size, generator=g, device=DEVICE).to(DTYPES[dtype]) for _ in range(3)
-    )
+    q, k, v = (torch.randn(size, generator=g, device=DEVICE).to(DTYPES[dtype]) for _ in range(3))
     if strided:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     position, mask = None, Mask(causal="causal" in kind)
@@ -252,9 +250,7 @@ def timing(d: str) -> Iterator[dict[str, Any]]:
                 yield {**line, "name": name, "error": repr(error)[-300:]}
         for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION):
             with sdpa_kernel(backend):
-                ms = milliseconds(
-                    lambda: F.scaled_dot_product_attention(flat.q, flat.k, flat.v)
-                )
+                ms = milliseconds(lambda: F.scaled_dot_product_attention(flat.q, flat.k, flat.v))
             name = backend.name.lower()
             yield {**line, "name": name, "ms": round(ms, 4), "tflops": round(flops / ms / 1e9)}
 

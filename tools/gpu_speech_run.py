@@ -249,7 +249,9 @@ class Training:
         self.average.update(number)
 
 
-def meet(folder: Path, what: str, name: str, value: float, peers: int, wait_s: float) -> list[float]:
+def meet(
+    folder: Path, what: str, name: str, value: float, peers: int, wait_s: float
+) -> list[float]:
     """This process' number and those of its peers, as many as come in time."""
     (folder / f"{what}-{name}.tmp").write_text(repr(value))
     (folder / f"{what}-{name}.tmp").rename(folder / f"{what}-{name}")
@@ -357,7 +359,12 @@ def follow(
             mean = float(training.loss_sum) / (step - told)
             training.loss_sum.zero_()
             told = step
-            epoch = audio / 100 / 3600 / (len(training.speech.feats_nf) / 360000 / training.speech.num_speeds)
+            epoch = (
+                audio
+                / 100
+                / 3600
+                / (len(training.speech.feats_nf) / 360000 / training.speech.num_speeds)
+            )
             log["train"].append([step, time.time() - started_s, epoch, mean])
             tell(f"step {step:5d} of {total}, epoch {epoch:5.1f}, loss {mean:.4f}")
         if time.time() - saved_s > SAVE_EVERY_S:
@@ -387,7 +394,9 @@ def finish(args: Any, net: Recogniser, tokenizer: Any, config: Config, log: Any,
     """The word error rate, for a first look."""
     log["dev_wer"] = dev_wer(args.samples, net, tokenizer, config)
     (args.out / args.weighting / "log.json").write_text(json.dumps(log) + "\n")
-    tell(f"{log['steps']} steps, dev WER {100 * log['dev_wer']:.2f} %, skipped {log['skipped']:.0f}")
+    tell(
+        f"{log['steps']} steps, dev WER {100 * log['dev_wer']:.2f} %, skipped {log['skipped']:.0f}"
+    )
 
 
 def main() -> None:

@@ -46,7 +46,12 @@ def encode(path: Path, kbit: float) -> tuple[bytes, int]:
     with av.open(kept, "w", format="ogg", options={"page_duration": "20000000"}) as file:
         stream = file.add_stream("libopus", rate=RATE, layout="mono")
         stream.bit_rate = int(1000 * kbit)
-        stream.options = {"frame_duration": "60", "application": "voip", "vbr": "on", "compression_level": "4"}
+        stream.options = {
+            "frame_duration": "60",
+            "application": "voip",
+            "vbr": "on",
+            "compression_level": "4",
+        }
         stream.time_base = Fraction(1, RATE)
         size = 960
         padded_n = np.pad(wave_n, (0, -len(wave_n) % size))
@@ -73,7 +78,9 @@ def pack(out: Path, parts: Sequence[tuple[str, Path]], kbit: float) -> None:
                 speaker = path.name.split("-")[0]
                 rows.append([part, path.stem, speaker, text, num_samples, place, len(content)])
                 place += len(content)
-            print(f"{part} {folder.name}: {len(rows)} utterances, {place / 2**20:.1f} MiB", flush=True)
+            print(
+                f"{part} {folder.name}: {len(rows)} utterances, {place / 2**20:.1f} MiB", flush=True
+            )
     columns = ["part", "id", "speaker", "text", "samples", "place", "bytes"]
     (out / "speech.json").write_text(json.dumps({"columns": columns, "rows": rows}) + "\n")
 

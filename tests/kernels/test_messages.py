@@ -89,8 +89,8 @@ WRONG = {
     "Mask.cu_seqlens: got it beside": lambda: Mask(cu_seqlens=torch.zeros(2), q_start=1),
     "backend: got 'cuda'": lambda: call(backend="cuda"),
     "backend: got 'sdpa', which cannot serve": lambda: call(backend="sdpa"),
-    "backend: got 'triton', which cannot serve: it has sigmoid and softmax only, not 'relu'": lambda: resolve(
-        Weighting.relu(), device="cuda", backend="triton"
+    "backend: got 'triton', which cannot serve: it has sigmoid and softmax only, not 'relu'": lambda: (
+        resolve(Weighting.relu(), device="cuda", backend="triton")
     ),
     "backend: got 'triton', which cannot serve: it has float16": lambda: resolve(
         SIGMOID, device="cuda", dtype=torch.float64, backend="triton"

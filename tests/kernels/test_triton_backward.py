@@ -37,7 +37,9 @@ def test_gradients_come_in_their_type(position, heads):
 
 @pytest.mark.parametrize("position", POSITIONS)
 def test_the_same_call_gives_the_same_bits_at_each_position(position):
-    sizes = Sizes(queries=40, keys=70, dtype=torch.float32, device=DEVICE, batch=2, heads=2, kv_heads=1)
+    sizes = Sizes(
+        queries=40, keys=70, dtype=torch.float32, device=DEVICE, batch=2, heads=2, kv_heads=1
+    )
     case = make("per_head", position, "lens", sizes)
     once, twice = case.run("triton"), case.run("triton")
     assert all(torch.equal(a, b) for a, b in zip(once, twice, strict=True))

@@ -57,7 +57,9 @@ def locate(item, blocks, pairs, span):
 
 
 @gluon.jit
-def tile_range(ranges, batch, block, blocks, ranges_b, num_keys, N: gl.constexpr, HAS_RUNS: gl.constexpr):
+def tile_range(
+    ranges, batch, block, blocks, ranges_b, num_keys, N: gl.constexpr, HAS_RUNS: gl.constexpr
+):
     """First key, end, tiles, and the tiles between which none is cut by a run of keys."""
     if HAS_RUNS:
         at = ranges + batch * ranges_b + block * 5
@@ -321,7 +323,23 @@ def consume_partition(
         gl.store(at, sums.to(dtype), mask=(out_rows < num_queries)[:, None])
 
 
-@gluon.jit(do_not_specialize=["num_queries", "num_keys", "delta", "heads", "group", "blocks", "pairs", "span", "runs_b", "ranges_b", "row_b", "row_h", "row_t"])
+@gluon.jit(
+    do_not_specialize=[
+        "num_queries",
+        "num_keys",
+        "delta",
+        "heads",
+        "group",
+        "blocks",
+        "pairs",
+        "span",
+        "runs_b",
+        "ranges_b",
+        "row_b",
+        "row_h",
+        "row_t",
+    ]
+)
 def forward_kernel(
     q_desc, k_desc, v_desc, o, lo, hi, row, slopes, ranges,
     runs_b, ranges_b, row_b, row_h, row_t, o_b, o_h, o_t,

@@ -121,7 +121,9 @@ def forward(flat: Flat, tile: Tile | None = None, mode: str | None = None, grid:
         arrays = [some if x is None else x for x in (lo, hi, row, slopes, ranges)]
         many = lo is not None and lo.shape[0] > 1
         runs_b, ranges_b = (num_queries, blocks * 5) if many else (0, 0)
-        row_strides = [0] * 3 if row is None else [row.stride(i) * (row.shape[i] > 1) for i in range(3)]
+        row_strides = (
+            [0] * 3 if row is None else [row.stride(i) * (row.shape[i] > 1) for i in range(3)]
+        )
         # Masks that cut: heads side by side, longest rows first; else the rows of one head together.
         span = 8 if lo is not None else 1
         grid = grid or _multiprocessors(some.device.index or 0)
@@ -134,9 +136,7 @@ def forward(flat: Flat, tile: Tile | None = None, mode: str | None = None, grid:
     return o
 
 
-def constants(
-    tile: Tile, d: int, mode: str, runs: bool, row: int, alibi: bool
-) -> dict[str, Any]:
+def constants(tile: Tile, d: int, mode: str, runs: bool, row: int, alibi: bool) -> dict[str, Any]:
     """Compile-time arguments."""
     return {
         "CONSUMERS": tile.consumers,

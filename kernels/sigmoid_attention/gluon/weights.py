@@ -27,7 +27,12 @@ ROWS = ((0, 1, 4, 5), (2, 3, 6, 7))  # which of eight consecutive registers lie 
 # 1 / (1 + 2^-x) = E + E^2 (C1 + C2 E) with E = 2^x <= 1/4: relative error 2^-11, towards 0 none.
 TAIL_1, TAIL_2 = -0.98041906, 0.72727272
 # 2^f for |f| <= 1/2, relative error 2^-13.7 (degree 3, minimax).
-POLYNOMIAL = (9.999280735413216e-1, 6.932609854983658e-1, 2.4261112217756947e-1, 5.517166885357328e-2)
+POLYNOMIAL = (
+    9.999280735413216e-1,
+    6.932609854983658e-1,
+    2.4261112217756947e-1,
+    5.517166885357328e-2,
+)
 
 
 def _float(x: float) -> str:
@@ -44,7 +49,10 @@ def _quad(x: list[str], p: list[str], mix: bool, lift: bool) -> list[str]:
     for i in range(4):
         out += [f"neg.f32 e{i}, {x[i]};", f"min.NaN.f32 e{i}, e{i}, {_float(31.0)};"]
         if mix and i == 3:
-            out += [f"max.NaN.f32 e3, e3, {_float(-31.0)};", f"add.rn.f32 t0, e3, {_float(12582912.0)};"]
+            out += [
+                f"max.NaN.f32 e3, e3, {_float(-31.0)};",
+                f"add.rn.f32 t0, e3, {_float(12582912.0)};",
+            ]
             out += [f"sub.rn.f32 t1, t0, {_float(12582912.0)};", "sub.rn.f32 t1, e3, t1;"]
             c0, c1, c2, c3 = (_float(c) for c in POLYNOMIAL)
             out += [f"mov.f32 t2, {c2};", f"fma.rn.f32 t2, t1, {c3}, t2;"]

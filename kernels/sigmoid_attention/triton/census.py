@@ -48,13 +48,11 @@ MODES = {
     "shared": device.SHARED.value,
     "mixed": device.MIXED.value,
     "quad": device.QUAD.value,
-    "quadmix": device.QUADMIX.value,
-    "tail": device.TAIL.value,
 }
 # What a multiprocessor lets one program have.
 MOST_SHARED = {80: 163 * 1024, 90: 227 * 1024}
 MOST_REGISTERS = 255
-MOST_SPECIAL = {"exact": 1.25, "quad": 1.25, "tail": 1.25, "quadmix": 1.0, "fast": 1.0}
+MOST_SPECIAL = {"exact": 1.25, "quad": 1.25}
 MOST_SPECIAL |= {"mixed": 1.0, "shared": 1.5, "separate": 2.0}
 # Backward kernels of plain multiply-adds over 128 channels, with room for one score a thread; see
 # ``mode_for``. Nothing else may exceed the limits.
@@ -156,13 +154,6 @@ def _constexprs(variant: Variant, config: Config, names: list[str]) -> dict[str,
         "ASM": True,
         "PRECISION": "ieee",
         "STEPPED": launch.hopper(variant.arch),
-        "LATE": launch.late_for(
-            variant.arch,
-            config,
-            POSITIONS[variant.position],
-            variant.channels,
-            variant.dtype == "fp32",
-        ),
     }
     return {name: value for name, value in values.items() if name in names}
 

@@ -8,8 +8,6 @@ a twin in plain `tl`.
 # Kernel code: the names below are read by Triton's compiler, not by a type checker.
 # mypy: ignore-errors
 
-import struct
-
 import triton
 import triton.language as tl
 
@@ -22,8 +20,6 @@ TANH = tl.constexpr(3)  # 1: tanh.approx; absolute error 1e-5, wrong in the left
 POLYNOMIAL = tl.constexpr(4)  # 1: every exponential is a polynomial, a reciprocal each
 # For inputs of half precision, whose rounding hides what these leave out (weights below 2^-31).
 QUAD = tl.constexpr(5)  # 1.25: four scores share a reciprocal
-QUADMIX = tl.constexpr(6)  # 1: as QUAD, and every fourth exponential is a short polynomial
-TAIL = tl.constexpr(7)  # 1 or 1.25: no reciprocal where all of a warp's group lie in the left tail
 
 NONE = tl.constexpr(0)
 ALIBI = tl.constexpr(1)
@@ -36,55 +32,6 @@ LOG2E = tl.constexpr(1.4426950408889634)
 HIGHEST = tl.constexpr(62.0)
 # The same for a product of four.
 HIGHEST_OF_FOUR = tl.constexpr(31.0)
-
-
-# The series of 1 / (1 + e) that TAIL takes: 1 + e (TAIL_1 + e TAIL_2), minimax for e <= 1 / 4.
-TAIL_1 = tl.constexpr(-0.98041906)
-TAIL_2 = tl.constexpr(0.72727272)
-
-
-def _tail_asm(pack: int) -> str:
-    """PTX of quad_tail for `pack` scores of each of four tiles: one branch for all of a warp's.
-
-    x <= -2 shows in the two highest bits of a float, so one AND over all scores asks for all.
-    """
-    out = [[f"${tile * pack + i}" for tile in range(4)] for i in range(pack)]
-    x = [[f"${(4 + tile) * pack + i}" for tile in range(4)] for i in range(pack)]
-    flat = [name for names in x for name in names]
-    lines = [".reg .pred left;", ".reg .b32 all;", ".reg .f32 e<4>, ab, cd, s, t<4>;"]
-    lines.append(f"and.b32 all, {flat[0]}, {flat[1]};")
-    lines += [f"and.b32 all, all, {name};" for name in flat[2:]]
-    lines += ["setp.ge.u32 left, all, 0xC0000000;", "vote.sync.all.pred left, left, 0xffffffff;"]
-    lines.append("@left bra.uni LEFT;")
-    for p, scores in zip(out, x, strict=True):
-        for i in range(4):
-            lines.append(f"neg.f32 e{i}, {scores[i]};")
-            lines.append(f"min.NaN.f32 e{i}, e{i}, 0f41F80000;")  # 31
-            lines.append(f"ex2.approx.ftz.f32 e{i}, e{i};")
-        lines += ["add.f32 e0, e0, 0f3F800000;", "add.f32 e2, e2, 0f3F800000;"]
-        lines += ["fma.rn.f32 ab, e1, e0, e0;", "fma.rn.f32 cd, e3, e2, e2;"]
-        lines += ["mul.f32 s, ab, cd;", "rcp.approx.ftz.f32 s, s;"]
-        lines += ["mul.f32 cd, cd, s;", "mul.f32 ab, ab, s;"]  # 1 / ab and 1 / cd
-        lines += [f"fma.rn.f32 {p[0]}, e1, cd, cd;", f"mul.f32 {p[1]}, e0, cd;"]
-        lines += [f"fma.rn.f32 {p[2]}, e3, ab, ab;", f"mul.f32 {p[3]}, e2, ab;"]
-    lines += ["bra.uni DONE;", "LEFT:"]
-    first, second = (f"0f{_bits(c.value):08X}" for c in (TAIL_1, TAIL_2))
-    lines += [f"mov.f32 t1, {first};", f"mov.f32 t2, {second};"]
-    for p, scores in zip(out, x, strict=True):
-        for i in range(4):
-            lines += [f"ex2.approx.ftz.f32 e{i}, {scores[i]};", f"fma.rn.f32 t0, e{i}, t2, t1;"]
-            lines += [f"mul.f32 t3, e{i}, e{i};", f"fma.rn.f32 {p[i]}, t0, t3, e{i};"]
-    return "{ " + " ".join([*lines, "DONE:"]) + " }"
-
-
-def _bits(x: float) -> int:
-    """The bits of x as a float32."""
-    return int.from_bytes(struct.pack("<f", x), "little")
-
-
-TAIL_PACK = tl.constexpr(8)
-TAIL_ASM = tl.constexpr(_tail_asm(TAIL_PACK.value))
-TAIL_OPERANDS = tl.constexpr(",".join(["=&f"] * 4 * TAIL_PACK.value + ["f"] * 4 * TAIL_PACK.value))
 
 
 @triton.jit
@@ -153,16 +100,6 @@ def only_seen(p, seen, ASM: tl.constexpr):
 
 
 @triton.jit
-def in_registers(p, ASM: tl.constexpr):
-    """p, half precision and carried by a loop, which would go through shared memory to a product."""
-    if ASM:
-        p = tl.inline_asm_elementwise(
-            "mov.b32 $0, $1;", "=r,r", [p], dtype=p.dtype, is_pure=True, pack=2
-        )
-    return p
-
-
-@triton.jit
 def power_of_two(rounded):
     """2^i of the integer i in the low bits. A product with it keeps NaN, where adding to the other
     factor's exponent would not, and costs nothing if 1 is added next."""
@@ -183,18 +120,6 @@ def exp2_polynomial(x):
     y = y * f + 2.4022119720072943e-1
     y = y * f + 6.931469670620408e-1
     y = y * f + 1.0000000716554323
-    return y * power_of_two(rounded)
-
-
-@triton.jit
-def exp2_short(x):
-    """2^x for |x| <= HIGHEST_OF_FOUR, relative error 2^-13.7 (degree 3, minimax)."""
-    x = tl.maximum(x, -HIGHEST_OF_FOUR, propagate_nan=tl.PropagateNan.ALL)
-    rounded = x + 12582912.0
-    f = x - (rounded - 12582912.0)
-    y = f * 5.517166885357328e-2 + 2.4261112217756947e-1
-    y = y * f + 6.932609854983658e-1
-    y = y * f + 9.999280735413216e-1
     return y * power_of_two(rounded)
 
 
@@ -225,45 +150,19 @@ def from_quads(a, b, c, d, M: tl.constexpr, N: tl.constexpr):
 
 
 @triton.jit
-def quad_exact(a, b, c, d, MODE: tl.constexpr, ASM: tl.constexpr):
+def quad(a, b, c, d, ASM: tl.constexpr):
     """Sigmoids of four tiles by one reciprocal of the four denominators' product.
 
     1 + e is formed for every second only; the others enter by multiply-adds.
     """
     a, b = exp2(negated(a, HIGHEST_OF_FOUR), ASM), exp2(negated(b, HIGHEST_OF_FOUR), ASM)
     c, d = negated(c, HIGHEST_OF_FOUR), exp2(negated(d, HIGHEST_OF_FOUR), ASM)
-    if MODE == QUADMIX:
-        c = exp2_short(c)
-    else:
-        c = exp2(c, ASM)
+    c = exp2(c, ASM)
     a, c = 1.0 + a, 1.0 + c
     ab, cd = b * a + a, d * c + c
     shared = reciprocal(ab * cd, ASM)
     by_ab, by_cd = cd * shared, ab * shared
     return b * by_ab + by_ab, a * by_ab, d * by_cd + by_cd, c * by_cd
-
-
-@triton.jit
-def quad_tail(a, b, c, d, ASM: tl.constexpr):
-    """Sigmoids of four tiles; a warp's groups that lie wholly at x <= -2 by a series in 2^x."""
-    if ASM:
-        a, b, c, d = tl.inline_asm_elementwise(
-            TAIL_ASM, TAIL_OPERANDS, [a, b, c, d],
-            dtype=(tl.float32, tl.float32, tl.float32, tl.float32), is_pure=True, pack=TAIL_PACK,
-        )  # fmt: skip
-    else:
-        p0, p1, p2, p3 = quad_exact(a, b, c, d, QUAD, ASM)
-        # What the instructions ask of a warp's group is asked here of each score.
-        a, b = tl.where(a <= -2.0, tail(a), p0), tl.where(b <= -2.0, tail(b), p1)
-        c, d = tl.where(c <= -2.0, tail(c), p2), tl.where(d <= -2.0, tail(d), p3)
-    return a, b, c, d
-
-
-@triton.jit
-def tail(x):
-    """1 / (1 + 2^-x) for x <= -2, relative error 2^-11 and towards the left 0."""
-    e = tl.exp2(x)
-    return (e * TAIL_2 + TAIL_1) * (e * e) + e
 
 
 @triton.jit
@@ -279,13 +178,9 @@ def sigmoid(x, M: tl.constexpr, N: tl.constexpr, MODE: tl.constexpr, ASM: tl.con
         p = reciprocal(1.0 + exp2(negated(x, 126.0), ASM), ASM)
     elif MODE == POLYNOMIAL:
         p = reciprocal(1.0 + exp2_polynomial(negated(x, HIGHEST)), ASM)
-    elif MODE == QUAD or MODE == QUADMIX:  # noqa: SIM109  (Triton knows no tuples here)
+    elif MODE == QUAD:
         a, b, c, d = in_quads(x, M, N)
-        a, b, c, d = quad_exact(a, b, c, d, MODE, ASM)
-        p = from_quads(a, b, c, d, M, N)
-    elif MODE == TAIL:
-        a, b, c, d = in_quads(x, M, N)
-        a, b, c, d = quad_tail(a, b, c, d, ASM)
+        a, b, c, d = quad(a, b, c, d, ASM)
         p = from_quads(a, b, c, d, M, N)
     else:
         left, right = tl.split(tl.reshape(negated(x, HIGHEST), (M, N // 2, 2)))

@@ -9,7 +9,6 @@ from .device import (
     ALIBI,
     RELATIVE,
     head_slope,
-    in_registers,
     less_distance,
     load_row_term,
     load_rows,
@@ -136,12 +135,10 @@ def add_whole_tiles(
     BM: tl.constexpr, BN: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
     BD: tl.constexpr, BDV: tl.constexpr, POSITION: tl.constexpr, HAS_ROW: tl.constexpr,
     MODE: tl.constexpr, ASM: tl.constexpr, PRECISION: tl.constexpr,
-    STEPPED: tl.constexpr, LATE: tl.constexpr,
+    STEPPED: tl.constexpr,
 ):  # fmt: skip
     """acc and what the keys of whole tiles, from begin to stop, add to it.
 
-    LATE: a tile's product with values is issued after the next tile's scores, so that it runs while
-    weights are computed of these. Nobody waits for it before the tile after that.
     STEPPED: addresses are held and stepped, for registers allow it; else computed anew.
     """
     k_step, v_step = tl.cast(k_t, tl.int64) * BN, tl.cast(v_t, tl.int64) * BN
@@ -149,8 +146,6 @@ def add_whole_tiles(
     k_first = k_base + tl.cast(begin, tl.int64) * k_t
     v_first = v_base + tl.cast(begin, tl.int64) * v_t
     dtype: tl.constexpr = v_base.dtype.element_ty
-    if LATE:
-        late = tl.zeros((BM, BN), dtype)
     for key0 in range(begin, stop, BN):
         if STEPPED:
             k_tile = load_whole(k_first, k_offsets, D, BD)
@@ -161,27 +156,16 @@ def add_whole_tiles(
             q_tile, qv_tile, k_tile, r_base, row0, key0, key0, delta, zero, num_offsets,
             BM, BN, D, BD, POSITION, False, PRECISION, ASM,
         )  # fmt: skip
-        if LATE:
-            v_tile = load_whole(v_first, v_offsets, DV, BDV)
-            acc = tl.dot(in_registers(late, ASM), v_tile, acc, input_precision=PRECISION)
-            v_first += v_step * (key0 > begin)
         p = product_weights(
             x, row0, key0, lo_t, hi_t, term_t, slope, table_h, delta, zero, num_offsets, scale,
             BM, BN, POSITION, HAS_ROW, False, False, MODE, ASM,
         )  # fmt: skip
-        if LATE:
-            late = as_factor(p, dtype)
-        else:
-            if STEPPED:
-                v_tile = load_whole(v_first, v_offsets, DV, BDV)
-                v_first += v_step
-            else:
-                v_tile = load_rows(v_base, key0, v_t, False, BN, DV, BDV, False, ASM)
-            acc = tl.dot(as_factor(p, dtype), v_tile, acc, input_precision=PRECISION)
-    if LATE:  # noqa: SIM102  (known when compiling, the other when running)
-        if stop > begin:
+        if STEPPED:
             v_tile = load_whole(v_first, v_offsets, DV, BDV)
-            acc = tl.dot(late, v_tile, acc, input_precision=PRECISION)
+            v_first += v_step
+        else:
+            v_tile = load_rows(v_base, key0, v_t, False, BN, DV, BDV, False, ASM)
+        acc = tl.dot(as_factor(p, dtype), v_tile, acc, input_precision=PRECISION)
     return acc
 
 
@@ -196,7 +180,7 @@ def forward_kernel(
     BM: tl.constexpr, BN: tl.constexpr,
     POSITION: tl.constexpr, HAS_RUNS: tl.constexpr, HAS_ROW: tl.constexpr,
     MODE: tl.constexpr, ASM: tl.constexpr, PRECISION: tl.constexpr,
-    STEPPED: tl.constexpr, LATE: tl.constexpr,
+    STEPPED: tl.constexpr,
 ):  # fmt: skip
     """o (B, H, T, Dv); grid (blocks of queries, B * H)."""
     item = tl.program_id(1).to(tl.int64)
@@ -224,7 +208,7 @@ def forward_kernel(
             acc = add_whole_tiles(
                 acc, q_tile, qv_tile, k_base, v_base, r_base, row0, begin, stop, k_t, v_t,
                 lo_t, hi_t, term_t, slope, table_h, delta, zero, num_offsets, scale,
-                BM, BN, D, DV, BD, BDV, POSITION, HAS_ROW, MODE, ASM, PRECISION, STEPPED, LATE,
+                BM, BN, D, DV, BD, BDV, POSITION, HAS_ROW, MODE, ASM, PRECISION, STEPPED,
             )  # fmt: skip
         else:
             for key0 in range(begin, stop, BN):

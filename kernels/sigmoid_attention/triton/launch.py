@@ -19,12 +19,6 @@ from .forward import forward_kernel
 
 POSITIONS = ("none", "alibi", "table", "relative")  # by their number in the kernels
 MODES = {"exact": device.QUAD.value, "fast": device.TANH.value}
-# Instead of modes whose error only the rounding to half precision hides.
-FLOAT32_MODES = {
-    mode.value: device.MIXED.value for mode in (device.QUAD, device.QUADMIX, device.TAIL)
-}
-# Head sizes up to these leave registers to delay a product in the forward.
-LATE_CHANNELS = 64
 # Offsets of a tile's rows are 32 bits wide.
 MOST_STRIDE = 2**23
 
@@ -35,8 +29,8 @@ def mode_for(mode: int, kernel: str, config: Config, pairs: bool) -> int:
 
     MIXED makes pairs of a thread's scores; a thread with a single one computes both of its pair.
     The forward then takes polynomials alone; in the backward those would spill."""
-    if pairs:
-        mode = FLOAT32_MODES.get(mode, mode)
+    if pairs and mode == device.QUAD.value:
+        mode = int(device.MIXED.value)
     alone = config.bm * config.bn <= 32 * config.warps
     if kernel == "forward" and mode == device.MIXED.value and alone:
         return int(device.POLYNOMIAL.value)
@@ -46,17 +40,6 @@ def mode_for(mode: int, kernel: str, config: Config, pairs: bool) -> int:
 def hopper(arch: int) -> bool:
     """Whether products are asynchronous and warps lie along the rows of a tile (wgmma)."""
     return arch // 10 == 9
-
-
-def late_for(arch: int, config: Config, position: int, channels: int, float32: bool) -> bool:
-    """Whether the forward delays a tile's product with values under the next tile's weights.
-
-    Skewed products leave no registers for it. Triton 3.6 does not compile it where a warp has more
-    than 16 rows (a pass ends with "operand does not dominate this use")."""
-    # on other devices products are not asynchronous
-    if not hopper(arch) or config.bm != 16 * config.warps:
-        return False
-    return channels <= LATE_CHANNELS and not float32 and position != device.RELATIVE.value
 
 
 def interpreted() -> bool:
@@ -177,7 +160,6 @@ def forward_pass(x: Launch) -> Tensor:
             x.q, x.k, x.v, o, *x.pointers(), *x.strides(o), *x.numbers(),
             **x.options("forward", config),
             STEPPED=hopper(x.arch()),
-            LATE=late_for(x.arch(), config, x.position, max(x.d, x.dv), o.dtype == torch.float32),
         )  # fmt: skip
     return o
 

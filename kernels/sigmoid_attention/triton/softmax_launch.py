@@ -204,9 +204,7 @@ def _forward_pass(x: Call) -> tuple[Tensor, Tensor]:
     return o, lse
 
 
-def backward(
-    flat: Flat, do: Tensor, o: Tensor, lse: Tensor, by_offset: bool
-) -> dict[str, Tensor]:
+def backward(flat: Flat, do: Tensor, o: Tensor, lse: Tensor, by_offset: bool) -> dict[str, Tensor]:
     """Gradients of a flat call by the names of its tensors, given that of its output.
 
     by_offset: those of slopes or a table, too, which take a kernel of their own.
