@@ -91,7 +91,7 @@ tune() {
 }
 table() {
     python3 tools/gpu_bench.py --out "$out/table.json" --processes "$processes" \
-        --warm-s "$((seconds / 3))" --budget-s "$((seconds * 2 / 3 - 8))" "${tiny[@]}"
+        --breakdown --warm-s "$((seconds * 2 / 5))" --budget-s "$((seconds * 3 / 5 - 9))" "${tiny[@]}"
 }
 tests() {
     python3 -m pytest -q -m "gpu and not slow" -p no:cacheprovider tests/kernels >"$out/tests.txt" 2>&1
@@ -112,9 +112,10 @@ usual() {
         facts) echo 30 ;;
         check) echo 100 ;;
         sanitize) echo 40 ;;
-        modes | tests) echo 90 ;;
+        modes) echo 60 ;;
+        tests) echo 90 ;;
         tune) echo 120 ;;
-        table) echo 120 ;;
+        table) echo 150 ;;
         mfu) echo 120 ;;
     esac
 }

@@ -224,6 +224,7 @@ def flex(scene: Scene) -> Call:
     def with_alibi(s: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         return F.logsigmoid(s - slopes[h] * (j - i).abs() - shift)
 
+    torch._dynamo.reset()  # or the limit of compilations would be reached
     score = with_alibi if "alibi" in scene.part else plain
     compiled = torch.compile(flex_attention, dynamic=False)
 
