@@ -41,7 +41,7 @@ class Tile:
 
 # One consumer of two groups of four warps: products in any partition but the first are made
 # synchronous by ptxas (C7512) where another one has few registers.
-TILES = {64: Tile(1, 8, 128, 2, 240, 24), 128: Tile(1, 8, 64, 4, 240, 24)}
+TILES = {64: Tile(1, 8, 128, 4, 240, 24), 128: Tile(1, 8, 64, 5, 240, 24)}
 
 
 def refusal(flat: Flat) -> str | None:
