@@ -33,12 +33,12 @@ TIMED = {
 # consumers, warps of each, keys, stages, registers of consumers and loader, overlap
 TILES = {
     64: (
-        (1, 8, 128, 4, 240, 24, True), (1, 8, 64, 6, 240, 24, True), (2, 4, 64, 4, 168, 168, False),
-        (1, 8, 128, 4, 240, 24, False), (2, 4, 64, 4, 168, 168, True),
+        (1, 8, 128, 4, 240, 24, False), (1, 8, 128, 4, 240, 24, True), (1, 8, 64, 6, 240, 24, True),
+        (2, 4, 64, 4, 168, 168, False), (2, 4, 64, 4, 168, 168, True),
     ),
     128: (
-        (1, 8, 64, 5, 240, 24, True), (1, 8, 128, 3, 240, 24, True), (1, 8, 64, 5, 240, 24, False),
-        (2, 4, 64, 4, 240, 24, True),
+        (1, 8, 64, 5, 240, 24, False), (1, 8, 64, 5, 240, 24, True), (1, 8, 128, 3, 240, 24, True),
+        (1, 8, 128, 3, 240, 24, False), (2, 4, 64, 4, 240, 24, False),
     ),
 }  # fmt: skip
 DEVICE = os.environ.get("DEVICE", "cuda")
