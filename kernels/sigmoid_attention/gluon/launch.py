@@ -35,13 +35,14 @@ class Tile:
     stages: int
     consumer_registers: int
     loader_registers: int
-    # Whether weights are formed while the products with those before them run.
-    overlap: bool = True
+    # Whether weights are formed while the products with those before them run. ptxas then reuses
+    # registers that such a product may still read.
+    overlap: bool = False
 
 
 # One consumer of two groups of four warps: products in any partition but the first are made
 # synchronous by ptxas (C7512) where another one has few registers.
-TILES = {64: Tile(1, 8, 128, 2, 240, 24), 128: Tile(1, 8, 64, 4, 240, 24)}
+TILES = {64: Tile(1, 8, 128, 4, 240, 24, False), 128: Tile(1, 8, 64, 5, 240, 24, False)}
 
 
 def refusal(flat: Flat) -> str | None:
