@@ -1,1 +1,0 @@
-"""Gluon kernels for Hopper: explicit warp specialisation, TMA and asynchronous matrix products."""
