@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
+import itertools
 import json
 import time
 import traceback
@@ -165,7 +167,7 @@ def steps_ms(
     totals = unread.read()
     if not totals.finite:
         raise RuntimeError(f"loss or gradient not finite: loss {totals.loss}")
-    times = [clock.between_ms(a, b) for a, b in zip(marks, marks[1:], strict=False)]
+    times = [clock.between_ms(a, b) for a, b in itertools.pairwise(marks)]
     return times, 1e3 * host_s / count, totals.loss / totals.num_tokens
 
 
@@ -300,7 +302,7 @@ def arguments() -> argparse.Namespace:
     add("--steps", type=int, default=12)
     add("--seconds", type=float, default=100.0, help="begin nothing new after so long")
     add("--cudnn-benchmark", action="store_true")
-    add("--no-taps", action="store_true", help="depthwise convolutions by PyTorch's kernels")
+    add("--taps", action="store_true", help="depthwise convolutions by this package's kernels")
     add("--rehearse", action="store_true", help="a tiny model and short batches, on any device")
     args = parser.parse_args()
     args.until = time.monotonic() + args.seconds
@@ -314,7 +316,7 @@ def main() -> None:
     args = arguments()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = args.cudnn_benchmark
-    linear.TAPS = linear.TAPS and not args.no_taps
+    linear.use_taps(args.taps and device.type == "cuda")
     header = {
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
@@ -331,7 +333,8 @@ def main() -> None:
             report.add({"name": name, "skipped": "out of time"}, [f"{name}: out of time"])
             continue
         what = {"name": name, "compiled": compile_}
-        attempt(report, what, lambda n=name, c=compile_: one_model(args, n, c, device, report))
+        run = functools.partial(one_model, args, name, compile_, device, report)
+        attempt(report, what, run)
         with contextlib.suppress(RuntimeError):
             torch.cuda.empty_cache()
 

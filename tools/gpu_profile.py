@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from sigmoid_attention import Mask
 from torch import Tensor, nn
 from torch.autograd import DeviceType
 from torch.profiler import profile
@@ -17,7 +19,6 @@ from asr.model import ctc_loss
 from asr.nn import linear
 from asr.nn.attention import frame_mask
 from asr.nn.residual import Frames
-from sigmoid_attention import Mask
 
 ROWS = 25
 # The first that matches a kernel's name says what kind it is.
@@ -87,7 +88,7 @@ def part_times(trained: Any, batch: Any, clock: Any, repeats: int = 6) -> dict[s
                 for _ in range(repeats):
                     run()
                     marks.append(clock.mark())
-            spent = sorted(clock.between_ms(a, b) for a, b in zip(marks, marks[1:], strict=False))
+            spent = sorted(clock.between_ms(a, b) for a, b in itertools.pairwise(marks))
             found[name] = {"ms": spent[len(spent) // 2], "times_a_step": times}
         except Exception as error:  # a part that cannot run alone hides none of the others
             found[name] = {"error": f"{type(error).__name__}: {error}"[:300]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import time
@@ -60,7 +61,7 @@ class Speech:
                     frames.append(length)
         for number, length in enumerate(frames):
             row = tokens[number % len(rows)]
-            repeats = sum(a == b for a, b in zip(row, row[1:], strict=False))
+            repeats = sum(a == b for a, b in itertools.pairwise(row))
             use.append(len(row) + repeats <= -(-length // 4) and len(row) > 0)
         self.num_utterances, self.num_speeds = len(rows), len(speeds)
         self.frames = np.array(frames)
@@ -106,8 +107,8 @@ def make_buckets(speech: Speech, batch_s: float, device: torch.device) -> list[B
     """Lengths that hold about the same audio each, in multiples of 32 frames."""
     frames = np.sort(speech.frames[speech.use])
     share = np.cumsum(frames) / frames.sum()
-    edges = [frames[min(np.searchsorted(share, (k + 1) / NUM_BUCKETS), len(frames) - 1)]
-             for k in range(NUM_BUCKETS)]  # fmt: skip
+    places = [int(np.searchsorted(share, (k + 1) / NUM_BUCKETS)) for k in range(NUM_BUCKETS)]
+    edges = [frames[min(place, len(frames) - 1)] for place in places]
     edges = sorted({int(-(-edge // 32) * 32) for edge in edges})
     buckets, low = [], 0
     for edge in edges:

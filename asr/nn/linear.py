@@ -2,23 +2,30 @@
 
 Both are PyTorch's modules in every other respect: parameters, initialisation, names, other devices and
 types. What is exchanged is which of PyTorch's own kernels computes them; on CUDA the depthwise
-convolution has kernels of its own (`taps`).
+convolution has kernels of its own (`use_taps`).
 """
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-# Whether depthwise convolutions on CUDA are computed by this package's kernels.
-TAPS = torch.cuda.is_available() and torch.version.hip is None
-TAPS = TAPS and importlib.util.find_spec("triton") is not None
-if TAPS:
-    from asr.nn import taps as _taps  # noqa: F401  (registers the operator that DepthwiseConv calls)
+# Whether depthwise convolutions on CUDA are computed by this package's kernels; see `use_taps`.
+TAPS = False
+
+
+def use_taps(on: bool) -> None:
+    """Compute depthwise convolutions on CUDA by ``asr.nn.taps``; needs triton.
+
+    Off by default: these kernels are checked in Triton's interpreter, not yet on hardware.
+    """
+    global TAPS
+    if on:
+        from asr.nn import taps  # noqa: F401  (registers the operator that DepthwiseConv calls)
+    TAPS = on
 
 
 def _plain_float32_on_cpu(x: Tensor) -> bool:

@@ -6,6 +6,9 @@ the gradient of the weights. Sums are in float32 and in a fixed order: the same 
 Shapes: b utterance, t frame, d channel, k tap; (b, t, d) with neighbouring channels.
 """
 
+# Kernel code: its names are read by Triton's compiler, not by a type checker.
+# mypy: disable-error-code="no-untyped-def"
+
 from __future__ import annotations
 
 from typing import Any

@@ -15,7 +15,7 @@ pytestmark = [] if INTERPRETED else [pytest.mark.gpu]
 if not INTERPRETED and not torch.cuda.is_available():
     pytest.skip(UNPROVEN, allow_module_level=True)
 
-from sigmoid_attention.triton import configs, launch, timing  # noqa: E402
+from sigmoid_attention.triton import configs, launch  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 
@@ -84,11 +84,3 @@ def test_a_tile_that_does_not_fit_gives_way(monkeypatch):
         (64, 128, 3), (64, 128, 2), (64, 128, 1), (64, 64, 1)
     ]  # fmt: skip
     assert configs.Config(16, 16, 4, 1).smaller() is None
-
-
-@pytest.mark.parametrize("kernel", timing.KERNELS)
-def test_a_trial_runs(kernel, monkeypatch):
-    monkeypatch.setattr(timing, "SIZES", {64: (1, 1, 64, 64)})
-    trial = timing.Trial(kernel, 64, "table", (32, 32, 4, 1))
-    flat, do = timing.problem(64, "table", DEVICE, small=True)
-    timing.runner(trial, flat, do)()

@@ -101,7 +101,7 @@ def softmax_forward_kernel(
     qv_tile = q_tile
     if POSITION == RELATIVE:
         qv_tile = load_rows(qv + batch * q_b + head * q_h, row0, q_t, sees, BM, D, BD, True, ASM)
-    LATE_SCALE: tl.constexpr = POSITIVE and (POSITION == NONE or POSITION == RELATIVE)
+    LATE_SCALE: tl.constexpr = POSITIVE and (POSITION == NONE or POSITION == RELATIVE)  # noqa: SIM109
     # Three loops: tiles that runs of keys cut, whole tiles, tiles cut again.
     for part in tl.static_range(0 if HAS_RUNS else 1, 3):
         begin = start if part == 0 else (full_from if part == 1 else full_to)
