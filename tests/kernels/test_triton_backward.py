@@ -4,7 +4,7 @@ import os
 
 import pytest
 import torch
-from sigmoid_attention import Mask, Weighting, ops
+from sigmoid_attention import Mask, PositionBias, Weighting, attend, ops
 from sigmoid_attention.flat import flatten, row_term
 
 from .cases import POSITIONS, Sizes, make
@@ -84,3 +84,20 @@ def test_a_tile_that_does_not_fit_gives_way(monkeypatch):
         (64, 128, 3), (64, 128, 2), (64, 128, 1), (64, 64, 1)
     ]  # fmt: skip
     assert configs.Config(16, 16, 4, 1).smaller() is None
+
+
+def test_slopes_gradient_ignores_keys_whose_weight_vanishes():
+    """Far keys weigh nothing, but stand at large offsets, by which their ds are multiplied."""
+    g = torch.Generator().manual_seed(0)
+    q, k, v, do = (
+        torch.randn(1, 1, n, 16, generator=g).half().to(DEVICE) for n in (16, 3000, 3000, 16)
+    )
+    slopes = torch.tensor([0.7], device=DEVICE)
+    found = []
+    for dtype, backend in ((torch.float16, "triton"), (torch.float64, "reference")):
+        leaf = slopes.to(dtype).requires_grad_()
+        how = {"weighting": Weighting.sigmoid(), "position": PositionBias.alibi(leaf)}
+        o = attend(*(x.to(dtype) for x in (q, k, v)), **how, backend=backend)
+        (grad,) = torch.autograd.grad(o, leaf, do.to(dtype))
+        found.append(grad.double().cpu())
+    torch.testing.assert_close(found[0], found[1], rtol=2e-3, atol=0)

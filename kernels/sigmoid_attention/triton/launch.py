@@ -24,12 +24,15 @@ MOST_STRIDE = 2**23
 
 
 def mode_for(mode: int, kernel: str, config: Config, pairs: bool) -> int:
-    """How weights are computed in a tile. pairs: not in fours, whose error float32 would show and
-    which move through shared memory where warps lie along keys, as on any but sm_90.
+    """Return how weights are computed in a tile.
 
+    pairs: not in fours, whose error float32 would show and which move through shared memory where
+    warps lie along keys, as on any but sm_90. Never in fours by offset: weights end at 2^-31 then,
+    and the gradient of a slope multiplies what is left of far keys by their distance.
     MIXED makes pairs of a thread's scores; a thread with a single one computes both of its pair.
-    The forward then takes polynomials alone; in the backward those would spill."""
-    if pairs and mode == device.QUAD.value:
+    The forward then takes polynomials alone; in the backward those would spill.
+    """
+    if mode == device.QUAD.value and (pairs or kernel == "offset"):
         mode = int(device.MIXED.value)
     alone = config.bm * config.bn <= 32 * config.warps
     if kernel == "forward" and mode == device.MIXED.value and alone:
