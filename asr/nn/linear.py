@@ -1,7 +1,8 @@
 """Linear layers and depthwise convolutions whose CPU paths in float32 are the fastest that PyTorch has.
 
 Both are PyTorch's modules in every other respect: parameters, initialisation, names, other devices and
-types. What is exchanged is which of PyTorch's own kernels computes them.
+types. What is exchanged is which of PyTorch's own kernels computes them, and on CUDA the depthwise
+convolution has kernels of our own.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
+
+from asr.nn import depthwise
 
 
 def _plain_float32_on_cpu(x: Tensor) -> bool:
@@ -67,7 +70,7 @@ class DepthwiseConv(nn.Conv2d):
 
     Two-dimensional with a height of 1, since PyTorch's CPU kernel is three times as fast that way. The
     gradient of the weights is four times as fast with height and width exchanged, and that of the
-    input is a convolution with the kernel reversed.
+    input is a convolution with the kernel reversed. On CUDA see ``asr.nn.depthwise``.
     """
 
     def __init__(self, dim: int, kernel: int):
@@ -76,6 +79,11 @@ class DepthwiseConv(nn.Conv2d):
         super().__init__(dim, dim, (1, kernel), padding=(0, kernel // 2), groups=dim)
 
     def forward(self, input: Tensor) -> Tensor:
+        if input.device.type == "cuda" and input.dim() == 4 and input.shape[2] == 1:
+            x_btd = input.squeeze(2).mT
+            if depthwise.serves(x_btd, self.weight):
+                y_btd = depthwise.depthwise_conv(x_btd, self.weight, self.bias)
+                return y_btd.mT.unsqueeze(2)
         if not _plain_float32_on_cpu(input):
             return super().forward(input)
         y: Tensor = _DepthwiseOverTime.apply(input, self.weight, self.bias)
