@@ -5,8 +5,8 @@ one by one: each is read once and multiplied into all sums that it belongs to, w
 Everything is unrolled, and takes little more than one instruction per multiply-add.
 """
 
+# mypy: ignore-errors
 # ruff: noqa: RUF005  (kernels know no starred expressions)
-from __future__ import annotations
 
 import torch
 import triton
@@ -16,6 +16,7 @@ from torch import Tensor
 FRAMES = 16  # of a program, all in registers at once
 CHUNK = 128  # frames of a partial sum over time, so that a batch occupies all of a large GPU
 CHANNELS = 64  # of a program of one warp: two for each thread
+MOST_TAPS_OF_TWO = 31  # sums of more taps fit into registers for one channel only
 
 
 @triton.jit
@@ -167,9 +168,10 @@ def correlate(x_btd: Tensor, dy_btd: Tensor, kernel: int) -> Tensor:
     """Launch the sums over chunks and add them up: the gradients (K + 1, D), the last of the bias."""
     num_utts, num_frames, dim = x_btd.shape
     chunks = triton.cdiv(num_frames, CHUNK)
+    channels = CHANNELS if kernel <= MOST_TAPS_OF_TWO else CHANNELS // 2
     partial_pkd = x_btd.new_empty((num_utts * chunks, kernel + 1, dim), dtype=torch.float32)
     with torch.cuda.device_of(x_btd):
-        correlate_kernel[(num_utts * chunks, triton.cdiv(dim, CHANNELS))](
+        correlate_kernel[(num_utts * chunks, triton.cdiv(dim, channels))](
             x_btd,
             dy_btd,
             partial_pkd,
@@ -181,7 +183,7 @@ def correlate(x_btd: Tensor, dy_btd: Tensor, kernel: int) -> Tensor:
             K=kernel,
             FRAMES=FRAMES,
             CHUNK=CHUNK,
-            BD=CHANNELS,
+            BD=channels,
             num_warps=1,
         )
     return partial_pkd.sum(0)
