@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 MOST_TAPS = 63  # their sums are in registers, and kernels are unrolled over them
 TYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -30,7 +31,15 @@ def serves(x_btd: Tensor, weight_d11k: Tensor) -> bool:
         and x_btd.dtype in TYPES
         and weight_d11k.dtype in TYPES
         and (torch.is_autocast_enabled("cuda") or x_btd.dtype == weight_d11k.dtype)
+        and not _has_tangent(x_btd, weight_d11k)
     )
+
+
+def _has_tangent(*tensors: Tensor) -> bool:
+    """Tell whether forward-mode derivatives are asked for, which an operator drops without a word."""
+    if torch.compiler.is_compiling():
+        return False
+    return any(forward_ad.unpack_dual(x).tangent is not None for x in tensors)
 
 
 def depthwise_conv(x_btd: Tensor, weight_d11k: Tensor, bias_d: Tensor | None) -> Tensor:

@@ -183,6 +183,19 @@ def test_only_cuda_tensors_with_adjacent_channels_are_taken() -> None:
     assert not depthwise.serves(fake, weight)
 
 
+def test_forward_mode_derivatives_are_left_to_pytorch() -> None:
+    seen = []
+
+    def f(x: Tensor) -> Tensor:
+        seen.append(depthwise._has_tangent(torch.zeros(1), x))
+        return x
+
+    x = torch.ones(3)
+    f(x)
+    torch.func.jvp(f, (x,), (x,))
+    assert seen == [False, True]
+
+
 def test_asr_does_not_import_the_kernels() -> None:
     code = "import sys, asr.nn.linear; assert 'asr.nn.depthwise_triton' not in sys.modules"
     path = os.pathsep.join([str(Path(depthwise.__file__).parents[2]), *sys.path])
