@@ -32,7 +32,7 @@ from asr import config as configuration
 from asr.config import Config
 from asr.data.dataset import Batch
 from asr.model import Recogniser, count_parameters
-from asr.nn import linear
+from asr.nn import depthwise
 from asr.processes import alone
 from asr.train.engines import build_engine
 from asr.train.flops import peak_flops
@@ -302,7 +302,9 @@ def arguments() -> argparse.Namespace:
     add("--steps", type=int, default=12)
     add("--seconds", type=float, default=100.0, help="begin nothing new after so long")
     add("--cudnn-benchmark", action="store_true")
-    add("--taps", action="store_true", help="depthwise convolutions by this package's kernels")
+    add(
+        "--depthwise", action="store_true", help="this package's kernels for depthwise convolutions"
+    )
     add("--rehearse", action="store_true", help="a tiny model and short batches, on any device")
     args = parser.parse_args()
     args.until = time.monotonic() + args.seconds
@@ -316,13 +318,13 @@ def main() -> None:
     args = arguments()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = args.cudnn_benchmark
-    linear.use_taps(args.taps and device.type == "cuda")
+    depthwise.ENABLED = args.depthwise
     header = {
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "cudnn": torch.backends.cudnn.version(),
         "cudnn_benchmark": args.cudnn_benchmark,
-        "taps": linear.TAPS,
+        "depthwise": depthwise.ENABLED,
         "config": args.config.name,
         "set": args.set,
     }

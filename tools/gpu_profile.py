@@ -16,7 +16,7 @@ from torch.profiler import profile
 
 from asr.data.augment import spec_augment, utterance_rng
 from asr.model import ctc_loss
-from asr.nn import linear
+from asr.nn import depthwise
 from asr.nn.attention import frame_mask
 from asr.nn.residual import Frames
 
@@ -24,7 +24,7 @@ ROWS = 25
 # The first that matches a kernel's name says what kind it is.
 KINDS = (
     ("attention", r"forward_kernel|query_kernel|key_kernel|offset_kernel|flash|fmha|attend"),
-    ("depthwise convolution", r"depthwise|dw_conv|taps"),
+    ("depthwise convolution", r"depthwise|dw_conv|convolve_kernel|correlate_kernel"),
     ("optimiser", r"multi_tensor|adam|lpnorm"),
     ("ctc", r"ctc"),
     ("fft", r"fft|regular_fft|vector_fft"),
@@ -164,11 +164,11 @@ def _parts(trained: Any, batch: Any) -> dict[str, tuple[int, Callable[[], None]]
 
 def _by_pytorch(run: Callable[[], None]) -> Callable[[], None]:
     def other() -> None:
-        before, linear.TAPS = linear.TAPS, False
+        before, depthwise.ENABLED = depthwise.ENABLED, False
         try:
             run()
         finally:
-            linear.TAPS = before
+            depthwise.ENABLED = before
 
     return other
 

@@ -1,8 +1,8 @@
 """Linear layers and depthwise convolutions whose CPU paths in float32 are the fastest that PyTorch has.
 
 Both are PyTorch's modules in every other respect: parameters, initialisation, names, other devices and
-types. What is exchanged is which of PyTorch's own kernels computes them; on CUDA the depthwise
-convolution has kernels of its own (`use_taps`).
+types. What is exchanged is which of PyTorch's own kernels computes them. On CUDA the depthwise
+convolution has kernels of our own, which `depthwise.ENABLED` turns on.
 """
 
 from __future__ import annotations
@@ -13,19 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-# Whether depthwise convolutions on CUDA are computed by this package's kernels; see `use_taps`.
-TAPS = False
-
-
-def use_taps(on: bool) -> None:
-    """Compute depthwise convolutions on CUDA by ``asr.nn.taps``; needs triton.
-
-    Off by default: these kernels are checked in Triton's interpreter, not yet on hardware.
-    """
-    global TAPS
-    if on:
-        from asr.nn import taps  # noqa: F401  (registers the operator that DepthwiseConv calls)
-    TAPS = on
+from asr.nn import depthwise
 
 
 def _plain_float32_on_cpu(x: Tensor) -> bool:
@@ -82,7 +70,7 @@ class DepthwiseConv(nn.Conv2d):
 
     Two-dimensional with a height of 1, since PyTorch's CPU kernel is three times as fast that way. The
     gradient of the weights is four times as fast with height and width exchanged, and that of the
-    input is a convolution with the kernel reversed.
+    input is a convolution with the kernel reversed. On CUDA see ``asr.nn.depthwise``.
     """
 
     def __init__(self, dim: int, kernel: int):
@@ -91,20 +79,15 @@ class DepthwiseConv(nn.Conv2d):
         super().__init__(dim, dim, (1, kernel), padding=(0, kernel // 2), groups=dim)
 
     def forward(self, input: Tensor) -> Tensor:
-        if TAPS and input.device.type == "cuda" and input.dtype != torch.float64:
-            return self._by_taps(input)
+        if input.device.type == "cuda" and input.dim() == 4 and input.shape[2] == 1:
+            x_btd = input.squeeze(2).mT
+            if depthwise.serves(x_btd, self.weight):
+                y_btd = depthwise.depthwise_conv(x_btd, self.weight, self.bias)
+                return y_btd.mT.unsqueeze(2)
         if not _plain_float32_on_cpu(input):
             return super().forward(input)
         y: Tensor = _DepthwiseOverTime.apply(input, self.weight, self.bias)
         return y
-
-    def _by_taps(self, x_bd1t: Tensor) -> Tensor:
-        if torch.is_autocast_enabled("cuda"):
-            x_bd1t = x_bd1t.to(torch.get_autocast_dtype("cuda"))
-        x_btd = x_bd1t.squeeze(2).transpose(1, 2)
-        weight_dk = self.weight.flatten(1)
-        y_btd: Tensor = torch.ops.asr.taps(x_btd, weight_dk, self.bias)
-        return y_btd.transpose(1, 2).unsqueeze(2)
 
 
 class _DepthwiseOverTime(torch.autograd.Function):

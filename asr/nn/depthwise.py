@@ -1,0 +1,119 @@
+"""Depthwise convolution over time on CUDA, by kernels of our own where PyTorch's are slow.
+
+For channels that lie next to each other cuDNN and PyTorch take 8 to 20 times what reading and writing
+takes. Here it is two operators, so torch.compile takes each as one node: the convolution, which with
+its taps reversed is the gradient of its input too, and the gradients of taps and bias, summed in two
+passes and so in a fixed order.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+# Whether the kernels are used at all: checked in Triton's interpreter, they have not yet run on hardware.
+ENABLED = False
+MOST_TAPS = 63  # their sums are in registers, and kernels are unrolled over them
+TYPES = (torch.bfloat16, torch.float16, torch.float32)
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
+
+
+def serves(x_btd: Tensor, weight_d11k: Tensor) -> bool:
+    """Tell whether ``depthwise_conv`` takes these: on CUDA, channels adjacent, not too many taps."""
+    return (
+        ENABLED
+        and _HAS_TRITON
+        and x_btd.device.type == "cuda"
+        and x_btd.dim() == 3
+        and x_btd.stride(2) == 1
+        and weight_d11k.shape[3] <= MOST_TAPS
+        and x_btd.dtype in TYPES
+        and weight_d11k.dtype in TYPES
+        and (torch.is_autocast_enabled("cuda") or x_btd.dtype == weight_d11k.dtype)
+        and not _has_tangent(x_btd, weight_d11k)
+    )
+
+
+def _has_tangent(*tensors: Tensor) -> bool:
+    """Tell whether forward-mode derivatives are asked for, which an operator drops without a word."""
+    if torch.compiler.is_compiling():
+        return False
+    return any(forward_ad.unpack_dual(x).tangent is not None for x in tensors)
+
+
+def depthwise_conv(x_btd: Tensor, weight_d11k: Tensor, bias_d: Tensor | None) -> Tensor:
+    """Convolve each channel over time with zeros beyond the ends; (b, t, d) of the input's type.
+
+    Under autocast, input, weight and bias are cast as nn.Conv2d casts them, and so are the gradients.
+    """
+    device = x_btd.device.type
+    if torch.is_autocast_enabled(device):
+        x_btd = x_btd.to(torch.get_autocast_dtype(device))
+    taps_kd = weight_d11k[:, 0, 0].to(x_btd.dtype).t().contiguous()
+    bias_d = None if bias_d is None else bias_d.to(x_btd.dtype)
+    return _convolve(x_btd, taps_kd, bias_d)
+
+
+@torch.library.custom_op("sigmoid_asr::depthwise", mutates_args=())
+def _convolve(x_btd: Tensor, taps_kd: Tensor, bias_d: Tensor | None) -> Tensor:
+    from asr.nn import depthwise_triton  # triton is imported where it is used and nowhere else
+
+    if x_btd.numel() == 0:
+        return x_btd.new_empty(x_btd.shape)
+    return depthwise_triton.convolve(_adjacent(x_btd), taps_kd.contiguous(), bias_d)
+
+
+@torch.library.custom_op("sigmoid_asr::depthwise_weight_grad", mutates_args=())
+def _correlate(x_btd: Tensor, dy_btd: Tensor, kernel: int) -> Tensor:
+    """Gradients (kernel + 1, d) in float32: of each tap, and of the bias."""
+    from asr.nn import depthwise_triton
+
+    if x_btd.numel() == 0:
+        return x_btd.new_zeros((kernel + 1, x_btd.shape[2]), dtype=torch.float32)
+    return depthwise_triton.correlate(_adjacent(x_btd), dy_btd.contiguous(), kernel)
+
+
+def _adjacent(x_btd: Tensor) -> Tensor:
+    return x_btd if x_btd.stride(2) == 1 else x_btd.contiguous()
+
+
+@_convolve.register_fake
+def _fake_convolve(x_btd: Tensor, taps_kd: Tensor, bias_d: Tensor | None) -> Tensor:
+    return x_btd.new_empty(x_btd.shape)
+
+
+@_correlate.register_fake
+def _fake_correlate(x_btd: Tensor, dy_btd: Tensor, kernel: int) -> Tensor:
+    return x_btd.new_empty((kernel + 1, x_btd.shape[2]), dtype=torch.float32)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x_btd, taps_kd, bias_d = inputs
+    ctx.save_for_backward(x_btd, taps_kd)
+    ctx.bias_type = None if bias_d is None else bias_d.dtype
+
+
+def _grad(ctx: Any, dy_btd: Tensor) -> tuple[Tensor | None, ...]:
+    x_btd, taps_kd = ctx.saved_tensors
+    needs_x, needs_taps, needs_bias = ctx.needs_input_grad
+    kernel = taps_kd.shape[0]
+    dx_btd = _convolve(dy_btd.contiguous(), taps_kd.flip(0), None) if needs_x else None
+    if not (needs_taps or needs_bias):
+        return dx_btd, None, None
+    sums_kd = _correlate(x_btd, dy_btd.contiguous(), kernel)
+    dtaps_kd = sums_kd[:kernel].to(taps_kd.dtype) if needs_taps else None
+    dbias_d = sums_kd[kernel].to(ctx.bias_type) if needs_bias else None
+    return dx_btd, dtaps_kd, dbias_d
+
+
+def _no_second_grad(ctx: Any, *grads: Any) -> None:
+    raise NotImplementedError("second derivatives of the fused depthwise convolution's weights")
+
+
+_convolve.register_autograd(_grad, setup_context=_setup)
+# Without a formula PyTorch takes the gradients for constants and gives 0.
+_correlate.register_autograd(_no_second_grad)
