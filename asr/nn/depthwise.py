@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-# Whether the kernels are used at all: checked in Triton's interpreter, they have not yet run on hardware.
+# Whether the kernels are used: checked in the interpreter, they have not yet run on hardware.
 ENABLED = False
 MOST_TAPS = 63  # their sums are in registers, and kernels are unrolled over them
 TYPES = (torch.bfloat16, torch.float16, torch.float32)
