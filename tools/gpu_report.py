@@ -190,7 +190,8 @@ def plot(path: Path, whole: dict[str, Any]) -> None:
         for column, d in enumerate(dims):
             axes = grid[line][column]
             for (part, style), contender in [(p, c) for p in styles.items() for c in contenders]:
-                if part != "plain" and contender not in ("ours", FLASH):
+                # FlashAttention has no ALiBi; its row there repeats the plain one
+                if part != "plain" and contender not in ("ours", FLASH)[: 1 + (part == "causal")]:
                     continue
                 points = sorted(
                     (r["shape"][2], r[what + "_tflops"])
@@ -207,8 +208,9 @@ def plot(path: Path, whole: dict[str, Any]) -> None:
             lengths = sorted({r["shape"][2] for r in rows})
             axes.set_xticks(lengths, [str(n) for n in lengths])
             axes.set_xticks([], minor=True)
-    grid[0][0].legend(fontsize=7)
-    figure.tight_layout()
+    lines = {line.get_label(): line for axes in grid.flat for line in axes.get_lines()}
+    figure.legend(lines.values(), lines.keys(), loc="lower center", ncols=5, fontsize=9)
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
