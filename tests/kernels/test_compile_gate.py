@@ -135,22 +135,13 @@ def test_all_tiles_are_found_anew(tmp_path, monkeypatch):
     assert census.complaints(QUICK[5], found, TABLE["kernels"][QUICK[5].name]) == []
 
 
-@pytest.mark.parametrize(
-    ("kernel", "tile", "mode"),
-    [
-        ("forward", (16, 16, 8), "POLYNOMIAL"),
-        ("query", (16, 16, 8), "MIXED"),
-        ("forward", (16, 16, 4), "MIXED"),
-        ("query", (64, 64, 8), "MIXED"),
-    ],
-)
-def test_a_thread_with_one_score_pairs_it_with_none(kernel, tile, mode):
-    bm, bn, warps = tile
-    config = configs.Config(bm, bn, warps, 1)
-    expected = getattr(device, mode).value
-    assert launch.mode_for(device.MIXED.value, kernel, config, pairs=True) == expected
-    assert launch.mode_for(device.QUAD.value, kernel, config, pairs=True) == expected
-    assert launch.mode_for(device.TANH.value, kernel, config, pairs=True) == device.TANH.value
+@pytest.mark.parametrize("kernel", census.KERNELS)
+def test_scores_go_in_fours_where_rounding_hides_the_rest(kernel):
+    exact = launch.MODES["exact"]
+    fours = device.SHARED.value if kernel == "offset" else device.QUAD.value
+    assert launch.mode_for(exact, kernel, pairs=False) == fours
+    assert launch.mode_for(exact, kernel, pairs=True) == device.SHARED.value
+    assert launch.mode_for(launch.MODES["fast"], kernel, pairs=True) == device.TANH.value
 
 
 def test_the_forward_issues_little_for_a_score():
@@ -175,13 +166,6 @@ def test_instructions_are_counted_along_the_longest_and_the_shortest_way():
     longest, shortest = machine.walk(loop)
     assert longest == {"FADD": 1, "BRA": 2, "MUFU": 1, "FMUL": 1}
     assert shortest == {"FADD": 1, "BRA": 2}
-
-
-def test_modes_for_half_precision_are_kept_for_half_precision():
-    config = configs.Config(128, 128, 8, 3)
-    for mode in (device.QUAD,):
-        assert launch.mode_for(mode.value, "forward", config, pairs=False) == mode.value
-        assert launch.mode_for(mode.value, "forward", config, pairs=True) == device.MIXED.value
 
 
 def test_every_shipped_tile_is_in_the_table():

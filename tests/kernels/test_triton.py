@@ -79,6 +79,14 @@ def test_tiles_of_other_shapes(bm, bn, monkeypatch):
     check("visible", "relative", "window", batch=1, heads=1, queries=37, keys=45)
 
 
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("mask", ["none", "lens", "causal"])
+def test_addresses_that_are_stepped(position, mask, monkeypatch):
+    """As for half precision on Hopper, here in float32, so that no rounding hides an error."""
+    monkeypatch.setattr(launch, "stepped", lambda *_: True)
+    check("visible", position, mask, batch=1, heads=1, queries=70, keys=100)
+
+
 @pytest.mark.parametrize("weighting", SHIFTS)
 @pytest.mark.parametrize("mask", ["none", "lens"])
 def test_shifts(weighting, mask):
@@ -197,16 +205,13 @@ PRECISE, HALF = (2.0**-17, 0.0), (2.0**-17, 2.0**-31)
 MODES = {
     "SEPARATE": PRECISE,
     "SHARED": PRECISE,
-    "MIXED": PRECISE,
-    "POLYNOMIAL": PRECISE,
     "QUAD": HALF,
 }
 
 
 def use(mode, monkeypatch):
     """Compute weights in a mode, whatever the type of the inputs."""
-    monkeypatch.setitem(launch.MODES, "exact", getattr(device, mode).value)
-    monkeypatch.setattr(launch, "FLOAT32_MODES", {})
+    monkeypatch.setattr(launch, "mode_for", lambda *_: getattr(device, mode).value)
 
 
 @pytest.mark.parametrize("mode", MODES)

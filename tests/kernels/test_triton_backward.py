@@ -89,15 +89,10 @@ def test_a_tile_that_does_not_fit_gives_way(monkeypatch):
 def test_slopes_gradient_ignores_keys_whose_weight_vanishes():
     """Far keys weigh nothing, but stand at large offsets, by which their ds are multiplied."""
     g = torch.Generator().manual_seed(0)
-    q, k, v, do = (
-        torch.randn(1, 1, n, 16, generator=g).half().to(DEVICE) for n in (16, 3000, 3000, 16)
-    )
-    slopes = torch.tensor([0.7], device=DEVICE)
-    found = []
-    for dtype, backend in ((torch.float16, "triton"), (torch.float64, "reference")):
-        leaf = slopes.to(dtype).requires_grad_()
-        how = {"weighting": Weighting.sigmoid(), "position": PositionBias.alibi(leaf)}
-        o = attend(*(x.to(dtype) for x in (q, k, v)), **how, backend=backend)
-        (grad,) = torch.autograd.grad(o, leaf, do.to(dtype))
-        found.append(grad.double().cpu())
-    torch.testing.assert_close(found[0], found[1], rtol=2e-3, atol=0)
+    q, k, v, do = (torch.randn(1, 1, n, 16, generator=g).half().to(DEVICE) for n in (4, 64, 64, 4))
+    slopes = torch.tensor([0.7], device=DEVICE).requires_grad_()
+    how = {"weighting": Weighting.sigmoid(), "position": PositionBias.alibi(slopes)}
+    o = attend(q, k, v, **how, mask=Mask(q_start=30_000), backend="triton")
+    (grad,) = torch.autograd.grad(o, slopes, do)
+    # exp(-0.7 * 30,000) is 0, and 2^-62 times 64 * 4 distances nearly so
+    assert grad.abs() < 1e-9

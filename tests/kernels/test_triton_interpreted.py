@@ -15,6 +15,7 @@ from .unproven import ASSEMBLY
 pytest.importorskip("triton")
 KERNELS = Path(sigmoid_attention.__file__).with_name("triton")
 TESTS = Path(__file__).with_name("test_triton.py")
+BACKWARD = TESTS.with_name("test_triton_backward.py")
 SOFTMAX = TESTS.with_name("test_triton_softmax.py")
 LAYERS = Path(__file__).parents[1] / "nn" / "test_compile.py"
 
@@ -34,6 +35,10 @@ def test_interpreted():
 
 def test_softmax_interpreted():
     run("not slow and not gpu", SOFTMAX)
+
+
+def test_backward_interpreted():
+    run("not slow and not gpu", BACKWARD)
 
 
 def test_whole_layers_compile_around_the_kernels():

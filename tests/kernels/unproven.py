@@ -6,6 +6,7 @@ ASSEMBLY = {
     "exp2": "ex2.approx.ftz.f32, its twin is tl.exp2",
     "tanh": "tanh.approx.f32, its twin is exact, so the error of precision='fast' is not seen",
     "anew": "mov.b32, its twin is the variable itself",
+    "only_seen": "mov.b32, its twin is the variable itself",
 }
 REST = ("bfloat16 inputs of the Triton kernels", "every matter of timing on a GPU")
 UNPROVEN = "not proven without a GPU: " + "; ".join(

@@ -2,6 +2,7 @@
 
 ds = p (1 - p) dp with dp = do . v: no pass over the output, for a sigmoid has no normaliser.
 rows_kernel finds which queries meet a block of keys, before key_kernel.
+STEPPED: addresses of whole tiles are held and stepped, where registers allow it.
 query_kernel owns blocks of queries (dq), key_kernel blocks of keys (dk, dv), offset_kernel blocks
 of offsets (the gradients of a table, of slopes and of Transformer-XL's r). The gradients of
 Transformer-XL's u and v need no tiles of their own: du = sum_j (sum_i ds_ij) k_j over key_kernel's
@@ -40,7 +41,7 @@ def query_kernel(
     D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BDV: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr,
     POSITION: tl.constexpr, HAS_RUNS: tl.constexpr, HAS_ROW: tl.constexpr, NEED_ROW: tl.constexpr,
-    MODE: tl.constexpr, ASM: tl.constexpr, PRECISION: tl.constexpr,
+    MODE: tl.constexpr, ASM: tl.constexpr, PRECISION: tl.constexpr, STEPPED: tl.constexpr,
 ):  # fmt: skip
     """dq (B, H, T, D), scaled; drow (B, H, T)."""
     item = tl.program_id(1).to(tl.int64)
@@ -70,15 +71,15 @@ def query_kernel(
         k_first = k_base + tl.cast(begin, tl.int64) * k_t
         v_first = v_base + tl.cast(begin, tl.int64) * v_t
         for key0 in range(begin, stop, BN):
-            if part == 1:
+            keep = key0 + tl.arange(0, BN) < end
+            if part == 1 and STEPPED:
                 k_tile = load_whole(k_first, k_offsets, D, BD)
                 v_tile = load_whole(v_first, v_offsets, DV, BDV)
                 k_first += k_step
                 v_first += v_step
             else:
-                keep = key0 + tl.arange(0, BN) < end
-                k_tile = load_rows(k_base, key0, k_t, keep, BN, D, BD, True, ASM)
-                v_tile = load_rows(v_base, key0, v_t, keep, BN, DV, BDV, True, ASM)
+                k_tile = load_rows(k_base, key0, k_t, keep, BN, D, BD, part != 1, ASM)
+                v_tile = load_rows(v_base, key0, v_t, keep, BN, DV, BDV, part != 1, ASM)
             p = tile_weights(
                 q_tile, qv_tile, k_tile, r_base, row0, key0, key0, lo_t, hi_t, term_t,
                 slope, table_h, delta, zero, num_offsets, scale,
@@ -160,7 +161,7 @@ def key_kernel(
     D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BDV: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr,
     POSITION: tl.constexpr, HAS_RUNS: tl.constexpr, HAS_ROW: tl.constexpr,
-    MODE: tl.constexpr, ASM: tl.constexpr, PRECISION: tl.constexpr,
+    MODE: tl.constexpr, ASM: tl.constexpr, PRECISION: tl.constexpr, STEPPED: tl.constexpr,
 ):  # fmt: skip
     """dk (B, H, S, D), dv (B, H, S, Dv), columns (B, H, S): the sum of ds over queries.
 
@@ -203,8 +204,13 @@ def key_kernel(
         do_first = do_base + tl.cast(begin, tl.int64) * do_t
         for row0 in range(begin, stop, BM):
             rows = row0 + tl.arange(0, BM)
-            if part == 1:
-                lo_t, hi_t = rows, rows  # not read
+            lo_t, hi_t = rows, rows  # of whole tiles not read
+            if part != 1:
+                lo_t, hi_t = load_runs(
+                    lo, hi, batch * runs_b, rows, num_queries, num_keys, HAS_RUNS
+                )
+            sees = hi_t > lo_t
+            if part == 1 and STEPPED:
                 q_tile = load_whole(q_first, q_offsets, D, BD)
                 do_tile = load_whole(do_first, do_offsets, DV, BDV)
                 qv_tile = q_tile
@@ -214,15 +220,11 @@ def key_kernel(
                 q_first += q_step
                 do_first += do_step
             else:
-                lo_t, hi_t = load_runs(
-                    lo, hi, batch * runs_b, rows, num_queries, num_keys, HAS_RUNS
-                )
-                sees = hi_t > lo_t
-                q_tile = load_rows(q_base, row0, q_t, sees, BM, D, BD, True, ASM)
-                do_tile = load_rows(do_base, row0, do_t, sees, BM, DV, BDV, True, ASM)
+                q_tile = load_rows(q_base, row0, q_t, sees, BM, D, BD, part != 1, ASM)
+                do_tile = load_rows(do_base, row0, do_t, sees, BM, DV, BDV, part != 1, ASM)
                 qv_tile = q_tile
                 if POSITION == RELATIVE:
-                    qv_tile = load_rows(qv_base, row0, q_t, sees, BM, D, BD, True, ASM)
+                    qv_tile = load_rows(qv_base, row0, q_t, sees, BM, D, BD, part != 1, ASM)
             term_t = load_row_term(term_base, rows, row_t, num_queries, HAS_ROW)
             # Transposed, (BN, BM): p and ds are then left operands as they come.
             p = tile_weights(

@@ -46,20 +46,26 @@ MODES = {
     "fast": launch.MODES["fast"],
     "separate": device.SEPARATE.value,
     "shared": device.SHARED.value,
-    "mixed": device.MIXED.value,
     "quad": device.QUAD.value,
 }
 # What a multiprocessor lets one program have.
 MOST_SHARED = {80: 163 * 1024, 90: 227 * 1024}
 MOST_REGISTERS = 255
-MOST_SPECIAL = {"exact": 1.25, "quad": 1.25}
-MOST_SPECIAL |= {"mixed": 1.0, "shared": 1.5, "separate": 2.0}
-# Backward kernels of plain multiply-adds over 128 channels, with room for one score a thread; see
-# ``mode_for``. Nothing else may exceed the limits.
-EXCEPTIONS = {
-    f"{kernel}/sm_{arch}/d128/fp32/relative/runs/exact": 2.0
-    for kernel, arch in itertools.product(("query", "offset"), (80, 90))
+# By how weights are computed; see ``mode_for``.
+MOST_SPECIAL = {
+    device.QUAD.value: 1.25,
+    device.SHARED.value: 1.5,
+    device.SEPARATE.value: 2.0,
+    device.TANH.value: 1.0,
 }
+# Kernels of plain multiply-adds over 128 channels with room for one score a thread: both threads of
+# a pair compute both of its scores. Nothing else may exceed the limits.
+EXCEPTIONS = {
+    f"{kernel}/sm_{arch}/d128/fp32/relative/runs/exact": 3.0
+    for kernel, arch in itertools.product(("forward", "query", "offset"), (80, 90))
+}
+# Tiles chosen by time although a few registers are spilled.
+FASTER_WITH_SPILLS = {"sm_90/forward/128": 4}
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,12 @@ class Variant:
         runs = "runs" if self.runs else "full"
         parts = (self.kernel, f"sm_{self.arch}", f"d{self.channels}", self.dtype, self.position)
         return "/".join((*parts, runs, self.mode))
+
+    @property
+    def weights(self) -> int:
+        """How weights are computed, as in a launch."""
+        pairs = self.dtype == "fp32" or not launch.hopper(self.arch)
+        return launch.mode_for(MODES[self.mode], self.kernel, pairs)
 
     @property
     def row(self) -> str:
@@ -145,15 +157,10 @@ def _constexprs(variant: Variant, config: Config, names: list[str]) -> dict[str,
         "NEED_ROW": variant.runs,
         # A launch makes a constant of a stride of 1, here that of terms for each row.
         **({"row_t": 1} if variant.runs else {}),
-        "MODE": launch.mode_for(
-            MODES[variant.mode],
-            variant.kernel,
-            config,
-            variant.dtype == "fp32" or not launch.hopper(variant.arch),
-        ),
+        "MODE": variant.weights,
         "ASM": True,
         "PRECISION": "ieee",
-        "STEPPED": launch.hopper(variant.arch),
+        "STEPPED": launch.stepped(variant.arch, variant.dtype == "fp32"),
     }
     return {name: value for name, value in values.items() if name in names}
 
@@ -228,7 +235,7 @@ def variants() -> list[Variant]:
         (90, 80), (36, 80), ("forward", "query", "key")
     ):
         out.append(Variant(kernel, arch, channels, "bf16", "none", True))
-    for arch, mode in itertools.product((90, 80), ("shared", "separate", "mixed", "fast")):
+    for arch, mode in itertools.product((90, 80), ("shared", "separate", "fast")):
         out.append(Variant("forward", arch, 64, "bf16", "none", True, mode))
     return out
 
@@ -247,8 +254,11 @@ def complaints(variant: Variant, count: Count, allowed: dict[str, Any] | None) -
 def beyond_limits(variant: Variant, count: Count) -> list[str]:
     """The limits that every kernel keeps, whatever the table says."""
     out = []
-    if count.spills or count.stack:
-        out.append(f"{count.spills} spills, {count.stack} bytes of stack; none allowed")
+    spills = FASTER_WITH_SPILLS.get(f"sm_{variant.arch}/{variant.row}", 0)
+    if count.spills > spills or count.stack > 4 * spills:
+        out.append(
+            f"{count.spills} spills, {count.stack} bytes of stack; allowed {spills or 'none'}"
+        )
     if count.registers > MOST_REGISTERS:
         out.append(f"{count.registers} registers; allowed {MOST_REGISTERS}")
     if count.shared > MOST_SHARED[variant.arch]:
@@ -259,8 +269,7 @@ def beyond_limits(variant: Variant, count: Count) -> list[str]:
     if half and variant.arch == 90 and count.matrix_kind != "HGMMA":
         out.append("no HGMMA")
     # Groups of warps that hold the same scores show as twice the special functions.
-    pairs = variant.mode == "exact" and (variant.dtype == "fp32" or variant.arch != 90)
-    most = EXCEPTIONS.get(variant.name, MOST_SPECIAL["mixed" if pairs else variant.mode])
+    most = EXCEPTIONS.get(variant.name, MOST_SPECIAL[variant.weights])
     if count.special_per_score > most + 0.05:
         out.append(f"{count.special_per_score:.2f} special per score; allowed {most}")
     return out

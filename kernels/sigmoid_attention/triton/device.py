@@ -11,15 +11,13 @@ a twin in plain `tl`.
 import triton
 import triton.language as tl
 
-# How a weight is computed, with special-function operations (MUFU) per score; MIXED is the default
-# for float32, QUAD for half precision, POLYNOMIAL stands in where a thread has no two neighbours.
+# How a weight is computed, with special-function operations (MUFU) per score; `launch.mode_for`
+# chooses. Polynomials in place of some exponentials were slower on every tile timed on an H100.
 SEPARATE = tl.constexpr(0)  # 2: an exponential and a reciprocal each
 SHARED = tl.constexpr(1)  # 1.5: two scores share a reciprocal
-MIXED = tl.constexpr(2)  # 1: as SHARED, and every second exponential is a polynomial
-TANH = tl.constexpr(3)  # 1: tanh.approx; absolute error 1e-5, wrong in the left tail
-POLYNOMIAL = tl.constexpr(4)  # 1: every exponential is a polynomial, a reciprocal each
+TANH = tl.constexpr(2)  # 1: tanh.approx; absolute error 1e-5, wrong in the left tail
 # For inputs of half precision, whose rounding hides what these leave out (weights below 2^-31).
-QUAD = tl.constexpr(5)  # 1.25: four scores share a reciprocal
+QUAD = tl.constexpr(3)  # 1.25: four scores share a reciprocal
 
 NONE = tl.constexpr(0)
 ALIBI = tl.constexpr(1)
@@ -100,30 +98,6 @@ def only_seen(p, seen, ASM: tl.constexpr):
 
 
 @triton.jit
-def power_of_two(rounded):
-    """2^i of the integer i in the low bits. A product with it keeps NaN, where adding to the other
-    factor's exponent would not, and costs nothing if 1 is added next."""
-    return ((rounded.to(tl.int32, bitcast=True) << 23) + 0x3F800000).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def exp2_polynomial(x):
-    """2^x for |x| <= HIGHEST on the multiply-add units, relative error 2^-22 (degree 5, minimax).
-
-    Adding 1.5 * 2^23 leaves round(x) in the low bits; shifted up, they are a power's exponent.
-    """
-    x = tl.maximum(x, -HIGHEST, propagate_nan=tl.PropagateNan.ALL)
-    rounded = x + 12582912.0
-    f = x - (rounded - 12582912.0)
-    y = f * 1.3276471736348874e-3 + 9.675541540162591e-3
-    y = y * f + 5.550713276096083e-2
-    y = y * f + 2.4022119720072943e-1
-    y = y * f + 6.931469670620408e-1
-    y = y * f + 1.0000000716554323
-    return y * power_of_two(rounded)
-
-
-@triton.jit
 def negated(x, most):
     """-x, at most `most`; NaN stays. x * -1 is the sign of an operand, -x (0 - x) an instruction."""
     return tl.minimum(x * -1.0, most, propagate_nan=tl.PropagateNan.ALL)
@@ -176,19 +150,13 @@ def sigmoid(x, M: tl.constexpr, N: tl.constexpr, MODE: tl.constexpr, ASM: tl.con
         p = 0.5 + 0.5 * tanh(x * 0.34657359027997264, ASM)  # ln(2) / 2
     elif MODE == SEPARATE:
         p = reciprocal(1.0 + exp2(negated(x, 126.0), ASM), ASM)
-    elif MODE == POLYNOMIAL:
-        p = reciprocal(1.0 + exp2_polynomial(negated(x, HIGHEST)), ASM)
     elif MODE == QUAD:
         a, b, c, d = in_quads(x, M, N)
         a, b, c, d = quad(a, b, c, d, ASM)
         p = from_quads(a, b, c, d, M, N)
     else:
         left, right = tl.split(tl.reshape(negated(x, HIGHEST), (M, N // 2, 2)))
-        a = 1.0 + exp2(left, ASM)
-        if MODE == MIXED:
-            b = 1.0 + exp2_polynomial(right)
-        else:
-            b = 1.0 + exp2(right, ASM)
+        a, b = 1.0 + exp2(left, ASM), 1.0 + exp2(right, ASM)
         shared = reciprocal(a * b, ASM)
         p = tl.reshape(tl.join(b * shared, a * shared), (M, N))
     return p

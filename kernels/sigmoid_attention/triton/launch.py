@@ -23,26 +23,26 @@ MODES = {"exact": device.QUAD.value, "fast": device.TANH.value}
 MOST_STRIDE = 2**23
 
 
-def mode_for(mode: int, kernel: str, config: Config, pairs: bool) -> int:
-    """Return how weights are computed in a tile.
+def mode_for(mode: int, kernel: str, pairs: bool) -> int:
+    """Return how a kernel computes weights.
 
     pairs: not in fours, whose error float32 would show and which move through shared memory where
     warps lie along keys, as on any but sm_90. Never in fours by offset: weights end at 2^-31 then,
     and the gradient of a slope multiplies what is left of far keys by their distance.
-    MIXED makes pairs of a thread's scores; a thread with a single one computes both of its pair.
-    The forward then takes polynomials alone; in the backward those would spill.
     """
     if mode == device.QUAD.value and (pairs or kernel == "offset"):
-        mode = int(device.MIXED.value)
-    alone = config.bm * config.bn <= 32 * config.warps
-    if kernel == "forward" and mode == device.MIXED.value and alone:
-        return int(device.POLYNOMIAL.value)
+        return int(device.SHARED.value)
     return mode
 
 
 def hopper(arch: int) -> bool:
     """Whether products are asynchronous and warps lie along the rows of a tile (wgmma)."""
     return arch // 10 == 9
+
+
+def stepped(arch: int, float32: bool) -> bool:
+    """Whether registers allow to hold the addresses of whole tiles."""
+    return hopper(arch) and not float32
 
 
 def interpreted() -> bool:
@@ -90,6 +90,11 @@ class Launch:
         if interpreted():
             return INTERPRETED[kernel]
         return SMALLER.get(self.place(kernel)) or choose(self.arch(), self.place(kernel)[1])
+
+    def stepped(self) -> bool:
+        """Whether addresses are stepped; see `stepped`. The interpreter, which has no float32 of its
+        own to spare registers for, shows both ways by the type."""
+        return stepped(self.arch(), self.q.dtype == torch.float32)
 
     def place(self, kernel: str) -> tuple[torch.device, str]:
         """The device, and the table's row for this call."""
@@ -139,7 +144,7 @@ class Launch:
             "POSITION": self.position,
             "HAS_RUNS": self.hi is not None,
             "HAS_ROW": 0 if self.row is None else (1 if self.row.shape[2] == 1 else 2),
-            "MODE": mode_for(MODES[self.flat.precision], kernel, config, pairs),
+            "MODE": mode_for(MODES[self.flat.precision], kernel, pairs),
             "ASM": not interpreted(),
             "PRECISION": "ieee",
             "num_warps": config.warps,
@@ -162,7 +167,7 @@ def forward_pass(x: Launch) -> Tensor:
         forward_kernel[grid](
             x.q, x.k, x.v, o, *x.pointers(), *x.strides(o), *x.numbers(),
             **x.options("forward", config),
-            STEPPED=hopper(x.arch()),
+            STEPPED=x.stepped(),
         )  # fmt: skip
     return o
 
@@ -208,6 +213,7 @@ def query_pass(x: Launch, do: Tensor, row: bool) -> Sums:
         query_kernel[grid](
             x.q, x.k, x.v, do, dq, dq if drow is None else drow,
             *x.pointers(), *x.strides(do), *x.numbers(), NEED_ROW=row, **x.options("query", config),
+            STEPPED=x.stepped(),
         )  # fmt: skip
     return Sums(q=dq, k=dk, v=dv, row=drow, by_offset=None, qv=None, r=None, scaled=True)
 
@@ -222,6 +228,7 @@ def key_pass(x: Launch, do: Tensor, sums: Sums) -> None:
         key_kernel[(blocks, x.batch * x.heads)](
             x.q, x.k, x.v, do, sums.k, sums.v, columns, ranges,
             *x.pointers(), *x.strides(do), ranges_b, *x.numbers(), **x.options("key", config),
+            STEPPED=x.stepped(),
         )  # fmt: skip
     if x.heads != x.kv_heads:
         sums.k, sums.v = (y.unflatten(1, (x.kv_heads, -1)).sum(2) for y in (sums.k, sums.v))
