@@ -68,11 +68,10 @@ def test_the_weights_that_are_counted_are_the_default():
             ), name
 
 
-def test_exceptions_are_needed_and_of_the_backward_in_float32_alone():
+def test_exceptions_are_needed_and_of_float32_alone():
     for name, most in census.EXCEPTIONS.items():
-        assert not name.startswith("forward/")
         assert "/d128/fp32/relative/" in name
-        assert 1.0 < TABLE["kernels"][name]["special_per_score"] <= most
+        assert 1.5 < TABLE["kernels"][name]["special_per_score"] <= most
 
 
 @pytest.mark.parametrize(
