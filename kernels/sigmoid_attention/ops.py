@@ -100,7 +100,9 @@ def _backward(do: Tensor, needs: list[bool], *args: Any) -> list[Tensor]:
     by_offset = wanted["slopes_h"] or wanted["table_hp"]
     sums = _BACKWARD[engine](flat, do, wanted["bias_h"], by_offset)
     grads = finish(flat, sums)
-    return [grads[name].to(getattr(flat, name).dtype) for name in TENSORS if wanted[name]]
+    return [
+        grads[name].to(getattr(flat, name).dtype).contiguous() for name in TENSORS if wanted[name]
+    ]
 
 
 @torch.library.register_fake(BACKWARD_OP)

@@ -47,7 +47,9 @@ def _backward(do: Tensor, o: Tensor, lse: Tensor, needs: list[bool], *args: Any)
     by_offset = wanted["slopes_h"] or wanted["table_hp"]
     with torch.cuda.device_of(flat.q):
         grads = softmax_launch.backward(flat, do, o, lse, by_offset)
-    return [grads[name].to(getattr(flat, name).dtype) for name in TENSORS if wanted[name]]
+    return [
+        grads[name].to(getattr(flat, name).dtype).contiguous() for name in TENSORS if wanted[name]
+    ]
 
 
 @torch.library.register_fake(BACKWARD_OP)

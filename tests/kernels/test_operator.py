@@ -134,3 +134,22 @@ def test_export_takes_the_operator_whole():
     program = torch.export.export(layer, (torch.randn(2, 20, 16), torch.tensor([20, 13])))
     targets = [node.target for node in program.graph.nodes]
     assert targets.count(torch.ops.sigmoid_attention.attend.default) == 1
+
+
+@pytest.mark.parametrize("backend", ["blockwise", "c++"])
+def test_gradients_are_contiguous_as_the_compiler_is_told(backend):
+    """r of a view, as the position module gives it: inductor checks the strides that fakes promise."""
+    if backend == "c++" and not ops.cpp.available():
+        pytest.skip("no C++ compiler here")
+    torch.manual_seed(0)
+    dtype = torch.float32 if backend == "c++" else torch.float64
+    q, k, v = (torch.randn(2, 2, 5, 4, dtype=dtype) for _ in range(3))
+    u, w = torch.randn(2, 4, dtype=dtype), torch.randn(2, 4, dtype=dtype)
+    r = torch.randn(9, 2, 4, dtype=dtype).transpose(0, 1)
+    position = PositionBias.relative(u, w, r, 4)
+    flat = flatten(q, k, v, Weighting.sigmoid(), position, Mask(), None)
+    needs = [getattr(flat, name) is not None for name in ops.TENSORS]
+    engine = "c++" if backend == "c++" else "torch"
+    grads = torch.ops.sigmoid_attention.attend_backward(torch.randn_like(q), needs, *flat, engine)
+    assert len(grads) == 6
+    assert all(g.is_contiguous() for g in grads)
