@@ -109,7 +109,8 @@ class Encoder(nn.Module):
         if self.position is not None:
             x_btd = self.position(x_btd, lens_b, 0)
         x_btd = self.dropout(x_btd)
-        if torch.is_autocast_enabled(x_btd.device.type):
+        kind = x_btd.device.type
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
             # as layers give it, whose norms compute in float32: one compiled graph serves them all
             x_btd = x_btd.float()
         mask = Mask(key_lens=lens_b, query_lens=lens_b, chunk=chunk)

@@ -7,6 +7,7 @@ Nothing is saved for the backward but the inputs.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -73,8 +74,31 @@ def call(flat: Flat, engine: str) -> Tensor:
     return o
 
 
+def is_empty(flat: Flat) -> bool:
+    """Tell whether there is no query, no key or no utterance: all rows are 0, and so all gradients."""
+    return flat.q.numel() == 0 or flat.k.numel() == 0
+
+
+def no_gradients(flat: Flat, needs: list[bool]) -> list[Tensor]:
+    """Return zeros for each gradient that is needed."""
+    named = zip(TENSORS, needs, strict=True)
+    return [
+        torch.zeros_like(getattr(flat, name), memory_format=torch.contiguous_format)
+        for name, needed in named
+        if needed
+    ]
+
+
+def as_given(flat: Flat) -> AbstractContextManager[Any]:
+    """Compute in the types of the call: autocast around it would round what is summed in float32."""
+    return torch.autocast(flat.q.device.type, enabled=False)
+
+
 def _refuse_forward_derivatives(flat: Flat) -> None:
-    """Raise where an input carries a tangent, which the operator would drop without a word."""
+    """Raise where an input carries a tangent, which the operator would drop without a word.
+
+    Code compiled around torch.func.jvp is not detected: its tangents are no part of the tensors.
+    """
     for x in flat:
         if isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None:
             raise NotImplementedError(f"forward-mode derivatives of {_NO_DERIVATIVE}")
@@ -83,7 +107,11 @@ def _refuse_forward_derivatives(flat: Flat) -> None:
 @torch.library.impl(FORWARD_OP, "default")
 def _forward(*args: Any) -> Tensor:
     *fields, engine = args
-    return _FORWARD[engine](Flat(*fields))
+    flat = Flat(*fields)
+    if is_empty(flat):
+        return flat.q.new_zeros(*flat.q.shape[:3], flat.v.shape[3])
+    with as_given(flat):
+        return _FORWARD[engine](flat)
 
 
 @torch.library.register_fake(FORWARD_OP)
@@ -96,10 +124,13 @@ def _fake_forward(*args: Any) -> Tensor:
 def _backward(do: Tensor, needs: list[bool], *args: Any) -> list[Tensor]:
     *fields, engine = args
     flat = Flat(*fields)
+    if is_empty(flat):
+        return no_gradients(flat, needs)
     wanted = dict(zip(TENSORS, needs, strict=True))
     by_offset = wanted["slopes_h"] or wanted["table_hp"]
-    sums = _BACKWARD[engine](flat, do, wanted["bias_h"], by_offset)
-    grads = finish(flat, sums)
+    with as_given(flat):
+        sums = _BACKWARD[engine](flat, do, wanted["bias_h"], by_offset)
+        grads = finish(flat, sums)
     return [
         grads[name].to(getattr(flat, name).dtype).contiguous() for name in TENSORS if wanted[name]
     ]

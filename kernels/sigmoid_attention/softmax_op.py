@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .flat import Flat
-from .ops import _ARGUMENTS, _AT, TENSORS, _no_second_grad
+from .ops import _ARGUMENTS, _AT, TENSORS, _no_second_grad, as_given, is_empty, no_gradients
 
 FORWARD_OP = "sigmoid_attention::attend_softmax"
 BACKWARD_OP = "sigmoid_attention::attend_softmax_backward"
@@ -27,7 +27,12 @@ def _forward(*args: Any) -> tuple[Tensor, Tensor]:
     from .triton import softmax_launch  # as in ops.py, only for those who ask
 
     flat = Flat(*args[:-1])
-    with torch.cuda.device_of(flat.q):  # Triton launches on the current device
+    if is_empty(flat):
+        rows = flat.q.shape[:3]
+        lse = flat.q.new_zeros(rows, dtype=torch.float32)
+        return flat.q.new_zeros(*rows, flat.v.shape[3]), lse
+    # Triton launches on the current device
+    with torch.cuda.device_of(flat.q), as_given(flat):
         return softmax_launch.forward(flat)
 
 
@@ -43,9 +48,11 @@ def _backward(do: Tensor, o: Tensor, lse: Tensor, needs: list[bool], *args: Any)
     from .triton import softmax_launch
 
     flat = Flat(*args[:-1])
+    if is_empty(flat):
+        return no_gradients(flat, needs)
     wanted = dict(zip(TENSORS, needs, strict=True))
     by_offset = wanted["slopes_h"] or wanted["table_hp"]
-    with torch.cuda.device_of(flat.q):
+    with torch.cuda.device_of(flat.q), as_given(flat):
         grads = softmax_launch.backward(flat, do, o, lse, by_offset)
     return [
         grads[name].to(getattr(flat, name).dtype).contiguous() for name in TENSORS if wanted[name]

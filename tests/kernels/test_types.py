@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from sigmoid_attention import PositionBias, Weighting, attend
+from sigmoid_attention import Mask, PositionBias, Weighting, attend
 from torch.autograd import forward_ad
 
 from .cases import POSITIONS, Sizes, make
@@ -127,3 +127,53 @@ def test_a_second_derivative_of_the_reference():
         return attend(x, k, v, weighting=Weighting.sigmoid(), backend="reference")
 
     assert torch.autograd.gradgradcheck(reference, q.requires_grad_())
+
+
+@pytest.mark.parametrize("map_", ["sigmoid", "softmax"])
+@pytest.mark.parametrize(("batch", "queries", "keys"), [(0, 5, 5), (2, 0, 5), (2, 5, 0), (2, 0, 0)])
+@pytest.mark.parametrize("kind", POSITIONS)
+def test_nothing_to_attend_to_gives_zeros(map_, batch, queries, keys, kind):
+    leaves = [torch.randn(batch, 2, n, 8, requires_grad=True) for n in (queries, keys, keys)]
+    more = {
+        "none": [],
+        "alibi": [torch.rand(2)],
+        "table": [torch.rand(2, 5)],
+        "relative": [torch.rand(2, 8), torch.rand(2, 8), torch.rand(2, queries + keys + 3, 8)],
+    }[kind]
+    more = [x.requires_grad_() for x in more]
+    position = {
+        "none": lambda: None,
+        "alibi": lambda: PositionBias.alibi(*more),
+        "table": lambda: PositionBias.table(*more, 2),
+        "relative": lambda: PositionBias.relative(*more, queries + 1),
+    }[kind]()
+    mask = Mask(
+        key_lens=torch.full((batch,), keys, dtype=torch.int64),
+        query_lens=torch.full((batch,), queries, dtype=torch.int64),
+    )
+    for backend in ("auto", "blockwise"):
+        how = {"weighting": getattr(Weighting, map_)(), "position": position, "backend": backend}
+        for given in (None, mask):
+            o = attend(*leaves, **how, mask=given)
+            grads = torch.autograd.grad(o.sum(), [*leaves, *more], allow_unused=True)
+            assert o.shape == (batch, 2, queries, 8)
+            assert not o.any()
+            assert not any(g is not None and g.any() for g in grads)
+
+
+def test_autocast_does_not_round_float32_gradients():
+    g = torch.Generator().manual_seed(0)
+    q, k, v = inputs()
+    leaves = [
+        torch.randn(size, generator=g).requires_grad_() for size in ((2, 8), (2, 8), (2, 9, 8))
+    ]
+    results = []
+    for on in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=on):
+            for weighting in (Weighting.sigmoid(), Weighting.relu()):
+                how = {"weighting": weighting, "position": PositionBias.relative(*leaves, 4)}
+                o = attend(q, k, v, **how, backend="blockwise")
+                results.append([o, *torch.autograd.grad(o.square().sum(), leaves)])
+    for plain, cast in zip(results[:2], results[2:], strict=True):
+        for a, b in zip(plain, cast, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=0)
