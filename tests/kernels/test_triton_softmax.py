@@ -176,6 +176,21 @@ def test_strided_views_and_gradients_of_any_stride():
     torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("size", "scale"), [(1e12, None), (1e7, None), (1.0, 1e-50)])
+def test_gradients_of_extreme_scores_stay_finite(size, scale):
+    """A weight is at most 1, though a large score less its row's log sum may round to more."""
+    g = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 40, 16, generator=g).to(DEVICE) for _ in range(3))
+    leaves = [x.requires_grad_() for x in (q * size, k, v)]
+    mask = Mask(key_lens=torch.tensor([35], device=DEVICE))
+    o = attend(*leaves, weighting=Weighting.softmax(), mask=mask, scale=scale, backend="triton")
+    do = torch.ones_like(o)
+    grads = torch.autograd.grad(o, leaves, do)
+    assert all(x.isfinite().all() for x in (o, *grads))
+    # each row's weights sum to one, at most: 40 rows in all
+    assert grads[2].sum((0, 2)).max() <= 40 * (1 + 1e-4)
+
+
 @pytest.mark.parametrize("position", ["none", "relative"])
 def test_compile_has_no_graph_break(position):
     torch._dynamo.reset()

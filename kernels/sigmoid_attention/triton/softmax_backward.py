@@ -31,6 +31,12 @@ def load_of_rows(base, rows, sees, other):
 
 
 @triton.jit
+def weight_of(x, lse, ASM: tl.constexpr):
+    """2^(x - lse), at most 1: the difference of two large numbers may round to more. NaN is kept."""
+    return exp2(tl.minimum(x - lse, 0.0, propagate_nan=tl.PropagateNan.ALL), ASM)
+
+
+@triton.jit
 def softmax_query_kernel(
     q, k, v, do, o, lse, dots, dq, lo, hi, slopes, table, qv, r,
     q_b, q_h, q_t, k_b, k_h, k_t, v_b, v_h, v_t, do_b, do_h, do_t, o_b, o_h, o_t, runs_b,
@@ -79,7 +85,7 @@ def softmax_query_kernel(
                 x, rows[:, None], keys[None, :], slope, table_h,
                 delta, zero, num_offsets, scale, POSITION,
             )  # fmt: skip
-            p = exp2(x - lse_t[:, None], ASM)
+            p = weight_of(x, lse_t[:, None], ASM)
             if part != 1:
                 p = only_seen(p, seen_by(keys[None, :], lo_t[:, None], hi_t[:, None]), ASM)
             dp = tl.dot(do_tile, tl.trans(v_tile), input_precision=PRECISION)
@@ -159,7 +165,7 @@ def softmax_key_kernel(
                 x, rows[None, :], keys[:, None], slope, table_h,
                 delta, zero, num_offsets, scale, POSITION,
             )  # fmt: skip
-            p = exp2(x - lse_t[None, :], ASM)
+            p = weight_of(x, lse_t[None, :], ASM)
             # Without runs a row sees all keys or lies beyond the last, where lse makes p 0.
             if HAS_RUNS and part != 1:
                 p = only_seen(p, seen_by(keys[:, None], lo_t[None, :], hi_t[None, :]), ASM)
@@ -237,7 +243,7 @@ def softmax_offset_kernel(
             delta, zero, num_offsets, scale, POSITION,
         )  # fmt: skip
         visible = seen_by(rows[None, :] + offset0[:, None], lo_t[None, :], hi_t[None, :])
-        p = only_seen(exp2(x - lse_t[None, :], ASM), visible, ASM)
+        p = only_seen(weight_of(x, lse_t[None, :], ASM), visible, ASM)
         dp = skewed_product(
             do_tile, shift_t, v_base, first_key, v_t, first_seen, last_seen,
             BM, BN, DV, BDV, True, PRECISION, ASM,

@@ -15,6 +15,8 @@ from .launch import SMALLER, Launch, _adjacent, _is_seen, _ranges, fitting, inte
 from .softmax_backward import softmax_key_kernel, softmax_offset_kernel, softmax_query_kernel
 from .softmax_forward import softmax_forward_kernel
 
+# A scale below float32's range is 0 in the kernels, which must not multiply a minus infinity.
+LEAST_SCALE = 1e-37
 # By architecture and configs.row_name: BM, BN, warps, stages. By compilation, none of them spills.
 TILES: dict[int, dict[str, tuple[int, int, int, int]]] = {
     80: {
@@ -199,7 +201,7 @@ def _forward_pass(x: Call) -> tuple[Tensor, Tensor]:
     if o.numel():
         softmax_forward_kernel[grid](
             x.q, x.k, x.v, o, lse, *x.inputs(), *x.steps(o), *x.sizes(),
-            POSITIVE=x.flat.scale > 0, **x.constants(config),
+            POSITIVE=x.flat.scale > LEAST_SCALE, **x.constants(config),
         )  # fmt: skip
     return o, lse
 
