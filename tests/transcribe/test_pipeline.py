@@ -41,7 +41,13 @@ def test_windows_give_what_the_whole_gives(
     assert transcript.text.replace(" ", "") == "".join(words)
     assert transcript.duration_s == 60.0
     whole = Transcriber(local_model, window_s=100.0).transcribe(babble, RATE)
-    assert whole.words == transcript.words
+    assert [(w.text, w.start_s, w.end_s) for w in whole.words] == [
+        (w.text, w.start_s, w.end_s) for w in transcript.words
+    ]
+    # products of other shapes round otherwise on some processors
+    assert [word.confidence for word in whole.words] == pytest.approx(
+        [word.confidence for word in transcript.words], abs=1e-5
+    )
 
 
 def test_a_file_gives_the_same_alone_and_in_company(
