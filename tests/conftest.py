@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from compiled_files import damaged_bytecode
 
+import asr
+import sigmoid_attention
 from asr.data.synthetic.corpus import prepare_synthetic
 
 torch.set_num_threads(1)
@@ -37,6 +40,15 @@ def leave_the_process_as_it_was() -> Iterator[None]:
     """A test that changes a setting of PyTorch for those after it fails itself, not they."""
     yield
     assert settings_of_the_process() == SETTINGS
+
+
+@pytest.fixture(scope="session", autouse=True)
+def leave_the_packages_as_they_were() -> Iterator[None]:
+    """No test may damage the tree that it tests: whoever comes next could not import it."""
+    yield
+    packages = [Path(module.__file__).parent for module in (asr, sigmoid_attention)]
+    damaged = [str(path) for path in damaged_bytecode([*packages, Path(__file__).parent])]
+    assert not damaged, f"truncated by a test, delete them: {damaged}"
 
 
 @pytest.fixture(scope="session")

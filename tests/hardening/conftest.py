@@ -17,6 +17,7 @@ import pytest
 import soundfile
 import torch
 import torch._dynamo  # by any optimiser: once here, not in every forked process
+from compiled_files import write_no_bytecode
 
 from asr import config
 from asr.cli import main
@@ -139,6 +140,7 @@ def run_apart(words: Sequence[object], before: Callable[[], object] = lambda: No
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
         signal.alarm(120)
+        write_no_bytecode()  # under a limit it would be truncated
         code = 70
         try:
             before()

@@ -69,7 +69,12 @@ def torchrun(
     launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", num_processes]
     return subprocess.Popen(
         [sys.executable, "-m", *map(str, launch), "-m", "asr.cli", *map(str, words)],
-        env={**os.environ, "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "PYTHONSAFEPATH": "1",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",  # truncated where ``before`` limits files
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
