@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from asr.config import Config
 from asr.data.features import Fbank, GlobalNorm
 from asr.nn.encoder import Chunk, Encoder
-from asr.nn.linear import Linear
 from asr.nn.subsampling import Count, subsampled
 
 BLANK = 0
@@ -32,7 +31,7 @@ class Recogniser(nn.Module):
         self.features = Fbank(config.features)
         self.norm = GlobalNorm(config.features.num_mels)
         self.encoder = Encoder(config.encoder, config.attention, config.features.num_mels)
-        self.head = Linear(config.encoder.dim, vocab_size)
+        self.head = nn.Linear(config.encoder.dim, vocab_size)
         self.subsampling = config.encoder.subsampling
         self.intermediate_layers = tuple(config.encoder.intermediate_ctc)
         self.chunk_sizes = tuple(config.encoder.chunk_sizes)

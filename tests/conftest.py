@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sigmoid_attention
 import torch
 from compiled_files import damaged_bytecode
 
 import asr
-import sigmoid_attention
 from asr.data.synthetic.corpus import prepare_synthetic
 
 torch.set_num_threads(1)

@@ -10,7 +10,6 @@ from sigmoid_attention import Mask, Resolved, Weighting, resolve
 from torch import Tensor, nn
 
 from asr.config import AttentionConfig
-from asr.nn.linear import Linear
 from asr.nn.linformer import Linformer
 from asr.nn.past import Past
 from asr.nn.position import Alibi, Cape, Position, Relative, Rope, Sinusoidal, Table
@@ -62,8 +61,8 @@ class MultiHeadAttention(nn.Module):
         self.backend = backend
         self.bias_h = bias_h
         self.norm_q, self.norm_k = head_norm(head_dim), head_norm(head_dim)
-        self.project_qkv = Linear(dim, sum(self.heads) * head_dim)
-        self.project_out = Linear(dim, dim)
+        self.project_qkv = nn.Linear(dim, sum(self.heads) * head_dim)
+        self.project_out = nn.Linear(dim, dim)
         self.norm_out = output_norm(dim)
         self.linformer = linformer
         self._attend: Resolved | None = None

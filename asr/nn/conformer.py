@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from asr.nn.attention import MultiHeadAttention
+from asr.nn.depthwise import DepthwiseConv
 from asr.nn.dropout import Dropout
-from asr.nn.linear import DepthwiseConv, Linear
 from asr.nn.residual import Frames, PreNorm
 
 NORMS = {"layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}
@@ -24,8 +24,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, ff_dim: int, dropout: float):
         super().__init__()
-        self.widen = Linear(dim, ff_dim)
-        self.narrow = Linear(ff_dim, dim)
+        self.widen = nn.Linear(dim, ff_dim)
+        self.narrow = nn.Linear(ff_dim, dim)
         self.dropout = Dropout(dropout)
 
     def forward(self, x_btd: Tensor, frames: Frames) -> Tensor:
@@ -54,10 +54,10 @@ class Convolution(nn.Module):
     def __init__(self, dim: int, kernel: int, norm: str, dropout: float, causal: bool = False):
         super().__init__()
         self.left = kernel - 1 if causal else 0
-        self.widen = Linear(dim, 2 * dim)
+        self.widen = nn.Linear(dim, 2 * dim)
         self.depthwise = DepthwiseConv(dim, kernel)
         self.depthwise_norm = NORMS[norm](dim)
-        self.narrow = Linear(dim, dim)
+        self.narrow = nn.Linear(dim, dim)
         self.dropout = Dropout(dropout)
 
     def forward(self, x_btd: Tensor, frames: Frames) -> Tensor:

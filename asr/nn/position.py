@@ -15,8 +15,6 @@ import torch
 from sigmoid_attention import PositionBias
 from torch import Tensor, nn
 
-from asr.nn.linear import Linear
-
 Positioned = tuple[Tensor, Tensor, PositionBias | None]
 
 
@@ -101,7 +99,7 @@ class Relative(Position):
     def __init__(self, dim: int, num_heads: int):
         super().__init__()
         self.dim, self.num_heads, self.head_dim = dim, num_heads, dim // num_heads
-        self.project = Linear(dim, dim, bias=False)
+        self.project = nn.Linear(dim, dim, bias=False)
         self.u_hd = nn.Parameter(torch.zeros(num_heads, self.head_dim))
         self.v_hd = nn.Parameter(torch.zeros(num_heads, self.head_dim))
 

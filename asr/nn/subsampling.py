@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from asr.nn.attention import frame_mask
-from asr.nn.linear import Linear
 
 Count = TypeVar("Count", int, Tensor)
 
@@ -32,7 +31,7 @@ class Subsampling(nn.Module):
         separable = [_separable(channels) for _ in range(int(math.log2(factor)) - 1)]
         first = nn.Conv2d(1, channels, 3, stride=2, padding=1)
         self.convolutions = nn.ModuleList([first, *separable])
-        self.project = Linear(channels * subsampled(num_mels, factor), dim)
+        self.project = nn.Linear(channels * subsampled(num_mels, factor), dim)
 
     def forward(self, feats_btf: Tensor, lens_b: Tensor) -> tuple[Tensor, Tensor]:
         """(b, t, f), (b) -> (b, ceil(t / factor), dim), ceil(lens / factor); at least one frame."""

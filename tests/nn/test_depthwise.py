@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from asr.nn import depthwise
-from asr.nn.linear import DepthwiseConv
+from asr.nn.depthwise import DepthwiseConv
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="runs in Triton's interpreter")

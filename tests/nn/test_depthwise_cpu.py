@@ -1,4 +1,4 @@
-"""Linear layers and depthwise convolutions against PyTorch's own in float64, gradients included."""
+"""Depthwise convolutions against PyTorch's own in float64, gradients included."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from asr.nn.linear import DepthwiseConv, Linear
+from asr.nn.depthwise import DepthwiseConv
 
 
 def outputs_and_gradients(module: nn.Module, x: Tensor, direction: Tensor) -> list[Tensor]:
@@ -34,20 +34,6 @@ def check(ours: nn.Module, theirs: nn.Module, x: Tensor, node: str) -> None:
         )
 
 
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(5, 17), (2, 33, 17), (3, 1, 17), (1, 17)])
-def test_linear_is_pytorchs(shape: tuple[int, ...], bias: bool) -> None:
-    torch.manual_seed(0)
-    ours = Linear(17, 24, bias=bias)
-    check(ours, nn.Linear(17, 24, bias=bias), torch.randn(shape), "_OnednnLinearBackward")
-
-
-def test_linear_takes_any_strides() -> None:
-    torch.manual_seed(1)
-    x = torch.randn(17, 6, 4).transpose(0, 2)
-    check(Linear(17, 3), nn.Linear(17, 3), x, "_OnednnLinearBackward")
-
-
 @pytest.mark.parametrize(("num_frames", "kernel"), [(40, 31), (9, 31), (1, 5), (200, 1)])
 def test_depthwise_convolution_is_pytorchs(num_frames: int, kernel: int) -> None:
     torch.manual_seed(2)
@@ -68,24 +54,14 @@ def test_depthwise_convolution_by_hand() -> None:
 
 
 def test_other_types_go_pytorchs_way() -> None:
-    linear, convolution = Linear(4, 3).double(), DepthwiseConv(4, 3).double()
-    x = torch.randn(2, 5, 4, dtype=torch.float64)
-    assert linear(x).dtype == convolution(x.transpose(1, 2).unsqueeze(2)).dtype == torch.float64
-    linear, convolution = linear.float(), convolution.float()
+    convolution = DepthwiseConv(4, 3).double()
+    x = torch.randn(2, 4, 1, 5, dtype=torch.float64)
+    assert convolution(x).dtype == torch.float64
+    convolution = convolution.float()
     with torch.autocast("cpu", torch.bfloat16):
-        y = linear(x.float())
-        z = convolution(x.float().transpose(1, 2).unsqueeze(2))
-    assert y.dtype == z.dtype == torch.bfloat16
-    (y.float().sum() + z.float().sum()).backward()
-    assert Linear(4, 3)(torch.zeros(0, 4)).shape == (0, 3)
-
-
-def test_gradients_that_nobody_needs_are_not_computed() -> None:
-    linear = Linear(4, 3)
-    linear.weight.requires_grad_(False)
-    linear(torch.randn(2, 4)).sum().backward()
-    assert linear.weight.grad is None
-    assert linear.bias.grad.tolist() == [2.0, 2.0, 2.0]
+        y = convolution(x.float())
+    assert y.dtype == torch.bfloat16
+    y.float().sum().backward()
 
 
 def test_an_even_kernel_is_refused() -> None:
