@@ -54,7 +54,10 @@ class DataConfig:
         "", "where indices of large manifests are kept; empty: beside each manifest"
     )
     max_unreadable: float = option(
-        0.01, "share of the training utterances that may turn out unreadable", low=0.0, high=1.0
+        0.01,
+        "share of the training utterances, and of the dev utterances, that may turn out unreadable",
+        low=0.0,
+        high=1.0,
     )
     shuffle_labels: bool = option(
         False, "give every training utterance another one's text: the control that must fail"

@@ -201,6 +201,8 @@ def soundfile_name(path: Path) -> str | bytes:
 
 def check_container(path: Path) -> None:
     """What soundfile says unclearly or not at all: no such file, no bytes, a missing tail."""
+    if not is_file_name(path):
+        raise AudioError(f"{str(path)!r}: no file can have such a name", "missing audio")
     try:
         if path.is_dir():
             raise AudioError(f"{path}: a folder, not an audio file")
@@ -216,6 +218,14 @@ def check_container(path: Path) -> None:
         raise AudioError(f"{path}: no such file", "missing audio") from None
     except OSError as error:
         raise AudioError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def is_file_name(path: Path) -> bool:
+    """Whether a file can be called that: no NUL byte, no half a character."""
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
 
 
 def _check_wav_tail(file: BinaryIO, path: Path) -> None:

@@ -14,7 +14,6 @@ import mmap
 import os
 import shutil
 import tempfile
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -26,7 +25,14 @@ from lhotse.serialization import deserialize_item
 from tqdm import tqdm
 
 from asr.data.augment import stable_hash
-from asr.data.manifest import min_ctc_frames, read_cuts
+from asr.data.manifest import (
+    DAMAGED,
+    MALFORMED,
+    check_fields,
+    explain_error,
+    min_ctc_frames,
+    read_cuts,
+)
 from asr.errors import InputError
 from asr.text.normalise import Normaliser
 from asr.text.tokenizer import Tokenizer
@@ -231,9 +237,9 @@ def _fill(path: Path, index: Path) -> None:
         for number, line in enumerate(lines, start=1):
             try:
                 name, duration_s, speaker = _describe(line)
-            except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+            except MALFORMED as error:
                 raise InputError(
-                    f"{path}: line {number} is not a Lhotse cut ({type(error).__name__}: {error})"
+                    f"{path}: line {number} is not a Lhotse cut ({explain_error(error)})"
                 ) from None
             durations_s.append(duration_s)
             keys.append(_hash(name))
@@ -261,7 +267,7 @@ def _lines_of(path: Path) -> Iterator[bytes]:
         try:
             with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
                 yield from (line for line in file if line.strip())
-        except (OSError, EOFError, zlib.error) as error:
+        except (OSError, *DAMAGED) as error:
             raise InputError(f"{path}: cannot be read as a manifest: {error}") from None
     else:
         for cut in read_cuts(path):
@@ -272,11 +278,13 @@ def _describe(line: bytes) -> tuple[str, float, str]:
     """A cut's id, seconds and speaker."""
     item = json.loads(line)
     if item["type"] in _PLAIN_CUTS:
-        first = item["supervisions"][0] if item["supervisions"] else {}
-        return item["id"], float(item["duration"]), str(first.get("speaker") or "")
+        told = [(part.get("text"), part.get("speaker")) for part in item["supervisions"]]
+        check_fields(item["id"], item["duration"], told)
+        return item["id"], float(item["duration"]), str(told[0][1] or "") if told else ""
     cut = deserialize_item(item)
     if not isinstance(cut, Cut):
         raise TypeError(f"a {type(cut).__name__}")
+    check_fields(cut.id, cut.duration, [(part.text, part.speaker) for part in cut.supervisions])
     return str(cut.id), float(cut.duration), cut_speaker(cut)
 
 

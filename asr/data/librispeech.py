@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
+from asr.data.corpora.common import read_lines
 from asr.data.manifest import LeftOut
 from asr.data.preparation import Part, PartReport, Utterance, prepare_parts
 from asr.errors import InputError
@@ -135,16 +136,11 @@ def _scan_part(part: Path) -> Part:
 def _read_transcripts(path: Path, texts: dict[str, str], left_out: list[LeftOut]) -> None:
     """Adds to ``texts``; a text stays as it is in the file, normalisation comes later."""
     try:
-        content = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        left_out.append(LeftOut(path.name, "unreadable transcript", f"{path}: {error.reason}"))
+        lines = list(read_lines(path, left_out))
+    except InputError as error:
+        left_out.append(LeftOut(path.name, "unreadable transcript", str(error)))
         return
-    except OSError as error:
-        left_out.append(LeftOut(path.name, "unreadable transcript", f"{path}: {error.strerror}"))
-        return
-    for number, line in enumerate(content.split("\n"), start=1):
-        if not line.strip():
-            continue
+    for number, line in lines:
         key, *rest = line.split(maxsplit=1)
         text = rest[0] if rest else ""
         if key in texts:

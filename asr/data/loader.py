@@ -69,7 +69,8 @@ class Loader:
 
     Where ``max_unreadable`` is None an utterance that cannot be read is an error. Else it costs that
     utterance: it is missing from its batch and named in the batch's ``left_out``, until more than
-    this share of all utterances was lost. A batch may so become empty.
+    this share of all utterances was lost (a share above 0 always allows one). A batch may so become
+    empty.
 
     Attributes:
         left_out: utterances that could not be read so far, by id.
@@ -189,7 +190,8 @@ class Loader:
         if self._max_unreadable is None:
             raise InputError(left_out[0].detail)
         self.left_out.update((item.id, item) for item in left_out)
-        if len(self.left_out) > self._max_unreadable * len(self._dataset):
+        allowed = self._max_unreadable * len(self._dataset)
+        if len(self.left_out) > (max(allowed, 1.0) if allowed else 0.0):
             raise InputError(
                 f"{len(self.left_out)} of {len(self._dataset)} utterances could not be read, more than "
                 f"data.max_unreadable = {self._max_unreadable:g} allows: see to the storage or raise "

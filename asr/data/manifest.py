@@ -9,13 +9,16 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import math
 import os
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
+import yaml
 from lhotse import CutSet, Recording, RecordingSet, SupervisionSegment, SupervisionSet
 from lhotse.audio import AudioLoadingError, DurationMismatchError
 from lhotse.audio.backend import LibsndfileBackend, set_current_audio_backend
@@ -63,6 +66,20 @@ _ITEMS = {CutSet: Cut, RecordingSet: Recording, SupervisionSet: SupervisionSegme
 _NAMES = {CutSet: "cuts", RecordingSet: "recordings", SupervisionSet: "supervisions"}
 
 
+# What Lhotse is known to raise for an item whose fields are missing, of another type or without sense.
+MALFORMED = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    LookupError,
+    ArithmeticError,
+    RecursionError,
+)
+# What reading a compressed file raises where its bytes are damaged; OSError is the rest.
+DAMAGED = (EOFError, zlib.error)
+
+
 @dataclass(frozen=True)
 class LeftOut:
     """An item that did not make it into the manifest."""
@@ -91,7 +108,8 @@ def read_cuts(path: str | os.PathLike[str]) -> CutSet:
     """An eager CutSet from any manifest of cuts that Lhotse reads.
 
     Raises:
-        InputError: no such file, not a manifest of cuts, one without cuts, or with an id twice.
+        InputError: no such file, not a manifest of cuts, one without cuts, with an id twice, or with
+            a cut that nobody can read.
     """
     path = Path(path)
     cuts = read_manifest(path, CutSet)
@@ -99,10 +117,29 @@ def read_cuts(path: str | os.PathLike[str]) -> CutSet:
         raise InputError(f"{path}: an empty manifest: no cuts in it")
     seen: set[str] = set()
     for cut in cuts:
+        try:
+            told = [(part.text, part.speaker) for part in cut.supervisions]
+            check_fields(cut.id, cut.duration, told)
+        except MALFORMED as error:
+            raise InputError(f"{path}: cut {cut.id!r}: {_one_line(error)}") from None
         if cut.id in seen:
             raise InputError(f"{path}: two cuts have the id {cut.id!r}")
         seen.add(cut.id)
     return cuts
+
+
+def check_fields(name: object, duration_s: Any, told: Iterable[tuple[object, object]]) -> None:
+    """Check the id, seconds, texts and speakers of a cut, for which Lhotse takes anything.
+
+    Raises:
+        TypeError, ValueError: one of them is of another type, or the seconds are none.
+    """
+    texts = [("id", name or None), *(("text", text or "") for text, _ in told)]
+    for field, value in (*texts, *(("speaker", speaker or "") for _, speaker in told)):
+        if not isinstance(value, str):
+            raise TypeError(f"its {field} is {value!r}, expected a text")
+    if not 0 < duration_s < math.inf:
+        raise ValueError(f"its duration is {duration_s} s")
 
 
 def read_manifest(path: Path, kind: type[Manifest]) -> Manifest:
@@ -116,12 +153,11 @@ def read_manifest(path: Path, kind: type[Manifest]) -> Manifest:
     try:
         loaded = kind.from_file(path)  # None for a file without a line
         items = kind() if loaded is None else loaded.to_eager()
-    except OSError as error:
+    except (OSError, *DAMAGED) as error:
         raise InputError(f"{path}: cannot be read as a manifest: {_one_line(error)}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, EOFError) as error:
+    except (*MALFORMED, yaml.YAMLError) as error:
         raise InputError(
-            f"{path}: not a manifest of Lhotse {_NAMES[kind]} "
-            f"({type(error).__name__}: {_one_line(error)})"
+            f"{path}: not a manifest of Lhotse {_NAMES[kind]} ({explain_error(error)})"
         ) from None
     for item in items:
         if not isinstance(item, _ITEMS[kind]):
@@ -129,6 +165,52 @@ def read_manifest(path: Path, kind: type[Manifest]) -> Manifest:
                 f"{path}: not a manifest of Lhotse {_NAMES[kind]}: holds {type(item).__name__}"
             )
     return items
+
+
+def read_items(path: Path, kind: type[Manifest], left_out: list[LeftOut]) -> list[Any]:
+    """Read the items of a Lhotse manifest. In JSON lines a malformed one costs itself.
+
+    Args:
+        left_out: gets the lines that are no such item.
+
+    Raises:
+        InputError: no such file, a damaged one, or not one item of that kind in it.
+    """
+    if not path.name.endswith((".jsonl", ".jsonl.gz")):
+        return list(read_manifest(path, kind))
+    if not path.is_file():
+        raise InputError(f"{path}: no such manifest")
+    items: list[Any] = []
+    malformed: list[LeftOut] = []
+    for number, line in enumerate(_lines(path), start=1):
+        if not line.strip():
+            continue
+        try:
+            (item,) = kind.from_dicts([json.loads(line)])
+            items.append(item)
+        except MALFORMED as error:
+            detail = f"{path}, line {number}: {explain_error(error)}"
+            malformed.append(LeftOut(f"{path.name}:{number}", "malformed line", detail))
+    if malformed and not items:
+        raise InputError(
+            f"not a manifest of Lhotse {_NAMES[kind]}: all its lines are malformed; "
+            f"the first: {malformed[0].detail}"
+        )
+    left_out += malformed
+    return items
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            yield from file
+    except (OSError, *DAMAGED) as error:
+        raise InputError(f"{path}: cannot be read as a manifest: {_one_line(error)}") from None
+
+
+def explain_error(error: Exception) -> str:
+    """Kind and message of a library's error, on one line."""
+    return f"{type(error).__name__}: {_one_line(error)}"
 
 
 def load_waveform(cut: Cut, sample_rate: int) -> np.ndarray:
@@ -163,11 +245,11 @@ def load_samples(cut: Cut) -> np.ndarray:
 
 # What Lhotse is known to raise where audio is missing, damaged or shorter than the manifest says.
 _LOADING_ERRORS = (
+    *MALFORMED,
+    *DAMAGED,
     OSError,
     RuntimeError,
-    ValueError,
-    TypeError,
-    AssertionError,
+    MemoryError,  # for samples that nobody can have
     AudioLoadingError,
     DurationMismatchError,
 )
@@ -183,7 +265,7 @@ def _explain(cut: Cut, error: Exception) -> InputError:
             except AudioError as reason:
                 return AudioError(f"cut {cut.id}: {reason}", reason.reason)
     name = audio_source(cut) or "audio"
-    return AudioError(f"cut {cut.id}: {name} cannot be loaded: {type(error).__name__}")
+    return AudioError(f"cut {cut.id}: {name} cannot be loaded: {explain_error(error)}")
 
 
 def audio_source(cut: Cut) -> str:
@@ -197,5 +279,5 @@ def audio_source(cut: Cut) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).partition("[extra info]")[0].split())  # Lhotse's are pages long
     return text if len(text) <= 120 else text[:117] + "..."

@@ -252,6 +252,8 @@ def check_text(text: str, duration_s: float) -> tuple[str, str] | None:
         return "empty transcript", "no text"
     if not is_unicode(text):
         return "unreadable transcript", "half a character in it (a surrogate)"
+    if "\0" in text:
+        return "unreadable transcript", "a NUL byte in it"
     num_frames = int(duration_s / ENCODER_FRAME_S)
     needed = min_ctc_frames(text)
     if needed > num_frames:
@@ -282,8 +284,8 @@ def _inspect(utterance: Utterance, info: AudioInfo) -> Cut | LeftOut:
         ("id", utterance.id),
         ("speaker", utterance.speaker),
     ):
-        if not is_unicode(value):
-            return LeftOut(utterance.id, f"{name} is not UTF-8", str(path))
+        if reason := check_name(name, value):
+            return LeftOut(utterance.id, reason, str(path))
     if utterance.duration_s is None:
         end_s = file_s
     else:
@@ -343,6 +345,13 @@ def is_unicode(text: str) -> bool:
     """False for half a character, and for a file name whose bytes are not UTF-8: Python spells both
     with surrogates, which no file of ours can hold."""
     return not any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def check_name(name: str, value: str) -> str:
+    """Why a value cannot name a thing, or nothing."""
+    if not is_unicode(value):
+        return f"{name} is not UTF-8"
+    return f"{name} has a NUL byte" if "\0" in value else ""
 
 
 def _spell_out(text: str) -> str:

@@ -80,7 +80,7 @@ class Trainer:
         workers = config.data.num_workers
         pin_memory, unreadable = processes.device.type == "cuda", config.data.max_unreadable
         self._train = Loader(setup.train, workers, pin_memory, unreadable)
-        self._dev = Loader(setup.dev, workers)
+        self._dev = Loader(setup.dev, workers, max_unreadable=unreadable)
         self._request = request
         self._saved_s = time.monotonic()
         self._stop_agreed = self._checkpoint_agreed = False
@@ -108,7 +108,7 @@ class Trainer:
             )
         with meter.bar:
             if self._validation_due():  # the checkpoint is of the moment before
-                self._pause(log, meter)
+                self._validate(log, meter)
             while self.progress.step < self.num_steps:
                 self._epoch(log, meter)
 
@@ -272,40 +272,65 @@ class Trainer:
         )
 
     def _pause(self, log: TrainingLog, meter: Meter) -> None:
-        """Validation where it is due, a checkpoint, and the end where someone asked for it."""
-        progress = self.progress
-        progress.wall_s = meter.wall_s
-        if self._validation_due():
-            self._validate(log, meter)
+        """Write a checkpoint, end where someone asked for it, and validate where that is due.
+
+        The checkpoint comes first: whatever goes wrong while validating costs no step, and a run
+        that goes on after it validates again.
+        """
+        self.progress.wall_s = meter.wall_s
         self._save(log)
         if self._stop_agreed:
-            raise Stopped(f"{self.exp.root}: stopped after step {progress.step}")
-        self.setup.net.train()
+            raise Stopped(f"{self.exp.root}: stopped after step {self.progress.step}")
+        if self._validation_due():
+            self._validate(log, meter)
         meter.restart()
 
     def _validate(self, log: TrainingLog, meter: Meter) -> None:
         progress, setup, processes = self.progress, self.setup, self.processes
         plan = share_of_dev(setup.dev, self.config.train.max_batch_s, processes)
         with self.average.in_place():
-            loss, wer = validate(setup.net, self._dev.epoch(0, plan), setup.tokenizer, processes)
-        progress.wers[progress.step] = wer
+            found = validate(setup.net, self._dev.epoch(0, plan), setup.tokenizer, processes)
+        setup.net.train()
+        progress.wers[progress.step] = found.wer
         epoch = -(-progress.step // self.steps_an_epoch)
-        log.write("valid", progress.step, epoch=epoch, loss=loss, wer=wer)
-        shown = "none finite" if loss is None else f"{loss:.3f}"
-        meter.tell(
+        shown = "none finite" if found.loss is None else f"{found.loss:.3f}"
+        line = (
             f"epoch {epoch:3d}  step {progress.step:6d}  {progress.wall_s:6.0f} s  "
-            f"dev loss {shown}  dev WER {100 * wer:6.2f} %"
+            f"dev loss {shown}  dev WER {100 * found.wer:6.2f} %"
         )
+        if found.left_out:
+            unread = [asdict(item) for item in found.left_out]
+            log.write("left out", progress.step, part="dev", utterances=unread)
+            first = found.left_out[0]
+            line += (
+                f"  of {len(setup.dev) - len(unread)} of {len(setup.dev)} utterances: the others "
+                f"could not be read, {first.id}: {first.reason}, {first.detail}"
+            )
+        log.write(
+            "valid",
+            progress.step,
+            epoch=epoch,
+            loss=found.loss,
+            wer=found.wer,
+            num_left_out=len(found.left_out),
+        )
+        meter.tell(line)
+        self._remove_others()
 
     def _save(self, log: TrainingLog) -> None:
-        progress, train = self.progress, self.config.train
+        progress = self.progress
         other = {"progress": asdict(progress), "log_bytes": log.num_bytes()}
         self._store.save(progress.step, self._state, other)
+        self._remove_others()
+        self._saved_s = time.monotonic()
+        self._checkpoint_agreed = False
+
+    def _remove_others(self) -> None:
+        """Delete the checkpoints that are neither the newest nor among those to average."""
+        progress, train = self.progress, self.config.train
         if self.processes.first:
             keep = choose_steps(progress.wers, train.average_checkpoints, train.average_what)
             remove_others(self.exp.checkpoints, [*keep, progress.step])
-        self._saved_s = time.monotonic()
-        self._checkpoint_agreed = False
 
     def restore(self) -> int:
         """Continue after the newest complete checkpoint; returns the log's length at that time."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from asr.data.batches import sorted_batches
 from asr.data.dataset import Batch, Utterances
+from asr.data.manifest import LeftOut
+from asr.errors import InputError
 from asr.model import Recogniser, ctc_loss
 from asr.processes import Processes
 from asr.search.greedy import greedy
@@ -26,23 +29,42 @@ def share_of_dev(dev: Utterances, max_batch_s: float, processes: Processes) -> l
     return plan[processes.rank :: processes.size]
 
 
+class Validation(NamedTuple):
+    """Result of a validation, over all processes.
+
+    Attributes:
+        loss: per token, None where no utterance has a finite one.
+        wer: word error rate as a fraction.
+        left_out: utterances that could not be read; loss and WER are over the others.
+    """
+
+    loss: float | None
+    wer: float
+    left_out: tuple[LeftOut, ...]
+
+
 @torch.no_grad()
 def validate(
     net: Recogniser,
     batches: Iterable[Batch],
     tokenizer: Tokenizer,
     processes: Processes,
-) -> tuple[float | None, float]:
-    """(loss per token, word error rate as a fraction) of greedy decoding, over all processes.
+) -> Validation:
+    """Decode greedily and count errors.
 
-    An utterance whose output is not finite has no words; the loss is over the others, None where there
-    are none.
+    An utterance whose output is not finite has no words; the loss is over the others.
+
+    Raises:
+        InputError: no utterance could be read.
     """
     net.eval()
     device = processes.device
-    loss, num_tokens = 0.0, 0
+    loss, num_tokens, num_read = 0.0, 0, 0
+    left_out: list[LeftOut] = []
     errors = ErrorCounts(0, 0, 0, 0, 0)
     for given in batches:
+        left_out += given.left_out
+        num_read += len(given)
         batch = given if len(given) else silence(given)
         log_probs_btv, lens_b = net(batch.wave_bn.to(device), batch.wave_lens_b.to(device))
         token_lens_b = batch.token_lens_b.to(device)
@@ -55,8 +77,12 @@ def validate(
         lens_b = lens_b.where(~rows_with_nan(log_probs_btv, lens_b), 0)
         for text, best in zip(batch.texts, greedy(log_probs_btv, lens_b), strict=True):
             errors += count_errors(text.split(), tokenizer.decode(best.tokens).split())
-    everyones = processes.gather((loss, num_tokens, errors))
-    total = sum((part[2] for part in everyones), ErrorCounts())
-    num_tokens = sum(part[1] for part in everyones)
-    loss = sum(part[0] for part in everyones)
-    return loss / num_tokens if num_tokens else None, total.wer
+    everyones = processes.gather((loss, num_tokens, errors, left_out, num_read))
+    losses, tokens, counts, unread, read = zip(*everyones, strict=True)
+    missing = tuple(item for items in unread for item in items)
+    if not sum(read):
+        first = f": {missing[0].detail}" if missing else ""
+        raise InputError(f"data.dev: not one utterance could be read{first}")
+    num_tokens = sum(tokens)
+    total = sum(counts, ErrorCounts())
+    return Validation(sum(losses) / num_tokens if num_tokens else None, total.wer, missing)

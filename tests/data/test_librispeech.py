@@ -128,7 +128,7 @@ def test_everything_left_out_is_named_with_its_reason(corpus: Path, tmp_path: Pa
         ("8-10-0014", "empty audio"),
         ("8-10-0015", "NaN or infinite samples"),
         ("8-10-0016", "transcript too long for CTC"),
-        ("8-11.trans.txt", "unreadable transcript"),
+        ("8-11.trans.txt:1", "unreadable transcript"),
     ]
     assert report.num_utterances == 6
     stored = json.loads((out / "train-x.report.json").read_text())

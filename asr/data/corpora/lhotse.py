@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lhotse import AudioSource, CutSet, MonoCut, MultiCut, RecordingSet, SupervisionSet
+from lhotse import (
+    AudioSource,
+    CutSet,
+    MonoCut,
+    MultiCut,
+    Recording,
+    RecordingSet,
+    SupervisionSegment,
+    SupervisionSet,
+)
 from lhotse.cut import Cut, MixedCut
 from lhotse.cut.data import DataCut
 
 from asr.data.audio import AudioError
-from asr.data.manifest import LeftOut, load_samples, read_manifest
+from asr.data.manifest import (
+    MALFORMED,
+    LeftOut,
+    check_fields,
+    explain_error,
+    load_samples,
+    read_items,
+)
 from asr.data.preparation import (
+    MAX_OVERSHOOT_S,
     PartReport,
+    check_name,
     check_names,
     check_text,
     inspect_all,
-    is_unicode,
     write_part,
 )
 from asr.data.speakers import UNKNOWN_SPEAKER
@@ -53,6 +71,8 @@ def prepare_lhotse(
         manifests: of cuts; each becomes a part of its name.
         recordings, supervisions: a part of the supervisions' name.
 
+    What is malformed costs itself and is named in the report.
+
     Raises:
         InputError: nothing to read, not such manifests, two parts of one name, a part without a
             usable utterance. All manifests are read before the first part is written.
@@ -62,7 +82,7 @@ def prepare_lhotse(
     if not manifests and recordings is None:
         raise InputError("name manifests: --corpus CUTS, or --recordings with --supervisions")
     parts: list[tuple[str, list[Cut], list[LeftOut]]] = [
-        (part_name(path), read_lhotse_cuts(path), []) for path in manifests
+        (part_name(path), *read_lhotse_cuts(path)) for path in manifests
     ]
     if recordings is not None and supervisions is not None:
         parts.append((part_name(supervisions), *read_recordings(recordings, supervisions)))
@@ -75,49 +95,96 @@ def prepare_lhotse(
     ]
 
 
-def read_lhotse_cuts(path: Path) -> list[Cut]:
-    """Cuts with one supervision each; one with several is cut apart.
+def read_lhotse_cuts(path: Path) -> tuple[list[Cut], list[LeftOut]]:
+    """Cuts with one supervision each (one with several is cut apart), and what is malformed.
 
     Raises:
         InputError: not a manifest of cuts, or one whose audio is in no file.
     """
     found: list[Cut] = []
-    for cut in read_manifest(path, CutSet):
-        if len(cut.supervisions) > 1:
-            each = cut.trim_to_supervisions(keep_overlapping=False)
-            found += [one.with_id(one.supervisions[0].id) for one in each]
-        else:
-            found.append(cut)
-    return [_settle(cut, path) for cut in found]
+    left_out: list[LeftOut] = []
+    for cut in read_items(path, CutSet, left_out):
+        try:
+            cuts = _cut_apart(cut, left_out) if len(cut.supervisions) > 1 else [cut]
+            found += [_settle(one, path) for one in cuts]
+        except InputError:
+            raise
+        except MALFORMED as error:
+            left_out.append(_malformed(cut.id, error))
+    return found, left_out
+
+
+def _cut_apart(cut: Cut, left_out: list[LeftOut]) -> list[Cut]:
+    """One cut per supervision; one that lies outside or is malformed goes to ``left_out``."""
+    found = []
+    for supervision in cut.supervisions:
+        try:
+            if isinstance(cut, DataCut):
+                if _is_outside(supervision, cut.duration):
+                    left_out.append(_outside(supervision, cut))
+                    continue
+                alone: Cut = replace(cut, supervisions=[supervision.trim(cut.duration)])
+            else:
+                name = supervision.id
+                alone = cut.filter_supervisions(lambda other, name=name: other.id == name)
+            (one,) = alone.trim_to_supervisions(keep_overlapping=False)
+            found.append(one)
+        except MALFORMED as error:
+            left_out.append(_malformed(supervision.id, error))
+    return found
+
+
+def _is_outside(supervision: SupervisionSegment, duration_s: float) -> bool:
+    """Whether it begins outside, or ends further over the end than what is cut off there."""
+    start_s, end_s = supervision.start, supervision.end
+    return not 0 <= start_s < min(end_s, duration_s) or end_s > duration_s + MAX_OVERSHOOT_S
+
+
+def _outside(supervision: SupervisionSegment, cut: Cut) -> LeftOut:
+    detail = f"{supervision.start:.2f} to {supervision.end:.2f} s of {cut.duration:.2f} s"
+    return LeftOut(str(supervision.id), "segment outside its audio", f"cut {cut.id}: {detail}")
+
+
+def _malformed(name: object, error: Exception) -> LeftOut:
+    return LeftOut(str(name), "malformed cut", explain_error(error))
 
 
 def read_recordings(recordings: Path, supervisions: Path) -> tuple[list[Cut], list[LeftOut]]:
-    """One cut per supervision, and the supervisions whose recording is not there.
+    """One cut per supervision, and what is malformed or has no recording.
 
     Raises:
         InputError: not such manifests, or audio that is in no file.
     """
-    by_id = {recording.id: recording for recording in read_manifest(recordings, RecordingSet)}
-    told = read_manifest(supervisions, SupervisionSet)
     cuts: list[Cut] = []
     left_out: list[LeftOut] = []
-    for supervision in told:
-        if supervision.recording_id not in by_id:
-            detail = f"its recording {supervision.recording_id} is not in {recordings}"
-            left_out.append(LeftOut(supervision.id, "missing audio", detail))
-            continue
-        channel = supervision.channel
-        kind = MultiCut if isinstance(channel, list) else MonoCut
-        cut = kind(
-            id=supervision.id,
-            start=supervision.start,
-            duration=supervision.duration,
-            channel=channel,
-            supervisions=[supervision.with_offset(-supervision.start)],
-            recording=by_id[supervision.recording_id],
-        )
-        cuts.append(_settle(cut, recordings))
+    told = read_items(recordings, RecordingSet, left_out)
+    by_id = {item.id: item for item in told if isinstance(item.id, str)}
+    for supervision in read_items(supervisions, SupervisionSet, left_out):
+        try:
+            if supervision.recording_id not in by_id:
+                detail = f"its recording {supervision.recording_id} is not in {recordings}"
+                left_out.append(LeftOut(str(supervision.id), "missing audio", detail))
+                continue
+            cut = _cut_of(supervision, by_id[supervision.recording_id])
+            cuts.append(_settle(cut, recordings))
+        except InputError:
+            raise
+        except MALFORMED as error:
+            left_out.append(_malformed(supervision.id, error))
     return cuts, left_out
+
+
+def _cut_of(supervision: SupervisionSegment, recording: Recording) -> Cut:
+    channel = supervision.channel
+    kind = MultiCut if isinstance(channel, list) else MonoCut
+    return kind(
+        id=supervision.id,
+        start=supervision.start,
+        duration=supervision.duration,
+        channel=channel,
+        supervisions=[supervision.with_offset(-supervision.start)],
+        recording=recording,
+    )
 
 
 def _settle(cut: Cut, path: Path) -> Cut:
@@ -147,17 +214,34 @@ def _inspect_each(cuts: Sequence[Cut]) -> list[Cut | LeftOut]:
 
 
 def _inspect(cut: Cut) -> Cut | LeftOut:
-    if not cut.supervisions:
-        return LeftOut(cut.id, "audio without transcript", "no supervision")
-    supervision = cut.supervisions[0]
-    speaker = supervision.speaker or UNKNOWN_SPEAKER
-    if not (is_unicode(cut.id) and is_unicode(speaker)):
-        return LeftOut(cut.id, "id is not UTF-8", repr(speaker))
-    if problem := check_text(supervision.text or "", cut.duration):
-        return LeftOut(cut.id, *problem)
     try:
-        load_samples(cut)
+        return _problem(cut) or cut
     except AudioError as error:
-        return LeftOut(cut.id, error.reason, str(error))
+        return LeftOut(str(cut.id), error.reason, str(error))
+    except MALFORMED as error:
+        return _malformed(cut.id, error)
+
+
+def _problem(cut: Cut) -> LeftOut | None:
+    """Why a cut cannot be used.
+
+    Raises:
+        AudioError: its audio cannot be loaded.
+        MALFORMED: a field is of another type.
+    """
+    if not cut.supervisions:
+        return LeftOut(str(cut.id), "audio without transcript", "no supervision")
+    supervision = cut.supervisions[0]
+    text, speaker = supervision.text or "", supervision.speaker or UNKNOWN_SPEAKER
+    check_fields(cut.id, cut.duration, [(text, speaker)])
+    for name, value in (("id", cut.id), ("speaker", speaker)):
+        if reason := check_name(name, value):
+            return LeftOut(cut.id, reason, repr(value))
+    if problem := check_text(text, cut.duration):
+        return LeftOut(cut.id, *problem)
+    load_samples(cut)
     supervision.speaker = speaker
-    return cut
+    # what was read must be readable again: Lhotse leaves out fields that are None
+    line = json.dumps(cut.to_dict(), ensure_ascii=False).encode()
+    CutSet.from_dicts([json.loads(line)])
+    return None
