@@ -24,11 +24,15 @@ from asr.files import write_atomically
 from asr.model import Recogniser, count_parameters
 from asr.model_folder import new_folder
 from asr.processes import Processes
-from asr.text.normalise import get_normaliser
+from asr.text.coverage import check_training_texts, warn_of_references
+from asr.text.normalise import Normaliser, get_normaliser
 from asr.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from asr.train.initialise import Start, keeps_tokenizer, take_weights
 
 NORM_UTTERANCES = 500
+# Texts whose characters are counted: an estimate where a part has more, of which they are a tenth of
+# a second for each 10,000.
+COVERAGE_UTTERANCES = 20_000
 
 
 @dataclass(frozen=True)
@@ -129,13 +133,9 @@ def prepare(
     num_validated = min(config.train.max_validate_utterances or len(dev_cuts), len(dev_cuts))
     dev_cuts = dev_cuts.select(np.arange(num_validated))
     normalise = get_normaliser(config.tokenizer.normaliser)
-    if exp.tokenizer.is_dir():
-        tokenizer = load_tokenizer(exp.tokenizer)
-    elif start is not None and keeps_tokenizer(start, config) and not new_tokenizer:
-        tokenizer = start.tokenizer
-    else:
-        texts = [normalise(train_cuts.text(index)) for index in range(len(train_cuts))]
-        tokenizer = train_tokenizer(texts, config.tokenizer)
+    tokenizer = _tokenizer(config, exp, start, new_tokenizer, train_cuts, normalise)
+    dev_texts = _spaced_texts(dev_cuts, normalise)
+    warn_of_references(dev_texts, tokenizer, "data.dev")
     torch.manual_seed(config.train.seed)
     net = Recogniser(config, tokenizer.vocab_size)
     initialised = "" if start is None else take_weights(net, start, tokenizer)
@@ -171,6 +171,36 @@ def prepare(
         train.mixture(config.data.train_weights),
     )
     return Setup(net, tokenizer, train, dev, plain, batches, initialised)
+
+
+def _tokenizer(
+    config: Config,
+    exp: Experiment,
+    start: Start | None,
+    new_tokenizer: bool,
+    train_cuts: CutTable,
+    normalise: Normaliser,
+) -> Tokenizer:
+    """The run's own, the start's, or one learnt from the training texts.
+
+    Raises:
+        InputError: one that is there already cannot write the training texts.
+    """
+    if exp.tokenizer.is_dir():
+        tokenizer = load_tokenizer(exp.tokenizer)
+    elif start is not None and keeps_tokenizer(start, config) and not new_tokenizer:
+        tokenizer = start.tokenizer
+    else:
+        texts = [normalise(train_cuts.text(index)) for index in range(len(train_cuts))]
+        return train_tokenizer(texts, config.tokenizer)
+    advice = "--new-tokenizer learns another with --init-from, and the head is new"
+    check_training_texts(_spaced_texts(train_cuts, normalise), tokenizer, "data.train", advice)
+    return tokenizer
+
+
+def _spaced_texts(cuts: CutTable, normalise: Normaliser) -> Iterator[str]:
+    stride = max(len(cuts) // COVERAGE_UTTERANCES, 1)
+    return (normalise(cuts.text(index)) for index in range(0, len(cuts), stride))
 
 
 def _open_all(paths: list[str], key: str, data: DataConfig) -> CutTable:
