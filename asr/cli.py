@@ -110,7 +110,7 @@ def _warnings_in_one_line() -> Iterator[None]:
             else:
                 show(message, category, *where)
 
-        warnings.showwarning = tell
+        warnings.showwarning = tell  # type: ignore[assignment]
         yield
 
 
