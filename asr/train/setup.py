@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,27 +75,8 @@ class Setup:
     batches: DurationBatches
     initialised: str
     """What was taken from another model; empty: nothing."""
-
-
-def claim_folder(exp: Experiment, config: Config, resume: bool) -> None:
-    """Sees to it that EXP can be this run's; writes nothing.
-
-    Raises:
-        InputError: it holds another run and ``resume`` is not asked for, or it holds one with
-            another configuration.
-    """
-    if exp.config.is_file():
-        if not resume:
-            raise InputError(
-                f"{exp.root}: holds a run already; add --resume to go on with it, "
-                "or name another folder with --exp"
-            )
-        changed = _changed_keys(configuration.load([exp.config]), config)
-        if changed:
-            raise InputError(f"{exp.root}: cannot resume with another configuration: {changed}")
-    else:
-        # a tokenizer without the configuration it was learnt for: a run that was killed at its start
-        shutil.rmtree(exp.tokenizer, ignore_errors=True)
+    data: dict[str, dict[str, Any]]
+    """What the manifests of each option hold: number of utterances, fingerprint."""
 
 
 def keep_setup(exp: Experiment, config: Config, tokenizer: Tokenizer) -> None:
@@ -104,16 +85,6 @@ def keep_setup(exp: Experiment, config: Config, tokenizer: Tokenizer) -> None:
         with new_folder(exp.tokenizer) as unfinished:
             tokenizer.save(unfinished)
     write_atomically(exp.config, configuration.dump(config))
-
-
-def _changed_keys(old: Config, new: Config) -> str:
-    before = {key: value for key, value, _ in configuration.walk(old)}
-    changes = [
-        f"{key} was {before[key]!r}, now {value!r}"
-        for key, value, _ in configuration.walk(new)
-        if before[key] != value
-    ]
-    return "; ".join(changes)
 
 
 def prepare(
@@ -130,6 +101,7 @@ def prepare(
     """
     train_cuts = _open_all(config.data.train, "data.train", config.data)
     dev_cuts = _open_all(config.data.dev, "data.dev", config.data)
+    data = _contents(config, {"data.train": train_cuts, "data.dev": dev_cuts})
     num_validated = min(config.train.max_validate_utterances or len(dev_cuts), len(dev_cuts))
     dev_cuts = dev_cuts.select(np.arange(num_validated))
     normalise = get_normaliser(config.tokenizer.normaliser)
@@ -170,7 +142,17 @@ def prepare(
         balance_s,
         train.mixture(config.data.train_weights),
     )
-    return Setup(net, tokenizer, train, dev, plain, batches, initialised)
+    return Setup(net, tokenizer, train, dev, plain, batches, initialised, data)
+
+
+def _contents(config: Config, opened: dict[str, CutTable]) -> dict[str, dict[str, Any]]:
+    """By option, for ``run.json``: what a run that goes on must find again."""
+    found = {}
+    for key, paths, item in configuration.walk(config):
+        if item.metadata["on_resume"] == configuration.CONTENT and paths:
+            cuts = opened.get(key) or open_cuts(paths, config.data.index_folder)
+            found[key] = {"num_utterances": len(cuts), "fingerprint": cuts.fingerprint()}
+    return found
 
 
 def _tokenizer(
