@@ -7,7 +7,10 @@ import errno
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from asr import __version__
 from asr.commands import (
@@ -33,7 +36,7 @@ from asr.commands import (
     transcribe,
     tune,
 )
-from asr.errors import InputError
+from asr.errors import InputError, InputWarning
 
 # In the order of `asr --help`. Everything heavy is imported inside a command's run(), so that
 # `asr --help` answers at once.
@@ -70,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(words, argparse.Namespace(command=shlex.join(["asr", *words])))
     run: Callable[[argparse.Namespace], int] = args.run
     try:
-        code = run(args)
+        with _warnings_in_one_line():
+            code = run(args)
         if sys.stdout is not None:
             sys.stdout.flush()  # while an error can still be told
         return code
@@ -91,6 +95,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sys.stdout is not None and error.errno == errno.ENOSPC:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is unprinted
         return 2
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    with warnings.catch_warnings():
+        # once for each text, however often a command comes by
+        warnings.simplefilter("default", InputWarning)
+        show = warnings.showwarning
+
+        def tell(message: Warning | str, category: type[Warning], *where: Any) -> None:
+            if issubclass(category, InputWarning):
+                print(f"asr: warning: {' '.join(str(message).split())}", file=sys.stderr)
+            else:
+                show(message, category, *where)
+
+        warnings.showwarning = tell  # type: ignore[assignment]
+        yield
 
 
 def _parser() -> argparse.ArgumentParser:

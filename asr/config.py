@@ -20,6 +20,15 @@ from asr.capabilities import refusal
 from asr.config_layers import check_keys, parse_override, read_yaml_chain
 from asr.errors import InputError
 
+# What may become of an option when a run goes on.
+FIXED = "fixed"
+FREE = "free"
+"""Another value changes no result but for rounding, or only when a run is saved or gives up."""
+TOLD = "told"
+"""Another value is a wish for another result from here on: it is taken and reported."""
+CONTENT = "content"
+"""Files that must hold the same, wherever they lie."""
+
 
 def option(
     default: Any,
@@ -28,9 +37,17 @@ def option(
     choices: Sequence[str | int] | None = None,
     low: float | None = None,
     high: float | None = None,
+    on_resume: str = FIXED,
 ) -> Any:
-    """A dataclass field with the documentation and bounds that ``load`` checks (both inclusive)."""
-    metadata = {"help": meaning, "choices": choices, "low": low, "high": high}
+    """A dataclass field with its documentation, the bounds that ``load`` checks (both inclusive), and
+    whether it may be another when a run goes on."""
+    metadata = {
+        "help": meaning,
+        "choices": choices,
+        "low": low,
+        "high": high,
+        "on_resume": on_resume,
+    }
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -38,26 +55,27 @@ def option(
 
 @dataclass(frozen=True)
 class DataConfig:
-    train: list[str] = option([], "manifests (Lhotse cuts) to train on")
+    train: list[str] = option([], "manifests (Lhotse cuts) to train on", on_resume=CONTENT)
     train_weights: list[float] = option(
         [], "shares of the audio of each manifest of data.train; empty: all that each holds"
     )
-    dev: list[str] = option([], "manifests that validation reads")
+    dev: list[str] = option([], "manifests that validation reads", on_resume=CONTENT)
     min_duration_s: float = option(0.1, "shorter utterances are left out of training", low=0.0)
     max_duration_s: float = option(30.0, "longer utterances are left out of training", low=0.1)
     max_utterances: int = option(0, "train on the first N utterances only; 0 is all", low=0)
     num_workers: int = option(
-        0, "processes that read audio; 0 is a thread of the training process", low=0
+        0, "processes that read audio; 0 is a thread of the training process", low=0, on_resume=FREE
     )
-    cache_mb: int = option(0, "keep up to this much decoded audio in memory", low=0)
+    cache_mb: int = option(0, "keep up to this much decoded audio in memory", low=0, on_resume=FREE)
     index_folder: str = option(
-        "", "where indices of large manifests are kept; empty: beside each manifest"
+        "", "where indices of large manifests are kept; empty: beside each manifest", on_resume=FREE
     )
     max_unreadable: float = option(
         0.01,
         "share of the training utterances, and of the dev utterances, that may turn out unreadable",
         low=0.0,
         high=1.0,
+        on_resume=FREE,
     )
     shuffle_labels: bool = option(
         False, "give every training utterance another one's text: the control that must fail"
@@ -94,7 +112,9 @@ class AugmentConfig:
     time_masks_per_s: float = option(
         1.0, "SpecAugment: time masks per second of speech, up to num_time_masks", low=0.0
     )
-    noises: list[str] = option([], "manifests of noises mixed into training utterances")
+    noises: list[str] = option(
+        [], "manifests of noises mixed into training utterances", on_resume=CONTENT
+    )
     noise_probability: float = option(
         0.5, "share of the utterances that get a noise, if there are any", low=0.0, high=1.0
     )
@@ -117,7 +137,9 @@ class AugmentConfig:
     hiss_probability: float = option(
         1.0, "share of the utterances that get hiss, if it has levels", low=0.0, high=1.0
     )
-    rooms: list[str] = option([], "manifests of room impulse responses to play utterances in")
+    rooms: list[str] = option(
+        [], "manifests of room impulse responses to play utterances in", on_resume=CONTENT
+    )
     room_probability: float = option(
         0.5, "share of the utterances played in a room, if there are any", low=0.0, high=1.0
     )
@@ -185,7 +207,10 @@ class AttentionConfig:
         1024, "the longest utterance of keys: linformer, in frames of the encoder", low=1
     )
     backend: str = option(
-        "auto", "what computes it", choices=("auto", "reference", "sdpa", "blockwise", "triton")
+        "auto",
+        "what computes it",
+        choices=("auto", "reference", "sdpa", "blockwise", "triton"),
+        on_resume=FREE,
     )
 
 
@@ -233,7 +258,7 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    lr: float = option(1e-3, "peak learning rate", low=1e-9, high=10.0)
+    lr: float = option(1e-3, "peak learning rate", low=1e-9, high=10.0, on_resume=TOLD)
     betas: list[float] = option([0.9, 0.98], "AdamW's two decay rates", low=0.0, high=0.99999)
     eps: float = option(1e-8, "AdamW's epsilon", low=1e-20)
     weight_decay: float = option(
@@ -252,7 +277,7 @@ class OptimizerConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     seed: int = option(1, "of weights, order and augmentation", low=0)
-    device: str = option("auto", "where to train: auto, cpu, cuda or cuda:N")
+    device: str = option("auto", "where to train: auto, cpu, cuda or cuda:N", on_resume=FREE)
     precision: str = option(
         "auto",
         "auto is bf16 on CUDA, fp32 elsewhere",
@@ -264,14 +289,16 @@ class TrainConfig:
         choices=("ddp", "fsdp"),
     )
     timeout_minutes: float = option(
-        10.0, "how long a process waits for another before it gives up", low=0.1
+        10.0, "how long a process waits for another before it gives up", low=0.1, on_resume=FREE
     )
     checkpoint_activations: bool = option(
-        False, "recompute each layer in the backward pass: less memory, a third more work"
+        False,
+        "recompute each layer in the backward pass: less memory, a third more work",
+        on_resume=FREE,
     )
-    compile: bool = option(False, "compile the encoder's layers with torch.compile")
-    num_threads: int = option(0, "CPU threads; 0 is PyTorch's own choice", low=0)
-    epochs: int = option(30, "passes over the data", low=1)
+    compile: bool = option(False, "compile the encoder's layers with torch.compile", on_resume=FREE)
+    num_threads: int = option(0, "CPU threads; 0 is PyTorch's own choice", low=0, on_resume=FREE)
+    epochs: int = option(30, "passes over the data", low=1, on_resume=TOLD)
     global_batch_s: float = option(
         600.0, "seconds of audio per optimiser step, the same on any machine", low=0.1
     )
@@ -305,18 +332,26 @@ class TrainConfig:
         "one view",
         low=0.0,
     )
-    max_skipped: int = option(10, "steps in a row that may turn out not finite", low=1)
+    max_skipped: int = option(
+        10, "steps in a row that may turn out not finite", low=1, on_resume=FREE
+    )
     checkpoint_minutes: float = option(
-        10.0, "minutes between checkpoints, beside those of validations; 0 is none", low=0.0
+        10.0,
+        "minutes between checkpoints, beside those of validations; 0 is none",
+        low=0.0,
+        on_resume=FREE,
     )
     checkpoint_steps: int = option(
-        0, "optimiser steps between checkpoints, beside the others; 0 is none", low=0
+        0,
+        "optimiser steps between checkpoints, beside the others; 0 is none",
+        low=0,
+        on_resume=FREE,
     )
-    log_steps: int = option(10, "optimiser steps between log lines", low=1)
+    log_steps: int = option(10, "optimiser steps between log lines", low=1, on_resume=FREE)
     diagnose_steps: int = option(
-        0, "optimiser steps between looks at what attention does; 0 is none", low=0
+        0, "optimiser steps between looks at what attention does; 0 is none", low=0, on_resume=FREE
     )
-    tensorboard: bool = option(True, "write TensorBoard series beside log.jsonl")
+    tensorboard: bool = option(True, "write TensorBoard series beside log.jsonl", on_resume=FREE)
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ def run_train_neural(args: argparse.Namespace) -> int:
     from asr.lm.text import read_sentences
     from asr.model_folder import find_model
     from asr.runtime import prepare_cpu
+    from asr.text.coverage import check_training_texts
     from asr.text.normalise import get_normaliser
     from asr.text.tokenizer import load_tokenizer
 
@@ -66,7 +67,11 @@ def run_train_neural(args: argparse.Namespace) -> int:
             raise InputError(f"--{name} {getattr(args, name)}: must be at least 1")
     tokenizer = load_tokenizer(find_model(args.model))
     sentences = read_sentences(args.text, get_normaliser(args.normaliser), args.ids)
-    sequences = [tokenizer.encode(" ".join(words)) for words in sentences]
+    texts = [" ".join(words) for words in sentences]
+    files = ", ".join(map(str, args.text))
+    advice = "the text must be in the spelling of the recogniser's transcripts (--normaliser)"
+    check_training_texts(texts, tokenizer, files, advice)
+    sequences = [tokenizer.encode(text) for text in texts]
     config = NeuralConfig(tuple(tokenizer.pieces), dim=args.dim)
     model = train_neural(
         sequences,

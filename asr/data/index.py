@@ -9,6 +9,7 @@ of it is mapped into memory, not read: opening takes milliseconds, and processes
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import mmap
 import os
@@ -46,6 +47,9 @@ _COLUMNS = ("durations_s", "keys", "speaker_keys", "offsets")
 _PLAIN_CUTS = ("MonoCut", "MultiCut")
 # A cached count of frames belongs to a tokenizer that splits this many texts the same way.
 _PROBED_TEXTS = 100
+
+# Fields of cuts that say where audio and features lie.
+_PLACES = ("sources", "source", "storage_path", "storage_key")
 
 NO_TEXT = -1
 """In ``ctc_frames``: nothing is left of the text after normalisation."""
@@ -86,6 +90,18 @@ class CutTable(ABC):
         bar = tqdm(needed, total=len(self), desc="tokens", unit="utt", leave=False, disable=None)
         return np.fromiter(bar, np.int32, len(self))
 
+    def fingerprint(self) -> str:
+        """SHA-256 of what is trained on: ids, order, times, texts, speakers; not of where it lies."""
+        digest = hashlib.sha256()
+        for index in range(len(self)):
+            identity = json.dumps(_identity(self._item(index)), sort_keys=True)
+            digest.update(identity.encode() + b"\n")
+        return digest.hexdigest()
+
+    @abstractmethod
+    def _item(self, index: int) -> dict[str, Any]:
+        """The cut as JSON has it."""
+
     def select(self, indices: np.ndarray) -> CutTable:
         """Those cuts, in that order."""
         return _Selection(self, indices)
@@ -106,6 +122,9 @@ class CutList(CutTable):
 
     def text(self, index: int) -> str:
         return cut_text(self._cuts[index])
+
+    def _item(self, index: int) -> dict[str, Any]:
+        return self._cuts[index].to_dict()
 
 
 class CutIndex(CutTable):
@@ -145,6 +164,13 @@ class CutIndex(CutTable):
             _write_whole(path, lambda temporary: np.save(temporary, needed))
         return np.load(path, mmap_mode="r")
 
+    def fingerprint(self) -> str:
+        path = self.folder / "fingerprint.npy"
+        if not path.is_file():
+            found = np.array(super().fingerprint())
+            _write_whole(path, lambda temporary: np.save(temporary, found))
+        return str(np.load(path))
+
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder}
 
@@ -175,6 +201,14 @@ class Concatenated(CutTable):
         part, place = self._find(index)
         return part.text(place)
 
+    def _item(self, index: int) -> dict[str, Any]:
+        part, place = self._find(index)
+        return part._item(place)
+
+    def fingerprint(self) -> str:
+        parts = "".join(part.fingerprint() for part in self._parts)
+        return hashlib.sha256(parts.encode()).hexdigest()
+
     def ctc_frames(self, tokenizer: Tokenizer, normaliser: Normaliser) -> np.ndarray:
         return np.concatenate([part.ctc_frames(tokenizer, normaliser) for part in self._parts])
 
@@ -192,6 +226,9 @@ class _Selection(CutTable):
 
     def text(self, index: int) -> str:
         return self._table.text(int(self._indices[index]))
+
+    def _item(self, index: int) -> dict[str, Any]:
+        return self._table._item(int(self._indices[index]))
 
 
 def open_cuts(paths: Sequence[str | Path], index_folder: str | Path = "") -> CutTable:
@@ -286,6 +323,19 @@ def _describe(line: bytes) -> tuple[str, float, str]:
         raise TypeError(f"a {type(cut).__name__}")
     check_fields(cut.id, cut.duration, [(part.text, part.speaker) for part in cut.supervisions])
     return str(cut.id), float(cut.duration), cut_speaker(cut)
+
+
+def _identity(value: Any) -> Any:
+    """JSON without paths and what follows from another format: the same for a copy elsewhere."""
+    if isinstance(value, dict):
+        return {
+            key: _identity(item)
+            for key, item in value.items()
+            if key not in _PLACES and item is not None
+        }
+    if isinstance(value, list):
+        return [_identity(item) for item in value]
+    return float(value) if isinstance(value, int) else value
 
 
 def cut_text(cut: Cut) -> str:

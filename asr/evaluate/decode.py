@@ -27,6 +27,7 @@ from asr.processes import Processes
 from asr.search.factory import GREEDY, Search, SearchOptions, build_search
 from asr.search.hypothesis import Hypothesis
 from asr.streaming import LogProbStream
+from asr.text.coverage import warn_of_references
 
 
 def set_name(cuts: Path) -> str:
@@ -65,6 +66,8 @@ def decode_set(
     utterances = read_utterances(model, cuts)
     device = next(model.net.parameters()).device
     processes = processes or Processes(0, 1, device)
+    if processes.first:
+        warn_of_references(utterances.texts, model.tokenizer, str(cuts))
     begun = time.perf_counter()
     mine = _decode(model, utterances, search, max_batch_s, num_workers, processes, chunk)
     results = {index: found for part in processes.gather(mine) for index, found in part.items()}

@@ -28,6 +28,7 @@ from asr.search.factory import Search, SearchOptions, build_search, choose_weigh
 from asr.search.hypothesis import Hypothesis, ScoreParts
 from asr.search.rescore import weighted, with_neural_scores
 from asr.search.weights import Tuned, Weights
+from asr.text.coverage import warn_of_references
 from asr.wer import count_errors
 
 LM_WEIGHTS = np.arange(0.0, 1.501, 0.05)
@@ -141,6 +142,7 @@ def tune(
     lists = Lists(utterances.texts)
     if not lists.num_words:
         raise InputError(f"{cuts}: no words to tune on")
+    warn_of_references(utterances.texts, model.tokenizer, str(cuts))
     log_probs: dict[int, Tensor] = {}
     for indices, log_probs_btv, lens_b in log_probs_of(model, utterances, max_batch_s, num_workers):
         for index, log_probs_tv, length in zip(

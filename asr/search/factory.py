@@ -13,6 +13,7 @@ from torch import Tensor
 
 from asr.errors import InputError
 from asr.files import file_hash
+from asr.lm.coverage import check_vocabulary
 from asr.lm.load import load_word_model
 from asr.lm.neural import WEIGHTS as NEURAL_WEIGHTS
 from asr.lm.neural import load_neural
@@ -136,8 +137,9 @@ def build_search(
         normaliser: the model's; hotwords go through it.
 
     Raises:
-        InputError: a language model that cannot be read, a weight out of range, tuned weights that
-            are damaged.
+        InputError: a language model that cannot be read or whose words the recogniser cannot write
+            (a few of them are an ``InputWarning``), a weight out of range, tuned weights that are
+            damaged.
     """
     if options.search == "greedy":
         return Search(_greedy, {"search": "greedy", "beam": None})
@@ -149,6 +151,7 @@ def build_search(
     weights, model = Weights(0.0, 0.0, 0.0), None
     if options.lm is not None:
         model = load_word_model(options.lm)
+        check_vocabulary(model, options.lm, tokenizer, normaliser)
         sha256 = file_hash(options.lm)
         weights, origin = choose_weights(options, read_tuned(folder), sha256)
         settings |= {"lm": str(options.lm), "lm_sha256": sha256, "weights": origin}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable
 
@@ -9,10 +10,29 @@ from asr.errors import InputError
 
 Normaliser = Callable[[str], str]
 
-# What people type for an apostrophe: typographic ones and the prime, grave and acute accents
-# standing alone. NFKC would turn the lone acute into a space and a combining mark, so they are
-# replaced first.
-_APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u201b\u02bc\u2032`\u00b4", "'"))
+# ASCII quotation marks and the letter apostrophe are apostrophes wherever they stand, as in
+# LibriSpeech's transcripts ('tis, the dogs' bowl). Typographic quotation marks, the prime and the
+# lone acute accent are apostrophes between letters alone. NFKC would turn the acute into a space
+# and a combining mark, so all are replaced first.
+_MARK = "\u2019"
+_APOSTROPHES = str.maketrans(
+    dict.fromkeys("\u02bc`", "'") | dict.fromkeys("\u2018\u201b\u2032\u00b4", _MARK)
+)
+_MARK_AT_AN_EDGE = re.compile(rf"(?<![^ '{_MARK}]){_MARK}|{_MARK}(?![^ '{_MARK}])")
+
+# Format characters that separate words (zero width space) or are drawn (signs over numbers, end of
+# ayah): spaces. All others only steer how letters are drawn or where lines break.
+_SEPARATING_FORMATS = frozenset("\u200b\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd") | {
+    chr(code) for code in range(0x600, 0x606)
+}
+
+# Letters and marks that nobody sees (Unicode's Default_Ignorable_Code_Point beside formats):
+# grapheme joiner, Hangul fillers, Khmer inherent vowels, variation selectors.
+_INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0") | {
+    chr(code)
+    for first, last in ((0x180B, 0x180F), (0xFE00, 0xFE0F), (0xE0100, 0xE01EF))
+    for code in range(first, last + 1)
+}
 
 
 def _none(text: str) -> str:
@@ -20,20 +40,55 @@ def _none(text: str) -> str:
 
 
 def _lowercase_apostrophe(text: str) -> str:
-    """Lower case; letters (with their marks), digits and apostrophes stay, all else is a space.
+    """Lower case; letters with their marks, digits and apostrophes stay, all else is a space.
 
-    Idempotent: normalising twice changes nothing.
+    Characters that cannot be seen (soft hyphens, joiners, variation selectors) vanish without
+    splitting a word; marks without a letter, enclosing marks and quotation marks go. Every word
+    has a letter or a digit. Idempotent, and stable under NFKC.
     """
-    text = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES))
-    # Folding a capital can leave a decomposed letter (U+0130 gives i + dot above): compose again;
-    # the second pass also catches what NFKC brought up (a fullwidth grave accent, say).
-    text = unicodedata.normalize("NFKC", text.lower().translate(_APOSTROPHES))
-    kept = (char if char == "'" or _is_word_char(char) else " " for char in text)
-    return " ".join("".join(kept).split())
+    if not text.isascii():
+        text = _settle(text)
+    kept = _MARK_AT_AN_EDGE.sub(" ", _visible(text.lower().replace("`", "'")))
+    words = kept.replace(_MARK, "'").split()
+    return " ".join(word for word in words if word.strip("'"))
 
 
-def _is_word_char(char: str) -> bool:
-    return unicodedata.category(char)[0] in "LMN"
+def _settle(text: str) -> str:
+    """Lower case in NFKC, without invisible characters: applied until nothing changes.
+
+    Once is not enough: folding a capital can leave a decomposed letter (U+0130 gives i + dot
+    above), NFKC can bring up another apostrophe (fullwidth grave accent), and a letter composes with
+    its mark once what stood between them is gone.
+    """
+    before = ""
+    while text != before:
+        before = text
+        seen = "".join(char for char in text.translate(_APOSTROPHES) if not _vanishes(char))
+        text = unicodedata.normalize("NFKC", seen).lower()
+    return text
+
+
+def _vanishes(char: str) -> bool:
+    if char.isascii():
+        return False
+    category = unicodedata.category(char)
+    if category == "Cf":
+        return char not in _SEPARATING_FORMATS
+    return category == "Me" or char in _INVISIBLE
+
+
+def _visible(text: str) -> str:
+    """Letters, digits, apostrophes, and marks that follow a letter or digit; else spaces."""
+    kept: list[str] = []
+    carries_marks = False
+    for char in text:
+        kind = unicodedata.category(char)[0]
+        if kind == "M":
+            kept.append(char if carries_marks else "")
+            continue
+        carries_marks = kind in "LN"
+        kept.append(char if carries_marks or char in ("'", _MARK) else " ")
+    return "".join(kept)
 
 
 NORMALISERS: dict[str, Normaliser] = {

@@ -48,6 +48,10 @@ class Tokenizer(ABC):
     def encode(self, text: str) -> list[int]:
         """Ids of a text, none of them blank; what was never seen in training is the unknown id."""
 
+    def unwritable(self, characters: Iterable[str]) -> set[str]:
+        """Those of the characters that have no token."""
+        return {char for char in set(characters) if UNKNOWN in self.encode(char)}
+
     @abstractmethod
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of ids; blanks vanish, the unknown id reads ``⁇``.

@@ -22,7 +22,8 @@ from asr.train.initialise import read_start
 from asr.train.log import NoLog, TensorBoard, Tracker, TrainingLog, load_tracker
 from asr.train.profiling import Profile
 from asr.train.record import resumed_record, run_record, write_diff, write_run
-from asr.train.setup import Experiment, Setup, claim_folder, describe, keep_setup, prepare, set_norm
+from asr.train.resuming import Change, check_contents, claim_folder
+from asr.train.setup import Experiment, Setup, describe, keep_setup, prepare, set_norm
 from asr.train.stopping import StopRequest, stop_on_signals
 from asr.train.trainer import Progress, Trainer
 
@@ -83,11 +84,13 @@ def _train(
     config: Config, exp: Experiment, options: Options, processes: Processes, request: StopRequest
 ) -> None:
     start = None if options.init_from is None else read_start(options.init_from, config)
+    changes: list[Change] = []
     with processes.first_before_others():
         if processes.first:
-            claim_folder(exp, config, options.resume)
+            changes = claim_folder(exp, config, options.resume)
         setup = prepare(config, exp, processes.device, start, options.new_tokenizer)
         if processes.first:
+            check_contents(exp, setup.data)
             keep_setup(exp, config, setup.tokenizer)
     resumed = options.resume and bool(list_checkpoints(exp.checkpoints))
     if not resumed and start is None:
@@ -101,10 +104,12 @@ def _train(
     progress = trainer.progress
     record = run_record(setup, config, exp, options.command, processes.size)
     if resumed:
-        record = resumed_record(exp, record, progress.step, trainer.num_steps)
+        record = resumed_record(exp, record, progress.step, trainer.num_steps, changes)
     if processes.first:
         if resumed:
             print(f"resumed     after step {progress.step} of {trainer.num_steps}")
+            for change in changes:
+                print(f"changed     {change}: from step {progress.step + 1} on")
         if progress.step < trainer.num_steps:
             write_run(exp, record)
             write_diff(exp, record)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from asr.config import Config
 from asr.files import read_json_object, write_atomically
 from asr.model import count_parameters
 from asr.provenance import commit, environment, uncommitted, versions
+from asr.train.resuming import Change
 from asr.train.setup import Experiment, Setup
 
 DIFF = "uncommitted.diff"
@@ -46,6 +48,7 @@ def run_record(
         "diff": DIFF if dirty else None,
         "seed": config.train.seed,
         "epochs": config.train.epochs,
+        "data": setup.data,
         "train_hours": round(float(setup.train.durations_s.sum()) / 3600, 3),
         "num_threads": torch.get_num_threads(),
         "num_processes": num_processes,
@@ -57,23 +60,35 @@ def run_record(
 
 
 def resumed_record(
-    exp: Experiment, now: dict[str, Any], step: int, num_steps: int
+    exp: Experiment, now: dict[str, Any], step: int, num_steps: int, changes: Sequence[Change] = ()
 ) -> dict[str, Any]:
     """How the run in ``exp`` began, with ``now`` under "resumed": what makes the steps after ``step``.
 
     Whoever asks which commit made these weights must find all of them. What an earlier start did
     after ``step`` is lost, and so is its record.
+
+    Args:
+        changes: options that lead to another result from here on.
     """
     if not exp.run.is_file():
         return now
     begun = read_json_object(exp.run)
     if step == num_steps:
         return begun
-    before = [one for one in begun.get("resumed", []) if one["after_step"] < step]
+    starts = begun.get("resumed", [])
+    before = [one for one in starts if one["after_step"] < step]
     going_on = {"after_step": step} | {key: now[key] for key in _OF_A_START}
     if going_on["dirty"]:
         going_on["diff"] = f"uncommitted-after-{step}.diff"
-    return begun | {"resumed": [*before, going_on]}
+    # what a lost start had changed is still changed
+    changed: dict[str, list[Any]] = {}
+    for one in starts[len(before) :]:
+        changed |= one.get("changed", {})
+    for change in changes:
+        changed[change.key] = [changed.get(change.key, [change.before])[0], change.now]
+    if changed:
+        going_on["changed"] = changed
+    return begun | {"epochs": now["epochs"], "resumed": [*before, going_on]}
 
 
 def write_diff(exp: Experiment, record: dict[str, Any]) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,11 +24,15 @@ from asr.files import write_atomically
 from asr.model import Recogniser, count_parameters
 from asr.model_folder import new_folder
 from asr.processes import Processes
-from asr.text.normalise import get_normaliser
+from asr.text.coverage import check_training_texts, warn_of_references
+from asr.text.normalise import Normaliser, get_normaliser
 from asr.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from asr.train.initialise import Start, keeps_tokenizer, take_weights
 
 NORM_UTTERANCES = 500
+# Texts whose characters are counted: an estimate where a part has more, of which they are a tenth of
+# a second for each 10,000.
+COVERAGE_UTTERANCES = 20_000
 
 
 @dataclass(frozen=True)
@@ -71,27 +75,8 @@ class Setup:
     batches: DurationBatches
     initialised: str
     """What was taken from another model; empty: nothing."""
-
-
-def claim_folder(exp: Experiment, config: Config, resume: bool) -> None:
-    """Sees to it that EXP can be this run's; writes nothing.
-
-    Raises:
-        InputError: it holds another run and ``resume`` is not asked for, or it holds one with
-            another configuration.
-    """
-    if exp.config.is_file():
-        if not resume:
-            raise InputError(
-                f"{exp.root}: holds a run already; add --resume to go on with it, "
-                "or name another folder with --exp"
-            )
-        changed = _changed_keys(configuration.load([exp.config]), config)
-        if changed:
-            raise InputError(f"{exp.root}: cannot resume with another configuration: {changed}")
-    else:
-        # a tokenizer without the configuration it was learnt for: a run that was killed at its start
-        shutil.rmtree(exp.tokenizer, ignore_errors=True)
+    data: dict[str, dict[str, Any]]
+    """What the manifests of each option hold: number of utterances, fingerprint."""
 
 
 def keep_setup(exp: Experiment, config: Config, tokenizer: Tokenizer) -> None:
@@ -100,16 +85,6 @@ def keep_setup(exp: Experiment, config: Config, tokenizer: Tokenizer) -> None:
         with new_folder(exp.tokenizer) as unfinished:
             tokenizer.save(unfinished)
     write_atomically(exp.config, configuration.dump(config))
-
-
-def _changed_keys(old: Config, new: Config) -> str:
-    before = {key: value for key, value, _ in configuration.walk(old)}
-    changes = [
-        f"{key} was {before[key]!r}, now {value!r}"
-        for key, value, _ in configuration.walk(new)
-        if before[key] != value
-    ]
-    return "; ".join(changes)
 
 
 def prepare(
@@ -126,16 +101,13 @@ def prepare(
     """
     train_cuts = _open_all(config.data.train, "data.train", config.data)
     dev_cuts = _open_all(config.data.dev, "data.dev", config.data)
+    data = _contents(config, {"data.train": train_cuts, "data.dev": dev_cuts})
     num_validated = min(config.train.max_validate_utterances or len(dev_cuts), len(dev_cuts))
     dev_cuts = dev_cuts.select(np.arange(num_validated))
     normalise = get_normaliser(config.tokenizer.normaliser)
-    if exp.tokenizer.is_dir():
-        tokenizer = load_tokenizer(exp.tokenizer)
-    elif start is not None and keeps_tokenizer(start, config) and not new_tokenizer:
-        tokenizer = start.tokenizer
-    else:
-        texts = [normalise(train_cuts.text(index)) for index in range(len(train_cuts))]
-        tokenizer = train_tokenizer(texts, config.tokenizer)
+    tokenizer = _tokenizer(config, exp, start, new_tokenizer, train_cuts, normalise)
+    dev_texts = _spaced_texts(dev_cuts, normalise)
+    warn_of_references(dev_texts, tokenizer, "data.dev")
     torch.manual_seed(config.train.seed)
     net = Recogniser(config, tokenizer.vocab_size)
     initialised = "" if start is None else take_weights(net, start, tokenizer)
@@ -170,7 +142,47 @@ def prepare(
         balance_s,
         train.mixture(config.data.train_weights),
     )
-    return Setup(net, tokenizer, train, dev, plain, batches, initialised)
+    return Setup(net, tokenizer, train, dev, plain, batches, initialised, data)
+
+
+def _contents(config: Config, opened: dict[str, CutTable]) -> dict[str, dict[str, Any]]:
+    """By option, for ``run.json``: what a run that goes on must find again."""
+    found = {}
+    for key, paths, item in configuration.walk(config):
+        if item.metadata["on_resume"] == configuration.CONTENT and paths:
+            cuts = opened.get(key) or open_cuts(paths, config.data.index_folder)
+            found[key] = {"num_utterances": len(cuts), "fingerprint": cuts.fingerprint()}
+    return found
+
+
+def _tokenizer(
+    config: Config,
+    exp: Experiment,
+    start: Start | None,
+    new_tokenizer: bool,
+    train_cuts: CutTable,
+    normalise: Normaliser,
+) -> Tokenizer:
+    """The run's own, the start's, or one learnt from the training texts.
+
+    Raises:
+        InputError: one that is there already cannot write the training texts.
+    """
+    if exp.tokenizer.is_dir():
+        tokenizer = load_tokenizer(exp.tokenizer)
+    elif start is not None and keeps_tokenizer(start, config) and not new_tokenizer:
+        tokenizer = start.tokenizer
+    else:
+        texts = [normalise(train_cuts.text(index)) for index in range(len(train_cuts))]
+        return train_tokenizer(texts, config.tokenizer)
+    advice = "--new-tokenizer learns another with --init-from, and the head is new"
+    check_training_texts(_spaced_texts(train_cuts, normalise), tokenizer, "data.train", advice)
+    return tokenizer
+
+
+def _spaced_texts(cuts: CutTable, normalise: Normaliser) -> Iterator[str]:
+    stride = max(len(cuts) // COVERAGE_UTTERANCES, 1)
+    return (normalise(cuts.text(index)) for index in range(0, len(cuts), stride))
 
 
 def _open_all(paths: list[str], key: str, data: DataConfig) -> CutTable:
