@@ -8,6 +8,7 @@ from importlib import util
 
 import torch
 from sigmoid_attention import PositionBias, attend
+from sigmoid_attention.cpp_build import engine
 from sigmoid_attention.dispatch import BACKENDS
 
 from asr.config import AttentionConfig
@@ -38,6 +39,7 @@ def report() -> list[str]:
             else f"missing: pip install 'sigmoid-asr[{extra}]'"
         )
         lines.append(f"[{extra}]".ljust(12) + f"{state}; for {purpose}")
+    lines.append(f"engine      {engine().state}")
     devices = ["cpu", *(["cuda"] if count else [])]
     for device in devices:
         for weighting in WEIGHTINGS:
