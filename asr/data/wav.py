@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import BinaryIO
+from dataclasses import replace
+from typing import BinaryIO, cast
 
+from asr.data.mp3 import plan_mp3
+from asr.data.spliced import Spliced
 from asr.data.stretches import WHOLE, Loss, Plan, Stretch
 
 # Writers to a pipe cannot know the length and leave 0 or a huge number.
 _UNKNOWN_BYTES = 0x7FFF0000
 _TOLERANCE_BYTES = 64
+_MPEG = (0x50, 0x55)
 _IN_DS64 = 0xFFFFFFFF
 
 
@@ -19,7 +23,7 @@ def plan_wav(file: BinaryIO) -> Plan:
     num_bytes = file.seek(0, os.SEEK_END)
     file.seek(0)
     is_long = file.read(4) == b"RF64"
-    position, long_size, ds64_at = 12, 0, 0
+    position, long_size, ds64_at, is_mpeg = 12, 0, 0, False
     while position + 8 <= num_bytes:
         file.seek(position)
         name, size = struct.unpack("<4sI", file.read(8))
@@ -27,6 +31,8 @@ def plan_wav(file: BinaryIO) -> Plan:
         if name == b"ds64" and is_long:
             ds64_at = position
             long_size = int.from_bytes(file.read(24)[8:16], "little")
+        if name == b"fmt ":
+            is_mpeg = int.from_bytes(file.read(2), "little") in _MPEG
         if name != b"data":
             position += size + size % 2
             continue
@@ -46,8 +52,27 @@ def plan_wav(file: BinaryIO) -> Plan:
                 f"truncated: the header promises {size} bytes of audio, {size - there} are missing"
             )
             return Plan(end=Loss(message))
-        return WHOLE
+        return _plan_mpeg(file, position, size) if is_mpeg else WHOLE
     return WHOLE
+
+
+def _plan_mpeg(file: BinaryIO, position: int, size: int) -> Plan:
+    """MPEG audio in a WAV, decoded as a file of its own: its frames count samples."""
+    inside = plan_mp3(cast(BinaryIO, Spliced(file, [(position, position + size)])))
+    if inside is WHOLE:
+        return WHOLE
+    stretches = [
+        replace(
+            stretch,
+            spans=[
+                (span[0] + position, span[1] + position)
+                for span in stretch.spans or [(0, size)]
+                if isinstance(span, tuple)
+            ],
+        )
+        for stretch in inside.stretches
+    ]
+    return Plan(stretches, inside.end)
 
 
 def _are_chunks(file: BinaryIO, position: int, num_bytes: int) -> bool:
