@@ -1,105 +1,85 @@
 """Audio of any length in blocks: mono float32 at the model's rate, in memory that does not grow.
 
-What cannot be read is noted as a gap. All that lies before it is delivered, and what lies after it
-where the file is read through PyAV, which can find its way back. Only where nothing at all can be read
-is there an error.
+What cannot be read is noted as a gap, and is silence where something follows it, so that all that
+follows keeps its time. Only where nothing at all can be read is there an error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-import soundfile
 import soxr
 from lhotse.cut import Cut
 
-from asr.data.audio import (
-    MP3_TOLERANCE_SAMPLES,
-    SOUNDFILE_ERRORS,
-    AudioError,
-    check_container,
-    check_rate,
-    reason_of,
-    soundfile_name,
-    track_rate,
-    use_pyav,
-)
+from asr.data.audio_error import AudioError
 from asr.data.gaps import Gap, note_gap
 from asr.data.manifest import load_waveform
-from asr.data.media import PyavPieces, track_duration_s
+from asr.data.reader import SHORT_PIECE_S, Reader, check_rate
+from asr.data.stretches import Loss
 
 BLOCK_S = 10.0
-# What is decoded at once: the calls take 0.01 % of the sound's time, and so much may be lost at damage.
-_PIECE_S = 0.25
-# What libsndfile says of a FLAC whose header does not tell its length, as of one written to a pipe.
-_UNKNOWN_FRAMES = (1 << 63) - 1
-# Containers count encoder padding or round, and a track may end before them.
-_DURATION_TOLERANCE_S = 0.5
 BAD_SAMPLES = "NaN, infinite or absurd samples"
 # Sound is between -1 and 1, or between -32768 and 32767; energies of far more overflow.
 _LOUDEST = 1e6
 
 
-@dataclass
-class _Opened:
-    """A file that decodes.
-
-    Attributes:
-        promised: samples that the header announces, 0 where it does not.
-        tolerance: as many may be missing without a word.
-        notes: what turned out to be wrong, filled while ``pieces_nc`` are read.
-    """
-
-    rate: int
-    promised: int
-    tolerance: int
-    pieces_nc: Iterator[np.ndarray]
-    notes: list[str]
-
-
 def read_blocks(
-    path: Path, sample_rate: int, gaps: list[Gap], channel: int | None = None
+    source: Path | BinaryIO,
+    sample_rate: int,
+    gaps: list[Gap],
+    channel: int | None = None,
+    track: int | None = None,
+    name: object = None,
 ) -> Iterator[np.ndarray]:
     """float32 (n,) blocks of a file, one after the other, at ``sample_rate``.
 
     Args:
+        source: a path, or a binary file that can seek.
         gaps: what cannot be read is appended here while the blocks come.
         channel: the one to take, from 0; None is the mean of all.
+        track: of a container, from 0; None is its default one.
+        name: what error messages call the source; None is the path.
 
     Raises:
-        AudioError: missing, unreadable, without samples or without such a channel.
+        AudioError: missing, unreadable, without samples or without such a channel or track.
     """
-    notes: list[str] = []
-    try:
-        check_container(path)
-    except AudioError as error:
-        if error.reason != "truncated audio":
-            raise
-        notes.append(str(error))
-    opened = _open(path, notes, gaps)
-    num_read = 0
+    with Reader(source, name, track, SHORT_PIECE_S) as reader:
+        blocks_nc = _in_blocks(_with_silence(reader, gaps), reader.rate)
+        yield from convert(blocks_nc, reader.rate, sample_rate, gaps, channel, str(reader.name))
 
-    def counted() -> Iterator[np.ndarray]:
-        nonlocal num_read
-        for block_nc in _in_blocks(opened.pieces_nc, opened.rate):
-            num_read += len(block_nc)
-            yield block_nc
 
-    yield from convert(counted(), opened.rate, sample_rate, gaps, channel, str(path))
-    is_short = num_read < opened.promised - opened.tolerance
-    if is_short:
-        notes.append(
-            f"{path}: truncated: the header promises {opened.promised} samples, "
-            f"{num_read} can be decoded"
-        )
-    if num_read == 0:
-        raise AudioError(notes[0] if notes else f"{path}: no audio: zero samples", "empty audio")
-    if notes:
-        end = opened.promised / opened.rate if is_short else None
-        gaps.append(Gap(num_read / opened.rate, end, notes[0]))
+def _with_silence(reader: Reader, gaps: list[Gap]) -> Iterator[np.ndarray]:
+    """The samples of a file, and silence where some are missing before others."""
+    position = 0
+    losses: list[Loss] = []
+    for item in reader.items():
+        if isinstance(item, Loss):
+            losses.append(item)
+            continue
+        if losses:
+            missing = sum(loss.num_samples or 0 for loss in losses)
+            start_s = position / reader.rate
+            gap = Gap(start_s, start_s + missing / reader.rate, losses[0].message)
+            note_gap(gap, gaps)
+            yield from _silence(missing, reader)
+            position, losses = position + missing, []
+        yield item
+        position += len(item)
+    if not position:
+        reason = losses[0].message if losses else "no audio: zero samples"
+        raise AudioError(f"{reader.name}: {reason}", "empty audio")
+    if losses:
+        missing = sum(loss.num_samples or 0 for loss in losses)
+        end_s = (position + missing) / reader.rate if missing else None
+        gaps.append(Gap(position / reader.rate, end_s, losses[0].message))
+
+
+def _silence(num_samples: int, reader: Reader) -> Iterator[np.ndarray]:
+    for start in range(0, num_samples, reader.rate):
+        yield np.zeros((min(reader.rate, num_samples - start), reader.num_channels), np.float32)
 
 
 def read_cut_blocks(cut: Cut, sample_rate: int, gaps: list[Gap]) -> Iterator[np.ndarray]:
@@ -232,35 +212,6 @@ def _note_bad(bad_n: np.ndarray, at: int, rate: int, gaps: list[Gap]) -> None:
         note_gap(Gap(float(first), float(end), BAD_SAMPLES), gaps)
 
 
-def _open(path: Path, notes: list[str], gaps: list[Gap]) -> _Opened:
-    try:
-        file = soundfile.SoundFile(soundfile_name(path))
-    except SOUNDFILE_ERRORS as error:
-        use_pyav(path, error)
-        return _open_with_pyav(path, gaps, notes)
-    tolerance = MP3_TOLERANCE_SAMPLES if file.format == "MP3" else 0
-    pieces_nc = _soundfile_pieces(file, path, notes)
-    promised = 0 if file.frames == _UNKNOWN_FRAMES else file.frames
-    return _Opened(file.samplerate, promised, tolerance, pieces_nc, notes)
-
-
-def _soundfile_pieces(
-    file: soundfile.SoundFile, path: Path, notes: list[str]
-) -> Iterator[np.ndarray]:
-    """Short ones: of that in which decoding fails nothing is delivered."""
-    with file:
-        num_frames = max(1, int(_PIECE_S * file.samplerate))
-        while True:
-            try:
-                piece_nc = file.read(num_frames, dtype="float32", always_2d=True)
-            except SOUNDFILE_ERRORS as error:
-                notes.append(f"{path}: damaged: decoding fails ({reason_of(error)})")
-                return
-            if not len(piece_nc):
-                return
-            yield piece_nc
-
-
 def _in_blocks(pieces_nc: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]:
     """The same samples, at least ``BLOCK_S`` of them at a time, but for the last."""
     pending: list[np.ndarray] = []
@@ -273,22 +224,3 @@ def _in_blocks(pieces_nc: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarra
             pending, num_pending = [], 0
     if pending:
         yield np.concatenate(pending)
-
-
-def _open_with_pyav(path: Path, gaps: list[Gap], notes: list[str]) -> _Opened:
-    import av
-
-    try:
-        container = av.open(str(path), metadata_errors="ignore")
-    except (av.FFmpegError, EOFError) as error:
-        raise AudioError(
-            f"{path}: not an audio file that can be read ({reason_of(error)})"
-        ) from None
-    try:
-        rate = track_rate(container, path)
-    except AudioError:
-        container.close()
-        raise
-    tolerance, promised = int(_DURATION_TOLERANCE_S * rate), int(track_duration_s(container) * rate)
-    pieces_nc = PyavPieces(container, rate, path, gaps, notes)
-    return _Opened(rate, promised, tolerance, iter(pieces_nc), notes)

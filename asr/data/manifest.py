@@ -25,7 +25,7 @@ from lhotse.audio.backend import LibsndfileBackend, set_current_audio_backend
 from lhotse.cut import Cut, MixedCut
 from lhotse.cut.data import DataCut
 
-from asr.data.audio import SOUNDFILE_ERRORS, AudioError, check_audio, check_finite, decode, to_mono
+from asr.data.audio import AudioError, check_audio, check_finite, decode, to_mono
 from asr.data.members import Member, fetch_members
 from asr.errors import InputError
 from asr.files import write_atomically
@@ -42,15 +42,13 @@ class CorpusAudio(LibsndfileBackend):
         force_opus_sampling_rate: int | None = None,
     ) -> tuple[np.ndarray, int]:
         """float32 (channels, n) and its rate, of a whole file or of a part of it, in seconds."""
-        try:
+        if not isinstance(path_or_fd, (str, Path)):
+            samples_nc, rate = decode(path_or_fd, offset, duration, "audio in memory")
+        elif ".tar/" in str(path_or_fd):  # Lhotse's own spelling of a member
             return super().read_audio(path_or_fd, offset, duration, force_opus_sampling_rate)
-        except SOUNDFILE_ERRORS:
-            if not isinstance(path_or_fd, (str, Path)):
-                raise
-        samples_nc, rate = decode(path_or_fd)  # a file that neither reads is explained here
-        first = round(offset * rate)
-        last = None if duration is None else first + round(duration * rate)
-        return samples_nc[first:last].T, rate
+        else:
+            samples_nc, rate = decode(Path(path_or_fd), offset, duration)
+        return samples_nc.T, rate
 
 
 # Lhotse's own choice tries torchaudio.load, which needs an extra package since torchaudio 2.9, and

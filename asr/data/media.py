@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from asr.data.audio import frame_samples, packed_floats, reason_of
-from asr.data.gaps import Gap, note_gap
+from asr.data.audio_error import AudioError, reason_of
+from asr.data.stretches import Loss
 
 MISSING = "the file has no sound of this time"
 
@@ -18,65 +18,76 @@ MISSING = "the file has no sound of this time"
 _LONGEST_PAUSE_S = 0.5
 # Only a damaged file asks for more silence in all.
 _MOST_SILENCE_S = 1800.0
+# Containers count encoder padding or round, and a track may end before them.
+_DURATION_TOLERANCE_S = 0.5
 
 
-def track_duration_s(container: Any) -> float:
-    """How long the first audio track is, 0 where the container does not tell or only guesses."""
-    stream = container.streams.audio[0]
-    if container.start_time is None:  # bare frames (ADTS): guessed from the first ones' bit rate
-        return 0.0
-    if stream.duration is not None:
-        return max(0.0, float(stream.duration * stream.time_base))
-    end_s = 0.0
-    if told := re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", "")):
-        hours, minutes, seconds = told.groups()
-        end_s = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
-    elif len(container.streams) == 1 and container.duration is not None:
-        end_s = container.duration / 1e6
-    start_s = float((stream.start_time or 0) * stream.time_base)
-    return max(0.0, end_s - start_s)
-
-
-class PyavPieces:
-    """The decoded frames (n, channels) of the first audio track, in order.
+class PyavItems:
+    """The decoded frames (n, channels) of an audio track and what is missing between them, in order.
 
     Packets that cannot be decoded are passed over. What is missing between two frames, by their times,
-    is silence and a gap, so that all that follows keeps its time.
+    is a loss, so that all that follows keeps its time.
+
+    Attributes:
+        rate, num_channels: of the track.
     """
 
-    def __init__(
-        self, container: Any, rate: int, path: Path, gaps: list[Gap], notes: list[str]
-    ) -> None:
+    promised = 0  # what containers say is too vague to count samples by
+
+    def __init__(self, source: Path | BinaryIO, name: object, track: int | None) -> None:
         """
         Args:
-            container: PyAV's; closed at the end.
-            rate: of the track.
-            gaps: what is missing is appended here while the pieces come,
-            notes: and here, where nothing follows it.
+            name: what error messages call the source.
+            track: the audio track to take, from 0; None is the default one.
+
+        Raises:
+            AudioError: not a container that FFmpeg reads, no such track, or one without a decoder.
         """
-        self._container, self._rate, self._path = container, rate, path
-        self._gaps, self._notes = gaps, notes
-        stream = container.streams.audio[0]
-        self._resampler, self._num_channels = packed_floats(stream, rate), stream.layout.nb_channels
-        self._num_samples = 0
+        self._container = _open(source, name)
+        try:
+            self._stream = _choose_track(self._container, name, track)
+            self.rate = _track_rate(self._stream, name)
+        except AudioError:
+            self._container.close()
+            raise
+        self.num_channels = int(self._stream.layout.nb_channels)
+        # Floats of one plane: with a plane per channel PyAV reads memory that is not its own from the
+        # ninth channel on.
+        self._resampler = _floats(self._stream, self.rate)
         self._end_s: float | None = None  # of the last frame, as the file counts
         self._damage = ""  # since then
         self._damaged_s = 0.0
-        self._silence_left = int(_MOST_SILENCE_S * rate)
+        self._silence_left = int(_MOST_SILENCE_S * self.rate)
+        self._num_samples = 0  # those missing counted
 
-    def __iter__(self) -> Iterator[np.ndarray]:
+    def close(self) -> None:
+        self._container.close()
+
+    def seek(self, first: int) -> int:
+        """Containers are read from their start; see ``SndfileItems.seek``."""
+        return 0
+
+    def __iter__(self) -> Iterator[np.ndarray | Loss]:
         import av
 
         with self._container:
+            expected = round(_duration_s(self._container, self._stream) * self.rate)
             try:
-                for packet in self._container.demux(self._container.streams.audio[0]):
+                for packet in self._container.demux(self._stream):
                     for frame in self._decoded(packet):
-                        yield from self._pieces(frame)
+                        yield from self._items(frame)
                 yield from self._converted(None)
             except (av.FFmpegError, EOFError) as error:
                 self._damage = self._damage or reason_of(error)
         if self._damage:
-            self._notes.append(f"{self._path}: damaged: decoding fails ({self._damage})")
+            yield Loss(f"damaged: decoding fails ({self._damage})")
+        missing = expected - self._num_samples
+        if missing > _DURATION_TOLERANCE_S * self.rate:
+            yield Loss(
+                f"truncated: the header promises {expected} samples, "
+                f"{self._num_samples} can be decoded",
+                missing,
+            )
 
     def _decoded(self, packet: Any) -> list[Any]:
         import av
@@ -90,15 +101,14 @@ class PyavPieces:
             return []
         return frames
 
-    def _pieces(self, frame: Any) -> Iterator[np.ndarray]:
+    def _items(self, frame: Any) -> Iterator[np.ndarray | Loss]:
         missing = self._num_missing(frame)
         if missing or self._damage:
-            self._note_missing(missing)
-        while missing:
-            part = min(missing, self._rate)
-            missing -= part
-            self._num_samples += part
-            yield np.zeros((part, self._num_channels), np.float32)
+            self._silence_left -= missing
+            self._num_samples += missing
+            message = f"damaged: decoding fails ({self._damage})" if self._damage else MISSING
+            yield Loss(message, missing)
+            self._damage, self._damaged_s = "", 0.0
         start_s = self._end_s if frame.time is None else frame.time
         if start_s is not None:
             self._end_s = start_s + frame.samples / frame.sample_rate
@@ -112,15 +122,8 @@ class PyavPieces:
             missing_s = max(missing_s, self._damaged_s)
         elif missing_s < _LONGEST_PAUSE_S:
             return 0
-        missing = round(missing_s * self._rate)
+        missing = round(missing_s * self.rate)
         return missing if missing <= self._silence_left else 0
-
-    def _note_missing(self, missing: int) -> None:
-        reason = f"damaged: decoding fails ({self._damage})" if self._damage else MISSING
-        start_s = self._num_samples / self._rate
-        note_gap(Gap(start_s, start_s + missing / self._rate, reason), self._gaps)
-        self._damage, self._damaged_s = "", 0.0
-        self._silence_left -= missing
 
     def _converted(self, frame: Any) -> Iterator[np.ndarray]:
         try:
@@ -130,6 +133,64 @@ class PyavPieces:
             self._damaged_s += frame.samples / frame.sample_rate
             return
         for block in blocks:
-            samples_nc = frame_samples(block)
+            samples_nc = block.to_ndarray().reshape(-1, self.num_channels)
             self._num_samples += len(samples_nc)
             yield samples_nc
+
+
+def _open(source: Path | BinaryIO, name: object) -> Any:
+    import av
+
+    file = str(source) if isinstance(source, Path) else source
+    try:
+        return av.open(file, metadata_errors="ignore")
+    except (av.FFmpegError, EOFError) as error:
+        message = f"{name}: not an audio file that can be read ({reason_of(error)})"
+        raise AudioError(message) from None
+
+
+def _choose_track(container: Any, name: object, track: int | None) -> Any:
+    """The audio track asked for, else the one that the container calls its default, else the first."""
+    import av
+
+    tracks = container.streams.audio
+    if not tracks:
+        raise AudioError(f"{name}: has no audio track", "empty audio")
+    if track is not None:
+        if not 0 <= track < len(tracks):
+            raise AudioError(
+                f"{name}: no audio track {track + 1}: choose from 1 to {len(tracks)}",
+                "no such track",
+            )
+        return tracks[track]
+    default = av.stream.Disposition.default
+    return next((one for one in tracks if one.disposition & default), tracks[0])
+
+
+def _track_rate(stream: Any, name: object) -> int:
+    codec = stream.codec_context
+    if codec is None or not codec.sample_rate:
+        raise AudioError(f"{name}: its audio track cannot be decoded")
+    return int(codec.sample_rate)
+
+
+def _floats(stream: Any, rate: int) -> Any:
+    import av
+
+    return av.AudioResampler(format="flt", layout=stream.layout, rate=rate)
+
+
+def _duration_s(container: Any, stream: Any) -> float:
+    """How long a track is, 0 where the container does not tell or only guesses."""
+    if container.start_time is None:  # bare frames (ADTS): guessed from the first ones' bit rate
+        return 0.0
+    if stream.duration is not None:
+        return max(0.0, float(stream.duration * stream.time_base))
+    end_s = 0.0
+    if told := re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", "")):
+        hours, minutes, seconds = told.groups()
+        end_s = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    elif len(container.streams) == 1 and container.duration is not None:
+        end_s = container.duration / 1e6
+    start_s = float((stream.start_time or 0) * stream.time_base)
+    return max(0.0, end_s - start_s)

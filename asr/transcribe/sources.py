@@ -4,31 +4,24 @@ from __future__ import annotations
 
 import glob
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from lhotse.cut import Cut
 
-from asr.data.audio import MEDIA_EXTENSIONS
 from asr.data.blocks import convert, read_blocks, read_cut_blocks
+from asr.data.extensions import AUDIO_EXTENSIONS
 from asr.data.gaps import Gap
 from asr.data.manifest import read_cuts
+from asr.data.reader import spooled
 from asr.errors import InputError
 
 STDIN = "-"
 _MANIFEST_SUFFIXES = (".jsonl", ".jsonl.gz")
-_EXTENSIONS = (
-    MEDIA_EXTENSIONS
-    | {f".{name.lower()}" for name in soundfile.available_formats() if name != "RAW"}
-    | {".opus", ".oga", ".aif"}
-)
 
 Open = Callable[[int, list[Gap]], Iterator[np.ndarray]]
 """(sample rate, gaps to append to) -> mono float32 blocks; raises InputError."""
@@ -137,7 +130,7 @@ def _expand(text: str, channel: int | None) -> Iterator[Source]:
     if text == STDIN:
         yield Source(STDIN, partial(_read_stdin, channel), None, Path("stdin"), channel=channel)
     elif path.is_dir():
-        files = [p for p in path.rglob("*") if p.suffix.lower() in _EXTENSIONS and p.is_file()]
+        files = [p for p in path.rglob("*") if p.suffix.lower() in AUDIO_EXTENSIONS and p.is_file()]
         if not files:
             raise InputError(f"{path}: no audio or video file in this folder")
         yield from (file_source(file, channel, path) for file in sorted(files))
@@ -169,16 +162,10 @@ def _without_root(folder: Path) -> Path:
 
 
 def _read_stdin(channel: int | None, sample_rate: int, gaps: list[Gap]) -> Iterator[np.ndarray]:
-    """A container wants seeking, so what comes is put down on disk first."""
     if sys.stdin is None:
         raise InputError("standard input is closed")
-    with tempfile.NamedTemporaryFile() as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
-        file.flush()
-        try:
-            yield from read_blocks(Path(file.name), sample_rate, gaps, channel)
-        except InputError as error:
-            raise InputError(str(error).replace(file.name, "standard input")) from None
+    with spooled(sys.stdin.buffer) as file:
+        yield from read_blocks(file, sample_rate, gaps, channel, name="standard input")
 
 
 def _fail(error: InputError, sample_rate: int, gaps: list[Gap]) -> Iterator[np.ndarray]:

@@ -136,10 +136,7 @@ def test_a_wav_written_to_a_pipe_is_no_truncated_one(tmp_path: Path, size: int) 
     at = content.index(b"data") + 4
     content[at : at + 4] = struct.pack("<I", size)
     path.write_bytes(content)
-    if size == 0:  # libsndfile believes it: no samples, which is said, not guessed
-        assert complaint(path).reason == "empty audio"
-    else:
-        assert len(audio.read_audio(path)) == RATE
+    assert len(audio.read_audio(path)) == RATE
 
 
 def test_media_files_go_through_pyav(tmp_path: Path) -> None:

@@ -107,8 +107,8 @@ def test_a_flac_that_does_not_tell_its_length(tmp_path: Path) -> None:
     content[22:26] = bytes(4)
     path.write_bytes(content)
     found, gaps = read(path)
-    assert len(found) >= 2.7 * RATE
-    assert [gap.end_s for gap in gaps] == [None]
+    np.testing.assert_allclose(found, noise(3.0)[:, 0], atol=1e-4)
+    assert gaps == []
 
 
 def write_media(

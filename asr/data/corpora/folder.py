@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from asr.data.audio import CORPUS_EXTENSIONS
 from asr.data.corpora.common import name_utterances
+from asr.data.extensions import AUDIO_EXTENSIONS
 from asr.data.manifest import LeftOut
 from asr.data.preparation import Part, Utterance
 from asr.data.speakers import UNKNOWN_SPEAKER
@@ -38,7 +38,7 @@ def read_folder(corpus: Path, speaker_level: int = 0) -> Part:
     for path in _files(corpus):
         if path.suffix.lower() == TRANSCRIPT_SUFFIX:
             transcripts.add(path)
-        elif path.suffix.lower() in CORPUS_EXTENSIONS:
+        elif path.suffix.lower() in AUDIO_EXTENSIONS:
             speaker = _speaker(path, corpus, speaker_level)
             utterances.append(Utterance("", path, "", speaker))
     if not utterances:

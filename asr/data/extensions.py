@@ -1,0 +1,26 @@
+"""Names that audio files go by, wherever a folder is searched for them."""
+
+from __future__ import annotations
+
+# Files that only PyAV can open: the hint to install it is given for these.
+# fmt: off
+MEDIA_EXTENSIONS = frozenset(
+    f".{name}" for name in (
+        "3g2", "3gp", "aac", "ac3", "adts", "amr", "ape", "asf", "avi", "dts", "eac3", "f4v",
+        "flv", "m2ts", "m4a", "m4b", "m4v", "mka", "mkv", "mov", "mp4", "mpc", "mpeg", "mpg",
+        "mts", "ogv", "qt", "ra", "rm", "spx", "ts", "tta", "vob", "weba", "webm", "wma", "wmv",
+        "wv"
+    )
+)
+
+# Files that libsndfile opens.
+_SOUND_EXTENSIONS = frozenset(
+    f".{name}" for name in (
+        "aif", "aifc", "aiff", "au", "avr", "caf", "flac", "htk", "iff", "mp1", "mp2", "mp3",
+        "mpga", "nist", "oga", "ogg", "opus", "paf", "pvf", "rf64", "sd2", "sds", "sf", "snd",
+        "sph", "svx", "voc", "w64", "wav", "wave", "wve", "xi"
+    )
+)
+# fmt: on
+
+AUDIO_EXTENSIONS = MEDIA_EXTENSIONS | _SOUND_EXTENSIONS
