@@ -26,6 +26,7 @@ from lhotse.serialization import deserialize_item
 from tqdm import tqdm
 
 from asr.data.augment import stable_hash
+from asr.data.gate import ForeignSource, check_item
 from asr.data.manifest import (
     DAMAGED,
     MALFORMED,
@@ -274,6 +275,8 @@ def _fill(path: Path, index: Path) -> None:
         for number, line in enumerate(lines, start=1):
             try:
                 name, duration_s, speaker = _describe(line)
+            except ForeignSource as error:
+                raise ForeignSource(f"{path}: line {number}: {error}") from None
             except MALFORMED as error:
                 raise InputError(
                     f"{path}: line {number} is not a Lhotse cut ({explain_error(error)})"
@@ -314,6 +317,7 @@ def _lines_of(path: Path) -> Iterator[bytes]:
 def _describe(line: bytes) -> tuple[str, float, str]:
     """A cut's id, seconds and speaker."""
     item = json.loads(line)
+    check_item(item)
     if item["type"] in _PLAIN_CUTS:
         told = [(part.get("text"), part.get("speaker")) for part in item["supervisions"]]
         check_fields(item["id"], item["duration"], told)

@@ -26,6 +26,7 @@ from lhotse.cut import Cut, MixedCut
 from lhotse.cut.data import DataCut
 
 from asr.data.audio import AudioError, check_audio, check_finite, decode, to_mono
+from asr.data.gate import ForeignSource, check_item, open_no_pipes
 from asr.data.members import Member, fetch_members
 from asr.errors import InputError
 from asr.files import write_atomically
@@ -47,7 +48,10 @@ class CorpusAudio(LibsndfileBackend):
         elif ".tar/" in str(path_or_fd):  # Lhotse's own spelling of a member
             return super().read_audio(path_or_fd, offset, duration, force_opus_sampling_rate)
         else:
-            samples_nc, rate = decode(Path(path_or_fd), offset, duration)
+            path = Path(path_or_fd)
+            if path.exists() and not path.is_file():
+                raise AudioError(f"{path}: a folder, a pipe or a device, not an audio file")
+            samples_nc, rate = decode(path, offset, duration)
         return samples_nc.T, rate
 
 
@@ -55,6 +59,7 @@ class CorpusAudio(LibsndfileBackend):
 # ffmpeg. A user's own choice goes first.
 if "LHOTSE_AUDIO_BACKEND" not in os.environ:
     set_current_audio_backend(CorpusAudio())
+open_no_pipes()
 
 MANIFEST_SUFFIX = ".cuts.jsonl.gz"
 
@@ -149,7 +154,8 @@ def read_manifest(path: Path, kind: type[Manifest]) -> Manifest:
     if not path.is_file():
         raise InputError(f"{path}: no such manifest")
     try:
-        loaded = kind.from_file(path)  # None for a file without a line
+        # absolute, or Lhotse would take a file called "pipe:..." for a command
+        loaded = kind.from_file(path.absolute())  # None for a file without a line
         items = kind() if loaded is None else loaded.to_eager()
     except (OSError, *DAMAGED) as error:
         raise InputError(f"{path}: cannot be read as a manifest: {_one_line(error)}") from None
@@ -162,7 +168,17 @@ def read_manifest(path: Path, kind: type[Manifest]) -> Manifest:
             raise InputError(
                 f"{path}: not a manifest of Lhotse {_NAMES[kind]}: holds {type(item).__name__}"
             )
+        _let_through(item, path)
     return items
+
+
+def _let_through(item: Any, where: object) -> None:
+    try:
+        check_item(item)
+    except ForeignSource as error:
+        raise ForeignSource(f"{where}: {error}") from None
+    except MALFORMED as error:
+        raise InputError(f"{where}: a malformed item ({explain_error(error)})") from None
 
 
 def read_items(path: Path, kind: type[Manifest], left_out: list[LeftOut]) -> list[Any]:
@@ -184,8 +200,12 @@ def read_items(path: Path, kind: type[Manifest], left_out: list[LeftOut]) -> lis
         if not line.strip():
             continue
         try:
-            (item,) = kind.from_dicts([json.loads(line)])
+            raw = json.loads(line)
+            check_item(raw)
+            (item,) = kind.from_dicts([raw])
             items.append(item)
+        except ForeignSource as error:
+            raise ForeignSource(f"{path}, line {number}: {error}") from None
         except MALFORMED as error:
             detail = f"{path}, line {number}: {explain_error(error)}"
             malformed.append(LeftOut(f"{path.name}:{number}", "malformed line", detail))
@@ -225,7 +245,13 @@ def load_waveform(cut: Cut, sample_rate: int) -> np.ndarray:
 
 def load_samples(cut: Cut) -> np.ndarray:
     """float32 (channels, n): the cut's audio at its own rate, out of a shard where it is in one; see
-    ``load_waveform``."""
+    ``load_waveform``.
+
+    Raises:
+        ForeignSource: it would run or open something else than audio files.
+        AudioError: its audio cannot be loaded.
+    """
+    check_item(cut)
     in_memory = fetch_members(cut)
     try:
         samples_cn = in_memory.load_audio()

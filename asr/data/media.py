@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from asr.data.audio_error import AudioError, reason_of
+from asr.data.containers import open_container
 from asr.data.stretches import Loss
 
 MISSING = "the file has no sound of this time"
@@ -141,9 +142,12 @@ class PyavItems:
 def _open(source: Path | BinaryIO, name: object) -> Any:
     import av
 
-    file = str(source) if isinstance(source, Path) else source
     try:
-        return av.open(file, metadata_errors="ignore")
+        return open_container(source)
+    except av.ArgumentError:
+        raise AudioError(
+            f"{name}: not an audio file that can be read (playlists and unknown formats are refused)"
+        ) from None
     except (av.FFmpegError, EOFError) as error:
         message = f"{name}: not an audio file that can be read ({reason_of(error)})"
         raise AudioError(message) from None

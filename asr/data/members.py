@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import re
+import stat
+import time
 from dataclasses import dataclass
 
 import fsspec
@@ -19,7 +21,14 @@ from lhotse.utils import fastcopy
 
 from asr.data.audio import AudioError
 
-_PATTERN = re.compile(r"(.+)#offset=(\d+)&size=(\d+)")
+_PATTERN = re.compile(r"(.+)#offset=(\d{1,18})&size=(\d{1,18})")
+# Schemes of stores that shards are read from. fsspec knows others that run programs, read through
+# further files ("::") or open devices.
+STORES = frozenset(
+    {"http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "oci", "oss", "memory"}
+)
+# Seconds before each further try of a read that failed in a store.
+_WAITS_S = (0.5, 1.0, 2.0)
 
 
 @dataclass(frozen=True)
@@ -36,8 +45,18 @@ class Member:
     @staticmethod
     def parse(source: AudioSource) -> Member | None:
         """The member that a source of a manifest means, or None for any other source."""
-        found = _PATTERN.fullmatch(source.source) if source.type == "url" else None
+        return Member.parse_text(source.source) if source.type == "url" else None
+
+    @staticmethod
+    def parse_text(text: str) -> Member | None:
+        """The inverse of ``str``, or None."""
+        found = _PATTERN.fullmatch(text)
         return Member(found[1], int(found[2]), int(found[3])) if found else None
+
+    def is_of_a_store(self) -> bool:
+        """Whether the shard is a file of this machine or of one of ``STORES``."""
+        scheme, separator, _ = self.shard.partition("://")
+        return "::" not in self.shard and (not separator or scheme in STORES)
 
     def read(self) -> bytes:
         """
@@ -60,15 +79,39 @@ class Member:
         return content
 
     def _read_file(self) -> bytes:
-        handle = os.open(self.shard, os.O_RDONLY)
+        # a pipe is opened without waiting for who writes to it
+        handle = os.open(self.shard, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         try:
-            return os.pread(handle, self.size, self.offset)
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode):
+                raise AudioError(f"shard {self.shard}: not a file", "unreadable shard")
+            there = max(status.st_size - self.offset, 0)
+            return os.pread(handle, min(self.size, there), self.offset)
         finally:
             os.close(handle)
 
     def _fetch(self) -> bytes:
-        files, path = fsspec.core.url_to_fs(self.shard)
-        return files.cat_file(path, start=self.offset, end=self.offset + self.size)
+        """Read from a store, and again after a pause where that fails.
+
+        Raises:
+            FileNotFoundError: no such shard.
+            AudioError: the last of the failures.
+        """
+        for wait_s in (*_WAITS_S, None):
+            try:
+                files, path = fsspec.core.url_to_fs(self.shard)
+                return files.cat_file(path, start=self.offset, end=self.offset + self.size)
+            except FileNotFoundError:
+                raise
+            except Exception as error:  # each store raises what its own library raises
+                if wait_s is None:
+                    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+                    raise AudioError(
+                        f"shard {self.shard}: {reason} ({len(_WAITS_S) + 1} tries)",
+                        "unreadable shard",
+                    ) from None
+                time.sleep(wait_s)
+        raise AssertionError("the last try returns or raises")
 
 
 def fetch_members(cut: Cut) -> Cut:

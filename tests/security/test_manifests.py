@@ -1,0 +1,281 @@
+"""A stranger's manifest runs, opens and downloads nothing, whatever command reads it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asr.cli import main
+from asr.data import index
+from asr.data.manifest import read_cuts
+
+from ..hardening.conftest import TINY, Workspace
+from ..hardening.conftest import workspace as workspace
+
+Json = dict[str, Any]
+Form = Callable[[Json, str], Json]
+
+
+def command_source(canary: str) -> Json:
+    return {"type": "command", "channels": [0], "source": f"touch {canary}; false"}
+
+
+def pipe_source(canary: str) -> Json:
+    return {"type": "url", "channels": [0], "source": f"pipe:touch {canary}"}
+
+
+def _recording(cut: Json, source: Json) -> Json:
+    return {**cut["recording"], "sources": [source]}
+
+
+def with_source(make: Callable[[str], Json]) -> Form:
+    return lambda cut, canary: {**cut, "recording": _recording(cut, make(canary))}
+
+
+def url(text: str) -> Form:
+    return with_source(lambda canary: {"type": "url", "channels": [0], "source": text % canary})
+
+
+def in_a_track(cut: Json, canary: str) -> Json:
+    bad = {**cut, "id": "bad", "recording": _recording(cut, command_source(canary))}
+    tracks = [{"cut": one, "type": "MonoCut", "offset": 0.0} for one in (cut, bad)]
+    for track in tracks:
+        track["cut"] = {key: value for key, value in track["cut"].items() if key != "type"}
+    return {"type": "MixedCut", "id": cut["id"], "tracks": tracks}
+
+
+def in_a_transform(cut: Json, canary: str) -> Json:
+    impulse = {**_recording(cut, command_source(canary)), "id": "rir"}
+    transform = {
+        "name": "ReverbWithImpulseResponse",
+        "kwargs": {"rir": impulse, "normalize_output": True, "early_only": False},
+    }
+    return {**cut, "recording": {**cut["recording"], "transforms": [transform]}}
+
+
+def in_features(kind: str) -> Form:
+    def form(cut: Json, canary: str) -> Json:
+        features = {
+            "type": "fbank",
+            "num_frames": 100,
+            "num_features": 80,
+            "frame_shift": 0.01,
+            "sampling_rate": 16000,
+            "start": 0.0,
+            "duration": cut["duration"],
+            "storage_type": kind,
+            "storage_path": f"pipe:touch {canary};",
+            "storage_key": "x",
+            "recording_id": "x",
+            "channels": 0,
+        }
+        return {**cut, "features": features}
+
+    return form
+
+
+def in_a_custom_array(cut: Json, canary: str) -> Json:
+    array = {
+        "storage_type": "numpy_files",
+        "storage_path": "",
+        "storage_key": f"pipe:touch {canary}",
+        "shape": [3],
+    }
+    return {**cut, "custom": {"ivector": {"array": array}, "plain": array}}
+
+
+def in_a_custom_recording(cut: Json, canary: str) -> Json:
+    return {**cut, "custom": {"target": _recording(cut, command_source(canary))}}
+
+
+def in_the_supervision(cut: Json, canary: str) -> Json:
+    custom = {"enrolment": _recording(cut, pipe_source(canary))}
+    return {**cut, "supervisions": [{**cut["supervisions"][0], "custom": custom}]}
+
+
+FORMS: dict[str, Form] = {
+    "command": with_source(command_source),
+    "pipe": with_source(pipe_source),
+    "file called pipe:": with_source(
+        lambda canary: {"type": "file", "channels": [0], "source": f"pipe:touch {canary}"}
+    ),
+    "address": url("http://127.0.0.1:9/%s"),
+    "shard of a pipe": url("pipe:touch %s#offset=0&size=9"),
+    "shard through another file system": url("simplecache::http://127.0.0.1:9%s#offset=0&size=9"),
+    "shard of a program": url("sftp://127.0.0.1%s#offset=0&size=9"),
+    "memory": url("memory%s"),
+    "placeholder": with_source(lambda _: {"type": "shar", "channels": [0], "source": ""}),
+    "track": in_a_track,
+    "transform": in_a_transform,
+    "features through a pipe": in_features("lilcom_chunky"),
+    "features at an address": in_features("lilcom_url"),
+    "features of Kaldi": in_features("kaldiio"),
+    "custom array": in_a_custom_array,
+    "custom recording": in_a_custom_recording,
+    "custom recording of the supervision": in_the_supervision,
+}
+
+Words = Callable[[Workspace, Path, Path], list[object]]
+COMMANDS: dict[str, Words] = {
+    "train": lambda space, cuts, out: [
+        *("train", "--exp", out / "new", *TINY, f"data.train=[{cuts}]"),
+        f"data.dev=[{space.cuts}]",
+    ],
+    "train, dev": lambda space, cuts, out: [
+        *("train", "--exp", out / "new", *TINY, f"data.train=[{space.cuts}]", f"data.dev=[{cuts}]"),
+    ],
+    "train, noises": lambda space, cuts, out: [
+        *("train", "--exp", out / "new", *TINY, f"data.train=[{space.cuts}]"),
+        *(f"data.dev=[{space.cuts}]", f"augment.noises=[{cuts}]"),
+    ],
+    "decode": lambda space, cuts, out: [
+        "decode", "--model", space.model, "--cuts", cuts, "--out", out / "new"
+    ],
+    "transcribe": lambda space, cuts, out: [
+        "transcribe", cuts, "--model", space.model, "--out", out / "new"
+    ],
+    "shard": lambda space, cuts, out: ["shard", "--cuts", cuts, "--out", out / "new"],
+    "align": lambda space, cuts, out: [
+        "align", "--model", space.model, "--cuts", cuts, "--out", out / "new"
+    ],
+    "certify": lambda space, cuts, out: [
+        "certify", space.model, "--cuts", cuts, "--json", out / "new"
+    ],
+    "diagnose": lambda space, cuts, out: [
+        "diagnose", space.model, "--cuts", cuts, "--json", out / "new"
+    ],
+    "tune": lambda space, cuts, out: [
+        "tune", "--model", space.model, "--cuts", cuts, "--lm", space.lm
+    ],
+    "subset": lambda space, cuts, out: [
+        "subset", "--cuts", cuts, "--out", out / "new.cuts.jsonl.gz"
+    ],
+    "join": lambda space, cuts, out: [
+        "join", "--cuts", cuts, "--out", out / "new.cuts.jsonl.gz", "--max-s", 20
+    ],
+    "lm train": lambda space, cuts, out: [
+        "lm", "train", "--text", cuts, "--out", out / "new", "--order", 2
+    ],
+    "prepare lhotse": lambda space, cuts, out: [
+        "prepare", "lhotse", "--corpus", cuts, "--out", out / "new"
+    ],
+    "compare --html": lambda space, cuts, out: _compare(space, cuts, out),
+}  # fmt: skip
+
+
+def _compare(space: Workspace, cuts: Path, out: Path) -> list[object]:
+    """A stranger's folder of results names the manifest."""
+    copy = out / "theirs"
+    shutil.copytree(space.model, copy)
+    for path in copy.rglob("decode.json"):
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps(record | {"cuts": str(cuts)}))
+    return ["compare", copy, "--html", out / "new.html", "--utterance", "0"]
+
+
+def manifest(space: Workspace, form: Form, folder: Path, canary: Path) -> Path:
+    """The second of two cuts is the stranger's."""
+    first, second = [cut.to_dict() for cut in list(read_cuts(space.cuts))[:2]]
+    cuts = [first, form(second, str(canary))]
+    path = folder / "theirs.cuts.jsonl.gz"
+    path.write_bytes(gzip.compress("".join(json.dumps(cut) + "\n" for cut in cuts).encode()))
+    return path
+
+
+def refused(words: list[object], capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    assert main([str(word) for word in words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("asr: error: ")
+    return line
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_refused_in_one_line(
+    command: str,
+    form: str,
+    workspace: Workspace,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    canary = tmp_path / "canary"
+    cuts = manifest(workspace, FORMS[form], tmp_path, canary)
+    line = refused(COMMANDS[command](workspace, cuts, tmp_path), capsys)
+    assert "a manifest may name audio files and members of shards only" in line
+    assert str(cuts) in line
+    assert not canary.exists()
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_refused_in_a_large_manifest(
+    form: str,
+    workspace: Workspace,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Large ones are indexed instead of loaded."""
+    monkeypatch.setattr(index, "INDEX_ABOVE_BYTES", 0)
+    canary = tmp_path / "canary"
+    cuts = manifest(workspace, FORMS[form], tmp_path, canary)
+    line = refused(COMMANDS["train"](workspace, cuts, tmp_path), capsys)
+    assert "line 2" in line
+    assert "a manifest may name audio files" in line
+    assert not canary.exists()
+
+
+def test_refused_where_only_the_samples_are_loaded(workspace: Workspace, tmp_path: Path) -> None:
+    """A cut that came by another way than a manifest."""
+    from lhotse.serialization import deserialize_item
+
+    from asr.data.gate import ForeignSource
+    from asr.data.manifest import load_waveform
+
+    (first, *_) = [cut.to_dict() for cut in read_cuts(workspace.cuts)]
+    for form in ("command", "pipe", "address", "track", "transform", "shard of a pipe"):
+        cut = deserialize_item(json.loads(json.dumps(FORMS[form](first, str(tmp_path / "canary")))))
+        with pytest.raises(ForeignSource, match="audio files and members"):
+            load_waveform(cut, 16000)
+        assert not (tmp_path / "canary").exists()
+
+
+def test_a_manifest_called_as_a_command(
+    workspace: Workspace,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Lhotse runs what a path says after ``pipe:``; here it is the name of a file."""
+    monkeypatch.chdir(tmp_path)
+    name = "pipe:touch canary; cat a.jsonl"
+    shutil.copy(workspace.cuts, tmp_path / f"{name}.gz")
+    words = ["subset", "--cuts", f"{name}.gz", "--out", tmp_path / "new.cuts.jsonl.gz"]
+    assert main([str(word) for word in words]) == 0
+    assert not (tmp_path / "canary").exists()
+
+
+def test_what_is_not_a_file_is_not_waited_for(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A pipe that nobody writes to, a device that never ends."""
+    import os
+
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    sources = {
+        str(pipe): {"type": "file", "channels": [0], "source": str(pipe)},
+        "/dev/zero": {"type": "file", "channels": [0], "source": "/dev/zero"},
+        "shard": {"type": "url", "channels": [0], "source": f"{pipe}#offset=0&size=99"},
+    }
+    for source in sources.values():
+        cuts = manifest(workspace, with_source(lambda _, found=source: found), tmp_path, pipe)
+        line = refused(COMMANDS["decode"](workspace, cuts, tmp_path), capsys)
+        assert "not a" in line
