@@ -284,6 +284,8 @@ def _explain(cut: Cut, error: Exception) -> InputError:
     parts = [track.cut for track in cut.tracks] if isinstance(cut, MixedCut) else [cut]
     for source in map(audio_source, parts):
         if os.path.sep in source and not source.startswith("<"):
+            if os.path.exists(source) and not os.path.isfile(source):
+                return AudioError(f"cut {cut.id}: {source}: not a file")  # opening it could block
             try:
                 check_audio(source)
             except AudioError as reason:

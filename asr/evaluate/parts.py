@@ -35,6 +35,7 @@ def parts_of(group: Group, names: Sequence[str], noise_db: dict[str, float]) -> 
 
 def read_noise_db(cuts: str | None) -> dict[str, float]:
     """Signal-to-noise ratio by utterance from a manifest; empty where it is gone or says nothing."""
+    from asr.data.gate import ForeignSource
     from asr.data.manifest import read_cuts
 
     if cuts is None or not Path(cuts).is_file():
@@ -42,6 +43,8 @@ def read_noise_db(cuts: str | None) -> dict[str, float]:
     found = {}
     try:
         manifest = read_cuts(cuts)
+    except ForeignSource:
+        raise
     except InputError:
         return {}
     for cut in manifest:

@@ -211,7 +211,8 @@ def test_refused_in_one_line(
     assert "a manifest may name audio files and members of shards only" in line
     assert str(cuts) in line
     assert not canary.exists()
-    assert not (tmp_path / "new").exists()
+    assert not list((tmp_path / "new").rglob("*"))
+    assert not list(tmp_path.glob("new.*"))
 
 
 @pytest.mark.parametrize("form", FORMS)

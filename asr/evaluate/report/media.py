@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from asr.data.gate import ForeignSource
 from asr.data.manifest import load_waveform, read_cuts
 from asr.errors import InputError
 
@@ -21,7 +22,11 @@ MAX_CLIP_S = 20.0
 
 
 def waveforms(cuts: str | None, ids: Sequence[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """(float32 waveforms at 16 kHz, why there is none) by utterance; each is in one of the two."""
+    """(float32 waveforms at 16 kHz, why there is none) by utterance; each is in one of the two.
+
+    Raises:
+        ForeignSource: the manifest would run or download something.
+    """
     if cuts is None or not Path(cuts).is_file():
         return {}, dict.fromkeys(ids, _why_no_manifest(cuts))
     found: dict[str, np.ndarray] = {}
@@ -32,8 +37,12 @@ def waveforms(cuts: str | None, ids: Sequence[str]) -> tuple[dict[str, np.ndarra
                 try:
                     found[cut.id] = load_waveform(cut, SAMPLE_RATE)
                     del missing[cut.id]
+                except ForeignSource:
+                    raise
                 except InputError as error:
                     missing[cut.id] = str(error)
+    except ForeignSource:
+        raise
     except InputError as error:
         missing = {id_: str(error) for id_ in missing}
     return found, missing
