@@ -162,6 +162,8 @@ def _tell_what_is_missing(transcript: Transcript) -> None:
     if silences:
         silent_s = sum((gap.end_s or duration_s) - gap.start_s for gap in silences)
         _complain("note", f"{name}: no speech in {silent_s:.1f} of {duration_s:.1f} s, left out")
+    for note in transcript.notes:
+        _complain("note", f"{name}: {note}")
     if not transcript.text:
         _complain("note", f"{name}: no words found in {duration_s:.1f} s")
 

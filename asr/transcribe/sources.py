@@ -15,7 +15,8 @@ from lhotse.cut import Cut
 
 from asr.data.blocks import convert, read_blocks, read_cut_blocks
 from asr.data.extensions import AUDIO_EXTENSIONS
-from asr.data.gaps import Gap
+from asr.data.gaps import Gap, Remark
+from asr.data.levels import narrowed, to_floats
 from asr.data.manifest import read_cuts
 from asr.data.reader import spooled
 from asr.errors import InputError
@@ -88,29 +89,21 @@ def array_source(samples_cn: np.ndarray, sample_rate: int, channel: int | None) 
             f"samples of shape ({num_channels}, {num_samples}): expected (n,) or (channels, n); "
             "what soundfile reads is (n, channels): give its .T"
         )
+    samples_cn, note = narrowed(samples_cn)
     blocks_nc = [np.ascontiguousarray(to_floats(samples_cn).T)]
+
+    def open_array(rate: int, gaps: list[Gap]) -> Iterator[np.ndarray]:
+        if note is not None:
+            gaps.append(Remark(0.0, None, note))
+        return convert(blocks_nc, sample_rate, rate, gaps, channel)
+
     return Source(
         "",
-        lambda rate, gaps: convert(blocks_nc, sample_rate, rate, gaps, channel),
+        open_array,
         None,
         Path("array"),
         channel=channel,
     )
-
-
-def to_floats(samples_cn: np.ndarray) -> np.ndarray:
-    """Floats as they are, signed integers of any size to [-1, 1].
-
-    Raises:
-        InputError: neither; or not two axes.
-    """
-    if samples_cn.ndim != 2:
-        raise InputError(f"samples of {samples_cn.ndim} axes: expected (n,) or (channels, n)")
-    if np.issubdtype(samples_cn.dtype, np.signedinteger):
-        return samples_cn / np.float32(-float(np.iinfo(samples_cn.dtype).min))
-    if not np.issubdtype(samples_cn.dtype, np.floating):
-        raise InputError(f"samples of type {samples_cn.dtype}: expected floats or signed integers")
-    return samples_cn
 
 
 def file_source(path: Path, channel: int | None = None, folder: Path | None = None) -> Source:
