@@ -168,6 +168,7 @@ class Transcriber:
         chunk: int | None = None,
         left_chunks: int | None = None,
         channel: int | None = None,
+        num_channels: int | None = None,
     ) -> TextStream:
         """A new stream, for samples that still come: ``feed`` them, take results, ``finish``.
 
@@ -179,6 +180,7 @@ class Transcriber:
                 fewer, the sooner and the worse the text. None: the most.
             left_chunks: chunks before that they see. None: the most of training.
             channel: as in ``transcribe``.
+            num_channels: of what is fed; None is what the first block shows.
 
         Raises:
             InputError: the model was not trained with chunks, or not with these; an absurd rate.
@@ -191,6 +193,7 @@ class Transcriber:
             config.features.sample_rate if sample_rate is None else sample_rate,
             channel,
             self._in_bf16,
+            num_channels,
         )
 
 

@@ -98,8 +98,17 @@ def channel_index(number: int | None) -> int | None:
     Raises:
         InputError: below 1.
     """
+    return _index(number, "channel")
+
+
+def track_index(number: int | None) -> int | None:
+    """As ``channel_index``, of tracks."""
+    return _index(number, "track")
+
+
+def _index(number: int | None, name: str) -> int | None:
     if number is not None and number < 1:
-        raise InputError(f"--channel {number}: channels count from 1")
+        raise InputError(f"--{name} {number}: {name}s count from 1")
     return None if number is None else number - 1
 
 

@@ -7,10 +7,13 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asr.commands.options import Verbs, add_model_options, channel_index, search_options
 from asr.errors import InputError
+
+if TYPE_CHECKING:
+    from asr.data.gaps import Gap
 
 
 def add(verbs: Verbs) -> None:
@@ -37,7 +40,6 @@ def run(args: argparse.Namespace) -> int:
     from asr.api import load
     from asr.runtime import prepare_cpu
     from asr.transcribe.pcm import InterruptibleInput, PcmDecoder
-    from asr.transcribe.result import rounded
 
     decoder = PcmDecoder(args.sample_format, args.channels)
     for name, file in (("input", sys.stdin), ("output", sys.stdout)):
@@ -50,14 +52,13 @@ def run(args: argparse.Namespace) -> int:
     channel = channel_index(args.channel)
     prepare_cpu(args.threads)
     transcriber = load(args.model, args.device, search_options(args), precision=args.precision)
-    stream = transcriber.stream(args.rate, args.chunk, args.left_chunks, channel)
+    stream = transcriber.stream(args.rate, args.chunk, args.left_chunks, channel, args.channels)
     chunk_ms, latency_ms = round(1000 * stream.chunk_s), round(1000 * stream.latency_s)
     _print({"type": "ready", "chunk_ms": chunk_ms, "latency_ms": latency_ms})
     with InterruptibleInput(sys.stdin.buffer) as blocks:
         for data in blocks:
             results = stream.feed(decoder.push(data))
-            while stream.gaps:
-                _print({"type": "gap", **rounded(asdict(stream.gaps.pop(0)))})
+            _print_gaps(stream.gaps)
             for result in results:
                 _print(result.to_dict())
         if decoder.num_held_bytes:
@@ -67,8 +68,21 @@ def run(args: argparse.Namespace) -> int:
             )
         for result in stream.finish():
             _print(result.to_dict())
+        _print_gaps(stream.gaps)
     _print({"type": "end", "duration_s": round(stream.duration_s, 3)})
     return 0
+
+
+def _print_gaps(gaps: list[Gap]) -> None:
+    from asr.data.gaps import Remark
+    from asr.transcribe.result import rounded
+
+    while gaps:
+        gap = gaps.pop(0)
+        if isinstance(gap, Remark):
+            print(f"asr: note: {gap.reason}", file=sys.stderr, flush=True)
+        else:
+            _print({"type": "gap", **rounded(asdict(gap))})
 
 
 def _print(content: dict[str, Any]) -> None:

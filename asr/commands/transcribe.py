@@ -14,6 +14,7 @@ from asr.commands.options import (
     channel_index,
     search_options,
     seconds,
+    track_index,
 )
 from asr.errors import InputError
 
@@ -50,6 +51,12 @@ def add(verbs: Verbs) -> None:
         "--channel", type=int, metavar="N", help="take channel N, from 1 (default: the mean)"
     )
     parser.add_argument(
+        "--track",
+        type=int,
+        metavar="N",
+        help="take audio track N of a container, from 1 (default: the one that it calls its default)",
+    )
+    parser.add_argument(
         "--window-s", type=above_zero, default=30.0, help="longer audio is cut into such windows"
     )
     parser.add_argument("--overlap-s", type=seconds, default=4.0, help="what neighbours share")
@@ -81,7 +88,11 @@ def run(args: argparse.Namespace) -> int:
 
     if args.vad_silence_s is not None and not args.vad:
         raise InputError(f"--vad-silence-s {args.vad_silence_s:g}: means nothing without --vad")
-    sources = find_sources(args.inputs, channel_index(args.channel))
+    notes: list[str] = []
+    track = track_index(args.track)
+    sources = find_sources(args.inputs, channel_index(args.channel), track, notes)
+    for note in notes:
+        _complain("note", note)
     output = _output(args, sources)
     sources = _checked(sources, output)
     if not sources:
@@ -162,6 +173,8 @@ def _tell_what_is_missing(transcript: Transcript) -> None:
     if silences:
         silent_s = sum((gap.end_s or duration_s) - gap.start_s for gap in silences)
         _complain("note", f"{name}: no speech in {silent_s:.1f} of {duration_s:.1f} s, left out")
+    for note in transcript.notes:
+        _complain("note", f"{name}: {note}")
     if not transcript.text:
         _complain("note", f"{name}: no words found in {duration_s:.1f} s")
 

@@ -17,6 +17,7 @@ import soxr
 from lhotse.utils import compute_num_samples
 
 from asr.data.audio_error import AudioError as AudioError
+from asr.data.levels import cancelling
 from asr.data.reader import Reader
 
 
@@ -109,8 +110,12 @@ def check_finite(samples: np.ndarray, where: object) -> None:
 
 
 def to_mono(samples_cn: np.ndarray, source_rate: int, sample_rate: int) -> np.ndarray:
-    """float (channels, n) at ``source_rate`` to contiguous float32 (m,) at ``sample_rate``."""
-    mono = samples_cn[0] if samples_cn.shape[0] == 1 else samples_cn.mean(axis=0)
+    """float (channels, n) at ``source_rate`` to contiguous float32 (m,) at ``sample_rate``.
+
+    The mean of the channels, or the loudest where they cancel one another.
+    """
+    channel = 0 if samples_cn.shape[0] == 1 else cancelling(samples_cn.T)
+    mono = samples_cn.mean(axis=0) if channel is None else samples_cn[channel]
     mono = np.ascontiguousarray(mono, dtype=np.float32)
     if source_rate == sample_rate:
         return mono

@@ -15,7 +15,8 @@ import soxr
 from lhotse.cut import Cut
 
 from asr.data.audio_error import AudioError
-from asr.data.gaps import Gap, note_gap
+from asr.data.gaps import Gap, Remark, note_gap
+from asr.data.levels import CANCELLED, INTEGER_SCALE, Loudness, cancelling, float_scale
 from asr.data.manifest import load_waveform
 from asr.data.reader import SHORT_PIECE_S, Reader, check_rate
 from asr.data.stretches import Loss
@@ -122,7 +123,8 @@ def convert(
 class Converter:
     """Blocks (n, channels) at one rate to mono float32 (m,) at another, as they come.
 
-    NaN and infinite samples become silence and a gap. Samples beyond 1 are left as they are.
+    NaN and infinite samples become silence and a gap. Samples somewhat beyond 1 are left as they are,
+    those at integers' scale are rescaled; of channels that cancel one another the loudest is taken.
     """
 
     def __init__(
@@ -149,6 +151,8 @@ class Converter:
             None if source_rate == sample_rate else soxr.ResampleStream(source_rate, sample_rate, 1)
         )
         self._num_samples, self._num_bad = 0, 0
+        self._loudness = Loudness(source_rate)
+        self._scale: float | None = None
 
     def push(self, block_nc: np.ndarray) -> np.ndarray:
         """(m,) what these samples complete; a resampler holds some back.
@@ -156,6 +160,10 @@ class Converter:
         Raises:
             AudioError: no such channel.
         """
+        if self._channel is None:
+            self._channel = cancelling(block_nc)
+            if self._channel is not None:
+                self._remark(CANCELLED.format(self._channel + 1))
         chosen_n = _choose(block_nc, self._channel, self._where)
         mono_n = np.ascontiguousarray(chosen_n, dtype=np.float32)
         bad_n = ~(np.abs(mono_n) <= _LOUDEST)  # true of NaN too
@@ -163,6 +171,8 @@ class Converter:
             mono_n = np.where(bad_n, np.float32(0), mono_n)
             self._num_bad += int(bad_n.sum())
             _note_bad(bad_n, self._num_samples, self._rate, self._gaps)
+        mono_n = self._scaled(mono_n)
+        self._loudness.push(mono_n)
         self._num_samples += len(mono_n)
         return mono_n if self._resampler is None else self._resampler.resample_chunk(mono_n)
 
@@ -174,10 +184,24 @@ class Converter:
         """
         if self._num_samples and self._num_bad == self._num_samples:
             raise AudioError(f"{self._where}: {BAD_SAMPLES} only", BAD_SAMPLES)
+        note = self._loudness.note()
+        if note is not None:
+            self._remark(note)
         nothing_n = np.zeros(0, np.float32)
         if self._resampler is None:
             return nothing_n
         return self._resampler.resample_chunk(nothing_n, last=True)
+
+    def _scaled(self, mono_n: np.ndarray) -> np.ndarray:
+        """Floats of 16 bit integers' scale, from the first on that must be, as those in [-1, 1]."""
+        if self._scale is None:
+            self._scale = float_scale(mono_n)
+            if self._scale is not None:
+                self._remark(INTEGER_SCALE.format(np.abs(mono_n).max(), 16))
+        return mono_n if self._scale is None else mono_n * np.float32(self._scale)
+
+    def _remark(self, text: str) -> None:
+        self._gaps.append(Remark(self._num_samples / self._rate, None, text))
 
 
 def resampling_delay_s(source_rate: int, sample_rate: int) -> float:

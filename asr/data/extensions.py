@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 # Files that only PyAV can open: the hint to install it is given for these.
 # fmt: off
 MEDIA_EXTENSIONS = frozenset(
@@ -24,3 +26,17 @@ _SOUND_EXTENSIONS = frozenset(
 # fmt: on
 
 AUDIO_EXTENSIONS = MEDIA_EXTENSIONS | _SOUND_EXTENSIONS
+
+# What lies beside audio and is not missed: transcripts, subtitles, what this program writes.
+_COMPANIONS = frozenset((".txt", ".json", ".srt", ".vtt", ".tsv", ".ctm", ".textgrid"))
+
+
+def is_audio_name(path: Path) -> bool:
+    """Whether a file counts as audio when a folder is searched for it."""
+    return path.suffix.lower() in AUDIO_EXTENSIONS
+
+
+def is_unknown_name(path: Path) -> bool:
+    """Whether a file is neither audio nor what lies beside audio, nor hidden."""
+    is_known = is_audio_name(path) or path.suffix.lower() in _COMPANIONS
+    return not is_known and not path.name.startswith(".")

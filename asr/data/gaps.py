@@ -22,6 +22,14 @@ class Gap:
         return f"{name}: not transcribed from {self.start_s:.2f} s to {until}: {self.reason}"
 
 
+@dataclass(frozen=True)
+class Remark(Gap):
+    """Something about samples that were all used; it is in a list of gaps, but is none."""
+
+    def describe(self, name: str) -> str:
+        return f"{name}: {self.reason}"
+
+
 def note_gap(gap: Gap, gaps: list[Gap]) -> None:
     """Append it, or join it to one of the same reason shortly before."""
     before = gaps[-1] if gaps and gaps[-1].reason == gap.reason else None

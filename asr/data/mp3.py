@@ -160,7 +160,10 @@ class _Walk:
                 after = position + _tag_bytes(head)
                 if after == position:
                     after = self._find(position + 1, None if part is None else part.frame.kind)
-                    junk += after - position
+                    is_padding = after == self._size and not self._read(position, 1 << 20).strip(
+                        b"\0"
+                    )
+                    junk += 0 if is_padding else after - position
                 else:
                     is_new = True
                 position = after

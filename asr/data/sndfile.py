@@ -14,6 +14,7 @@ import soundfile
 import soxr
 
 from asr.data.audio_error import reason_of
+from asr.data.flac import plan_flac
 from asr.data.mp3 import parse_frame, plan_mp3
 from asr.data.ogg import plan_ogg
 from asr.data.quiet import quiet_c_library
@@ -56,6 +57,8 @@ def plan(file: BinaryIO, head: bytes) -> Plan | None:
         return plan_wav(file)
     if head[:3] == b"ID3" or parse_frame(head[:4]) is not None:
         return plan_mp3(file)
+    if head[:4] == b"fLaC":
+        return plan_flac(file)
     return WHOLE
 
 
@@ -81,6 +84,9 @@ class SndfileItems:
         self.rate, self.num_channels = self._first.samplerate, self._first.channels
         is_one = len(planned.stretches) == 1
         known = 0 if self._first.frames == _UNKNOWN_FRAMES else self._first.frames
+        counted = planned.stretches[0].num_samples
+        if counted is not None and not counted - MPEG_TOLERANCE <= known <= counted:
+            known = counted  # libmpg123 guesses where there is no Xing header
         self.promised = known if is_one else 0
         self._skipped = 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from dataclasses import replace
+from itertools import pairwise
 from typing import BinaryIO, cast
 
 from asr.data.mp3 import plan_mp3
@@ -19,8 +20,25 @@ _IN_DS64 = 0xFFFFFFFF
 
 
 def plan_wav(file: BinaryIO) -> Plan:
-    """Return how to decode a RIFF or RF64 file: samples go on to its end where no length is told."""
+    """Return how to decode a RIFF or RF64 file: samples go on to its end where no length is told, and
+    a file may follow a file."""
     num_bytes = file.seek(0, os.SEEK_END)
+    starts = [0]
+    while True:
+        file.seek(starts[-1])
+        head = file.read(8)
+        after = starts[-1] + 8 + int.from_bytes(head[4:], "little")
+        file.seek(after)
+        following = file.read(12)
+        if head[:4] != b"RIFF" or following[:4] != b"RIFF" or following[8:] != b"WAVE":
+            break
+        starts.append(after)
+    if len(starts) > 1:
+        return Plan([Stretch([span]) for span in pairwise([*starts, num_bytes])])
+    return _plan_one(file, num_bytes)
+
+
+def _plan_one(file: BinaryIO, num_bytes: int) -> Plan:
     file.seek(0)
     is_long = file.read(4) == b"RF64"
     position, long_size, ds64_at, is_mpeg = 12, 0, 0, False

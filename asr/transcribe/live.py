@@ -14,6 +14,8 @@ import torch
 
 from asr.data.blocks import Converter, resampling_delay_s
 from asr.data.gaps import Gap
+from asr.data.levels import to_floats
+from asr.errors import InputError
 from asr.model_folder import Model
 from asr.nn.encoder import Chunk
 from asr.search.factory import GREEDY, build_search
@@ -21,7 +23,55 @@ from asr.streaming import LogProbStream
 from asr.transcribe.assemble import Reader, within
 from asr.transcribe.pieces import Piece, PieceCutter
 from asr.transcribe.result import Segment, rounded
-from asr.transcribe.sources import to_floats
+
+# No stream has more channels, and no block fewer samples where there are several.
+_MOST_CHANNELS = 32
+
+
+class Axes:
+    """Which axis of the blocks of a stream is which, as they come."""
+
+    def __init__(self, num_channels: int | None) -> None:
+        """
+        Args:
+            num_channels: None is what the first block shows.
+        """
+        self._num_channels = num_channels
+        self._is_samples_first: bool | None = None
+
+    def sorted(self, samples: np.ndarray) -> np.ndarray:
+        """A block as (channels, n).
+
+        Raises:
+            InputError: the block does not tell, or not of as many channels as the stream.
+        """
+        if samples.ndim == 1 and self._num_channels in (None, 1):
+            return samples[None]
+        if samples.ndim != 2:
+            raise self._refusal(samples)
+        rows, columns = samples.shape
+        if self._num_channels is None and samples.size:
+            if 1 < max(rows, columns) <= _MOST_CHANNELS:
+                raise InputError(
+                    f"samples of shape ({rows}, {columns}): which axis is of channels? Give "
+                    "num_channels, or more samples"
+                )
+            self._num_channels = min(rows, columns)
+        if not samples.size:
+            return np.zeros((self._num_channels or 1, 0), np.float32)
+        if rows != columns:
+            self._is_samples_first = columns == self._num_channels
+        found = samples.T if self._is_samples_first else samples
+        if len(found) != self._num_channels:
+            raise self._refusal(samples)
+        return found
+
+    def _refusal(self, samples: np.ndarray) -> InputError:
+        expected = "(n,) or (channels, n)"
+        if self._num_channels is not None and self._num_channels > 1:
+            expected = f"({self._num_channels}, n) or (n, {self._num_channels})"
+        shape = f"{samples.ndim} axes" if samples.ndim != 2 else f"shape {samples.shape}"
+        return InputError(f"samples of {shape}: expected {expected}")
 
 
 @dataclass(frozen=True)
@@ -66,6 +116,7 @@ class TextStream:
         sample_rate: int,
         channel: int | None = None,
         in_bf16: bool = False,
+        num_channels: int | None = None,
     ):
         """
         Args:
@@ -74,6 +125,7 @@ class TextStream:
             sample_rate: of what is fed.
             channel: the one to take, from 0; None is the mean of all.
             in_bf16: matrix products in bfloat16.
+            num_channels: of what is fed; None is what the first block shows.
 
         Raises:
             InputError: an absurd rate, a model that cannot be cut into chunks.
@@ -93,6 +145,7 @@ class TextStream:
             next(model.net.parameters()).device.type, torch.bfloat16, enabled=in_bf16
         )
         self._rate = sample_rate
+        self._axes = Axes(num_channels)
         self._num_samples, self._num_frames = 0, 0
         self._shown = ""  # the text of the partial result that stands
 
@@ -104,16 +157,19 @@ class TextStream:
     def feed(self, samples: np.ndarray) -> list[StreamResult]:
         """
         Args:
-            samples: (n,) or (channels, n), floats in [-1, 1] or integers of their type's range; any
-                number of them, none too.
+            samples: (n,), (channels, n) or, as sounddevice gives them, (n, channels); floats in
+                [-1, 1] or integers of 8 to 32 bits; any number of them, none too.
 
         Returns:
             Final results that these samples complete, then a partial one if it is news.
 
         Raises:
-            InputError: no such channel; samples that are no numbers.
+            InputError: no such channel; samples that are no numbers; too few of them to see which
+                axis is which, or another number of channels than before.
         """
-        samples_cn = to_floats(np.atleast_2d(samples))
+        if samples.dtype == np.int64:
+            raise InputError("samples of type int64: expected floats or integers of 8 to 32 bits")
+        samples_cn = to_floats(self._axes.sorted(samples))
         self._num_samples += samples_cn.shape[1]
         wave_n = self._converter.push(samples_cn.T)
         with self._autocast:

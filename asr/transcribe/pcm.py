@@ -1,4 +1,4 @@
-"""Raw samples from a pipe: bytes in any portions, Ctrl-C as the end of the input."""
+"""Raw samples from a pipe: bytes in any portions, Ctrl-C and SIGTERM as the end of the input."""
 
 from __future__ import annotations
 
@@ -10,20 +10,12 @@ from typing import BinaryIO
 import numpy as np
 
 from asr.errors import InputError
+from asr.transcribe.magic import HEAD_BYTES, kind_of_file
 
 # FFmpeg's names; numpy's, which become floats in [-1, 1] where they are used.
 SAMPLE_FORMATS = {"s16le": "<i2", "s32le": "<i4", "f32le": "<f4"}
 
 _BLOCK_BYTES = 1 << 16
-# How files begin that hold samples but are none.
-_CONTAINERS = {
-    b"RIFF": "WAV",
-    b"fLaC": "FLAC",
-    b"OggS": "Ogg",
-    b"ID3\x03": "MP3",
-    b"ID3\x04": "MP3",
-}
-_MAGIC_BYTES = 4
 
 
 class PcmDecoder:
@@ -56,11 +48,12 @@ class PcmDecoder:
         Raises:
             InputError: the input is a file of another kind, not raw samples.
         """
-        if len(self._head) < _MAGIC_BYTES:
-            self._head = (self._head + data)[:_MAGIC_BYTES]
-            if self._head in _CONTAINERS:
+        if len(self._head) < HEAD_BYTES:
+            self._head = (self._head + data)[:HEAD_BYTES]
+            kind = kind_of_file(self._head)
+            if kind is not None:
                 raise InputError(
-                    f"standard input is {_CONTAINERS[self._head]}, not raw samples: decode it before, "
+                    f"standard input is {kind}, not raw samples: decode it before, "
                     "as ffmpeg -f s16le does, or transcribe it as a file (asr transcribe -)"
                 )
         data = self._held + data
@@ -71,8 +64,8 @@ class PcmDecoder:
 
 
 class InterruptibleInput:
-    """The bytes of a pipe as they come. Ctrl-C ends them, and interrupts nothing but the waiting for
-    them; once more, it is a KeyboardInterrupt."""
+    """The bytes of a pipe as they come. Ctrl-C or SIGTERM ends them, and interrupts nothing but the
+    waiting for them; once more, it is a KeyboardInterrupt."""
 
     def __init__(self, file: BinaryIO):
         """
@@ -84,7 +77,10 @@ class InterruptibleInput:
         self._is_interrupted = False
 
     def __enter__(self) -> InterruptibleInput:
-        self._handler_before = signal.signal(signal.SIGINT, self._interrupt)
+        self._handlers_before = {
+            number: signal.signal(number, self._interrupt)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
         return self
 
     def __exit__(
@@ -93,7 +89,8 @@ class InterruptibleInput:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        signal.signal(signal.SIGINT, self._handler_before)
+        for number, handler in self._handlers_before.items():
+            signal.signal(number, handler)
 
     def __iter__(self) -> Iterator[bytes]:
         while data := self._read():

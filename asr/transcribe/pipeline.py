@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from asr.data.batches import sorted_batches
-from asr.data.gaps import Gap
+from asr.data.gaps import Gap, Remark
 from asr.errors import InputError
 from asr.model import Recogniser
 from asr.transcribe.assemble import Assembler, Reader
@@ -211,9 +211,18 @@ class _Job:
         duration_s = self._num_samples / self._rate
         segments = self._assembler.segments(duration_s)
         text = " ".join(segment.text for segment in segments)
-        gaps = tuple(sorted(self._gaps, key=lambda gap: gap.start_s))
-        name, channel = self.source.name, self.source.channel
-        return Outcome(self.source, Transcript(name, text, segments, duration_s, gaps, channel))
+        remarks = (gap for gap in self._gaps if isinstance(gap, Remark))
+        gaps = (gap for gap in self._gaps if not isinstance(gap, Remark))
+        transcript = Transcript(
+            self.source.name,
+            text,
+            segments,
+            duration_s,
+            tuple(sorted(gaps, key=lambda gap: gap.start_s)),
+            self.source.channel,
+            tuple(remark.reason for remark in remarks),
+        )
+        return Outcome(self.source, transcript)
 
 
 def _finished(jobs: deque[_Job]) -> Iterator[Outcome]:

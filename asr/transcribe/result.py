@@ -40,6 +40,7 @@ class Transcript:
         name: the path, a cut's id, ``-`` for standard input, "" for an array.
         duration_s: of the sound that could be read; what lies in no gap was transcribed.
         channel: the one that was transcribed, from 0; None is the mean of all.
+        notes: what was unusual about the sound (channels that cancel, an odd scale, very quiet).
     """
 
     name: str
@@ -48,6 +49,7 @@ class Transcript:
     duration_s: float
     gaps: tuple[Gap, ...] = ()
     channel: int | None = None
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.text
@@ -58,9 +60,11 @@ class Transcript:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; times and confidences are rounded to three digits. Without the channel, which
-        people count from 1."""
+        people count from 1, and without notes where there are none."""
         found: dict[str, Any] = rounded(asdict(self))
         del found["channel"]
+        if not self.notes:
+            del found["notes"]
         return found
 
 

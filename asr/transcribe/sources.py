@@ -14,8 +14,9 @@ import numpy as np
 from lhotse.cut import Cut
 
 from asr.data.blocks import convert, read_blocks, read_cut_blocks
-from asr.data.extensions import AUDIO_EXTENSIONS
-from asr.data.gaps import Gap
+from asr.data.extensions import is_audio_name, is_unknown_name
+from asr.data.gaps import Gap, Remark
+from asr.data.levels import narrowed, to_floats
 from asr.data.manifest import read_cuts
 from asr.data.reader import spooled
 from asr.errors import InputError
@@ -56,7 +57,12 @@ class Source:
         return self.home / self.out
 
 
-def find_sources(inputs: list[str], channel: int | None = None) -> list[Source]:
+def find_sources(
+    inputs: list[str],
+    channel: int | None = None,
+    track: int | None = None,
+    notes: list[str] | None = None,
+) -> list[Source]:
     """All that ``inputs`` name, in order, each file and each cut of a manifest once; what is not
     there fails when opened.
 
@@ -64,11 +70,14 @@ def find_sources(inputs: list[str], channel: int | None = None) -> list[Source]:
         inputs: files, folders (searched for audio and video, at any depth), globs, manifests of
             Lhotse cuts, ``-`` for standard input.
         channel: the one to read, from 0; None is the mean.
+        track: the audio track of containers to read, from 0; None is their default one.
+        notes: how many files of a folder are skipped is appended here.
     """
+    what = _What(channel, track, [] if notes is None else notes)
     found: dict[Path | tuple[Path, str], Source] = {}
     for text in inputs:
         try:
-            sources = list(_expand(text, channel))
+            sources = list(_expand(text, what))
         except InputError as error:
             sources = [Source(text, partial(_fail, error), None, None)]
         for source in sources:
@@ -88,54 +97,58 @@ def array_source(samples_cn: np.ndarray, sample_rate: int, channel: int | None) 
             f"samples of shape ({num_channels}, {num_samples}): expected (n,) or (channels, n); "
             "what soundfile reads is (n, channels): give its .T"
         )
+    samples_cn, note = narrowed(samples_cn)
     blocks_nc = [np.ascontiguousarray(to_floats(samples_cn).T)]
+
+    def open_array(rate: int, gaps: list[Gap]) -> Iterator[np.ndarray]:
+        if note is not None:
+            gaps.append(Remark(0.0, None, note))
+        return convert(blocks_nc, sample_rate, rate, gaps, channel)
+
     return Source(
         "",
-        lambda rate, gaps: convert(blocks_nc, sample_rate, rate, gaps, channel),
+        open_array,
         None,
         Path("array"),
         channel=channel,
     )
 
 
-def to_floats(samples_cn: np.ndarray) -> np.ndarray:
-    """Floats as they are, signed integers of any size to [-1, 1].
+@dataclass(frozen=True)
+class _What:
+    """What to read of each input, and where to say what is skipped."""
 
-    Raises:
-        InputError: neither; or not two axes.
-    """
-    if samples_cn.ndim != 2:
-        raise InputError(f"samples of {samples_cn.ndim} axes: expected (n,) or (channels, n)")
-    if np.issubdtype(samples_cn.dtype, np.signedinteger):
-        return samples_cn / np.float32(-float(np.iinfo(samples_cn.dtype).min))
-    if not np.issubdtype(samples_cn.dtype, np.floating):
-        raise InputError(f"samples of type {samples_cn.dtype}: expected floats or signed integers")
-    return samples_cn
+    channel: int | None
+    track: int | None
+    notes: list[str]
 
 
-def file_source(path: Path, channel: int | None = None, folder: Path | None = None) -> Source:
+def file_source(
+    path: Path,
+    channel: int | None = None,
+    folder: Path | None = None,
+    track: int | None = None,
+) -> Source:
     """A file; ``folder`` is the one given, where it was found in one."""
 
     def open_file(sample_rate: int, gaps: list[Gap]) -> Iterator[np.ndarray]:
-        return read_blocks(path, sample_rate, gaps, channel)
+        return read_blocks(path, sample_rate, gaps, channel, track)
 
     home = path.parent if folder is None else folder
     return Source(str(path), open_file, path, path.relative_to(home), _without_root(home), channel)
 
 
-def _expand(text: str, channel: int | None) -> Iterator[Source]:
-    path = Path(text)
+def _expand(text: str, what: _What) -> Iterator[Source]:
+    path, channel = Path(text), what.channel
     if not text:
         raise InputError("an empty file name: expected a file, a folder or - for standard input")
     if text == STDIN:
-        yield Source(STDIN, partial(_read_stdin, channel), None, Path("stdin"), channel=channel)
+        yield Source(STDIN, partial(_read_stdin, what), None, Path("stdin"), channel=channel)
     elif path.is_dir():
-        files = [p for p in path.rglob("*") if p.suffix.lower() in AUDIO_EXTENSIONS and p.is_file()]
-        if not files:
-            raise InputError(f"{path}: no audio or video file in this folder")
-        yield from (file_source(file, channel, path) for file in sorted(files))
+        for file in _audio_files(path, what.notes):
+            yield file_source(file, channel, path, what.track)
     elif text.endswith(_MANIFEST_SUFFIXES):
-        if channel is not None:
+        if channel is not None or what.track is not None:
             raise InputError(f"{path}: the cuts of a manifest say their channels themselves")
         yield from (_cut_source(cut, _without_root(path)) for cut in read_cuts(path))
     elif glob.has_magic(text) and not path.exists():
@@ -143,9 +156,28 @@ def _expand(text: str, channel: int | None) -> Iterator[Source]:
         if not matches:
             raise InputError(f"{text}: no file matches")
         for match in matches:
-            yield from _expand(glob.escape(match) if glob.has_magic(match) else match, channel)
+            yield from _expand(glob.escape(match) if glob.has_magic(match) else match, what)
     else:
-        yield file_source(path, channel)
+        yield file_source(path, channel, track=what.track)
+
+
+def _audio_files(folder: Path, notes: list[str]) -> list[Path]:
+    """The audio and video files at any depth, by their names.
+
+    Raises:
+        InputError: none.
+    """
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    found = sorted(path for path in files if is_audio_name(path))
+    if not found:
+        raise InputError(f"{folder}: no audio or video file in this folder")
+    skipped = sorted(path for path in files if is_unknown_name(path))
+    if skipped:
+        notes.append(
+            f"{folder}: {len(skipped)} of {len(files)} files skipped, by their names no audio, as "
+            f"{skipped[0].name}; name them to have them read"
+        )
+    return found
 
 
 def _cut_source(cut: Cut, home: Path) -> Source:
@@ -161,11 +193,12 @@ def _without_root(folder: Path) -> Path:
     return whole.relative_to(whole.anchor)
 
 
-def _read_stdin(channel: int | None, sample_rate: int, gaps: list[Gap]) -> Iterator[np.ndarray]:
+def _read_stdin(what: _What, sample_rate: int, gaps: list[Gap]) -> Iterator[np.ndarray]:
     if sys.stdin is None:
         raise InputError("standard input is closed")
     with spooled(sys.stdin.buffer) as file:
-        yield from read_blocks(file, sample_rate, gaps, channel, name="standard input")
+        name = "standard input"
+        yield from read_blocks(file, sample_rate, gaps, what.channel, what.track, name)
 
 
 def _fail(error: InputError, sample_rate: int, gaps: list[Gap]) -> Iterator[np.ndarray]:

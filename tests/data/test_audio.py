@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr.data import audio
+from asr.data import audio, levels
 from asr.data.blocks import read_blocks
 from asr.data.gaps import Gap
 from asr.errors import InputError
@@ -57,9 +57,13 @@ def test_any_rate_and_channel_count_become_16_khz_mono(tmp_path: Path, rate: int
     assert np.abs(found[:n] - sine()[:n])[800:-800].max() < 2e-3
 
 
-def test_opposite_channels_cancel(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.wav", np.stack([sine(), -sine()], axis=1))
-    assert np.abs(audio.read_audio(path)).max() < 1e-4
+def test_of_opposite_channels_one_is_taken(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", np.stack([sine(), -1.001 * sine()], axis=1))
+    np.testing.assert_allclose(audio.read_audio(path), -1.001 * sine(), atol=1e-4)
+    gaps: list[Gap] = []
+    (found,) = read_blocks(path, RATE, gaps)
+    np.testing.assert_allclose(found, -1.001 * sine(), atol=1e-4)
+    assert [gap.reason for gap in gaps] == [levels.CANCELLED.format(2)]
 
 
 def complaint(path: Path) -> audio.AudioError:

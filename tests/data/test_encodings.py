@@ -121,6 +121,12 @@ ENCODINGS: dict[str, tuple[str, Made]] = {
     "the-same-link-twice": ("opus", lambda: 2 * [vorbis_or_opus("OPUS")]),
     "flac": ("flac", lambda: [flac(is_piped=False)]),
     "flac-piped": ("flac", lambda: [flac(is_piped=True)]),
+    "two-flac": ("flac", lambda: [flac(is_piped=True), flac(is_piped=False)]),
+    "two-wav": ("wav", lambda: [wav(), wav()]),
+    "two-mp3-tagged": (
+        "mp3",
+        lambda: [mp3(44100, q="5") + b"TAG" + bytes(125), mp3(44100, b="64000")],
+    ),
     "m4a": ("m4a", lambda: [encoded("ipod", "aac", speechlike(44100), 44100, {})]),
     "webm": ("webm", lambda: [encoded("webm", "libopus", speechlike(48000), 48000, {})]),
     "wav": ("wav", lambda: [wav()]),
@@ -174,6 +180,7 @@ def test_samples_are_pyavs(
     assert len(blocks_n) == len(expected_n)
     check(blocks_n)
     assert audio.check_audio(path).num_samples == len(expected_n)
+    assert audio.probe(path) == (len(expected_n), rate, 1)
     for share, count in ((0.0, 3 * rate), (0.4, rate), (0.7, rate // 3), (0.9, rate)):
         first = int(share * len(expected_n))
         found_n = segment(path, rate, len(expected_n), first, count)
@@ -259,6 +266,14 @@ def test_a_damaged_mp3_keeps_its_times(
     with pytest.raises(AudioError, match="damaged"):
         audio.read_audio(path)
     assert capfd.readouterr().err == ""
+
+
+def test_zeros_after_an_mp3_are_no_damage(tmp_path: Path) -> None:
+    content = mp3(44100, q="5")
+    (tmp_path / "a.mp3").write_bytes(content)
+    (tmp_path / "b.mp3").write_bytes(content + bytes(5000))
+    samples_nc, _ = audio.decode(tmp_path / "a.mp3")
+    np.testing.assert_array_equal(audio.decode(tmp_path / "b.mp3")[0], samples_nc)
 
 
 def test_a_pipe_is_read_as_the_file(tmp_path: Path) -> None:

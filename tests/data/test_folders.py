@@ -31,7 +31,7 @@ def test_a_folder_of_any_depth_and_format(tmp_path: Path) -> None:
         "kim-x-a": ("ÜBER", UNKNOWN_SPEAKER, 500),
         "kim-b": ("third", UNKNOWN_SPEAKER, 600),
     }
-    assert left_out(tmp_path, "talks") == []
+    assert left_out(tmp_path, "talks") == [("notes.pdf", "not audio by its name")]
 
 
 def test_what_is_wrong_in_a_folder_is_named(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def odd_input(kind: str, path: Path, babble: np.ndarray) -> None:
         ("50 ms", 0, 0),
         ("silence", 0, 0),
         ("clipped", 0, 0),
-        ("beyond 1.0", 0, 0),
+        ("beyond 1.0", 0, 1),
         ("8 kHz", 0, 0),
         ("96 kHz", 0, 0),
         ("6 channels", 0, 0),

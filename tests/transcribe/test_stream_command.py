@@ -16,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 import asr
 from asr.api import Transcriber
 from asr.cli import main
 from asr.errors import InputError
-from asr.transcribe.pcm import InterruptibleInput
+from asr.transcribe.pcm import InterruptibleInput, PcmDecoder
 
 from .conftest import SMALL, offline_letters
 
@@ -120,6 +121,9 @@ def test_the_command_tells_what_is_damaged(run: Run, babble: np.ndarray) -> None
     [
         (b"RIFF\0\0\0\0WAVE", [], "standard input is WAV, not raw samples"),
         (b"fLaC\0", [], "standard input is FLAC"),
+        (b"\x1aE\xdf\xa3", [], "standard input is WebM or Matroska"),
+        (b"\0\0\0\x20ftypM4A ", [], "standard input is MP4 or M4A"),
+        (b"caff\0\x01", [], "standard input is CAF"),
         (b"", ["--sample-format", "u8"], "choose one of s16le, s32le, f32le"),
         (b"", ["--channels", 0], "0 channels: must be at least 1"),
         (b"", ["--channel", 0], "channels count from 1"),
@@ -136,6 +140,47 @@ def test_wrong_input_and_options_get_one_line(
     assert err.startswith("asr: error: ")
     assert err.count("\n") == 1
     assert message in err
+
+
+@pytest.mark.parametrize("kind", ["WAV", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC", "OGG", "MP3"])
+@pytest.mark.parametrize("portion", [1, 5000])
+def test_files_are_no_raw_samples(kind: str, portion: int, babble: np.ndarray) -> None:
+    file = io.BytesIO()
+    soundfile.write(file, babble[:RATE], RATE, format=kind)
+    content = file.getvalue()
+    decoder = PcmDecoder("s16le", 1)
+    portions = (content[start : start + portion] for start in range(0, len(content), portion))
+    with pytest.raises(InputError, match="not raw samples"):
+        list(map(decoder.push, portions))
+
+
+@pytest.mark.parametrize(
+    ("container", "codec"),
+    [
+        ("mp3", "libmp3lame"),
+        ("adts", "aac"),
+        ("mpegts", "aac"),
+        ("webm", "libopus"),
+        ("ipod", "aac"),
+    ],
+)
+def test_files_of_pyav_are_no_raw_samples(container: str, codec: str) -> None:
+    av = pytest.importorskip("av", reason="extra `media` not installed")
+    file = io.BytesIO()
+    with av.open(
+        file, "w", format=container, options={"write_xing": "0", "id3v2_version": "0"}
+    ) as out:
+        stream = out.add_stream(codec, rate=48000, layout="mono")
+        size = stream.codec_context.frame_size or 1024
+        resampler = av.AudioResampler(stream.format, "mono", 48000, size)
+        noise = np.random.default_rng(0).uniform(-0.5, 0.5, (1, 48000)).astype(np.float32)
+        sound = av.AudioFrame.from_ndarray(noise, format="flt", layout="mono")
+        sound.rate = 48000
+        for frame in [*resampler.resample(sound), *resampler.resample(None)]:
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    with pytest.raises(InputError, match="not raw samples"):
+        PcmDecoder("s16le", 1).push(file.getvalue())
 
 
 def test_a_terminal_is_refused(
@@ -203,8 +248,9 @@ def test_from_training_to_live_text(
     assert lines[-1] == {"type": "end", "duration_s": 3.0}
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_live_process_and_ctrl_c(
-    streaming_exp: Path, transcriber: Transcriber, babble: np.ndarray
+    streaming_exp: Path, transcriber: Transcriber, babble: np.ndarray, number: signal.Signals
 ) -> None:
     """Partial results come while the pipe is open; an interrupt gives what is left, and no error."""
     data, wave_n = pcm(babble, 5.0)
@@ -227,7 +273,7 @@ def test_a_live_process_and_ctrl_c(
         while lines[-1].get("end_s", 0.0) < 4.0:
             lines.append(json.loads(process.stdout.readline()))
         assert any(one["type"] == "partial" for one in lines)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         process.stdin.close()
         lines += [json.loads(line) for line in process.stdout.read().splitlines()]
         assert process.wait(timeout=60) == 0

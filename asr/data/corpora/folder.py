@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from asr.data.corpora.common import name_utterances
-from asr.data.extensions import AUDIO_EXTENSIONS
+from asr.data.extensions import is_audio_name, is_unknown_name
 from asr.data.manifest import LeftOut
 from asr.data.preparation import Part, Utterance
 from asr.data.speakers import UNKNOWN_SPEAKER
@@ -38,9 +38,11 @@ def read_folder(corpus: Path, speaker_level: int = 0) -> Part:
     for path in _files(corpus):
         if path.suffix.lower() == TRANSCRIPT_SUFFIX:
             transcripts.add(path)
-        elif path.suffix.lower() in AUDIO_EXTENSIONS:
+        elif is_audio_name(path):
             speaker = _speaker(path, corpus, speaker_level)
             utterances.append(Utterance("", path, "", speaker))
+        elif is_unknown_name(path):
+            left_out.append(LeftOut(path.name, "not audio by its name", str(path)))
     if not utterances:
         raise InputError(
             f"{corpus}: no audio file in it; expected NAME.wav (or .flac, .mp3, …) beside NAME.txt"

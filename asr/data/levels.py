@@ -1,0 +1,103 @@
+"""Samples at a scale, or with channels, that a recogniser does not expect."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from asr.errors import InputError
+
+# Floats are within [-1, 1] but for clipping; those of integers' scale are mostly far beyond.
+_LOUDEST_FLOAT = 8.0
+_INT16_SCALE = 32768.0
+# Uncorrelated channels lose 3 dB in their mean, opposite ones all.
+_CANCELLED = 1e-3
+_SILENT = 1e-9
+# LibriSpeech is at some -25 dB.
+QUIET_DB = -45.0
+CANCELLED = "the channels cancel one another: channel {} is taken by itself"
+INTEGER_SCALE = "samples up to {:.0f}: taken as those of {} bits"
+
+
+def to_floats(samples_cn: np.ndarray) -> np.ndarray:
+    """Floats as they are, signed integers of any size to [-1, 1] by their type.
+
+    Raises:
+        InputError: neither; or not two axes.
+    """
+    if samples_cn.ndim != 2:
+        raise InputError(f"samples of {samples_cn.ndim} axes: expected (n,) or (channels, n)")
+    if np.issubdtype(samples_cn.dtype, np.signedinteger):
+        return samples_cn / np.float32(-float(np.iinfo(samples_cn.dtype).min))
+    if not np.issubdtype(samples_cn.dtype, np.floating):
+        raise InputError(f"samples of type {samples_cn.dtype}: expected floats or signed integers")
+    return samples_cn
+
+
+def narrowed(samples: np.ndarray) -> tuple[np.ndarray, str | None]:
+    """Integers of the type that their values fit, and a note where that is a narrower one.
+
+    An array of int32 or int64 whose values are all within 16 bits holds samples of 16 bits: as those
+    of 32 bits, even its loudest would be below -90 dB. No recorder has samples of 64 bits.
+    """
+    if samples.dtype not in (np.int32, np.int64) or not samples.size:
+        return samples, None
+    peak = max(-int(samples.min()), int(samples.max()))
+    for kind in (np.int16, np.int32):
+        limits = np.iinfo(kind)
+        fits = limits.min <= samples.min() and samples.max() <= limits.max
+        if fits and peak and samples.dtype != kind:
+            return samples.astype(kind), INTEGER_SCALE.format(peak, limits.bits)
+        if fits:
+            return samples, None
+    return samples, None
+
+
+def float_scale(block: np.ndarray) -> float | None:
+    """Return what to multiply floats of 16 bit integers' scale by; None where they are not."""
+    sizes = np.abs(block)
+    if not sizes.size or not sizes.max() > _LOUDEST_FLOAT:
+        return None
+    # single clicks of any size are no scale
+    return 1 / _INT16_SCALE if np.quantile(sizes, 0.95) > 1.0 else None
+
+
+def cancelling(block_nc: np.ndarray) -> int | None:
+    """Return the loudest channel where the mean of all is all but silent and they are not."""
+    if block_nc.shape[1] < 2 or not len(block_nc):
+        return None
+    with np.errstate(invalid="ignore", over="ignore"):
+        powers_c = np.einsum("nc,nc->c", block_nc, block_nc) / len(block_nc)
+        power = float(np.mean(np.square(block_nc.mean(axis=1))))
+    is_cancelled = powers_c.max() > _SILENT and power < _CANCELLED * powers_c.mean()
+    return int(powers_c.argmax()) if is_cancelled else None
+
+
+class Loudness:
+    """The power of the loudest second or more that was pushed."""
+
+    def __init__(self, rate: int) -> None:
+        self._rate = rate
+        self._energy, self._num_samples, self._power = 0.0, 0, 0.0
+
+    def push(self, mono_n: np.ndarray) -> None:
+        self._energy += float(np.dot(mono_n, mono_n))
+        self._num_samples += len(mono_n)
+        if self._num_samples >= self._rate:
+            self._settle()
+
+    def note(self) -> str | None:
+        """What to say of sound that is very quiet throughout; nothing of digital silence."""
+        self._settle()
+        if self._power <= 0.0:
+            return None
+        level_db = 10 * math.log10(self._power)
+        if level_db >= QUIET_DB:
+            return None
+        return f"very quiet, {level_db:.0f} dB at its loudest: words may be missed; amplify it"
+
+    def _settle(self) -> None:
+        if self._num_samples:
+            self._power = max(self._power, self._energy / self._num_samples)
+        self._energy, self._num_samples = 0.0, 0

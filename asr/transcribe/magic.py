@@ -1,0 +1,62 @@
+"""Kinds of files by how they begin: raw samples do not begin like this."""
+
+from __future__ import annotations
+
+from asr.data.mp3 import parse_frame
+
+# As much as three frames of MP3 or AAC, or three packets of MPEG-TS, need at the usual rates.
+HEAD_BYTES = 8192
+_BEGINNINGS = {
+    b"RIFF": "WAV",
+    b"RIFX": "WAV",
+    b"RF64": "WAV",
+    b"riff": "W64",
+    b"FORM": "AIFF",
+    b"caff": "CAF",
+    b".snd": "AU",
+    b"NIST_1A": "SPHERE",
+    b"fLaC": "FLAC",
+    b"wvpk": "WavPack",
+    b"MAC ": "Monkey's Audio",
+    b"OggS": "Ogg",
+    b"ID3\x02": "MP3",
+    b"ID3\x03": "MP3",
+    b"ID3\x04": "MP3",
+    b"\x1aE\xdf\xa3": "WebM or Matroska",
+    b"0&\xb2u": "WMA",
+    b"FLV\x01": "FLV",
+    b"#!AMR": "AMR",
+    b"\0\0\1\xba": "MPEG",
+}
+
+
+def kind_of_file(head: bytes) -> str | None:
+    """Return what kind of file begins so; None where it is none that is known, or too short to say."""
+    for beginning, kind in _BEGINNINGS.items():
+        if head.startswith(beginning):
+            return kind
+    if head[4:8] == b"ftyp":
+        return "MP4 or M4A"
+    if len(head) > 376 and head[0] == head[188] == head[376] == 0x47:
+        return "MPEG-TS"
+    for kind, size_of in (("MP3", _mpeg_size), ("AAC", _adts_size)):
+        position = 0
+        for _ in range(3):
+            size = size_of(head[position : position + 7])
+            if not size:
+                break
+            position += size
+        else:
+            return kind
+    return None
+
+
+def _mpeg_size(head: bytes) -> int:
+    frame = parse_frame(head[:4])
+    return 0 if frame is None else frame.size
+
+
+def _adts_size(head: bytes) -> int:
+    if len(head) < 7 or head[0] != 0xFF or head[1] & 0xF6 != 0xF0:
+        return 0
+    return (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
