@@ -56,10 +56,11 @@ class ErrorCounts:
 
     @property
     def wer(self) -> float:
-        """Errors per reference word, a fraction; without reference words 0 or infinity."""
+        """Errors per reference word, a fraction; without reference words undefined: NaN, or infinity
+        where words were inserted."""
         if self.reference_words:
             return self.errors / self.reference_words
-        return float("inf") if self.errors else 0.0
+        return float("inf") if self.errors else float("nan")
 
     def __add__(self, other: ErrorCounts) -> ErrorCounts:
         if not isinstance(other, ErrorCounts):

@@ -20,7 +20,7 @@ class SetResult:
         wer: a fraction, None without reference words.
         interval: of the WER, None where there are too few units with errors for one.
         unit: what is independent of each other, ``speaker`` or ``utterance``.
-        method: of the interval, ``bootstrap`` or ``t``.
+        method: of the interval, ``bootstrap``, ``t``, or ``exact`` where no or all words are wrong.
         num_speakers: 0 where none is known.
         rtf: seconds of decoding per second of audio.
     """

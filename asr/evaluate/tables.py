@@ -332,6 +332,11 @@ def units_text(differences: Sequence[TypeDifference]) -> str:
 
 def _method_line(comparison: Comparison, set_name: str, unit: str, method: str) -> str:
     level = f"[{100 * comparison.level:g} %]"
+    if method == "exact":
+        return (
+            f"{level} of a system with no or all words of {set_name} wrong: Clopper-Pearson, words "
+            f"taken as independent."
+        )
     if method == "t":
         return (
             f"{level}: Student's t over {unit}s of {set_name}; p, and {level} of a difference over six "

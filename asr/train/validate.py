@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -36,7 +37,7 @@ def validate(
     """(loss per token, word error rate as a fraction) of greedy decoding, over all processes.
 
     An utterance whose output is not finite has no words; the loss is over the others, None where there
-    are none.
+    are none. Without a reference word the error rate counts as infinite.
     """
     net.eval()
     device = processes.device
@@ -59,4 +60,7 @@ def validate(
     total = sum((part[2] for part in everyones), ErrorCounts())
     num_tokens = sum(part[1] for part in everyones)
     loss = sum(part[0] for part in everyones)
-    return loss / num_tokens if num_tokens else None, total.wer
+    return (
+        loss / num_tokens if num_tokens else None,
+        total.wer if total.reference_words else math.inf,
+    )
