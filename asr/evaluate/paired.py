@@ -162,7 +162,7 @@ def paired_differences(group: Group, names: Sequence[str], how: Bootstrap) -> li
         ends = student(differences_nm, words_n1, how.level) if by_t else tested
         intervals = [_interval(*pair) for pair in zip(ends.low_k, ends.high_k, strict=True)]
         # where no unit differs nothing is known of how much one might
-        differ_k = differences_nm.any(axis=0)
+        differ_k = [bool(column.any()) for column in differences_nm.T]
         intervals = [
             one if differ else None for one, differ in zip(intervals, differ_k, strict=True)
         ]
