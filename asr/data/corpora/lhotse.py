@@ -7,9 +7,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lhotse import AudioSource, CutSet, MonoCut, MultiCut, RecordingSet, SupervisionSet
-from lhotse.cut import Cut, MixedCut
+from lhotse import (
+    AudioSource,
+    CutSet,
+    MonoCut,
+    MultiCut,
+    RecordingSet,
+    SupervisionSegment,
+    SupervisionSet,
+)
+from lhotse.cut import Cut, MixedCut, PaddingCut
 from lhotse.cut.data import DataCut
+from lhotse.utils import fastcopy
 
 from asr.data.audio import AudioError
 from asr.data.manifest import LeftOut, load_samples, read_manifest
@@ -29,6 +38,10 @@ _REFUSED = {
     "memory": "in the manifest itself, which a manifest of ours cannot hold",
     "shar": "in a Shar archive, which is not read",
 }
+MAX_OUTSIDE_S = 0.1
+"""How far a supervision may lie outside its audio; it is clipped. Further, and it is left out."""
+_ROUNDING_S = 1e-3
+
 _SUFFIXES = (".gz", ".jsonl", ".json", ".yaml", ".yml", ".cuts")
 
 
@@ -62,7 +75,7 @@ def prepare_lhotse(
     if not manifests and recordings is None:
         raise InputError("name manifests: --corpus CUTS, or --recordings with --supervisions")
     parts: list[tuple[str, list[Cut], list[LeftOut]]] = [
-        (part_name(path), read_lhotse_cuts(path), []) for path in manifests
+        (part_name(path), *read_lhotse_cuts(path)) for path in manifests
     ]
     if recordings is not None and supervisions is not None:
         parts.append((part_name(supervisions), *read_recordings(recordings, supervisions)))
@@ -75,20 +88,69 @@ def prepare_lhotse(
     ]
 
 
-def read_lhotse_cuts(path: Path) -> list[Cut]:
-    """Cuts with one supervision each; one with several is cut apart.
+def read_lhotse_cuts(path: Path) -> tuple[list[Cut], list[LeftOut]]:
+    """(a cut for each supervision, as long as that; the supervisions that do not lie in their cut).
 
     Raises:
         InputError: not a manifest of cuts, or one whose audio is in no file.
     """
-    found: list[Cut] = []
+    cuts: list[Cut] = []
+    left_out: list[LeftOut] = []
     for cut in read_manifest(path, CutSet):
-        if len(cut.supervisions) > 1:
-            each = cut.trim_to_supervisions(keep_overlapping=False)
-            found += [one.with_id(one.supervisions[0].id) for one in each]
-        else:
-            found.append(cut)
-    return [_settle(cut, path) for cut in found]
+        if not cut.supervisions:
+            cuts.append(_settle(cut, path))
+        for supervision in cut.supervisions:
+            name = str(cut.id if len(cut.supervisions) == 1 else supervision.id)
+            try:
+                one = _trimmed(cut, supervision, len(cut.supervisions) == 1)
+            except _OutsideError as error:
+                left_out.append(LeftOut(name, "segment outside its audio", str(error)))
+                continue
+            cuts.append(_settle(one.with_id(name), path))
+    return cuts, left_out
+
+
+class _OutsideError(ValueError):
+    """A supervision that does not lie in its audio."""
+
+
+def _trimmed(cut: Cut, supervision: SupervisionSegment, only: bool) -> Cut:
+    """The cut's part of one supervision; the whole cut where it is filled by its only one."""
+    start_s, end_s = _inside(supervision.start, supervision.end, cut.duration)
+    if isinstance(cut, MixedCut):
+        first_s, last_s = _beyond_padding(cut)
+        if only and start_s - first_s < _ROUNDING_S and last_s - end_s < _ROUNDING_S:
+            return cut
+        alone = cut.filter_supervisions(lambda other: other.id == supervision.id)
+    else:
+        if only and start_s < _ROUNDING_S and cut.duration - end_s < _ROUNDING_S:
+            return cut
+        clipped = fastcopy(supervision, start=start_s, duration=end_s - start_s)
+        alone = fastcopy(cut, supervisions=[clipped])
+    try:
+        (one,) = alone.trim_to_supervisions(keep_overlapping=False)
+    except (ValueError, AssertionError, IndexError) as error:
+        raise _OutsideError(f"Lhotse cannot cut it out: {error}") from None
+    return one
+
+
+def _inside(start_s: float, end_s: float, duration_s: float) -> tuple[float, float]:
+    """The ends clipped to the audio, which they may leave by little: time stamps are rounded."""
+    outside_s = max(-start_s, end_s - duration_s)
+    clipped = max(start_s, 0.0), min(end_s, duration_s)
+    # written so that NaN is outside
+    if not (outside_s <= MAX_OUTSIDE_S and clipped[0] < clipped[1]):
+        raise _OutsideError(f"from {start_s:.3f} to {end_s:.3f} s of {duration_s:.3f} s")
+    return clipped
+
+
+def _beyond_padding(cut: MixedCut) -> tuple[float, float]:
+    """Where a mixed cut's audio begins and ends, the padding around it left aside."""
+    tracks = [track for track in cut.tracks if not isinstance(track.cut, PaddingCut)]
+    if not tracks:
+        return 0.0, cut.duration
+    ends_s = [track.offset + track.cut.duration for track in tracks]
+    return min(track.offset for track in tracks), max(ends_s)
 
 
 def read_recordings(recordings: Path, supervisions: Path) -> tuple[list[Cut], list[LeftOut]]:
@@ -106,15 +168,22 @@ def read_recordings(recordings: Path, supervisions: Path) -> tuple[list[Cut], li
             detail = f"its recording {supervision.recording_id} is not in {recordings}"
             left_out.append(LeftOut(supervision.id, "missing audio", detail))
             continue
+        recording = by_id[supervision.recording_id]
+        try:
+            start_s, end_s = _inside(supervision.start, supervision.end, recording.duration)
+        except _OutsideError as error:
+            left_out.append(LeftOut(supervision.id, "segment outside its audio", str(error)))
+            continue
+        duration_s = end_s - start_s
         channel = supervision.channel
         kind = MultiCut if isinstance(channel, list) else MonoCut
         cut = kind(
             id=supervision.id,
-            start=supervision.start,
-            duration=supervision.duration,
+            start=start_s,
+            duration=duration_s,
             channel=channel,
-            supervisions=[supervision.with_offset(-supervision.start)],
-            recording=by_id[supervision.recording_id],
+            supervisions=[fastcopy(supervision, start=0.0, duration=duration_s)],
+            recording=recording,
         )
         cuts.append(_settle(cut, recordings))
     return cuts, left_out
