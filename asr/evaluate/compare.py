@@ -144,6 +144,7 @@ def _set_result(scored: ScoredSet, unit: str, interval: Interval | None, method:
     return SetResult(
         counts=counts,
         wer=counts.wer if counts.reference_words else None,
+        cer=scored.cer,
         interval=interval,
         unit=unit,
         method=method,

@@ -17,7 +17,7 @@ class SetResult:
     """One system on one test set.
 
     Attributes:
-        wer: a fraction, None without reference words.
+        wer: a fraction, None without reference words; cer: the same of characters.
         interval: of the WER, None where there are too few units with errors for one.
         unit: what is independent of each other, ``speaker`` or ``utterance``.
         method: of the interval, ``bootstrap``, ``t``, or ``exact`` where no or all words are wrong.
@@ -27,6 +27,7 @@ class SetResult:
 
     counts: ErrorCounts
     wer: float | None
+    cer: float | None
     interval: Interval | None
     unit: str
     method: str
