@@ -287,6 +287,7 @@ class TrainConfig:
         "ddp",
         "how processes under torchrun share the work: each holds all weights, or a part of them",
         choices=("ddp", "fsdp"),
+        on_resume=FREE,
     )
     timeout_minutes: float = option(
         10.0, "how long a process waits for another before it gives up", low=0.1, on_resume=FREE

@@ -56,10 +56,11 @@ class ErrorCounts:
 
     @property
     def wer(self) -> float:
-        """Errors per reference word, a fraction; without reference words 0 or infinity."""
+        """Errors per reference word, a fraction; without reference words undefined: NaN, or infinity
+        where words were inserted."""
         if self.reference_words:
             return self.errors / self.reference_words
-        return float("inf") if self.errors else 0.0
+        return float("inf") if self.errors else float("nan")
 
     def __add__(self, other: ErrorCounts) -> ErrorCounts:
         if not isinstance(other, ErrorCounts):
@@ -91,6 +92,32 @@ def count_errors(reference: Sequence[str], hypothesis: Sequence[str]) -> ErrorCo
         deletions=deletions,
         insertions=insertions,
     )
+
+
+def edit_distance(reference: str, hypothesis: str) -> int:
+    """The fewest insertions, deletions and substitutions of characters, by bits of whole numbers.
+
+    Myers (1999), "A fast bit-vector algorithm for approximate string matching based on dynamic
+    programming", in Hyyrö's form (2001) for two whole texts.
+    """
+    if not reference:
+        return len(hypothesis)
+    all_ones, last = (1 << len(reference)) - 1, 1 << (len(reference) - 1)
+    places: dict[str, int] = {}
+    for place, char in enumerate(reference):
+        places[char] = places.get(char, 0) | 1 << place
+    # where the column's cost rises and falls by one from a row to the next
+    rises, falls, distance = all_ones, 0, len(reference)
+    for char in hypothesis:
+        equal = places.get(char, 0)
+        diagonal = (((equal & rises) + rises) ^ rises) | equal | falls
+        across_up = falls | (all_ones & ~(diagonal | rises))
+        across_down = rises & diagonal
+        distance += bool(across_up & last) - bool(across_down & last)
+        across_up = across_up << 1 | 1
+        rises = all_ones & (across_down << 1 | ~(equal | falls | across_up))
+        falls = all_ones & across_up & (equal | falls)
+    return distance
 
 
 def align(reference: Sequence[str], hypothesis: Sequence[str]) -> list[Edit]:

@@ -4,7 +4,7 @@
 #   hours=4 seed=1            # the recipe's own options: --hours 2 sets hours
 #   options='hours seed' paths=''   # `paths`: those of the options that are paths
 #   source ../../tools/stages.sh
-#   stage NAME "STAGES IT NEEDS" "FILES IT READS" COMMAND [ARGUMENT ...]
+#   stage NAME "STAGES IT NEEDS" "FILES IT READS, ONE PER LINE" COMMAND [ARGUMENT ...]
 #   stages_finish
 #
 # $stages_command is the command as it was given, without what is of one machine: for a page that says how
@@ -109,9 +109,10 @@ stage() {
                 variable=$(stages_variable "$need")
                 echo "$need ${!variable-never listed}"
             done
-            for file in $files; do
+            while IFS= read -r file; do
+                if [ -z "$file" ]; then continue; fi
                 if [ -f "$file" ]; then cat "$file"; else echo "missing $file"; fi
-            done
+            done <<<"$files"
         } | stages_hash
     )
     printf -v "$(stages_variable "$name")" '%s' "$print"

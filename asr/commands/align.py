@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
         align_file,
         align_set,
         alignment_formats,
+        doubtful,
         write_alignments,
     )
     from asr.evaluate.decode import set_name
@@ -64,8 +65,10 @@ def run(args: argparse.Namespace) -> int:
     for item in found:
         if isinstance(item, NotAligned):
             print(f"asr: {item.id}: not aligned: {item.reason}", file=sys.stderr)
-        else:
-            aligned.append(item)
+            continue
+        if doubt := doubtful(item):
+            print(f"asr: warning: {item.name}: {doubt}", file=sys.stderr)
+        aligned.append(item)
     if not aligned:
         raise InputError(f"{args.cuts or args.audio}: nothing could be aligned")
     written = write_alignments(aligned, args.out, name, formats)

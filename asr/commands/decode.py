@@ -17,6 +17,9 @@ def add(verbs: Verbs) -> None:
     parser.add_argument("--cuts", type=Path, required=True, help="manifest to decode")
     parser.add_argument("--out", type=Path, help="default: EXP/decode/NAME OF THE MANIFEST")
     parser.add_argument(
+        "--overwrite", action="store_true", help="also where that folder holds another set"
+    )
+    parser.add_argument(
         "--max-batch-s", type=above_zero, default=300.0, help="padded seconds at once"
     )
     parser.add_argument("--workers", type=count, default=0, help="processes that read audio")
@@ -54,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
             num_workers=args.workers,
             processes=processes,
             chunk=chunk,
+            replace=args.overwrite,
         )
     if not processes.first:
         return 0

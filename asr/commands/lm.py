@@ -107,12 +107,12 @@ def _add_text_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="FILE",
-        help="a sentence per line (.gz: gzipped), or manifests (.cuts.jsonl.gz)",
+        help="a sentence per line (.gz: gzipped), or manifests of cuts",
     )
     parser.add_argument(
         "--ids",
         action="store_true",
-        help="each line begins with an id, as in LibriSpeech's .trans.txt",
+        help="each line begins with an id and a space or tab, as in LibriSpeech's .trans.txt",
     )
     parser.add_argument(
         "--normaliser", default="lowercase-apostrophe", help="applied to every line; or none"

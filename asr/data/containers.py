@@ -1,7 +1,7 @@
 """PyAV opens containers of sound, and nothing that names further files.
 
 FFmpeg takes a file for whatever its first bytes look like: a playlist (HLS, DASH, ffconcat, a session
-description) named ``x.wav`` would make it open other files and addresses, wait for them, or take any memory.
+description) named ``x.wav`` would make it open other files and addresses, wait, or take any memory.
 """
 
 from __future__ import annotations

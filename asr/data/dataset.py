@@ -227,6 +227,10 @@ class Utterances(Dataset[Example]):
             return np.zeros((2, len(keys)))
         return draw_edge_silences_s(keys, self.seed, epoch, self._augment)
 
+    def fingerprint(self) -> str:
+        """See ``CutTable.fingerprint``: of all that were given, those not kept too."""
+        return self._source.fingerprint()
+
     def mixture(self, weights: Sequence[float]) -> Mixture | None:
         """How to mix the corpora by these weights; None for no weights.
 

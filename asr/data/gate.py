@@ -24,6 +24,12 @@ _LOCAL_STORAGE = frozenset(
     | {"lilcom_chunky", "pillow_files"}
 )
 
+_OTHER_KINDS = {
+    "command": "a shell command",
+    "memory": "in the manifest itself",
+    "shar": "in a Shar archive",
+}
+
 
 class ForeignSource(InputError):
     """An item that would run, download or open something else than audio files."""
@@ -34,6 +40,7 @@ def check_item(item: Any) -> None:
 
     Raises:
         ForeignSource: names the item and the first thing in it that is refused.
+        TypeError, ValueError: a malformed item.
     """
     if not isinstance(item, (dict, list)):
         item = item.to_dict()
@@ -62,24 +69,33 @@ def _refusal(node: dict[str, Any]) -> str:
 
 
 def _source_refusal(node: dict[str, Any]) -> str:
+    """Why a source of audio is refused, or nothing.
+
+    Raises:
+        TypeError, ValueError: a malformed one, which is no danger.
+    """
     kind, source = node.get("type"), node["source"]
-    shown = repr(source[:80]) if isinstance(source, (str, bytes)) else type(source).__name__
-    if not isinstance(source, str):
-        return f"its audio is in no file ({kind!r}: {shown})"
-    if kind == "file":
-        return f"its audio is a pipe ({shown})" if source.startswith("pipe:") else ""
-    if kind != "url":
-        return f"its audio is of type {kind!r} ({shown})"
+    if not isinstance(kind, str) or not isinstance(source, (str, bytes)):
+        raise TypeError(f"a source of type {kind!r} with {type(source).__name__}")
+    shown = repr(source[:80])
+    if kind in _OTHER_KINDS:
+        return f"its audio is {_OTHER_KINDS[kind]} ({shown})"
+    if kind not in ("file", "url") or not isinstance(source, str):
+        raise ValueError(f"a source of type {kind!r}")  # for which Lhotse knows nothing to do
     if source.startswith("pipe:"):
         return f"its audio is a pipe ({shown})"
+    if kind == "file":
+        return ""
     member = Member.parse_text(source)
     if member is None:
         return f"its audio is at an address ({shown})"
-    return f"its shard is {member.shard[:80]!r}" if not member.is_of_a_store() else ""
+    return "" if member.is_of_a_store() else f"its shard is {member.shard[:80]!r}"
 
 
 def _storage_refusal(node: dict[str, Any]) -> str:
     kind = node["storage_type"]
+    if not isinstance(kind, str):
+        raise TypeError(f"storage of type {kind!r}")
     if kind not in _LOCAL_STORAGE:
         return f"features or arrays of storage type {kind!r}"
     for field in ("storage_path", "storage_key"):

@@ -19,11 +19,14 @@ from asr.search.best_alignment import align, frames_needed
 from asr.search.hypothesis import Hypothesis
 from asr.search.units import Units, units_of
 from asr.search.words import words_of
-from asr.text.tokenizer import UNKNOWN
+from asr.text.tokenizer import UNKNOWN, Tokenizer
 from asr.transcribe.formats import FORMATS, JOINABLE, SUFFIXES
 from asr.transcribe.result import Segment, Transcript
 
 ALIGNMENT_FORMATS = ("ctm", "textgrid", "json")
+
+DOUBTFUL_CONFIDENCE = 0.01
+"""Median confidence of the words below which a text is hardly what was said."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,10 @@ def _align_batch(
 ) -> Iterator[Transcript | NotAligned]:
     units = units_of(model.tokenizer)
     tokens_b = [model.tokenizer.encode(text) for text in texts]
-    reasons = [_reason(tokens, length) for tokens, length in zip(tokens_b, lens_b, strict=True)]
+    reasons = [
+        _reason(text, tokens, length, model.tokenizer)
+        for text, tokens, length in zip(texts, tokens_b, lens_b, strict=True)
+    ]
     kept = [row for row, reason in enumerate(reasons) if not reason]
     alignments = align(
         log_probs_btv[kept], [lens_b[row] for row in kept], [tokens_b[row] for row in kept]
@@ -159,12 +165,22 @@ def _transcript(
     return Transcript(name, text, (segment,), duration_s)
 
 
-def _reason(tokens: Sequence[int], num_frames: int) -> str:
-    """Why tokens cannot be aligned, or nothing."""
+def doubtful(transcript: Transcript) -> str:
+    """Why an alignment is hardly that of its text, or nothing."""
+    confidences = [word.confidence for segment in transcript.segments for word in segment.words]
+    median = float(np.median(confidences))
+    if median >= DOUBTFUL_CONFIDENCE:
+        return ""
+    return f"median confidence of its words {median:.3f}: is this the text of this audio?"
+
+
+def _reason(text: str, tokens: Sequence[int], num_frames: int, tokenizer: Tokenizer) -> str:
+    """Why a text cannot be aligned, or nothing."""
     if not tokens:
         return "no text"
     if UNKNOWN in tokens:
-        return "its text has letters that the model never writes"
+        never = ", ".join(map(repr, sorted(tokenizer.unwritable(text))))
+        return f"its text has letters that the model never writes: {never}"
     if frames_needed(tokens) > num_frames:
         return f"its text needs {frames_needed(tokens)} frames, its sound has {num_frames}"
     return ""

@@ -26,7 +26,13 @@ from asr.evaluate.comparison import (
     corrected,
 )
 from asr.evaluate.experiment import Experiment, ScoredSet, read_experiment
-from asr.evaluate.paired import Bootstrap, Group, group_of, paired_differences, wer_intervals
+from asr.evaluate.paired import (
+    Bootstrap,
+    group_of,
+    paired_differences,
+    wer_intervals,
+    wer_method,
+)
 from asr.evaluate.parts import parts_of, read_noise_db
 from asr.evaluate.statistics import MIN_RESAMPLED, MIN_SPEAKERS, Interval, lowest_p
 from asr.wer import ErrorCounts
@@ -73,7 +79,8 @@ def compare(
         for numbers in _groups_of_equal_references(members):
             group = group_of(set_name, {k: members[k] for k in numbers})
             for k, interval in zip(numbers, wer_intervals(group, how), strict=True):
-                results[k, set_name] = _set_result(members[k], group, interval)
+                method = wer_method(group, k)
+                results[k, set_name] = _set_result(members[k], group.unit, interval, method)
             parts += parts_of(group, names, read_noise_db(members[numbers[0]].decoding.cuts))
             base = min(members)
             if base not in numbers:
@@ -130,16 +137,17 @@ def _groups_of_equal_references(members: dict[int, ScoredSet]) -> list[list[int]
     return list(groups.values())
 
 
-def _set_result(scored: ScoredSet, group: Group, interval: Interval | None) -> SetResult:
+def _set_result(scored: ScoredSet, unit: str, interval: Interval | None, method: str) -> SetResult:
     counts = sum(scored.counts, ErrorCounts())
     decoding = scored.decoding
     speakers = {utterance.speaker for utterance in scored.utterances}
     return SetResult(
         counts=counts,
         wer=counts.wer if counts.reference_words else None,
+        cer=scored.cer,
         interval=interval,
-        unit=group.unit,
-        method="bootstrap" if group.resampled else "t",
+        unit=unit,
+        method=method,
         num_utterances=len(scored.utterances),
         num_speakers=0 if speakers == {UNKNOWN_SPEAKER} else len(speakers),
         normaliser=decoding.normaliser,

@@ -17,16 +17,17 @@ class SetResult:
     """One system on one test set.
 
     Attributes:
-        wer: a fraction, None without reference words.
+        wer: a fraction, None without reference words; cer: the same of characters.
         interval: of the WER, None where there are too few units with errors for one.
         unit: what is independent of each other, ``speaker`` or ``utterance``.
-        method: of the interval, ``bootstrap`` or ``t``.
+        method: of the interval, ``bootstrap``, ``t``, or ``exact`` where no or all words are wrong.
         num_speakers: 0 where none is known.
         rtf: seconds of decoding per second of audio.
     """
 
     counts: ErrorCounts
     wer: float | None
+    cer: float | None
     interval: Interval | None
     unit: str
     method: str

@@ -20,7 +20,8 @@ from asr.data.dataset import Utterances
 from asr.data.loader import iterate
 from asr.data.manifest import read_cuts
 from asr.data.speakers import UNKNOWN_SPEAKER
-from asr.files import write_atomically
+from asr.errors import InputError
+from asr.files import read_json_object, write_atomically
 from asr.model_folder import Model
 from asr.nn.encoder import Chunk
 from asr.processes import Processes
@@ -48,6 +49,7 @@ def decode_set(
     num_workers: int = 0,
     processes: Processes | None = None,
     chunk: Chunk | None = None,
+    replace: bool = True,
 ) -> dict[str, Any]:
     """Decodes a manifest into ``out``: ``hypotheses.jsonl`` in the manifest's order and
     ``decode.json``, which is returned. Both appear whole, at the end.
@@ -57,13 +59,18 @@ def decode_set(
             result; the first one writes. By default there is one.
         chunk: decode as a stream with these chunks would (``choose_chunk``), whose latency goes into
             ``decode.json``; None: whole utterances.
+        replace: also where ``out`` holds another set.
 
     Raises:
-        InputError: no such manifest, audio that cannot be read, a folder that cannot be written.
+        InputError: no such manifest, audio that cannot be read, a folder that cannot be written or
+            holds another set that is not to be replaced.
     """
+    utterances = read_utterances(model, cuts)
+    fingerprint = utterances.fingerprint()
+    if not replace:
+        _refuse_another_set(out, cuts, fingerprint)
     search = build_search(options, model.tokenizer, model.folder, model.normaliser)
     config = model.config
-    utterances = read_utterances(model, cuts)
     device = next(model.net.parameters()).device
     processes = processes or Processes(0, 1, device)
     if processes.first:
@@ -77,6 +84,7 @@ def decode_set(
     summary = {
         "set": set_name(cuts),
         "cuts": str(cuts.absolute()),
+        "fingerprint": fingerprint,
         **search.settings,
         **({} if chunk is None else _stream_settings(model, chunk)),
         "normaliser": config.tokenizer.normaliser,
@@ -124,6 +132,22 @@ def read_utterances(model: Model, cuts: Path) -> Utterances:
         seed=0,
         train=False,
     )
+
+
+def _refuse_another_set(out: Path, cuts: Path, fingerprint: str) -> None:
+    """InputError if ``out`` was decoded from other utterances; older files name the manifest alone."""
+    if not (out / "decode.json").is_file():
+        return
+    before = read_json_object(out / "decode.json")
+    if "fingerprint" in before:
+        same = before["fingerprint"] == fingerprint
+    else:
+        same = before.get("cuts") in (None, str(cuts), str(cuts.absolute()))
+    if not same:
+        raise InputError(
+            f"{out}: holds another set of that name, decoded from {before.get('cuts')}; name another "
+            "folder with --out, or replace it with --overwrite"
+        )
 
 
 def spread(durations_s: np.ndarray, count: int) -> list[int]:

@@ -41,11 +41,16 @@ class Run:
 
 @dataclass(frozen=True)
 class ScoredSet:
-    """A decoded set with the error counts of each of its utterances."""
+    """A decoded set with the error counts of each of its utterances.
+
+    Attributes:
+        cer: character error rate, a fraction; None without characters, and in older files.
+    """
 
     decoding: Decoding
     utterances: list[Utterance]
     counts: list[ErrorCounts]
+    cer: float | None = None
 
 
 @dataclass(frozen=True)
@@ -158,4 +163,5 @@ def read_scored_set(folder: Path) -> ScoredSet:
     counted = (total.reference_words, total.substitutions, total.deletions, total.insertions)
     if recorded != counted:
         raise InputError(f"{path}: not of the hypotheses beside it; run `asr score {folder}` again")
-    return ScoredSet(read_decoding(folder), utterances, counts)
+    cer = field(content, "cer", float, str(path))
+    return ScoredSet(read_decoding(folder), utterances, counts, cer)

@@ -26,6 +26,7 @@ from asr.evaluate.statistics import (
     student,
     studentised_bootstrap,
 )
+from asr.evaluate.student import clopper_pearson
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,26 @@ def group_of(set_name: str, members: dict[int, ScoredSet]) -> Group:
 
 
 def wer_intervals(group: Group, how: Bootstrap) -> list[Interval | None]:
-    """An interval per member; None where too few units have errors to tell."""
+    """An interval per member by ``wer_method``; None where too few units have errors to tell."""
+    found = _unit_intervals(group, how)
+    num_words = int(group.words_n.sum())
+    for k, member in enumerate(group.members):
+        if wer_method(group, member) == "exact":
+            num_errors = int(group.errors_nm[:, k].sum())
+            found[k] = Interval(*clopper_pearson(num_errors, num_words, how.level))
+    return found
+
+
+def wer_method(group: Group, member: int) -> str:
+    """Of a member's interval: ``exact`` where all of its words are right, or all wrong: units that do
+    not differ say nothing of how much they might. Else ``bootstrap`` or ``t``."""
+    errors_n = group.errors_nm[:, group.column(member)]
+    if group.testable and (not errors_n.any() or (errors_n == group.words_n).all()):
+        return "exact"
+    return "bootstrap" if group.resampled else "t"
+
+
+def _unit_intervals(group: Group, how: Bootstrap) -> list[Interval | None]:
     if not group.testable:
         return [None] * len(group.members)
     words_n1 = group.words_n[:, None]
@@ -141,6 +161,11 @@ def paired_differences(group: Group, names: Sequence[str], how: Bootstrap) -> li
         by_t = group.method(how.level) == "t"
         ends = student(differences_nm, words_n1, how.level) if by_t else tested
         intervals = [_interval(*pair) for pair in zip(ends.low_k, ends.high_k, strict=True)]
+        # where no unit differs nothing is known of how much one might
+        differ_k = [bool(column.any()) for column in differences_nm.T]
+        intervals = [
+            one if differ else None for one, differ in zip(intervals, differ_k, strict=True)
+        ]
         p_values = [float(p) for p in tested.p_k]
         drawn = resample_totals(
             np.concatenate([differences_nm, words_n1], axis=1), how.num_resamples, how.seed

@@ -1,4 +1,4 @@
-"""Word error rate of a decoded set: totals, per speaker, aligned listing, trn files for sclite."""
+"""Word and character error rates of a decoded set, an aligned listing, and trn files for sclite."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from asr.errors import InputError
 from asr.evaluate.decoded import Decoding, Utterance, read_decoding, read_utterances
 from asr.evaluate.trn import trn_ids, trn_text
 from asr.files import write_atomically
-from asr.wer import Edit, ErrorCounts, Op, align, count_errors
+from asr.wer import Edit, ErrorCounts, Op, align, count_errors, edit_distance
 
 _LISTING_WIDTH = 100
 _EVAL_SIGN = {Op.CORRECT: "", Op.SUBSTITUTION: "S", Op.DELETION: "D", Op.INSERTION: "I"}
@@ -22,11 +22,24 @@ _EVAL_SIGN = {Op.CORRECT: "", Op.SUBSTITUTION: "S", Op.DELETION: "D", Op.INSERTI
 
 @dataclass(frozen=True)
 class GroupScore:
-    """Error counts of some utterances together: a speaker's, or all of them."""
+    """Error counts of some utterances together: a speaker's, or all of them.
+
+    Attributes:
+        character_errors, reference_characters: of the texts, words separated by single spaces.
+    """
 
     num_utterances: int
     num_wrong: int
     counts: ErrorCounts
+    character_errors: int
+    reference_characters: int
+
+    @property
+    def cer(self) -> float:
+        """Character errors per reference character; NaN without reference characters."""
+        if not self.reference_characters:
+            return math.nan
+        return self.character_errors / self.reference_characters
 
     @property
     def sentence_error_rate(self) -> float:
@@ -76,6 +89,14 @@ def utterance_counts(utterances: Sequence[Utterance]) -> list[ErrorCounts]:
     return [count_errors(u.reference.split(), u.hypothesis.split()) for u in utterances]
 
 
+def character_counts(utterance: Utterance) -> tuple[int, int]:
+    """(character errors, reference characters) of an utterance, spaces between words included."""
+    reference, hypothesis = (
+        " ".join(text.split()) for text in (utterance.reference, utterance.hypothesis)
+    )
+    return edit_distance(reference, hypothesis), len(reference)
+
+
 def score_as_json(score: Score) -> dict[str, Any]:
     """The content of ``score.json``; rates are fractions, null where there are no words."""
     decoding = score.decoding
@@ -93,7 +114,8 @@ def score_as_json(score: Score) -> dict[str, Any]:
 
 def format_score(score: Score) -> str:
     """A table for the terminal: a line per speaker, the total, and how texts were normalised."""
-    header = ["speaker", "utterances", "words", "WER %", "S", "D", "I", "wrong utterances %"]
+    header = ["speaker", "utterances", "words", "WER %", "S", "D", "I", "CER %"]
+    header += ["wrong utterances %"]
     rows = [_table_row(name, group) for name, group in score.speakers.items()]
     rows.append(_table_row("total", score.total))
     widths = [max(len(row[k]) for row in [header, *rows]) for k in range(len(header))]
@@ -125,7 +147,8 @@ def format_alignments(utterances: Sequence[Utterance], score: Score) -> str:
     head = [
         describe(score),
         f"WER {percent(total.wer)} %: {total.substitutions} substitutions, {total.deletions} "
-        f"deletions, {total.insertions} insertions in {total.reference_words} words",
+        f"deletions, {total.insertions} insertions in {total.reference_words} words; "
+        f"CER {percent(score.total.cer)} %",
         "Most errors first. S substitution, D deletion, I insertion; stars fill gaps.",
     ]
     blocks = [_listing_block(utterance, edits) for _, utterance, edits in listed]
@@ -140,22 +163,29 @@ def percent(fraction: float) -> str:
 def _score(
     utterances: Sequence[Utterance], counts: Sequence[ErrorCounts], decoding: Decoding
 ) -> Score:
-    by_speaker: dict[str, list[ErrorCounts]] = defaultdict(list)
-    for utterance, count in zip(utterances, counts, strict=True):
-        by_speaker[utterance.speaker].append(count)
+    scored = [(c, *character_counts(u)) for u, c in zip(utterances, counts, strict=True)]
+    by_speaker: dict[str, list[_Scored]] = defaultdict(list)
+    for utterance, one in zip(utterances, scored, strict=True):
+        by_speaker[utterance.speaker].append(one)
     return Score(
         decoding=decoding,
         audio_s=math.fsum(utterance.duration_s for utterance in utterances),
-        total=_group(counts),
+        total=_group(scored),
         speakers={speaker: _group(by_speaker[speaker]) for speaker in sorted(by_speaker)},
     )
 
 
-def _group(counts: Sequence[ErrorCounts]) -> GroupScore:
+_Scored = tuple[ErrorCounts, int, int]
+"""Word errors of an utterance, its character errors and reference characters."""
+
+
+def _group(scored: Sequence[_Scored]) -> GroupScore:
     return GroupScore(
-        num_utterances=len(counts),
-        num_wrong=sum(count.errors > 0 for count in counts),
-        counts=sum(counts, ErrorCounts()),
+        num_utterances=len(scored),
+        num_wrong=sum(counts.errors > 0 for counts, _, _ in scored),
+        counts=sum((counts for counts, _, _ in scored), ErrorCounts()),
+        character_errors=sum(errors for _, errors, _ in scored),
+        reference_characters=sum(characters for _, _, characters in scored),
     )
 
 
@@ -172,6 +202,9 @@ def _group_as_json(group: GroupScore) -> dict[str, Any]:
         "insertions": counts.insertions,
         "errors": counts.errors,
         "wer": counts.wer if math.isfinite(counts.wer) else None,
+        "reference_characters": group.reference_characters,
+        "character_errors": group.character_errors,
+        "cer": group.cer if math.isfinite(group.cer) else None,
     }
 
 
@@ -184,6 +217,7 @@ def _table_row(name: str, group: GroupScore) -> list[str]:
         str(counts.reference_words),
         percent(counts.wer),
         *(str(number) for number in numbers),
+        percent(group.cer),
         percent(group.sentence_error_rate),
     ]
 

@@ -1,4 +1,5 @@
-"""Student's t distribution for any degrees of freedom, also fractional ones."""
+"""Student's t distribution for any degrees of freedom, and binomial intervals: both are incomplete
+beta functions."""
 
 from __future__ import annotations
 
@@ -36,6 +37,27 @@ def t_quantile(level: float, df: float) -> float:
 def two_sided_normal(z: float) -> float:
     """Probability that |Z| is at least |z| for a standard normal Z."""
     return math.erfc(abs(z) / math.sqrt(2))
+
+
+def clopper_pearson(errors: int, trials: int, level: float) -> tuple[float, float]:
+    """The exact interval of a binomial proportion (Clopper and Pearson 1934)."""
+    if not 0 <= errors <= trials or trials == 0 or not 0 < level < 1:
+        raise ValueError(f"{errors} of {trials} at level {level}: no such proportion")
+    tail = (1 - level) / 2
+    low = _beta_quantile(tail, errors, trials - errors + 1) if errors else 0.0
+    high = _beta_quantile(1 - tail, errors + 1, trials - errors) if errors < trials else 1.0
+    return low, high
+
+
+def _beta_quantile(probability: float, a: float, b: float) -> float:
+    low, high = 0.0, 1.0
+    for _ in range(200):
+        middle = (low + high) / 2
+        if _incomplete_beta(a, b, middle) < probability:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
 
 
 def _incomplete_beta(a: float, b: float, x: float) -> float:

@@ -46,7 +46,8 @@ def format_terminal(comparison: Comparison) -> str:
     parts = [set_lines(comparison), _as_columns(systems_table(comparison, repeat=False))]
     if comparison.differences:
         parts += [difference_caption(comparison), _as_columns(system_differences(comparison))]
-    for caption, table in [*type_tables(comparison), *length_tables(comparison)]:
+    tables = (character_tables, type_tables, length_tables)
+    for caption, table in [one for make in tables for one in make(comparison)]:
         parts += [caption, _as_columns(table)]
     parts.append("\n".join([*legend_lines(comparison), *comparison.notes]))
     return "\n\n".join(parts)
@@ -57,7 +58,7 @@ def format_markdown(comparison: Comparison) -> str:
     parts = [set_lines(comparison), as_markdown(systems_table(comparison, repeat=True))]
     if comparison.differences:
         parts += [difference_caption(comparison), as_markdown(system_differences(comparison))]
-    tables = (type_tables, length_tables, _part_tables)
+    tables = (character_tables, type_tables, length_tables, _part_tables)
     for caption, table in [one for make in tables for one in make(comparison)]:
         parts += [caption, as_markdown(table)]
     parts.append("\n".join(f"- {note}" for note in [*comparison.notes, *legend_lines(comparison)]))
@@ -145,6 +146,20 @@ def _difference_cells(one: Difference) -> list[str]:
         *tests,
         better,
     ]
+
+
+def character_tables(comparison: Comparison) -> list[tuple[str, Table]]:
+    """Character error rates, a column per set; none where no set has any."""
+    names = comparison.set_names
+    rates = [{name: result.cer for name, result in row.sets.items()} for row in comparison.rows]
+    if all(rate is None for row in rates for rate in row.values()):
+        return []
+    cells = [[row.get(name) for name in names] for row in rates]
+    rows = [
+        [row.name, *(_NONE if rate is None else percent(rate) for rate in line)]
+        for row, line in zip(comparison.rows, cells, strict=True)
+    ]
+    return [("Character error rate, %:", Table(["system", *names], rows))]
 
 
 def type_tables(comparison: Comparison) -> list[tuple[str, Table]]:
@@ -332,6 +347,11 @@ def units_text(differences: Sequence[TypeDifference]) -> str:
 
 def _method_line(comparison: Comparison, set_name: str, unit: str, method: str) -> str:
     level = f"[{100 * comparison.level:g} %]"
+    if method == "exact":
+        return (
+            f"{level} of a system with no or all words of {set_name} wrong: Clopper-Pearson, words "
+            f"taken as independent."
+        )
     if method == "t":
         return (
             f"{level}: Student's t over {unit}s of {set_name}; p, and {level} of a difference over six "

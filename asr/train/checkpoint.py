@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from asr.errors import InputError
 from asr.processes import Processes
@@ -89,11 +90,26 @@ class FileStore(Store):
 
     def restore(self, step: int, state: State) -> dict[str, Any]:
         content = read_file(list_checkpoints(self.folder)[step])
-        state.net.load_state_dict(content["model"])
+        own = state.net.state_dict()
+        model = {
+            name: _placed_like(value, own.get(name)) for name, value in content["model"].items()
+        }
+        state.net.load_state_dict(model)
+        parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+        for number, values in content["optimizer"]["state"].items():
+            for name, value in values.items():
+                values[name] = _placed_like(value, parameters[number])
         state.optimizer.load_state_dict(content["optimizer"])
         for name, value in state.average.items():
-            value.copy_(content["average"][name])
+            value.copy_(_placed_like(content["average"][name], value))
         return content["other"]
+
+
+def _placed_like(value: Tensor, own: Tensor | None) -> Tensor:
+    """A whole tensor, divided among the processes as this run's own of that shape is."""
+    if isinstance(own, DTensor) and own.shape == value.shape:
+        return distribute_tensor(value.to(own.device), own.device_mesh, own.placements)
+    return value
 
 
 class ShardedStore(Store):
@@ -131,6 +147,13 @@ class ShardedStore(Store):
         set_model_state_dict(state.net, content["model"])
         set_optimizer_state_dict(state.net, state.optimizer, content["optimizer"])
         return _load(path / _OTHER_STATE)
+
+
+def restore(folder: Path, step: int, state: State, processes: Processes) -> dict[str, Any]:
+    """Read a checkpoint of either kind, whatever this run's own engine writes; see ``Store``."""
+    sharded = list_checkpoints(folder)[step].is_dir()
+    store = ShardedStore(folder, processes) if sharded else FileStore(folder, processes)
+    return store.restore(step, state)
 
 
 def _sharded(state: State) -> dict[str, Any]:

@@ -106,7 +106,9 @@ def prepare(
     dev_cuts = dev_cuts.select(np.arange(num_validated))
     normalise = get_normaliser(config.tokenizer.normaliser)
     tokenizer = _tokenizer(config, exp, start, new_tokenizer, train_cuts, normalise)
-    dev_texts = _spaced_texts(dev_cuts, normalise)
+    dev_texts = list(_spaced_texts(dev_cuts, normalise))
+    if not any(text.split() for text in dev_texts):
+        raise InputError(f"data.dev = {config.data.dev}: no words in its texts to validate with")
     warn_of_references(dev_texts, tokenizer, "data.dev")
     torch.manual_seed(config.train.seed)
     net = Recogniser(config, tokenizer.vocab_size)

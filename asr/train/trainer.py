@@ -15,7 +15,13 @@ from asr.data.loader import Loader
 from asr.errors import InputError
 from asr.processes import Processes
 from asr.train.averaging import MovingAverage
-from asr.train.checkpoint import State, choose_steps, list_checkpoints, remove_others
+from asr.train.checkpoint import (
+    State,
+    choose_steps,
+    list_checkpoints,
+    remove_others,
+    restore,
+)
 from asr.train.diagnose import diagnose_step, diagnosis_due
 from asr.train.engines import build_engine
 from asr.train.flops import peak_flops
@@ -335,6 +341,6 @@ class Trainer:
     def restore(self) -> int:
         """Continue after the newest complete checkpoint; returns the log's length at that time."""
         newest = max(list_checkpoints(self.exp.checkpoints))
-        other = self._store.restore(newest, self._state)
+        other = restore(self.exp.checkpoints, newest, self._state, self.processes)
         self.progress = Progress(**other["progress"])
         return int(other["log_bytes"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -53,6 +54,7 @@ def validate(
     """Decode greedily and count errors.
 
     An utterance whose output is not finite has no words; the loss is over the others.
+    Without a reference word the error rate counts as infinite.
 
     Raises:
         InputError: no utterance could be read.
@@ -85,4 +87,5 @@ def validate(
         raise InputError(f"data.dev: not one utterance could be read{first}")
     num_tokens = sum(tokens)
     total = sum(counts, ErrorCounts())
-    return Validation(sum(losses) / num_tokens if num_tokens else None, total.wer, missing)
+    wer = total.wer if total.reference_words else math.inf
+    return Validation(sum(losses) / num_tokens if num_tokens else None, wer, missing)

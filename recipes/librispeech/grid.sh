@@ -32,7 +32,7 @@ stage prepare '' '' \
 manifests=''
 for part in $train; do manifests+=${manifests:+,}$work/data/$part.cuts.jsonl.gz; done
 
-bases=$(echo ../../asr/conf/*.yaml)
+bases=$(printf '%s\n' ../../asr/conf/*.yaml)
 decoded='' experiments=()
 for seed in $seeds; do
     for position in $positions; do
@@ -40,7 +40,7 @@ for seed in $seeds; do
             name=$weighting-$position-s$seed
             exp=$work/grid/$name
             experiments+=("$exp")
-            stage "train-$name" prepare "$config $bases" \
+            stage "train-$name" prepare "$config"$'\n'"$bases" \
                 asr train --config "$config" --exp "$exp" --resume \
                 "data.train=[$manifests]" "data.dev=[$work/data/$dev.cuts.jsonl.gz]" \
                 "attention.weighting=$weighting" "attention.position=$position" "train.seed=$seed" \

@@ -23,13 +23,13 @@ stage subset prepare '' \
     asr subset --cuts "$work/data/$part.cuts.jsonl.gz" --out "$cuts" \
     --min-s "$min_s" --max-s "$max_s" --first "$first"
 
-bases=$(echo ../../asr/conf/*.yaml)
+bases=$(printf '%s\n' ../../asr/conf/*.yaml)
 decoded='' experiments=()
 for system in $systems; do
     weighting=${system%+*} position=${system#*+} name=overfit-${system/+/-}
     exp=$work/exp/$name
     experiments+=("$exp")
-    stage "train-$name" subset "$config $bases" \
+    stage "train-$name" subset "$config"$'\n'"$bases" \
         asr train --config "$config" --exp "$exp" --resume "data.train=[$cuts]" "data.dev=[$cuts]" \
         "attention.weighting=$weighting" "attention.position=$position" ${overrides[@]+"${overrides[@]}"}
     stage "decode-$name" "train-$name" '' \

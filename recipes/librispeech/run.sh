@@ -47,13 +47,13 @@ fi
 stage lm prepare '' \
     asr lm train --text "${transcripts[@]}" --order "$lm_order" --out "$lm"
 
-bases=$(echo ../../asr/conf/*.yaml)
+bases=$(printf '%s\n' ../../asr/conf/*.yaml)
 decoded='' experiments=()
 for system in $systems; do
     weighting=${system%+*} position=${system#*+} name=$(basename "$config" .yaml)-${system/+/-}
     exp=$work/exp/$name
     experiments+=("$exp")
-    stage "train-$name" prepare "$config $bases" \
+    stage "train-$name" prepare "$config"$'\n'"$bases" \
         asr train --config "$config" --exp "$exp" --resume \
         "data.train=[$manifests]" "data.dev=[$work/data/$dev.cuts.jsonl.gz]" \
         "attention.weighting=$weighting" "attention.position=$position" ${overrides[@]+"${overrides[@]}"}

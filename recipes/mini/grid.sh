@@ -28,7 +28,7 @@ stage data '' '' \
     asr prepare synthetic --out "$work/data" --hours "$hours" --seed "$corpus_seed" \
     --dev "$dev" --test "$test"
 
-bases=$(echo ../../asr/conf/*.yaml)
+bases=$(printf '%s\n' ../../asr/conf/*.yaml)
 names=()
 stages_together "$jobs"
 for seed in $seeds; do
@@ -36,7 +36,7 @@ for seed in $seeds; do
         for weighting in $weightings; do
             name=$weighting-$position-s$seed
             names+=("$name")
-            stage "train-$name" data "$config $bases" \
+            stage "train-$name" data "$config"$'\n'"$bases" \
                 asr train --config "$config" --exp "$work/grid/$name" --resume \
                 "data.train=[$work/data/train.cuts.jsonl.gz]" "data.dev=[$work/data/dev.cuts.jsonl.gz]" \
                 "attention.weighting=$weighting" "attention.position=$position" "train.seed=$seed" \

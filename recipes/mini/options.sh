@@ -46,13 +46,13 @@ averaging_of() {
     esac
 }
 
-bases=$(echo ../../asr/conf/*.yaml)
+bases=$(printf '%s\n' ../../asr/conf/*.yaml)
 stages_together "$jobs"
 for seed in $seeds; do
     for option in plain specaugment surroundings cr-ctc; do
         name=$option-s$seed
         # shellcheck disable=SC2046
-        stage "train-$name" surroundings "$config $bases" \
+        stage "train-$name" surroundings "$config"$'\n'"$bases" \
             asr train --config "$config" --exp "$work/runs/$name" --resume \
             "data.train=[$work/data/train.cuts.jsonl.gz]" "data.dev=[$work/data/dev.cuts.jsonl.gz]" \
             attention.weighting=sigmoid attention.position=alibi "train.seed=$seed" \

@@ -23,14 +23,14 @@ stage data '' '' \
     asr prepare synthetic --out "$work/data" --hours "$hours" --seed "$seed" \
     --dev "$dev" --test "$test"
 
-bases=$(echo ../../asr/conf/*.yaml)
+bases=$(printf '%s\n' ../../asr/conf/*.yaml)
 experiments=()
 stages_together "$jobs"
 for system in $systems; do
     weighting=${system%+*} position=${system#*+} name=${system/+/-}
     exp=$work/exp/$name
     experiments+=("$exp")
-    stage "train-$name" data "$config $bases" \
+    stage "train-$name" data "$config"$'\n'"$bases" \
         asr train --config "$config" --exp "$exp" --resume \
         "data.train=[$work/data/train.cuts.jsonl.gz]" "data.dev=[$work/data/dev.cuts.jsonl.gz]" \
         "attention.weighting=$weighting" "attention.position=$position" ${overrides[@]+"${overrides[@]}"}

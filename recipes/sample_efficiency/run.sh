@@ -29,12 +29,12 @@ for share in $shares; do
         --out "$work/data/train-1of$share.cuts.jsonl.gz"
 done
 
-bases=$(echo ../../asr/conf/*.yaml)
+bases=$(printf '%s\n' ../../asr/conf/*.yaml)
 stages_together "$jobs"
 for seed in $seeds; do
     for share in $shares; do
         for weighting in $weightings; do
-            stage "train-$weighting-1of$share-s$seed" "subset-1of$share" "$config $bases" \
+            stage "train-$weighting-1of$share-s$seed" "subset-1of$share" "$config"$'\n'"$bases" \
                 asr train --config "$config" --exp "$work/exp/1of$share/$weighting-s$seed" --resume \
                 "data.train=[$work/data/train-1of$share.cuts.jsonl.gz]" \
                 "data.dev=[$work/data/dev.cuts.jsonl.gz]" \

@@ -43,7 +43,7 @@ stage subset data '' \
     asr subset --cuts "$work/data/train.cuts.jsonl.gz" --min-s "$min_s" --first "$utterances" \
     --out "$work/exp/train.cuts.jsonl.gz"
 
-bases=$(echo ../../asr/conf/*.yaml)
+bases=$(printf '%s\n' ../../asr/conf/*.yaml)
 experiments=() trained=''
 stages_together "$jobs"
 for seed in $seeds; do
@@ -52,7 +52,7 @@ for seed in $seeds; do
         for part in ${system//+/ }; do words+=("$(settings "$part")"); done
         exp=$work/exp/$system-s$seed
         experiments+=("$exp")
-        stage "train-$system-s$seed" subset "$config $bases" \
+        stage "train-$system-s$seed" subset "$config"$'\n'"$bases" \
             asr train --config "$config" --exp "$exp" --resume \
             "data.train=[$work/exp/train.cuts.jsonl.gz]" "data.dev=[$work/data/dev.cuts.jsonl.gz]" \
             "${words[@]}" "optimizer.lr=$lr" "train.seed=$seed" ${overrides[@]+"${overrides[@]}"}

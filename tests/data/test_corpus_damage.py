@@ -111,7 +111,7 @@ def test_lhotse_recordings_and_supervisions_with_any_field_damaged(
 
 
 def test_supervisions_that_reach_out_of_their_cut(corpus: Path, tmp_path: Path) -> None:
-    """Cut off where the cut ends, as far as Kaldi does; others are skipped by themselves."""
+    """Clipped to the cut, within a tolerance; others are skipped by themselves."""
     *good, c = cuts_of(corpus)
     rows = [(0.5, 1.51, "a little"), (0.0, 1.0, "inside"), (-0.01, 1.0, "before")]
     rows += [(1.0, 1.6, "too far"), (5.0, 1.0, "outside"), (0.5, 0.0, "empty")]
@@ -123,10 +123,11 @@ def test_supervisions_that_reach_out_of_their_cut(corpus: Path, tmp_path: Path) 
                tmp_path / "m.cuts.jsonl.gz")  # fmt: skip
     out = tmp_path / "out"
     found, counts = prepare("lhotse", "--corpus", tmp_path / "m.cuts.jsonl.gz", "--out", out)
-    assert found == {*GOOD, "a little", "inside"}
-    assert counts == {"segment outside its audio": 4}
+    assert found == {*GOOD, "a little", "inside", "before"}
+    assert counts == {"segment outside its audio": 3}
     durations = {cut.id: cut.duration for cut in read_cuts(out / "m.cuts.jsonl.gz")}
     assert durations["a little"] == pytest.approx(1.5)
+    assert durations["before"] == pytest.approx(0.99)
 
 
 def test_a_cut_that_cannot_be_computed_here(corpus: Path, tmp_path: Path) -> None:

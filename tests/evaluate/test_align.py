@@ -108,7 +108,8 @@ def test_the_command_writes_what_others_read(
     code, error = run(*one, "--text", "the dog " * 300)
     assert code == 2
     assert "frames, its sound has" in error
-    assert "letters that the model never writes" in run(*one, "--text", "Ωμέγα")[1]
+    error = run(*one, "--text", "the Ωμέγα dog")[1]
+    assert "letters that the model never writes: 'έ', 'α', 'γ', 'μ', 'ω'" in error
     assert "not aligned: no text" in run(*one, "--text", "...")[1]
     assert "--audio goes with" in run(*one)[1]
     assert "--audio goes with" in run("--cuts", cuts, "--text", "x", "--out", out)[1]
@@ -144,3 +145,19 @@ def test_a_folder_that_cannot_be_made_is_told_before_the_model_is_read(
     words = ["align", "--model", tmp_path, "--cuts", tiny_corpus / "test.cuts.jsonl.gz"]
     assert main([*map(str, words), "--out", str(tmp_path / "file")]) == 2
     assert "file: cannot make this folder" in capsys.readouterr().err
+
+
+def test_a_text_that_is_not_what_is_said_is_doubted(
+    model: Model, tiny_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model that is sure of having heard something else."""
+    weights = {name: value.clone() for name, value in model.net.state_dict().items()}
+    weights["head.bias"][1:] -= 12.0
+    save_model(tmp_path / "sure", weights, model.config, model.tokenizer)
+    path = next(iter(read_cuts(tiny_corpus / "test.cuts.jsonl.gz"))).recording.sources[0].source
+    words = ["--audio", path, "--text", "the dog", "--out", str(tmp_path)]
+    for folder, doubted in ((tmp_path / "sure", True), (model.folder, False)):
+        assert main(["align", "--model", str(folder), *words]) == 0
+        error = capsys.readouterr().err
+        assert ("median confidence of its words 0.000: is this the text" in error) == doubted
+        assert (error == "") != doubted

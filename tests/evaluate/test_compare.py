@@ -111,7 +111,7 @@ def test_written_files_say_what_is_printed(pair: list[Path], tmp_path: Path) -> 
     markdown = (out / "compare.md").read_text()
     assert "asr train --config conf/x.yaml" in markdown
     tables = re.findall(r"((?:^\|.*\n)+)", markdown, flags=re.MULTILINE)
-    assert len(tables) == 2
+    assert len(tables) == 3  # systems, differences, character error rates
     shown = [re.split(r" ?\| ?", line)[1:-1] for line in tables[0].splitlines()]
     assert len({len(line) for line in shown}) == 1
     assert shown[0][0] == "system"

@@ -131,8 +131,8 @@ def test_printed_table(tmp_path: Path) -> None:
     lines = format_score(score_folder(tmp_path / "test-clean")).splitlines()
     assert lines[0] == "test-clean: 0.00 h; search greedy; normaliser lowercase-apostrophe"
     assert lines[2].split("  ")[0] == "speaker"
-    assert lines[4].split() == ["s1", "2", "9", "33.33", "1", "1", "1", "50.00"]
-    assert lines[-1].split() == ["total", "5", "11", "54.55", "1", "3", "2", "60.00"]
+    assert lines[4].split() == ["s1", "2", "9", "33.33", "1", "1", "1", "25.93", "50.00"]
+    assert lines[-1].split() == ["total", "5", "11", "54.55", "1", "3", "2", "60.53", "60.00"]
     assert len({len(line) for line in lines[2:]}) == 1
 
 

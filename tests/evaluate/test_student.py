@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from asr.evaluate.student import t_quantile, two_sided_normal, two_sided_t
+from asr.evaluate.student import clopper_pearson, t_quantile, two_sided_normal, two_sided_t
 
 TS = [0.01, 0.3, 1.0, 1.7, 2.5, 12.0, 200.0]
 
@@ -46,3 +46,40 @@ def test_refusals() -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
         t_quantile(1.0, 3)
     assert two_sided_t(math.inf, 3) == 0
+
+
+@pytest.mark.parametrize("trials", [1, 7, 960, 50_000])
+def test_binomial_bounds_without_errors_are_closed_forms(trials: int) -> None:
+    for level in (0.9, 0.95, 0.99):
+        bound = 1 - ((1 - level) / 2) ** (1 / trials)
+        assert clopper_pearson(0, trials, level) == (0.0, pytest.approx(bound, rel=1e-9))
+        assert clopper_pearson(trials, trials, level) == (pytest.approx(1 - bound), 1.0)
+
+
+def test_binomial_intervals_by_sums() -> None:
+    """At each end the tail that is as extreme has half of what the level leaves."""
+    for errors, trials in ((1, 5), (3, 20), (40, 100)):
+        low, high = clopper_pearson(errors, trials, 0.95)
+
+        def at_most(count: int, share: float, trials: int = trials) -> float:
+            terms = (
+                math.comb(trials, k) * share**k * (1 - share) ** (trials - k)
+                for k in range(count + 1)
+            )
+            return math.fsum(terms)
+
+        assert 1 - at_most(errors - 1, low) == pytest.approx(0.025, rel=1e-9)
+        assert at_most(errors, high) == pytest.approx(0.025, rel=1e-9)
+
+
+def test_binomial_intervals_are_scipys() -> None:
+    stats = pytest.importorskip("scipy.stats", reason="SciPy is not installed")
+    for errors, trials in ((0, 960), (1, 960), (17, 200), (200, 200)):
+        expected = stats.binomtest(errors, trials).proportion_ci(0.95, "exact")
+        assert clopper_pearson(errors, trials, 0.95) == pytest.approx(tuple(expected), abs=1e-10)
+
+
+@pytest.mark.parametrize("case", [(3, 2, 0.95), (0, 0, 0.95), (-1, 2, 0.95), (1, 2, 1.0)])
+def test_no_such_proportion(case: tuple[int, int, float]) -> None:
+    with pytest.raises(ValueError, match="no such proportion"):
+        clopper_pearson(*case)

@@ -44,6 +44,27 @@ def wer(exp: Path, name: str = "test") -> float:
     return json.loads((exp / "decode" / name / "score.json").read_text())["wer"]
 
 
+def test_a_changed_file_is_noticed_whatever_its_path(tmp_path: Path) -> None:
+    conf, other = tmp_path / "my conf" / "a  b*.yaml", tmp_path / "other.yaml"
+    conf.parent.mkdir()
+    script = tmp_path / "run.sh"
+    script.write_text(
+        f"set -euo pipefail\ncd {ROOT}/recipes/mini\noptions='config other' paths='config other'\n"
+        "config='' other=''\nsource ../../tools/stages.sh\n"
+        "stage one '' \"$config\"$'\\n'\"$other\" true\nstages_finish\n"
+    )
+
+    def run() -> str:
+        words = ["--work", tmp_path, "--config", conf, "--other", other]
+        done = subprocess.run(["bash", script, *words], capture_output=True, text=True, check=True)
+        return done.stdout
+
+    for path in (conf, other, conf, other):
+        path.write_text(f"{path.name}: {len(path.read_text()) if path.exists() else 0}\n")
+        assert "one: done in" in run()
+        assert "done before, unchanged" in run()
+
+
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     work = tmp_path_factory.mktemp("mini")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -170,6 +171,42 @@ def test_two_processes_have_the_losses_of_one(
     for name, value in ours.items():
         bound = 100 * BOUNDS[precision]  # Adam's steps have one size, whatever the gradient's
         torch.testing.assert_close(value, theirs[name], rtol=bound, atol=bound, msg=name)
+
+
+@pytest.mark.parametrize("first", ["one", "two"])
+def test_sharded_and_whole_checkpoints_are_read_by_either(
+    first: str, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    """FSDP of two processes goes on where one process was, and the other way round."""
+    short = (
+        *("train.precision=fp64", "train.epochs=1", "train.validate_steps=4"),
+        *("train.average_checkpoints=9", "train.parallel=fsdp"),
+    )
+    options = settings(tiny_corpus, *short)
+    whole, exp = tmp_path / "whole", tmp_path / "exp"
+    train(config.load([], options), whole)
+
+    def run(how: str) -> None:
+        words = ["train", "--exp", exp, "--resume", *options]
+        if how == "two":
+            forked(2, tmp_path, *words)
+        else:
+            assert main([str(word) for word in words]) == 0
+
+    run(first)
+    steps = list_checkpoints(exp / "checkpoints")
+    assert all(path.is_dir() == (first == "two") for path in steps.values())
+    for step in list(steps)[1:]:
+        shutil.rmtree(steps[step]) if steps[step].is_dir() else steps[step].unlink()
+    shutil.rmtree(exp / "model")
+    run("one" if first == "two" else "two")
+    record = json.loads((exp / "run.json").read_text())
+    assert [start["after_step"] for start in record["resumed"]] == [4]
+    for kind in ("train", "valid"):
+        assert losses(exp, kind) == pytest.approx(losses(whole, kind), rel=BOUNDS["fp64"])
+    ours, theirs = (load_file(e / "model" / "model.safetensors") for e in (exp, whole))
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], rtol=1e-8, atol=1e-8, msg=name)
 
 
 @pytest.mark.slow

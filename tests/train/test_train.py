@@ -69,10 +69,12 @@ def test_loss_falls_and_the_run_says_what_it_was(
     # an earlier run is never overwritten, and never continued as something else
     with pytest.raises(InputError, match="holds a run already"):
         train(config.load([], settings), tmp_path / "exp")
-    with pytest.raises(InputError, match=r"train\.epochs was 8, now 9"):
-        train(
-            config.load([], [*settings, "train.epochs=9"]), tmp_path / "exp", Options(resume=True)
-        )
+    for change, message in (
+        ("train.epochs=7", r"train\.epochs was 8, now 7"),
+        ("encoder.dropout=0.3", r"encoder\.dropout was \S+, now 0\.3"),
+    ):
+        with pytest.raises(InputError, match=message):
+            train(config.load([], [*settings, change]), tmp_path / "exp", Options(resume=True))
 
 
 def test_how_a_step_is_cut_into_batches_changes_nothing(tiny_corpus: Path, tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from lhotse import (
     SupervisionSegment,
     SupervisionSet,
 )
-from lhotse.cut import Cut, MixedCut
+from lhotse.cut import Cut, MixedCut, PaddingCut
 from lhotse.cut.data import DataCut
+from lhotse.utils import fastcopy
 
 from asr.data.audio import AudioError
 from asr.data.manifest import (
@@ -31,7 +32,6 @@ from asr.data.manifest import (
     read_items,
 )
 from asr.data.preparation import (
-    MAX_OVERSHOOT_S,
     PartReport,
     check_name,
     check_names,
@@ -42,11 +42,10 @@ from asr.data.preparation import (
 from asr.data.speakers import UNKNOWN_SPEAKER
 from asr.errors import InputError
 
-_REFUSED = {
-    "command": "a shell command, which is not run",
-    "memory": "in the manifest itself, which a manifest of ours cannot hold",
-    "shar": "in a Shar archive, which is not read",
-}
+MAX_OUTSIDE_S = 0.1
+"""How far a supervision may lie outside its audio; it is clipped. Further, and it is left out."""
+_ROUNDING_S = 1e-3
+
 _SUFFIXES = (".gz", ".jsonl", ".json", ".yaml", ".yml", ".cuts")
 
 
@@ -96,7 +95,10 @@ def prepare_lhotse(
 
 
 def read_lhotse_cuts(path: Path) -> tuple[list[Cut], list[LeftOut]]:
-    """Cuts with one supervision each (one with several is cut apart), and what is malformed.
+    """Cut out one cut per supervision, as long as that.
+
+    Returns:
+        The cuts, and what is malformed or does not lie in its audio.
 
     Raises:
         InputError: not a manifest of cuts, or one whose audio is in no file.
@@ -105,8 +107,7 @@ def read_lhotse_cuts(path: Path) -> tuple[list[Cut], list[LeftOut]]:
     left_out: list[LeftOut] = []
     for cut in read_items(path, CutSet, left_out):
         try:
-            cuts = _cut_apart(cut, left_out) if len(cut.supervisions) > 1 else [cut]
-            found += [_settle(one, path) for one in cuts]
+            found += [_settle(one, path) for one in _cut_apart(cut, left_out)]
         except InputError:
             raise
         except MALFORMED as error:
@@ -116,37 +117,65 @@ def read_lhotse_cuts(path: Path) -> tuple[list[Cut], list[LeftOut]]:
 
 def _cut_apart(cut: Cut, left_out: list[LeftOut]) -> list[Cut]:
     """One cut per supervision; one that lies outside or is malformed goes to ``left_out``."""
+    if not cut.supervisions:
+        return [cut]
     found = []
     for supervision in cut.supervisions:
+        name = cut.id if len(cut.supervisions) == 1 else supervision.id
         try:
-            if isinstance(cut, DataCut):
-                if _is_outside(supervision, cut.duration):
-                    left_out.append(_outside(supervision, cut))
-                    continue
-                alone: Cut = replace(cut, supervisions=[supervision.trim(cut.duration)])
-            else:
-                name = supervision.id
-                alone = cut.filter_supervisions(lambda other, name=name: other.id == name)
-            (one,) = alone.trim_to_supervisions(keep_overlapping=False)
-            found.append(one)
+            found.append(_trimmed(cut, supervision, len(cut.supervisions) == 1).with_id(name))
+        except _OutsideError as error:
+            left_out.append(LeftOut(str(name), "segment outside its audio", str(error)))
         except MALFORMED as error:
-            left_out.append(_malformed(supervision.id, error))
+            left_out.append(_malformed(name, error))
     return found
-
-
-def _is_outside(supervision: SupervisionSegment, duration_s: float) -> bool:
-    """Whether it begins outside, or ends further over the end than what is cut off there."""
-    start_s, end_s = supervision.start, supervision.end
-    return not 0 <= start_s < min(end_s, duration_s) or end_s > duration_s + MAX_OVERSHOOT_S
-
-
-def _outside(supervision: SupervisionSegment, cut: Cut) -> LeftOut:
-    detail = f"{supervision.start:.2f} to {supervision.end:.2f} s of {cut.duration:.2f} s"
-    return LeftOut(str(supervision.id), "segment outside its audio", f"cut {cut.id}: {detail}")
 
 
 def _malformed(name: object, error: Exception) -> LeftOut:
     return LeftOut(str(name), "malformed cut", explain_error(error))
+
+
+class _OutsideError(ValueError):
+    """A supervision that does not lie in its audio."""
+
+
+def _trimmed(cut: Cut, supervision: SupervisionSegment, only: bool) -> Cut:
+    """The cut's part of one supervision; the whole cut where it is filled by its only one."""
+    start_s, end_s = _inside(supervision.start, supervision.end, cut.duration)
+    if isinstance(cut, MixedCut):
+        first_s, last_s = _beyond_padding(cut)
+        if only and start_s - first_s < _ROUNDING_S and last_s - end_s < _ROUNDING_S:
+            return cut
+        alone = cut.filter_supervisions(lambda other: other.id == supervision.id)
+    else:
+        if only and start_s < _ROUNDING_S and cut.duration - end_s < _ROUNDING_S:
+            return cut
+        clipped = fastcopy(supervision, start=start_s, duration=end_s - start_s)
+        alone = fastcopy(cut, supervisions=[clipped])
+    try:
+        (one,) = alone.trim_to_supervisions(keep_overlapping=False)
+    except (ValueError, AssertionError, IndexError) as error:
+        raise _OutsideError(f"Lhotse cannot cut it out: {error}") from None
+    return one
+
+
+def _inside(start_s: float, end_s: float, duration_s: float) -> tuple[float, float]:
+    """The ends clipped to the audio, which they may leave by little: time stamps are rounded."""
+    outside_s = max(-start_s, end_s - duration_s)
+    clipped = max(start_s, 0.0), min(end_s, duration_s)
+    # written so that NaN is outside
+    if not (outside_s <= MAX_OUTSIDE_S and clipped[0] < clipped[1]):
+        raise _OutsideError(f"from {start_s:.3f} to {end_s:.3f} s of {duration_s:.3f} s")
+    return clipped
+
+
+def _beyond_padding(cut: MixedCut) -> tuple[float, float]:
+    """Where a mixed cut's audio begins and ends, the padding around it left aside."""
+    tracks = [track for track in cut.tracks if not isinstance(track.cut, PaddingCut)]
+    if not tracks:
+        return 0.0, cut.duration
+    ends_s = [track.offset + track.cut.duration for track in tracks]
+    return min(track.offset for track in tracks), max(ends_s)
 
 
 def read_recordings(recordings: Path, supervisions: Path) -> tuple[list[Cut], list[LeftOut]]:
@@ -169,26 +198,30 @@ def read_recordings(recordings: Path, supervisions: Path) -> tuple[list[Cut], li
             cuts.append(_settle(cut, recordings))
         except InputError:
             raise
+        except _OutsideError as error:
+            detail = str(error)
+            left_out.append(LeftOut(str(supervision.id), "segment outside its audio", detail))
         except MALFORMED as error:
             left_out.append(_malformed(supervision.id, error))
     return cuts, left_out
 
 
 def _cut_of(supervision: SupervisionSegment, recording: Recording) -> Cut:
+    start_s, end_s = _inside(supervision.start, supervision.end, recording.duration)
     channel = supervision.channel
     kind = MultiCut if isinstance(channel, list) else MonoCut
     return kind(
         id=supervision.id,
-        start=supervision.start,
-        duration=supervision.duration,
+        start=start_s,
+        duration=end_s - start_s,
         channel=channel,
-        supervisions=[supervision.with_offset(-supervision.start)],
+        supervisions=[fastcopy(supervision, start=0.0, duration=end_s - start_s)],
         recording=recording,
     )
 
 
 def _settle(cut: Cut, path: Path) -> Cut:
-    """The cut with absolute paths; InputError where its audio is not in a file (or at a URL)."""
+    """The cut with absolute paths."""
     if isinstance(cut, MixedCut):
         for track in cut.tracks:
             _settle(track.cut, path)
@@ -196,11 +229,6 @@ def _settle(cut: Cut, path: Path) -> Cut:
         return cut
     sources = []
     for source in cut.recording.sources:
-        if source.type in _REFUSED:
-            raise InputError(
-                f"{path}: the audio of {cut.id} is {_REFUSED[source.type]}; "
-                "write it to a file and name that"
-            )
         if source.type == "file":
             where = os.path.abspath(source.source)
             source = AudioSource("file", source.channels, where)

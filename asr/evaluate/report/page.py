@@ -143,7 +143,7 @@ def _type_differences(comparison: Comparison, kind: str, of_lengths: bool = Fals
 
 def _systems(comparison: Comparison) -> str:
     header = ["system", "weighting", "position", "set", "WER %", level_head(comparison)]
-    header += ["S", "D", "I", "words", "params", "train s/s", "RTF", "seed"]
+    header += ["CER %", "S", "D", "I", "words", "params", "train s/s", "RTF", "seed"]
     rows = []
     for k, row in enumerate(comparison.rows):
         run = f"rows.{k}.run"
@@ -160,6 +160,9 @@ def _systems(comparison: Comparison) -> str:
                         f"{at}.wer", "percent", "-" if result.wer is None else percent(result.wer)
                     ),
                     interval_cell(f"{at}.interval", result.interval),
+                    number(
+                        f"{at}.cer", "percent", "-" if result.cer is None else percent(result.cer)
+                    ),
                     number(f"{at}.counts.substitutions", "count", str(counts.substitutions)),
                     number(f"{at}.counts.deletions", "count", str(counts.deletions)),
                     number(f"{at}.counts.insertions", "count", str(counts.insertions)),
