@@ -88,13 +88,10 @@ def parse_yaml(text: str) -> Any:
     Raises:
         ValueError: it is not valid yaml, or refused; the message is one line.
     """
-    loader = _Loader(text)
     try:
-        return loader.get_single_data()
+        return yaml.load(text, _Loader)
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(" ".join(str(error).split())[:300]) from None
-    finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
 
 
 def read_yaml(path: Path, what: str = "configuration") -> Any:

@@ -23,6 +23,7 @@ RANKS = [
         "asr.provenance",
         "asr.runtime",
         "asr.processes",
+        "asr.weights_file",
     ],
     ["asr.model"],
     ["asr.streaming", "asr.diagnostics"],
