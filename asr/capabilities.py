@@ -17,7 +17,14 @@ class Rule(NamedTuple):
     """Filled with the configuration's sections: "{attention.shift}"."""
 
 
+MAX_WINDOW = 8192  # samples; the mel bank and a batch of spectra grow with it
+
 RULES = (
+    Rule(
+        lambda c: c.features.sample_rate * c.features.frame_ms > 1000 * MAX_WINDOW,
+        "features.frame_ms = {features.frame_ms}: at features.sample_rate = {features.sample_rate} a "
+        f"window may have {MAX_WINDOW} samples",
+    ),
     Rule(
         lambda c: c.encoder.dim % c.attention.num_heads != 0,
         "encoder.dim = {encoder.dim} must be a multiple of attention.num_heads = {attention.num_heads}",

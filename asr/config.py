@@ -39,8 +39,11 @@ def option(
     high: float | None = None,
     on_resume: str = FIXED,
 ) -> Any:
-    """A dataclass field with its documentation, the bounds that ``load`` checks (both inclusive), and
-    whether it may be another when a run goes on."""
+    """A dataclass field with the documentation and bounds that ``load`` checks (both inclusive).
+
+    A number needs both: a stranger's configuration decides how much memory is asked for.
+    ``on_resume``: whether it may be another when a run goes on.
+    """
     metadata = {
         "help": meaning,
         "choices": choices,
@@ -53,20 +56,38 @@ def option(
     return field(default=default, metadata=metadata)
 
 
+DAY_S = 86400.0
+
+
 @dataclass(frozen=True)
 class DataConfig:
     train: list[str] = option([], "manifests (Lhotse cuts) to train on", on_resume=CONTENT)
     train_weights: list[float] = option(
-        [], "shares of the audio of each manifest of data.train; empty: all that each holds"
+        [],
+        "shares of the audio of each manifest of data.train; empty: all that each holds",
+        low=0.0,
+        high=1e9,
     )
     dev: list[str] = option([], "manifests that validation reads", on_resume=CONTENT)
-    min_duration_s: float = option(0.1, "shorter utterances are left out of training", low=0.0)
-    max_duration_s: float = option(30.0, "longer utterances are left out of training", low=0.1)
-    max_utterances: int = option(0, "train on the first N utterances only; 0 is all", low=0)
-    num_workers: int = option(
-        0, "processes that read audio; 0 is a thread of the training process", low=0, on_resume=FREE
+    min_duration_s: float = option(
+        0.1, "shorter utterances are left out of training", low=0.0, high=DAY_S
     )
-    cache_mb: int = option(0, "keep up to this much decoded audio in memory", low=0, on_resume=FREE)
+    max_duration_s: float = option(
+        30.0, "longer utterances are left out of training", low=0.1, high=DAY_S
+    )
+    max_utterances: int = option(
+        0, "train on the first N utterances only; 0 is all", low=0, high=10**12
+    )
+    num_workers: int = option(
+        0,
+        "processes that read audio; 0 is a thread of the training process",
+        low=0,
+        high=1024,
+        on_resume=FREE,
+    )
+    cache_mb: int = option(
+        0, "keep up to this much decoded audio in memory", low=0, high=10**8, on_resume=FREE
+    )
     index_folder: str = option(
         "", "where indices of large manifests are kept; empty: beside each manifest", on_resume=FREE
     )
@@ -86,15 +107,22 @@ class DataConfig:
 class FeatureConfig:
     """Log-mel filterbank with Kaldi's definitions (dither 0, Povey window, pre-emphasis 0.97)."""
 
-    sample_rate: int = option(16000, "samples per second that everything is resampled to", low=1000)
+    sample_rate: int = option(
+        16000, "samples per second that everything is resampled to", low=1000, high=192000
+    )
     num_mels: int = option(80, "mel bins", low=8, high=512)
-    frame_ms: float = option(25.0, "window length", low=1.0)
-    hop_ms: float = option(10.0, "frame shift", low=1.0)
-    low_hz: float = option(20.0, "lower edge of the mel bank", low=0.0)
-    high_hz: float = option(0.0, "upper edge; 0 or negative counts from the Nyquist frequency")
+    frame_ms: float = option(25.0, "window length", low=1.0, high=1000.0)
+    hop_ms: float = option(10.0, "frame shift", low=1.0, high=1000.0)
+    low_hz: float = option(20.0, "lower edge of the mel bank", low=0.0, high=96000.0)
+    high_hz: float = option(
+        0.0,
+        "upper edge; 0 or negative counts from the Nyquist frequency",
+        low=-96000.0,
+        high=96000.0,
+    )
     snip_edges: bool = option(True, "only whole windows; false centres frames and reflects edges")
     scale: float = option(
-        32768.0, "factor on samples in [-1, 1]; Kaldi reads 16-bit integers", low=1e-6
+        32768.0, "factor on samples in [-1, 1]; Kaldi reads 16-bit integers", low=1e-6, high=1e9
     )
 
 
@@ -103,14 +131,17 @@ class AugmentConfig:
     speed_factors: list[float] = option(
         [1.0], "speeds, one drawn per utterance and epoch", low=0.5, high=2.0
     )
-    num_freq_masks: int = option(2, "SpecAugment: frequency masks per utterance", low=0)
-    max_freq_mask: int = option(27, "SpecAugment: widest frequency mask, mel bins", low=0)
-    num_time_masks: int = option(10, "SpecAugment: most time masks per utterance", low=0)
+    num_freq_masks: int = option(2, "SpecAugment: frequency masks per utterance", low=0, high=1000)
+    max_freq_mask: int = option(27, "SpecAugment: widest frequency mask, mel bins", low=0, high=512)
+    num_time_masks: int = option(10, "SpecAugment: most time masks per utterance", low=0, high=1000)
     time_mask_fraction: float = option(
         0.05, "SpecAugment: widest time mask as a share of the utterance", low=0.0, high=1.0
     )
     time_masks_per_s: float = option(
-        1.0, "SpecAugment: time masks per second of speech, up to num_time_masks", low=0.0
+        1.0,
+        "SpecAugment: time masks per second of speech, up to num_time_masks",
+        low=0.0,
+        high=1000.0,
     )
     noises: list[str] = option(
         [], "manifests of noises mixed into training utterances", on_resume=CONTENT
@@ -173,14 +204,16 @@ class AttentionConfig:
         "how position enters the scores, or the frames before the first layer (sinusoidal, cape)",
         choices=("none", "sinusoidal", "cape", "rope", "alibi", "relative", "table"),
     )
-    num_heads: int = option(4, "attention heads", low=1)
+    num_heads: int = option(4, "attention heads", low=1, high=1024)
     num_kv_heads: int = option(
-        0, "heads of keys and values, shared by groups of heads; 0 is num_heads", low=0
+        0, "heads of keys and values, shared by groups of heads; 0 is num_heads", low=0, high=1024
     )
     shift: str = option(
         "-log n", "what is added to sigmoid's scores", choices=("none", "constant", "-log n")
     )
-    shift_constant: float = option(-5.0, "the constant of shift: constant")
+    shift_constant: float = option(
+        -5.0, "the constant of shift: constant", low=-1000.0, high=1000.0
+    )
     shift_per_head: bool = option(False, "add a trained number per head to sigmoid's shift")
     count: str = option(
         "visible",
@@ -202,9 +235,12 @@ class AttentionConfig:
         "what queries are compared with: the frames, or a fixed number of mixtures of them",
         choices=("full", "linformer"),
     )
-    linformer_length: int = option(64, "how many mixtures of keys: linformer", low=1)
+    linformer_length: int = option(64, "how many mixtures of keys: linformer", low=1, high=4096)
     linformer_frames: int = option(
-        1024, "the longest utterance of keys: linformer, in frames of the encoder", low=1
+        1024,
+        "the longest utterance of keys: linformer, in frames of the encoder",
+        low=1,
+        high=1 << 20,
     )
     backend: str = option(
         "auto",
@@ -217,15 +253,17 @@ class AttentionConfig:
 @dataclass(frozen=True)
 class EncoderConfig:
     kind: str = option("conformer", "encoder layers", choices=("conformer", "transformer"))
-    num_layers: int = option(12, "layers", low=1)
-    dim: int = option(256, "width", low=8)
-    ff_dim: int = option(1024, "width inside the feed-forward modules", low=8)
-    conv_kernel: int = option(31, "frames of the depthwise convolution (odd)", low=1)
+    num_layers: int = option(12, "layers", low=1, high=512)
+    dim: int = option(256, "width", low=8, high=16384)
+    ff_dim: int = option(1024, "width inside the feed-forward modules", low=8, high=65536)
+    conv_kernel: int = option(31, "frames of the depthwise convolution (odd)", low=1, high=1001)
     conv_norm: str = option(
         "layernorm", "norm inside the convolution module", choices=("layernorm", "rmsnorm")
     )
     subsampling: int = option(4, "feature frames per frame of the encoder", choices=(4, 8))
-    subsampling_channels: int = option(64, "channels of the subsampling convolutions", low=1)
+    subsampling_channels: int = option(
+        64, "channels of the subsampling convolutions", low=1, high=4096
+    )
     norm: str = option(
         "pre", "norm before each module or after its residual sum", choices=("pre", "post")
     )
@@ -239,7 +277,7 @@ class EncoderConfig:
         0.0, "how often training leaves a module of the last layer out", low=0.0, high=0.9
     )
     intermediate_ctc: list[int] = option(
-        [], "layers (from 1) whose output gets a CTC loss of its own", low=1
+        [], "layers (from 1) whose output gets a CTC loss of its own", low=1, high=512
     )
     intermediate_ctc_weight: float = option(
         0.3, "share of those losses in the whole", low=0.0, high=1.0
@@ -249,9 +287,13 @@ class EncoderConfig:
         [],
         "frames that see each other in training, one size drawn per batch; 0 is all of them",
         low=0,
+        high=1 << 20,
     )
     left_chunks: list[int] = option(
-        [-1], "chunks before that frames see too, one number drawn per batch; -1 is all", low=-1
+        [-1],
+        "chunks before that frames see too, one number drawn per batch; -1 is all",
+        low=-1,
+        high=1 << 20,
     )
     dropout: float = option(0.1, "dropout everywhere", low=0.0, high=0.9)
 
@@ -260,7 +302,7 @@ class EncoderConfig:
 class OptimizerConfig:
     lr: float = option(1e-3, "peak learning rate", low=1e-9, high=10.0, on_resume=TOLD)
     betas: list[float] = option([0.9, 0.98], "AdamW's two decay rates", low=0.0, high=0.99999)
-    eps: float = option(1e-8, "AdamW's epsilon", low=1e-20)
+    eps: float = option(1e-8, "AdamW's epsilon", low=1e-20, high=1.0)
     weight_decay: float = option(
         0.01, "on matrices only, not on norms and biases", low=0.0, high=10.0
     )
@@ -271,12 +313,14 @@ class OptimizerConfig:
         "cosine", "decay after the warm-up", choices=("cosine", "linear", "constant")
     )
     final_lr_fraction: float = option(0.01, "last learning rate over the peak's", low=0.0, high=1.0)
-    clip_norm: float = option(5.0, "largest gradient norm; larger ones are scaled down", low=1e-6)
+    clip_norm: float = option(
+        5.0, "largest gradient norm; larger ones are scaled down", low=1e-6, high=1e9
+    )
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    seed: int = option(1, "of weights, order and augmentation", low=0)
+    seed: int = option(1, "of weights, order and augmentation", low=0, high=2**63 - 1)
     device: str = option("auto", "where to train: auto, cpu, cuda or cuda:N", on_resume=FREE)
     precision: str = option(
         "auto",
@@ -290,7 +334,11 @@ class TrainConfig:
         on_resume=FREE,
     )
     timeout_minutes: float = option(
-        10.0, "how long a process waits for another before it gives up", low=0.1, on_resume=FREE
+        10.0,
+        "how long a process waits for another before it gives up",
+        low=0.1,
+        high=10080.0,
+        on_resume=FREE,
     )
     checkpoint_activations: bool = option(
         False,
@@ -298,26 +346,33 @@ class TrainConfig:
         on_resume=FREE,
     )
     compile: bool = option(False, "compile the encoder's layers with torch.compile", on_resume=FREE)
-    num_threads: int = option(0, "CPU threads; 0 is PyTorch's own choice", low=0, on_resume=FREE)
-    epochs: int = option(30, "passes over the data", low=1, on_resume=TOLD)
+    num_threads: int = option(
+        0, "CPU threads; 0 is PyTorch's own choice", low=0, high=4096, on_resume=FREE
+    )
+    epochs: int = option(30, "passes over the data", low=1, high=10**6, on_resume=TOLD)
     global_batch_s: float = option(
-        600.0, "seconds of audio per optimiser step, the same on any machine", low=0.1
+        600.0, "seconds of audio per optimiser step, the same on any machine", low=0.1, high=1e8
     )
     max_batch_s: float = option(
-        300.0, "padded seconds computed at once; more is accumulated", low=0.1
+        300.0, "padded seconds computed at once; more is accumulated", low=0.1, high=1e7
     )
     attention_balance_s: float = option(
         0.0,
         "length at which attention costs as much as all else: d seconds count d (1 + d / this) "
         "towards max_batch_s; 0 counts seconds",
         low=0.0,
+        high=1e9,
     )
-    validate_epochs: int = option(1, "epochs between validations", low=1)
+    validate_epochs: int = option(1, "epochs between validations", low=1, high=10**6)
     validate_steps: int = option(
-        0, "optimiser steps between validations; 0: validate_epochs counts", low=0
+        0, "optimiser steps between validations; 0: validate_epochs counts", low=0, high=10**12
     )
-    max_validate_utterances: int = option(0, "validate on the first N utterances; 0 is all", low=0)
-    average_checkpoints: int = option(5, "weights of the final model: mean of N checkpoints", low=1)
+    max_validate_utterances: int = option(
+        0, "validate on the first N utterances; 0 is all", low=0, high=10**12
+    )
+    average_checkpoints: int = option(
+        5, "weights of the final model: mean of N checkpoints", low=1, high=10**4
+    )
     average_what: str = option(
         "best", "which checkpoints: best by dev WER, or last", choices=("best", "last")
     )
@@ -332,25 +387,34 @@ class TrainConfig:
         "weight of the consistency between two SpecAugmented views (CR-CTC; its paper takes 0.2); 0 is "
         "one view",
         low=0.0,
+        high=1000.0,
     )
     max_skipped: int = option(
-        10, "steps in a row that may turn out not finite", low=1, on_resume=FREE
+        10, "steps in a row that may turn out not finite", low=1, high=10**9, on_resume=FREE
     )
     checkpoint_minutes: float = option(
         10.0,
         "minutes between checkpoints, beside those of validations; 0 is none",
         low=0.0,
+        high=1e6,
         on_resume=FREE,
     )
     checkpoint_steps: int = option(
         0,
         "optimiser steps between checkpoints, beside the others; 0 is none",
         low=0,
+        high=10**12,
         on_resume=FREE,
     )
-    log_steps: int = option(10, "optimiser steps between log lines", low=1, on_resume=FREE)
+    log_steps: int = option(
+        10, "optimiser steps between log lines", low=1, high=10**12, on_resume=FREE
+    )
     diagnose_steps: int = option(
-        0, "optimiser steps between looks at what attention does; 0 is none", low=0, on_resume=FREE
+        0,
+        "optimiser steps between looks at what attention does; 0 is none",
+        low=0,
+        high=10**12,
+        on_resume=FREE,
     )
     tensorboard: bool = option(True, "write TensorBoard series beside log.jsonl", on_resume=FREE)
 
@@ -384,13 +448,15 @@ def load(
     layers: list[tuple[str, dict[str, Any]]] = []
     for file in files:
         layers += read_yaml_chain(Path(file), (), follow_base)
-    layers += [(f"override {text!r}", parse_override(text)) for text in overrides]
+    layers += [(f"override {text[:200]!r}", parse_override(text)) for text in overrides]
     for origin, layer in layers:
         check_keys(layer, [key for key, _, _ in walk(Config())], origin)
         try:
-            merged = OmegaConf.merge(merged, OmegaConf.create(layer))
+            # a section of which every line is a comment is None
+            written = {section: part for section, part in layer.items() if part is not None}
+            merged = OmegaConf.merge(merged, OmegaConf.create(written))
         except OmegaConfBaseException as error:
-            reason = str(error).splitlines()[0]
+            reason = str(error).splitlines()[0][:300]
             raise InputError(f"{origin}: {error.full_key or '?'}: {reason}") from None
     config = OmegaConf.to_object(merged)
     assert isinstance(config, Config)

@@ -8,9 +8,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from asr.errors import InputError
+from asr.strict_yaml import parse_yaml, read_yaml
 
 
 def base_files() -> dict[str, Path]:
@@ -25,12 +24,7 @@ def read_yaml_chain(
     path = path.resolve()
     if path in seen:
         raise InputError(f"{path}: `base:` names itself in a circle")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot read configuration: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no such date
-        raise InputError(f"{path}: not valid yaml: {' '.join(str(error).split())}") from None
+    content = read_yaml(path)
     if content is None:
         content = {}
     if not isinstance(content, dict):
@@ -63,14 +57,16 @@ def parse_override(text: str) -> dict[str, Any]:
     parts = key.split(".")
     if not separator or len(parts) != 2 or not all(parts):
         raise InputError(
-            f"override {text!r}: write it as section.key=value, for example train.epochs=3"
+            f"override {text[:200]!r}: write it as section.key=value, for example train.epochs=3"
         )
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise InputError(f"override {text!r}: {value!r} is not a yaml value") from None
+        parsed = parse_yaml(value)
+    except ValueError as error:
+        raise InputError(
+            f"override {text[:100]!r}: {value[:100]!r} is not a yaml value: {error}"
+        ) from None
     layer = {parts[0]: {parts[1]: parsed}}
-    _refuse_interpolation(layer, f"override {text!r}")
+    _refuse_interpolation(layer, f"override {text[:200]!r}")
     return layer
 
 

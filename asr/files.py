@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import hashlib
 import json
 import math
@@ -15,6 +17,9 @@ from asr.errors import InputError
 
 Files = dict[Path, str | bytes]
 """What is to be written, and where."""
+
+# Of Linux' renameat2, the latter also of macOS' renamex_np.
+_HERE, _SWAP = -100, 2
 
 _KIND_NAMES = {
     str: "a text",
@@ -139,6 +144,25 @@ def write_all(files: Files) -> None:
         make_folder(path.parent)
     for path, content in files.items():
         write_atomically(path, content)
+
+
+def exchange(first: Path, second: Path) -> None:
+    """Swap two files or folders of one file system, so that at each moment both names are there.
+
+    Raises:
+        OSError: the operating system or the file system (some of networks) cannot.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    names = (os.fsencode(first), os.fsencode(second))
+    try:
+        if sys.platform == "darwin":
+            failed = libc.renamex_np(*names, _SWAP)
+        else:
+            failed = libc.renameat2(_HERE, names[0], _HERE, names[1], _SWAP)
+    except AttributeError:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
+    if failed:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(second))
 
 
 def file_hash(path: Path) -> str:

@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from asr import config as configuration
 from asr.errors import InputError
 from asr.model_card import CardOptions, model_card
-from asr.model_folder import CARD, CONFIG, WEIGHTS, find_model, load_model, new_folder
+from asr.model_folder import CARD, CONFIG, WEIGHTS, fill_folder, find_model, load_model, new_folder
 from asr.text.tokenizer import CHAR_FILE, SPM_FILE
+from asr.weights_file import WeightsFile
 
 # The most that each file of a model may have; weights are bounded by what loading needs.
 MAX_BYTES = {
@@ -69,10 +69,8 @@ def push(model: Path, target: str, options: CardOptions, private: bool = False) 
     public = dataclasses.replace(loaded.config, data=nameless)
 
     def fill(stage: Path) -> None:
-        (stage / CONFIG).write_text(configuration.dump(public), encoding="utf-8")
+        fill_folder(stage, WeightsFile(source / WEIGHTS).load(), public, loaded.tokenizer)
         (stage / CARD).write_text(card, encoding="utf-8")
-        shutil.copyfile(source / WEIGHTS, stage / WEIGHTS)
-        loaded.tokenizer.save(stage)
 
     if folder is not None:
         with new_folder(folder) as stage:

@@ -122,6 +122,21 @@ class Recogniser(nn.Module):
         return self.encoder.attention_backend(parameter.device, parameter.dtype)
 
 
+def weight_shapes(config: Config, vocab_size: int) -> dict[str, torch.Size]:
+    """Names and shapes of the weights that a model of this configuration has, without allocating any."""
+    with torch.device("meta"):
+        parts = {
+            "norm": GlobalNorm(config.features.num_mels),
+            "encoder": Encoder(config.encoder, config.attention, config.features.num_mels),
+            "head": Linear(config.encoder.dim, vocab_size),
+        }
+    return {
+        f"{part}.{name}": value.shape
+        for part, module in parts.items()
+        for name, value in module.state_dict().items()
+    }
+
+
 def ctc_loss(
     log_probs_btv: Tensor, lens_b: Tensor, tokens_bu: Tensor, token_lens_b: Tensor
 ) -> Tensor:

@@ -16,16 +16,16 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from asr import config as configuration
 from asr.config import Config
 from asr.errors import InputError
-from asr.files import make_folder
-from asr.model import Recogniser
+from asr.files import exchange, make_folder
+from asr.model import Recogniser, weight_shapes
 from asr.text.normalise import Normaliser, get_normaliser
-from asr.text.tokenizer import Tokenizer, load_tokenizer
+from asr.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_file
+from asr.weights_file import WeightsFile, write_weights
 
 WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
 # A model card for people, which `asr push` writes; nothing reads it.
@@ -55,11 +55,18 @@ def save_model(
     Raises:
         InputError: it cannot be written.
     """
+    contiguous = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     with new_folder(folder, replace=True) as temporary:
-        contiguous = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-        save_file(contiguous, temporary / WEIGHTS)
-        (temporary / CONFIG).write_text(configuration.dump(config), encoding="utf-8")
-        tokenizer.save(temporary)
+        fill_folder(temporary, contiguous, config, tokenizer)
+
+
+def fill_folder(
+    folder: Path, weights: dict[str, Tensor], config: Config, tokenizer: Tokenizer
+) -> None:
+    """Write a model into an empty folder, the weights last: they carry the sums of the other files."""
+    (folder / CONFIG).write_text(configuration.dump(config), encoding="utf-8")
+    tokenizer.save(folder)
+    write_weights(folder / WEIGHTS, weights, [folder / CONFIG, tokenizer_file(folder)])
 
 
 @contextmanager
@@ -82,8 +89,10 @@ def new_folder(folder: Path, replace: bool = False) -> Iterator[Path]:
         filled.mkdir()
         yield filled
         if folder.exists():
-            os.replace(folder, temporary / "old")
-        os.replace(filled, folder)
+            _swap(filled, folder)
+        else:
+            os.replace(filled, folder)
+            shutil.rmtree(_older(folder), ignore_errors=True)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise InputError(f"{folder}: cannot write: {reason}") from None
@@ -92,15 +101,39 @@ def new_folder(folder: Path, replace: bool = False) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _swap(filled: Path, folder: Path) -> None:
+    """Put a folder in another's place and delete that; a kill leaves one of them to be found."""
+    try:
+        exchange(filled, folder)
+        return
+    except OSError:  # not on every file system
+        older = _older(folder)
+    shutil.rmtree(older, ignore_errors=True)
+    os.replace(folder, older)
+    os.replace(filled, folder)
+    shutil.rmtree(older, ignore_errors=True)
+
+
+def _there(folder: Path) -> Path:
+    return folder if folder.exists() or not _older(folder).is_dir() else _older(folder)
+
+
+def _older(folder: Path) -> Path:
+    """Where a folder is while another one takes its place."""
+    return folder.parent / f".{folder.name}.old"
+
+
 def find_model(path: Path) -> Path:
     """The model folder that ``path`` is, or that the experiment ``path`` holds.
 
     Raises:
         InputError: there is none, or a file is missing from it.
     """
+    path = _there(path)
     if not path.is_dir():
         raise InputError(f"{path}: no such model folder")
-    folder = path / "model" if (path / "model" / CONFIG).is_file() else path
+    inside = _there(path / "model")
+    folder = inside if (inside / CONFIG).is_file() else path
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             hint = "; training writes it at its end" if (path / "checkpoints").is_dir() else ""
@@ -120,22 +153,17 @@ def load_model(path: Path, device: str | torch.device = "cpu", backend: str | No
     folder = find_model(path)
     backend_choice = [f"attention.backend={backend or 'auto'}"]
     config = configuration.load([folder / CONFIG], backend_choice, follow_base=False)
+    weights = WeightsFile(folder / WEIGHTS)
     tokenizer = load_tokenizer(folder)
+    # before the model is built: what the configuration asks for is bounded by the file's size
+    weights.check_shapes(weight_shapes(config, tokenizer.vocab_size), folder / CONFIG)
+    for beside in (folder / CONFIG, tokenizer_file(folder)):
+        weights.check_beside(beside)
     try:
         net = Recogniser(config, tokenizer.vocab_size)
     except (RuntimeError, MemoryError, OverflowError) as error:
         raise InputError(
             f"{folder / CONFIG}: no such model can be built: {str(error).splitlines()[0]}"
         ) from None
-    try:
-        weights = load_file(folder / WEIGHTS)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{folder / WEIGHTS}: damaged: {error}") from None
-    try:
-        net.load_state_dict(weights)
-    except RuntimeError as error:
-        first = " ".join(str(error).splitlines()[1:2]).strip() or str(error).splitlines()[0]
-        raise InputError(
-            f"{folder / WEIGHTS}: not the weights of {folder / CONFIG}: {first}"
-        ) from None
+    net.load_state_dict(weights.load())
     return Model(net.to(device).eval(), tokenizer, config, folder)

@@ -153,4 +153,4 @@ def test_show_and_the_plain_list_tell_the_effective_values(
     assert main(["config", *words]) == 0
     plain = capsys.readouterr().out
     assert "attention.weighting = 'softmax'  # how scores become weights; one of softmax" in plain
-    assert "train.epochs = 7  # passes over the data; at least 1\n" in plain
+    assert "train.epochs = 7  # passes over the data; from 1 to 1e+06\n" in plain

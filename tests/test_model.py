@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
+import random
+import signal
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from asr import config
+from asr import config, model_folder
 from asr.config import Config
 from asr.errors import InputError
-from asr.model import Recogniser, ctc_loss
+from asr.model import Recogniser, ctc_loss, weight_shapes
 from asr.model_folder import load_model, save_model
-from asr.text.tokenizer import train_tokenizer
+from asr.text.tokenizer import tokenizer_file, train_tokenizer
 
 SMALL = [
     "encoder.num_layers=2",
@@ -112,3 +120,186 @@ def test_a_strangers_folder_cannot_read_the_environment(
     yaml.write_text(text + "\nbase: " + str(folder / "other.yaml") + "\n")
     with pytest.raises(InputError, match="base"):
         load_model(folder)
+
+
+@pytest.mark.parametrize("weighting", ["softmax", "sigmoid"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["attention.position=relative"],
+        ["attention.position=table", "encoder.kind=transformer"],
+        ["attention.position=cape", "attention.keys=linformer", "encoder.norm=post"],
+        ["attention.position=alibi", "encoder.layer_scale=0.1", "encoder.subsampling=8"],
+        ["encoder.conv_norm=rmsnorm", "attention.num_kv_heads=2", "attention.output_norm=true"],
+    ],
+)
+def test_shapes_that_a_configuration_implies_are_the_models(
+    options: list[str], weighting: str
+) -> None:
+    cfg = small_config(f"attention.weighting={weighting}", *options)
+    expected = {name: value.shape for name, value in Recogniser(cfg, 7).state_dict().items()}
+    assert weight_shapes(cfg, 7) == expected
+
+
+def test_a_configuration_of_a_larger_model_allocates_nothing(folder: Path) -> None:
+    yaml = folder / "model" / "config.yaml"
+    text = yaml.read_text()
+    huge = text.replace("num_layers: 2", "num_layers: 64").replace("dim: 32", "dim: 16384")
+    yaml.write_text(huge.replace("ff_dim: 48", "ff_dim: 65536"))  # 500 GB
+    with pytest.raises(InputError, match=r"not the weights of .*config\.yaml: encoder"):
+        load_model(folder)
+
+
+def test_a_file_of_the_folder_that_was_changed_is_named(folder: Path) -> None:
+    model = folder / "model"
+    for name, old, new in [
+        ("config.yaml", "hop_ms: 10.0", "hop_ms: 11.0"),
+        ("tokenizer.json", "acmn", "camn"),
+    ]:
+        text = (model / name).read_text()
+        assert old in text
+        (model / name).write_text(text.replace(old, new))
+        with pytest.raises(InputError, match=f"{name}: damaged or changed: its SHA-256"):
+            load_model(folder)
+        (model / name).write_text(text)
+    load_model(folder)
+
+
+def test_a_folder_without_sums_is_read(folder: Path) -> None:
+    path = folder / "model" / "model.safetensors"
+    expected = load_model(folder).net.state_dict()
+    save_file(load_file(path), path)  # as before there were sums
+    text = (folder / "model" / "config.yaml").read_text()
+    (folder / "model" / "config.yaml").write_text(text.replace("seed: 1", "seed: 2"))
+    torch.testing.assert_close(load_model(folder).net.state_dict(), expected, rtol=0, atol=0)
+
+
+def parts_of_safetensors(header: dict[str, Any], num_bytes: int = 0) -> bytes:
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(num_bytes)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x01",
+        (1 << 63).to_bytes(8, "little") + b"{}",
+        (1 << 24).to_bytes(8, "little") + b" " * 100,
+        (5).to_bytes(8, "little") + b"[[[[[",
+        (2).to_bytes(8, "little") + b"[]",
+        parts_of_safetensors({"x": 3}),
+        parts_of_safetensors(
+            {"x": {"dtype": "F32", "shape": [1 << 60], "data_offsets": [0, 4]}}, 4
+        ),
+        parts_of_safetensors({"x": {"dtype": "I64", "shape": [1], "data_offsets": [0, 8]}}, 8),
+        parts_of_safetensors({"x": {"dtype": "F32", "shape": [1], "data_offsets": [4]}}, 4),
+        parts_of_safetensors({"x": {"dtype": "F32", "shape": "ab", "data_offsets": [0, 4]}}, 4),
+        parts_of_safetensors({"__metadata__": {"sha256": "tensors:abc"}}),
+        parts_of_safetensors({"__metadata__": [1]}),
+        (200_000).to_bytes(8, "little") + b"[" * 200_000,
+    ],
+)
+def test_a_damaged_header_is_one_line(folder: Path, content: bytes) -> None:
+    (folder / "model" / "model.safetensors").write_bytes(content)
+    with pytest.raises(InputError, match=r"model\.safetensors: damaged") as caught:
+        load_model(folder)
+    assert "\n" not in str(caught.value)
+
+
+def loaded_or_refused(folder: Path) -> tuple[torch.Tensor, str] | None:
+    """What a model makes of some sound, and its alphabet; None where it is refused."""
+    try:
+        model = load_model(folder)
+    except InputError as error:
+        assert "\n" not in str(error)
+        return None
+    generator = torch.Generator().manual_seed(0)
+    wave_bn = 0.1 * torch.randn(1, 4000, generator=generator)
+    with torch.inference_mode():
+        return model.net(wave_bn, torch.tensor([4000]))[0], "".join(model.tokenizer.pieces)
+
+
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+@pytest.mark.parametrize("name", ["model.safetensors", "config.yaml", "tokenizer"])
+def test_one_flipped_bit_is_an_error_or_changes_nothing(
+    tmp_path: Path, kind: str, name: str
+) -> None:
+    cfg = small_config(f"tokenizer.kind={kind}", "tokenizer.vocab_size=20", "encoder.num_layers=1")
+    tokenizer = train_tokenizer(["a man can see the sea", "she ran in"], cfg.tokenizer)
+    net = Recogniser(cfg, tokenizer.vocab_size)
+    save_model(tmp_path / "m", net.state_dict(), cfg, tokenizer)
+    expected = loaded_or_refused(tmp_path / "m")
+    assert expected is not None
+    path = tokenizer_file(tmp_path / "m") if name == "tokenizer" else tmp_path / "m" / name
+    content = path.read_bytes()
+    rng = random.Random(f"{kind} {name}")
+    early = range(min(len(content), 2600))  # the header of the weights
+    places = [*rng.choices(early, k=20), *(rng.randrange(len(content)) for _ in range(10))]
+    num_refused = 0
+    for place in places:
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        found = loaded_or_refused(tmp_path / "m")
+        num_refused += found is None
+        if found is not None:
+            assert torch.equal(found[0], expected[0]), place
+            assert found[1] == expected[1], place
+    assert num_refused > len(places) // 2
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+@pytest.mark.parametrize("nth", [1, 2, 3, 4, 5])
+def test_a_kill_at_any_rename_leaves_a_complete_model(
+    folder: Path, nth: int, can_exchange: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Renames are counted by Python's audit events, and killed before they are made."""
+    if not can_exchange:  # as on NFS
+
+        def refuse(first: Path, second: Path) -> None:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+        monkeypatch.setattr(model_folder, "exchange", refuse)
+    old = load_model(folder)
+    new = {name: value + 1 for name, value in old.net.state_dict().items()}
+    pid = os.fork()
+    if pid == 0:
+        seen = 0
+
+        def count(event: str, args: tuple[object, ...]) -> None:
+            nonlocal seen
+            if event == "os.rename":
+                seen += 1
+                if seen == nth:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(count)
+        save_model(folder / "model", new, old.config, old.tokenizer)
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    found = load_model(folder).net.head.bias
+    if os.waitstatus_to_exitcode(status) == 0:
+        assert torch.equal(found, new["head.bias"])
+    else:
+        assert any(torch.equal(found, one) for one in (old.net.head.bias, new["head.bias"]))
+    monkeypatch.undo()
+    save_model(folder / "model", new, old.config, old.tokenizer)
+    assert torch.equal(load_model(folder).net.head.bias, new["head.bias"])
+
+
+def test_a_model_replaces_another_without_a_gap(folder: Path) -> None:
+    """Whoever looks while a model is replaced again and again finds one."""
+    source = folder / "model"
+    pid = os.fork()
+    if pid == 0:
+        for _ in range(500):
+            with model_folder.new_folder(source, replace=True) as stage:
+                (stage / "config.yaml").touch()
+        os._exit(0)
+    num_looks = 0
+    while os.waitpid(pid, os.WNOHANG) == (0, 0):
+        for _ in range(200):
+            num_looks += 1
+            assert os.path.isfile(source / "config.yaml")
+    assert num_looks > 200

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from asr.errors import InputError
 from asr.evaluate.decoded import Decoding, Utterance, read_decoding, read_utterances
 from asr.evaluate.score import utterance_counts
-from asr.files import field, read_json_object, read_text, required
+from asr.files import field, read_json_object, required
+from asr.strict_yaml import read_yaml
 from asr.wer import ErrorCounts
 
 
@@ -97,10 +96,7 @@ def _read_settings(folder: Path) -> dict[str, str]:
     path = folder / "config.yaml"
     if not path.is_file():
         return {}
-    try:
-        content = yaml.safe_load(read_text(path)) or {}
-    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date that is none
-        raise InputError(f"{path}: not valid yaml") from None
+    content = read_yaml(path) or {}
     if not isinstance(content, dict):
         found = type(content).__name__
         raise InputError(f"{path}: expected sections with settings, found a {found}")

@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from asr.errors import InputError
-from asr.files import field, read_text, required, write_atomically
+from asr.files import field, required, write_atomically
+from asr.strict_yaml import read_yaml
 
 WEIGHTS_FILE = "search.yaml"
 
@@ -77,10 +78,7 @@ def read_tuned(folder: Path) -> Tuned | None:
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         return None
-    try:
-        content = yaml.safe_load(read_text(path))
-    except yaml.YAMLError:
-        content = None
+    content = read_yaml(path, "search setting")
     if not isinstance(content, dict):
         raise InputError(f"{path}: not valid yaml; tune again")
     where = str(path)

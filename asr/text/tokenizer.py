@@ -26,6 +26,8 @@ UNKNOWN_TEXT = "⁇"
 SPM_FILE = "tokenizer.model"
 CHAR_FILE = "tokenizer.json"
 _CHAR_FORMAT = "sigmoid-asr characters 1"
+MAX_VOCABULARY = 65536
+_MAX_BYTES = 1 << 24
 
 
 class Tokenizer(ABC):
@@ -122,11 +124,17 @@ class SentencePieceTokenizer(Tokenizer):
         except (RuntimeError, ValueError):
             raise InputError(f"{origin}: not a SentencePiece model") from None
         size = self._processor.get_piece_size()
+        if size > MAX_VOCABULARY:
+            raise InputError(f"{origin}: {size} pieces, more than {MAX_VOCABULARY}")
         if size < 3 or self._processor.unk_id() != UNKNOWN or not self._processor.is_control(BLANK):
             raise InputError(f"{origin}: its id 0 must be the blank and id 1 the unknown piece")
+        try:
+            self._pieces = [str(self._processor.id_to_piece(token)) for token in range(size)]
+        except UnicodeDecodeError:
+            raise InputError(f"{origin}: a piece of it is not UTF-8 text") from None
         # Scores tell the kind: ranks of merges (whole numbers) or log-probabilities.
         scores = [self._processor.get_score(token) for token in range(UNKNOWN + 1, size)]
-        self.kind = "bpe" if all(score == int(score) for score in scores) else "unigram"
+        self.kind = "bpe" if all(float(score).is_integer() for score in scores) else "unigram"
 
     @property
     def vocab_size(self) -> int:
@@ -134,7 +142,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     @property
     def pieces(self) -> list[str]:
-        return [str(self._processor.id_to_piece(token)) for token in range(self.vocab_size)]
+        return list(self._pieces)
 
     def encode(self, text: str) -> list[int]:
         return [int(token) for token in self._processor.encode(text)]
@@ -172,14 +180,25 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     Raises:
         InputError: the folder holds no tokenizer, two of them, or one that is damaged.
     """
-    spm_path, char_path = folder / SPM_FILE, folder / CHAR_FILE
-    if spm_path.is_file() and char_path.is_file():
+    path = tokenizer_file(folder)
+    content = _read(path)
+    if path.name == SPM_FILE:
+        return SentencePieceTokenizer(content, origin=str(path))
+    return _parse_characters(content, path)
+
+
+def tokenizer_file(folder: Path) -> Path:
+    """The one file in which a folder's tokenizer is.
+
+    Raises:
+        InputError: the folder holds no tokenizer, or two of them.
+    """
+    there = [folder / name for name in (SPM_FILE, CHAR_FILE) if (folder / name).is_file()]
+    if len(there) == 2:
         raise InputError(f"{folder}: holds both {SPM_FILE} and {CHAR_FILE}; remove the stale one")
-    if spm_path.is_file():
-        return SentencePieceTokenizer(_read(spm_path), origin=str(spm_path))
-    if char_path.is_file():
-        return _parse_characters(_read(char_path), char_path)
-    raise InputError(f"{folder}: no tokenizer there ({SPM_FILE} or {CHAR_FILE})")
+    if not there:
+        raise InputError(f"{folder}: no tokenizer there ({SPM_FILE} or {CHAR_FILE})")
+    return there[0]
 
 
 def _train_sentencepiece(texts: list[str], config: TokenizerConfig) -> bytes:
@@ -237,13 +256,19 @@ def _parse_characters(content: bytes, path: Path) -> CharTokenizer:
     characters = parsed.get("characters")
     if not isinstance(characters, str) or not characters:
         raise InputError(f"{path}: characters must be a non-empty text")
+    if len(characters) > MAX_VOCABULARY:
+        raise InputError(f"{path}: {len(characters)} characters, more than {MAX_VOCABULARY}")
     if len(set(characters)) != len(characters):
         raise InputError(f"{path}: a character is listed twice")
+    if any("\ud800" <= char <= "\udfff" for char in characters):
+        raise InputError(f"{path}: holds half a character (a surrogate)")
     return CharTokenizer(characters)
 
 
 def _read(path: Path) -> bytes:
     try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise InputError(f"{path}: a tokenizer has at most {_MAX_BYTES} bytes")
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot read: {error.strerror}") from None

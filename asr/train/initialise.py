@@ -6,8 +6,6 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from asr import config as configuration
@@ -15,7 +13,8 @@ from asr.config import Config
 from asr.errors import InputError
 from asr.model import Recogniser
 from asr.model_folder import CONFIG, WEIGHTS, find_model
-from asr.text.tokenizer import Tokenizer, load_tokenizer
+from asr.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_file
+from asr.weights_file import WeightsFile
 
 # Tensors that belong to the vocabulary.
 HEAD = "head."
@@ -38,10 +37,9 @@ def read_start(path: Path, config: Config) -> Start:
         InputError: none there, damaged, or made for other features.
     """
     folder = find_model(path)
-    try:
-        weights = load_file(folder / WEIGHTS)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{folder / WEIGHTS}: damaged: {error}") from None
+    weights = WeightsFile(folder / WEIGHTS)
+    for beside in (folder / CONFIG, tokenizer_file(folder)):
+        weights.check_beside(beside)
     theirs = configuration.load([folder / CONFIG], follow_base=False)
     for field in dataclasses.fields(config.features):
         ours, those = (getattr(each.features, field.name) for each in (config, theirs))
@@ -50,7 +48,7 @@ def read_start(path: Path, config: Config) -> Start:
                 f"--init-from {path}: its features.{field.name} = {those!r}, here {ours!r}; "
                 "the features must be the same"
             )
-    return Start(folder, theirs, load_tokenizer(folder), weights)
+    return Start(folder, theirs, load_tokenizer(folder), weights.load())
 
 
 def keeps_tokenizer(start: Start, config: Config) -> bool:

@@ -151,12 +151,12 @@ def _compile(built: Path) -> None:
             output, _ = compiler.communicate(timeout=TIMEOUT_S)
         except subprocess.TimeoutExpired:
             os.killpg(compiler.pid, signal.SIGKILL)
-            raise TimeoutError(f"{compiler.args[0]} took more than {TIMEOUT_S} s") from None
+            raise TimeoutError(f"{_compiler()} took more than {TIMEOUT_S} s") from None
         except BaseException:  # Ctrl-C does not reach another session
             os.killpg(compiler.pid, signal.SIGKILL)
             raise
     if compiler.returncode:
-        raise OSError(f"{compiler.args[0]} ended with {compiler.returncode}: {output}")
+        raise OSError(f"{_compiler()} ended with {compiler.returncode}: {output}")
 
 
 def _line(error: BaseException) -> str:
