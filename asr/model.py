@@ -128,7 +128,7 @@ def weight_shapes(config: Config, vocab_size: int) -> dict[str, torch.Size]:
         parts = {
             "norm": GlobalNorm(config.features.num_mels),
             "encoder": Encoder(config.encoder, config.attention, config.features.num_mels),
-            "head": Linear(config.encoder.dim, vocab_size),
+            "head": nn.Linear(config.encoder.dim, vocab_size),
         }
     return {
         f"{part}.{name}": value.shape
