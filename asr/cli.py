@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import shlex
 import sys
@@ -67,6 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if sys.stderr is None:  # closed: complaints would go to standard output
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # what its encoding (latin-1, ASCII) lacks costs that character, not the command
+        sys.stdout.reconfigure(errors="backslashreplace")
     args = _parser().parse_args(words, argparse.Namespace(command=shlex.join(["asr", *words])))
     run: Callable[[argparse.Namespace], int] = args.run
     try:

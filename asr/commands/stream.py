@@ -72,5 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print(content: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(content, ensure_ascii=False) + "\n")
+    # JSON has escapes for what another encoding lacks
+    is_utf8 = (sys.stdout.encoding or "utf-8").lower().replace("_", "-") in ("utf-8", "utf8")
+    sys.stdout.write(json.dumps(content, ensure_ascii=not is_utf8) + "\n")
     sys.stdout.flush()

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from asr.transcribe.result import Transcript
     from asr.transcribe.sources import Source
 
+SOME_FAILED = 3
+"""Exit status where some of the inputs have a transcript and others failed."""
+
 
 def add(verbs: Verbs) -> None:
     parser = verbs.add_parser("transcribe", help="audio files -> text, subtitles, word times")
@@ -44,7 +47,7 @@ def add(verbs: Verbs) -> None:
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace files of results; without it, an input that has one is left out",
+        help="replace files of results; without it they stay, and only what is missing is made",
     )
     parser.add_argument(
         "--channel", type=int, metavar="N", help="take channel N, from 1 (default: the mean)"
@@ -76,16 +79,19 @@ def run(args: argparse.Namespace) -> int:
 
     from asr.api import load
     from asr.runtime import prepare_cpu
-    from asr.transcribe.sources import find_sources
+    from asr.transcribe.sources import find_sources, without_repeats
     from asr.transcribe.speech import LONG_SILENCE_S
 
     if args.vad_silence_s is not None and not args.vad:
         raise InputError(f"--vad-silence-s {args.vad_silence_s:g}: means nothing without --vad")
-    sources = find_sources(args.inputs, channel_index(args.channel))
+    sources = without_repeats(find_sources(args.inputs, channel_index(args.channel)))
     output = _output(args, sources)
-    sources = _checked(sources, output)
-    if not sources:
-        return 2
+    waiting = [source for source in sources if not output.is_done(source)]
+    if len(waiting) < len(sources):
+        there = f"{len(sources) - len(waiting)} of {len(sources)} inputs have their results already"
+        _complain("note", f"{there}; --overwrite replaces them")
+    if not waiting:
+        return 0
     prepare_cpu(args.threads)
     transcriber = load(
         args.model,
@@ -102,11 +108,13 @@ def run(args: argparse.Namespace) -> int:
     # on a terminal only; how much there is in all is not known before all is read
     shown = "{desc}: {n:.0f} s of sound in {elapsed}, {rate_noinv_fmt}"
     with tqdm(desc="transcribing", unit=" s", bar_format=shown, leave=False, disable=None) as bar:
-        for outcome in transcriber.transcribe_sources(sources, bar.update):
+        for outcome in transcriber.transcribe_sources(waiting, bar.update):
             bar.clear()
             num_done += _tell(outcome, output)
             bar.refresh()
-    return 0 if num_done else 2
+    if num_done == len(waiting):
+        return 0
+    return SOME_FAILED if num_done or len(waiting) < len(sources) else 2
 
 
 def _output(args: argparse.Namespace, sources: list[Source]) -> Printed | Written:
@@ -132,23 +140,13 @@ def _tell(outcome: Outcome, output: Printed | Written) -> bool:
         return False
     _tell_what_is_missing(outcome.result)
     try:
-        output.write(outcome.source, outcome.result)
+        if not output.write(outcome.source, outcome.result):
+            escaped = "standard output cannot hold some characters: written as backslashes"
+            _complain("warning", f"{outcome.source.name}: {escaped}; PYTHONIOENCODING=utf-8 can")
     except InputError as error:
         _complain("error", str(error))
         return False
     return True
-
-
-def _checked(sources: list[Source], output: Printed | Written) -> list[Source]:
-    """Those whose results may be written; of the others it is told why not."""
-    kept = []
-    for source in sources:
-        try:
-            output.check(source)
-            kept.append(source)
-        except InputError as error:
-            _complain("error", str(error))
-    return kept
 
 
 def _tell_what_is_missing(transcript: Transcript) -> None:

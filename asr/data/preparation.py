@@ -24,7 +24,7 @@ from tqdm import tqdm
 from asr.data.audio import AudioError, AudioInfo, check_audio, probe
 from asr.data.manifest import LeftOut, audio_source, cuts_path, min_ctc_frames, write_cuts
 from asr.errors import InputError
-from asr.files import write_atomically
+from asr.files import spell_out, write_atomically
 
 T = TypeVar("T")
 
@@ -227,7 +227,7 @@ def write_part(
             refused.append(LeftOut(result.id, "duplicate id", audio_source(result)))
         else:
             cuts[result.id] = result
-    refused = [LeftOut(*map(_spell_out, astuple(item))) for item in refused]
+    refused = [LeftOut(*map(spell_out, astuple(item))) for item in refused]
     refused.sort(key=lambda item: (item.id, item.reason, item.detail))
     report = PartReport(
         part=part,
@@ -352,7 +352,3 @@ def check_name(name: str, value: str) -> str:
     if not is_unicode(value):
         return f"{name} is not UTF-8"
     return f"{name} has a NUL byte" if "\0" in value else ""
-
-
-def _spell_out(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import glob
+import numbers
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -63,31 +64,41 @@ class Source:
         return self.home / self.out
 
 
-def find_sources(inputs: list[str], channel: int | None = None) -> list[Source]:
-    """All that ``inputs`` name, in order, each file and each cut of a manifest once; what is not
-    there fails when opened.
+def find_sources(inputs: Iterable[str], channel: int | None = None) -> Iterator[Source]:
+    """Find all that ``inputs`` name, in order; what is not there fails when opened.
 
     Args:
         inputs: files, folders (searched for audio and video, at any depth), globs, manifests of
             Lhotse cuts, ``-`` for standard input.
         channel: the one to read, from 0; None is the mean.
     """
-    found: dict[Path | tuple[Path, str], Source] = {}
     for text in inputs:
         try:
-            sources = list(_expand(text, channel))
+            yield from _expand(text, channel)
         except InputError as error:
-            sources = [Source(text, partial(_fail, error), None, None)]
-        for source in sources:
-            found.setdefault(source.key, source)
+            yield failing_source(text, error)
+        except OSError as error:
+            yield failing_source(text, InputError(f"{text}: {error.strerror}"))
+
+
+def without_repeats(sources: Iterable[Source]) -> list[Source]:
+    """The first of all sources that are the same file, or the same cut of a manifest."""
+    found: dict[Path | tuple[Path, str], Source] = {}
+    for source in sources:
+        found.setdefault(source.key, source)
     return list(found.values())
+
+
+def failing_source(name: str, error: InputError) -> Source:
+    """A source that cannot be opened, and why."""
+    return Source(name, partial(_fail, error), None, None)
 
 
 def array_source(samples_cn: np.ndarray, sample_rate: int, channel: int | None) -> Source:
     """Samples (channels, n) in memory.
 
     Raises:
-        InputError: see ``to_floats``; more channels than samples.
+        InputError: see ``to_floats``; more channels than samples; a rate that is no number.
     """
     if samples_cn.ndim == 2 and samples_cn.shape[0] > samples_cn.shape[1] > 0:
         num_channels, num_samples = samples_cn.shape
@@ -95,6 +106,8 @@ def array_source(samples_cn: np.ndarray, sample_rate: int, channel: int | None) 
             f"samples of shape ({num_channels}, {num_samples}): expected (n,) or (channels, n); "
             "what soundfile reads is (n, channels): give its .T"
         )
+    if not isinstance(sample_rate, numbers.Real):
+        raise InputError(f"sample_rate = {sample_rate!r}: must be a number of samples per second")
     blocks_nc = [np.ascontiguousarray(to_floats(samples_cn).T)]
     return Source(
         "",
@@ -136,7 +149,7 @@ def _expand(text: str, channel: int | None) -> Iterator[Source]:
         raise InputError("an empty file name: expected a file, a folder or - for standard input")
     if text == STDIN:
         yield Source(STDIN, partial(_read_stdin, channel), None, Path("stdin"), channel=channel)
-    elif path.is_dir():
+    elif os.path.isdir(path):  # unlike Path's, no error for too long a name
         files = [p for p in path.rglob("*") if p.suffix.lower() in _EXTENSIONS and p.is_file()]
         if not files:
             raise InputError(f"{path}: no audio or video file in this folder")
@@ -145,7 +158,7 @@ def _expand(text: str, channel: int | None) -> Iterator[Source]:
         if channel is not None:
             raise InputError(f"{path}: the cuts of a manifest say their channels themselves")
         yield from (_cut_source(cut, _without_root(path)) for cut in read_cuts(path))
-    elif glob.has_magic(text) and not path.exists():
+    elif glob.has_magic(text) and not os.path.exists(path):
         matches = sorted(glob.glob(text, recursive=True))
         if not matches:
             raise InputError(f"{text}: no file matches")
