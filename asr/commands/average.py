@@ -20,8 +20,10 @@ def add(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from asr.locks import locked
     from asr.train.loop import average
 
-    steps = average(args.exp, args.out, args.last, args.own)
+    with locked(args.out):
+        steps = average(args.exp, args.out, args.last, args.own)
     print(f"mean of the weights after steps {steps}: {args.out}")
     return 0

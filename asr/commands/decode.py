@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 
 from asr.commands.options import Verbs, above_zero, add_model_options, count, search_options
@@ -33,6 +34,7 @@ def add(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     from asr.evaluate.decode import decode_set, set_name
     from asr.evaluate.score import format_score, score_folder
+    from asr.locks import locked
     from asr.model_folder import load_model
     from asr.processes import join
     from asr.runtime import prepare_cpu
@@ -45,19 +47,20 @@ def run(args: argparse.Namespace) -> int:
         chunk = None
         if args.chunk is not None or args.left_chunks is not None:
             chunk = choose_chunk(model.config, args.chunk, args.left_chunks)
-        summary = decode_set(
-            model,
-            args.cuts,
-            out,
-            options=search_options(args),
-            max_batch_s=args.max_batch_s,
-            num_workers=args.workers,
-            processes=processes,
-            chunk=chunk,
-        )
-    if not processes.first:
-        return 0
-    print(format_score(score_folder(out)))
+        with locked(out) if processes.first else nullcontext():
+            summary = decode_set(
+                model,
+                args.cuts,
+                out,
+                options=search_options(args),
+                max_batch_s=args.max_batch_s,
+                num_workers=args.workers,
+                processes=processes,
+                chunk=chunk,
+            )
+            if not processes.first:
+                return 0
+            print(format_score(score_folder(out)))
     print(
         f"{summary['num_utterances']} utterances, {summary['audio_s']:.0f} s of audio in "
         f"{summary['wall_s']:.1f} s: real-time factor {summary['rtf']:.4f}; written to {out}"

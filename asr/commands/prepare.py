@@ -195,13 +195,15 @@ def _prepare_lhotse(args: argparse.Namespace) -> int:
 
 def _prepare_synthetic(args: argparse.Namespace) -> int:
     from asr.data.synthetic.corpus import describe, prepare_synthetic
+    from asr.locks import locked
 
     print("\n".join(describe()))
-    return _tell(
-        prepare_synthetic(
-            args.out, args.hours, args.seed, args.jobs, num_dev=args.dev, num_test=args.test
+    with locked(args.out, "corpus"):
+        return _tell(
+            prepare_synthetic(
+                args.out, args.hours, args.seed, args.jobs, num_dev=args.dev, num_test=args.test
+            )
         )
-    )
 
 
 def _tell(reports: Iterable[PartReport]) -> int:

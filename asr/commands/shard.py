@@ -28,14 +28,16 @@ def add(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from asr.data.shards import write_shards
+    from asr.locks import locked
 
-    report = write_shards(
-        args.cuts,
-        args.out,
-        audio_format=args.format,
-        shard_bytes=int(args.shard_mb * 1e6),
-        url=args.url,
-        num_jobs=args.jobs,
-    )
+    with locked(args.out):
+        report = write_shards(
+            args.cuts,
+            args.out,
+            audio_format=args.format,
+            shard_bytes=int(args.shard_mb * 1e6),
+            url=args.url,
+            num_jobs=args.jobs,
+        )
     print("\n".join(report.lines()))
     return 0

@@ -25,6 +25,7 @@ from asr.data.audio import AudioError, AudioInfo, check_audio, probe
 from asr.data.manifest import LeftOut, audio_source, cuts_path, min_ctc_frames, write_cuts
 from asr.errors import InputError
 from asr.files import spell_out, write_atomically
+from asr.locks import locked
 
 T = TypeVar("T")
 
@@ -216,8 +217,16 @@ def write_part(
     """The manifest and the report of what was inspected, in the order of the ids.
 
     Raises:
-        InputError: not one cut among ``found``; then nothing is written.
+        InputError: not one cut among ``found``, then nothing is written; or another process prepares
+            this part there.
     """
+    with locked(out, part):
+        return _write_part(part, found, out, left_out)
+
+
+def _write_part(
+    part: str, found: Iterable[Cut | LeftOut], out: Path, left_out: Iterable[LeftOut]
+) -> PartReport:
     refused = list(left_out)
     cuts: dict[str, Cut] = {}
     for result in found:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from asr.locks import locked
 
 from .conftest import TINY, Workspace, limit_files, run_apart, visible_files
 
@@ -185,6 +188,19 @@ def test_a_folder_that_takes_no_file(command: str, workspace: Workspace) -> None
     if command in IN_PLACE or not Path("/proc/self").exists():
         pytest.skip("no such folder here")
     run_apart(WRITERS[command](workspace, Path("/proc/nobody/out"))).refused("/proc/nobody")
+
+
+@pytest.mark.parametrize("command", ["train", "average", "decode", "shard"])
+def test_a_folder_that_another_process_writes_to(
+    command: str, workspace: Workspace, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    words = WRITERS[command](workspace, out)
+    with locked(out):
+        run_apart(words).refused(str(out), f"another process (pid {os.getpid()}")
+        assert visible_files(out) == {}
+    assert run_apart(words).code == 0
+    assert not leftovers(tmp_path)
 
 
 @pytest.fixture(scope="module")
