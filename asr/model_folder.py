@@ -6,8 +6,10 @@ run code nor read the environment.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,15 +83,29 @@ def new_folder(folder: Path, replace: bool = False) -> Iterator[Path]:
         filled = temporary / "new"
         filled.mkdir()
         yield filled
-        if folder.exists():
+        if folder.exists() and not _exchange(filled, folder):
             os.replace(folder, temporary / "old")
-        os.replace(filled, folder)
+        if filled.exists() and not folder.exists():
+            os.replace(filled, folder)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise InputError(f"{folder}: cannot write: {reason}") from None
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(left: Path, right: Path) -> bool:
+    """Swap two folders in one step, so that a kill never finds neither; False where the system or the
+    file system cannot (Linux can on its own file systems)."""
+    if sys.platform != "linux":
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:  # glibc before 2.28
+        return False
+    return renameat2(here, os.fsencode(left), here, os.fsencode(right), exchange) == 0
 
 
 def find_model(path: Path) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from asr import config
 from asr.config import Config
 from asr.errors import InputError
 from asr.model import Recogniser, ctc_loss
-from asr.model_folder import load_model, save_model
+from asr.model_folder import _exchange, load_model, new_folder, save_model
 from asr.text.tokenizer import train_tokenizer
 
 SMALL = [
@@ -112,3 +114,32 @@ def test_a_strangers_folder_cannot_read_the_environment(
     yaml.write_text(text + "\nbase: " + str(folder / "other.yaml") + "\n")
     with pytest.raises(InputError, match="base"):
         load_model(folder)
+
+
+WATCH = "import os, sys\nprint('up', flush=True)\nwhile True:\n    os.stat(sys.argv[1])\n"
+
+
+def test_a_replaced_folder_is_there_at_every_moment(tmp_path: Path) -> None:
+    """A watcher asks for it without a pause, as whoever comes after a kill would find it."""
+    if not _exchange(*(_made(tmp_path / name) for name in "ab")):
+        pytest.skip("this file system cannot swap two folders in one step")
+    folder = _made(tmp_path / "model")
+    words = [sys.executable, "-c", WATCH, str(folder)]
+    watcher = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert watcher.stdout is not None
+    watcher.stdout.readline()
+    try:
+        for number in range(1000):
+            with new_folder(folder, replace=True) as filled:
+                (filled / "number").write_text(str(number))
+        assert watcher.poll() is None, "it was gone for a moment"
+    finally:
+        watcher.kill()
+        watcher.wait()
+    assert (folder / "number").read_text() == "999"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "model"]
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
