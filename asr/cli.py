@@ -34,6 +34,7 @@ from asr.commands import (
     transcribe,
     tune,
 )
+from asr.commands.parser import EXAMPLES, Parser
 from asr.errors import InputError
 
 # In the order of `asr --help`. Everything heavy is imported inside a command's run(), so that
@@ -71,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         # what its encoding (latin-1, ASCII) lacks costs that character, not the command
         sys.stdout.reconfigure(errors="backslashreplace")
-    args = _parser().parse_args(words, argparse.Namespace(command=shlex.join(["asr", *words])))
+    given = argparse.Namespace(command=shlex.join(["asr", *words]))
+    args = _parser().parse_all(words, given)
     run: Callable[[argparse.Namespace], int] = args.run
     try:
         code = run(args)
@@ -97,14 +99,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="asr", description="Speech recognition whose attention is a choice of two words."
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(verbs)
+    for name, example in EXAMPLES.items():
+        verbs.choices[name].epilog = f"example:\n  {example}"
     return parser
 
 

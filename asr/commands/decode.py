@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 from contextlib import nullcontext
-from pathlib import Path
 
-from asr.commands.options import Verbs, above_zero, add_model_options, count, search_options
+from asr.commands.options import Verbs, above_zero, add_model_options, count, path, search_options
 
 # How long the processes of torchrun wait for the slowest of them.
 TIMEOUT_MINUTES = 60.0
@@ -14,9 +13,9 @@ TIMEOUT_MINUTES = 60.0
 
 def add(verbs: Verbs) -> None:
     parser = verbs.add_parser("decode", help="a manifest -> hypotheses, scored")
-    parser.add_argument("--model", type=Path, required=True, help="model or experiment folder")
-    parser.add_argument("--cuts", type=Path, required=True, help="manifest to decode")
-    parser.add_argument("--out", type=Path, help="default: EXP/decode/NAME OF THE MANIFEST")
+    parser.add_argument("--model", type=path, required=True, help="model or experiment folder")
+    parser.add_argument("--cuts", type=path, required=True, help="manifest to decode")
+    parser.add_argument("--out", type=path, help="default: EXP/decode/NAME OF THE MANIFEST")
     parser.add_argument(
         "--max-batch-s", type=above_zero, default=300.0, help="padded seconds at once"
     )

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from asr.commands.options import Verbs, above_zero, count
+from asr.commands.options import Verbs, above_zero, count, path
 
 
 def add(verbs: Verbs) -> None:
     parser = verbs.add_parser("shard", help="a manifest's audio -> tar shards and their manifest")
-    parser.add_argument("--cuts", type=Path, required=True, help="manifest to pack")
-    parser.add_argument("--out", type=Path, required=True, help="folder for shards and manifest")
+    parser.add_argument("--cuts", type=path, required=True, help="manifest to pack")
+    parser.add_argument("--out", type=path, required=True, help="folder for shards and manifest")
     parser.add_argument(
         "--format",
         choices=("keep", "flac", "opus"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asr.commands.options import (
@@ -12,6 +11,7 @@ from asr.commands.options import (
     above_zero,
     add_model_options,
     channel_index,
+    path,
     search_options,
     seconds,
 )
@@ -28,42 +28,49 @@ SOME_FAILED = 3
 
 
 def add(verbs: Verbs) -> None:
-    parser = verbs.add_parser("transcribe", help="audio files -> text, subtitles, word times")
+    parser = verbs.add_parser(
+        "transcribe",
+        help="audio files -> text, subtitles, word times",
+        description="Exit status: 0 where every input has its results, 3 where some inputs failed, "
+        "2 where all did.",
+    )
     parser.add_argument(
         "inputs",
         nargs="+",
         metavar="INPUT",
         help="files, folders, globs, manifests of Lhotse cuts, - for standard input",
     )
-    parser.add_argument("--model", type=Path, required=True, help="model or experiment folder")
-    parser.add_argument(
+    parser.add_argument("--model", type=path, required=True, help="model or experiment folder")
+    output = parser.add_argument_group("output")
+    output.add_argument(
         "--format",
         default="txt",
         help="txt, json, srt, vtt, tsv, ctm, textgrid; several with commas (default: txt)",
     )
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--out", type=Path, metavar="FOLDER", help="write files into this folder")
+    where = output.add_mutually_exclusive_group()
+    where.add_argument("--out", type=path, metavar="FOLDER", help="write files into this folder")
     where.add_argument("--beside", action="store_true", help="write files beside the inputs")
-    parser.add_argument(
+    output.add_argument(
         "--overwrite",
         action="store_true",
         help="replace files of results; without it they stay, and only what is missing is made",
     )
-    parser.add_argument(
+    audio = parser.add_argument_group("audio and windows")
+    audio.add_argument(
         "--channel", type=int, metavar="N", help="take channel N, from 1 (default: the mean)"
     )
-    parser.add_argument(
+    audio.add_argument(
         "--window-s", type=above_zero, default=30.0, help="longer audio is cut into such windows"
     )
-    parser.add_argument("--overlap-s", type=seconds, default=4.0, help="what neighbours share")
-    parser.add_argument(
+    audio.add_argument("--overlap-s", type=seconds, default=4.0, help="what neighbours share")
+    audio.add_argument(
         "--max-batch-s", type=above_zero, default=120.0, help="padded seconds at once"
     )
-    parser.add_argument("--precision", default="fp32", help="fp32, int8 (CPU) or bf16 (CUDA)")
-    parser.add_argument(
+    audio.add_argument("--precision", default="fp32", help="fp32, int8 (CPU) or bf16 (CUDA)")
+    audio.add_argument(
         "--vad", action="store_true", help="leave out what silero-vad hears no speech in"
     )
-    parser.add_argument(
+    audio.add_argument(
         "--vad-silence-s",
         type=above_zero,
         metavar="S",
