@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 
@@ -162,7 +162,7 @@ class Transcriber:
             For each input, also where it is there twice, its transcript, or a ``Failure`` with the
             reason why there is none.
         """
-        several = [inputs] if _is_one(inputs) else inputs
+        several: Iterable[object] = [inputs] if _is_one(inputs) else cast(Iterable[object], inputs)
         sources = (source for one in several for source in _sources_of(one, channel))
         return self.transcribe_sources(sources)
 
@@ -207,10 +207,9 @@ class Transcriber:
 
 def _is_one(inputs: object) -> bool:
     """Whether it is one input and not several."""
-    pair = isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[0], np.ndarray)
-    return isinstance(inputs, (str, PathLike, np.ndarray)) or (
-        pair and not isinstance(inputs[1], (np.ndarray, tuple, str, PathLike))
-    )
+    if isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[0], np.ndarray):
+        return not isinstance(inputs[1], (np.ndarray, tuple, str, PathLike))
+    return isinstance(inputs, (str, PathLike, np.ndarray))
 
 
 def _sources_of(audio: object, channel: int | None) -> Iterator[Source]:
