@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from os import PathLike, fspath
 from pathlib import Path
+from typing import TypeAlias, cast
 
 import numpy as np
 
@@ -19,7 +20,13 @@ from asr.transcribe.live import StreamResult, TextStream
 from asr.transcribe.pipeline import Failure, Outcome, Pipeline, Progress
 from asr.transcribe.precision import check_precision, quantise
 from asr.transcribe.result import Alternative, Gap, Segment, Transcript, Word
-from asr.transcribe.sources import Source, array_source, file_source, find_sources
+from asr.transcribe.sources import (
+    Source,
+    array_source,
+    failing_source,
+    file_source,
+    find_sources,
+)
 from asr.transcribe.speech import LONG_SILENCE_S, Vad
 from asr.transcribe.voice_activity import load_voice_activity
 from asr.transcribe.windows import make_grid
@@ -38,6 +45,9 @@ __all__ = [
     "Word",
     "load",
 ]
+
+Audio: TypeAlias = "str | PathLike[str] | tuple[np.ndarray, int]"
+"""What ``Transcriber.transcribe_all`` takes: a path, or samples and their rate."""
 
 WINDOW_S, OVERLAP_S = 30.0, 4.0
 MAX_BATCH_S = 120.0
@@ -138,22 +148,23 @@ class Transcriber:
         return outcome.result
 
     def transcribe_all(
-        self,
-        inputs: str | PathLike[str] | Iterable[str | PathLike[str]],
-        channel: int | None = None,
+        self, inputs: Audio | Iterable[Audio], channel: int | None = None
     ) -> Iterator[Outcome]:
-        """Files, folders, globs and manifests in shared batches, in their order, each as soon as it
-        is done; what cannot be read costs the others nothing.
+        """Files and samples in shared batches, in their order, each as soon as it is done; what cannot
+        be read costs the others nothing.
 
         Args:
-            inputs: paths and glob patterns, or one of them.
+            inputs: paths, or samples with their rate as ``(array, sample_rate)``, or one of them. A
+                folder, a glob pattern and a manifest give as many results as they hold.
             channel: as in ``transcribe``.
 
         Returns:
-            Of each source its transcript, or a ``Failure`` with the reason why there is none.
+            For each input, also where it is there twice, its transcript, or a ``Failure`` with the
+            reason why there is none.
         """
-        several = [inputs] if isinstance(inputs, (str, PathLike)) else inputs
-        return self.transcribe_sources(find_sources([fspath(one) for one in several], channel))
+        several: Iterable[object] = [inputs] if _is_one(inputs) else cast(Iterable[object], inputs)
+        sources = (source for one in several for source in _sources_of(one, channel))
+        return self.transcribe_sources(sources)
 
     def transcribe_sources(
         self, sources: Iterable[Source], progress: Progress | None = None
@@ -195,6 +206,27 @@ class Transcriber:
             self._in_bf16,
             num_channels,
         )
+
+
+def _is_one(inputs: object) -> bool:
+    """Whether it is one input and not several."""
+    if isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[0], np.ndarray):
+        return not isinstance(inputs[1], (np.ndarray, tuple, str, PathLike))
+    return isinstance(inputs, (str, PathLike, np.ndarray))
+
+
+def _sources_of(audio: object, channel: int | None) -> Iterator[Source]:
+    """What one input of ``transcribe_all`` gives; at least one source, also where it is none."""
+    if isinstance(audio, (str, PathLike)):
+        yield from find_sources([str(fspath(audio))], channel)
+        return
+    try:
+        if not (isinstance(audio, tuple) and len(audio) == 2 and isinstance(audio[0], np.ndarray)):
+            kind = type(audio).__name__
+            raise InputError(f"input {kind}: expected a path, or samples as (array, sample_rate)")
+        yield array_source(np.atleast_2d(audio[0]), audio[1], channel)
+    except InputError as error:
+        yield failing_source("", error)
 
 
 def load(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import shlex
 import sys
@@ -36,6 +37,7 @@ from asr.commands import (
     transcribe,
     tune,
 )
+from asr.commands.parser import EXAMPLES, Parser
 from asr.errors import InputError, InputWarning
 
 # In the order of `asr --help`. Everything heavy is imported inside a command's run(), so that
@@ -70,7 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if sys.stderr is None:  # closed: complaints would go to standard output
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-    args = _parser().parse_args(words, argparse.Namespace(command=shlex.join(["asr", *words])))
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # what its encoding (latin-1, ASCII) lacks costs that character, not the command
+        sys.stdout.reconfigure(errors="backslashreplace")
+    given = argparse.Namespace(command=shlex.join(["asr", *words]))
+    args = _parser().parse_all(words, given)
     run: Callable[[argparse.Namespace], int] = args.run
     try:
         with _warnings_in_one_line():
@@ -114,14 +120,16 @@ def _warnings_in_one_line() -> Iterator[None]:
         yield
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="asr", description="Speech recognition whose attention is a choice of two words."
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(verbs)
+    for name, example in EXAMPLES.items():
+        verbs.choices[name].epilog = f"example:\n  {example}"
     return parser
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import hashlib
@@ -20,6 +21,8 @@ Files = dict[Path, str | bytes]
 
 # Of Linux' renameat2, the latter also of macOS' renamex_np.
 _HERE, _SWAP = -100, 2
+# Of a file's name, which may have 255 bytes, in the name of its unfinished version.
+_PREFIX_CHARS = 40
 
 _KIND_NAMES = {
     str: "a text",
@@ -84,6 +87,15 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
     return content
 
 
+def spell_out(text: str) -> str:
+    """``text`` with backslashes in place of what UTF-8 cannot hold: bytes of a file name that is not
+    UTF-8, which Python spells as halves of characters; in the C locale it does so with all others."""
+    if not _encodable(text):
+        with contextlib.suppress(UnicodeError):
+            return os.fsencode(text).decode()
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def read_text(path: Path) -> str:
     """A UTF-8 file, or InputError."""
     try:
@@ -121,7 +133,9 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     temporary = None
     make_folder(path.parent)
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        # a part of the name, or the longest that a file may have would be too long here
+        prefix = f".{path.name[:_PREFIX_CHARS]}."
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=prefix)
         with os.fdopen(handle, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
         # mkstemp makes files for the owner's eyes only; results are read by others.
@@ -129,6 +143,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         os.replace(temporary, path)
     except OSError as error:
         raise InputError(f"{path}: cannot write: {error.strerror}") from None
+    except UnicodeEncodeError:
+        raise InputError(f"{path}: cannot write: half a character in it (a surrogate)") from None
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +17,8 @@ import torch
 
 from asr import config
 from asr.api import load
-from asr.cli import main
+from asr.cli import COMMANDS, _parser, main
+from asr.commands.parser import EXAMPLES
 from asr.data.manifest import load_waveform, read_cuts
 from asr.errors import InputError
 from asr.model import Recogniser
@@ -128,7 +132,7 @@ def test_transcribe_goes_on_after_a_bad_file(
     soundfile.write(good, speech, 16000)
     bad.write_bytes(b"")
     code, out, err = run("transcribe", bad, good, "--model", model)
-    assert code == 0
+    assert code == 3, "some failed"
     assert out.startswith(f"{good}\t")
     assert err.count("\n") == 1
     assert "bad.wav" in err
@@ -241,3 +245,59 @@ def test_errors_come_without_a_traceback_from_the_installed_command(tmp_path: Pa
     assert run.returncode == 2
     assert run.stderr.startswith("asr: error: ")
     assert run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda module: module.__name__.split(".")[-1])
+def test_help_shows_defaults_and_an_example_that_parses(command: object, run: Run) -> None:
+    name = command.__name__.split(".")[-1]
+    code, out, _ = run(name, "--help")
+    assert code == 0
+    example = EXAMPLES[name]
+    assert example in out
+    words = shlex.split(example.rpartition("| ")[2])
+    assert words[:2] == ["asr", name]
+    assert _parser().parse_all(words[1:], argparse.Namespace()).run
+
+
+def test_help_of_transcribe_is_grouped_and_shows_defaults(run: Run) -> None:
+    _, out, _ = run("transcribe", "--help")
+    assert [line for line in out.splitlines() if line.endswith(":") and line[0] != " "][1:] == [
+        *("options:", "output:", "audio and windows:", "search:", "machine:", "example:")
+    ]
+    told = " ".join(out.split())
+    for default in ("30.0", "4.0", "greedy", "auto", "txt", "fp32"):
+        assert f"(default: {default})" in told
+    assert "(default: None)" not in told
+
+
+@pytest.mark.parametrize(
+    ("words", "right"),
+    [
+        (["trian"], "train"),
+        (["prepare", "lhoste"], "lhotse"),
+        (["transcribe", "a.wav", "--model", "m", "--formatt", "txt"], "--format"),
+        (["decode", "--model", "m", "--cuts", "c", "--num-bset=3"], "--num-best"),
+        (["shard", "--cuts", "c", "--out", "o", "--format", "flca"], "flac"),
+        (["lm", "train", "--text", "t", "--out", "o", "--odrer", "3"], "--order"),
+        (["config", "attention.weightin=softmax"], "weighting"),
+        (["config", "attentoin.weighting=softmax"], "attention"),
+    ],
+)
+def test_a_misspelt_word_gets_the_nearest_right_one(words: list[str], right: str, run: Run) -> None:
+    code, out, err = run(*words)
+    assert (code, out) == (2, "")
+    assert re.search(rf"did you mean '?[a-z.]*{right}'?\?", err), err
+
+
+def test_the_home_folder_is_found_in_any_path(
+    run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, speech: np.ndarray
+) -> None:
+    """Shells leave ~ alone after =."""
+    monkeypatch.setenv("HOME", str(model.parent))
+    soundfile.write(tmp_path / "a.wav", speech, 16000)
+    for words in ([f"--model=~/{model.name}"], ["--model", f"~/{model.name}"]):
+        assert run("transcribe", tmp_path / "a.wav", *words, "--out=~/texts")[0] == 0
+        assert (model.parent / "texts" / "a.txt").is_file()
+    refused(
+        run("transcribe", tmp_path / "a.wav", "--model=~nobody-of-that-name/m"), "no such model"
+    )

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from asr.commands.options import Verbs, above_zero, add_machine_options, count
+from asr.commands.options import Verbs, above_zero, add_machine_options, count, path
 from asr.errors import InputError
 
 
 def add(verbs: Verbs) -> None:
     parser = verbs.add_parser("align", help="audio with its text -> word times")
-    parser.add_argument("--model", type=Path, required=True, help="model or experiment folder")
+    parser.add_argument("--model", type=path, required=True, help="model or experiment folder")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--cuts", type=Path, help="manifest with transcripts")
-    what.add_argument("--audio", type=Path, help="one audio file")
+    what.add_argument("--cuts", type=path, help="manifest with transcripts")
+    what.add_argument("--audio", type=path, help="one audio file")
     text = parser.add_mutually_exclusive_group()
     text.add_argument("--text", help="what is said in --audio")
-    text.add_argument("--text-file", type=Path, help="file that says so")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    text.add_argument("--text-file", type=path, help="file that says so")
+    parser.add_argument("--out", type=path, required=True, help="folder to write to")
     parser.add_argument(
         "--format",
         nargs="+",

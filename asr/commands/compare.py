@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asr.commands.options import Verbs, count
+from asr.commands.options import Verbs, count, path
 
 if TYPE_CHECKING:
     from asr.evaluate.comparison import Comparison
@@ -17,15 +16,15 @@ if TYPE_CHECKING:
 def add(verbs: Verbs) -> None:
     parser = verbs.add_parser("compare", help="decoded experiments -> one table, and a report")
     parser.add_argument(
-        "exp", type=Path, nargs="+", help="experiment folders, the first is the base"
+        "exp", type=path, nargs="+", help="experiment folders, the first is the base"
     )
-    parser.add_argument("--out", type=Path, help="also write compare.md, compare.json, curves.png")
+    parser.add_argument("--out", type=path, help="also write compare.md, compare.json, curves.png")
     parser.add_argument(
-        "--html", type=Path, help="also write a report, one HTML file, and compare.json beside it"
+        "--html", type=path, help="also write a report, one HTML file, and compare.json beside it"
     )
     parser.add_argument(
         "--page",
-        type=Path,
+        type=path,
         metavar="PAGE.md",
         help="also write a page to keep, with its picture, PAGE.png; with --lengths, of these",
     )
@@ -42,7 +41,7 @@ def add(verbs: Verbs) -> None:
     parser.add_argument(
         "--device", default="auto", help="that decodes --lengths: auto, cpu, cuda or cuda:N"
     )
-    parser.add_argument("--results", type=Path, help="also add rows to this Markdown table")
+    parser.add_argument("--results", type=path, help="also add rows to this Markdown table")
     parser.add_argument("--seed", type=count, default=1, help="of the resampling")
     parser.set_defaults(run=run)
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asr.commands.options import Verbs
+from asr.commands.options import Verbs, path
 
 if TYPE_CHECKING:
     from asr.config import Config
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
 def add(verbs: Verbs) -> None:
     parser = verbs.add_parser("config", help="every option: value, meaning, allowed values")
-    parser.add_argument("--config", type=Path, nargs="+", default=[], help="yaml files, later wins")
+    parser.add_argument("--config", type=path, nargs="+", default=[], help="yaml files, later wins")
     parser.add_argument(
         "--show", action="store_true", help="a table: default, allowed values and meaning of each"
     )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+from contextlib import nullcontext
 
-from asr.commands.options import Verbs, above_zero, add_model_options, count, search_options
+from asr.commands.options import Verbs, above_zero, add_model_options, count, path, search_options
 
 # How long the processes of torchrun wait for the slowest of them.
 TIMEOUT_MINUTES = 60.0
@@ -13,9 +13,9 @@ TIMEOUT_MINUTES = 60.0
 
 def add(verbs: Verbs) -> None:
     parser = verbs.add_parser("decode", help="a manifest -> hypotheses, scored")
-    parser.add_argument("--model", type=Path, required=True, help="model or experiment folder")
-    parser.add_argument("--cuts", type=Path, required=True, help="manifest to decode")
-    parser.add_argument("--out", type=Path, help="default: EXP/decode/NAME OF THE MANIFEST")
+    parser.add_argument("--model", type=path, required=True, help="model or experiment folder")
+    parser.add_argument("--cuts", type=path, required=True, help="manifest to decode")
+    parser.add_argument("--out", type=path, help="default: EXP/decode/NAME OF THE MANIFEST")
     parser.add_argument(
         "--overwrite", action="store_true", help="also where that folder holds another set"
     )
@@ -36,6 +36,7 @@ def add(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     from asr.evaluate.decode import decode_set, set_name
     from asr.evaluate.score import format_score, score_folder
+    from asr.locks import locked
     from asr.model_folder import load_model
     from asr.processes import join
     from asr.runtime import prepare_cpu
@@ -48,20 +49,21 @@ def run(args: argparse.Namespace) -> int:
         chunk = None
         if args.chunk is not None or args.left_chunks is not None:
             chunk = choose_chunk(model.config, args.chunk, args.left_chunks)
-        summary = decode_set(
-            model,
-            args.cuts,
-            out,
-            options=search_options(args),
-            max_batch_s=args.max_batch_s,
-            num_workers=args.workers,
-            processes=processes,
-            chunk=chunk,
-            replace=args.overwrite,
-        )
-    if not processes.first:
-        return 0
-    print(format_score(score_folder(out)))
+        with locked(out) if processes.first else nullcontext():
+            summary = decode_set(
+                model,
+                args.cuts,
+                out,
+                options=search_options(args),
+                max_batch_s=args.max_batch_s,
+                num_workers=args.workers,
+                processes=processes,
+                chunk=chunk,
+                replace=args.overwrite,
+            )
+            if not processes.first:
+                return 0
+            print(format_score(score_folder(out)))
     print(
         f"{summary['num_utterances']} utterances, {summary['audio_s']:.0f} s of audio in "
         f"{summary['wall_s']:.1f} s: real-time factor {summary['rtf']:.4f}; written to {out}"

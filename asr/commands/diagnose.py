@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from asr.commands.options import Verbs, add_examined, at_least_one, count, examined_model
+from asr.commands.options import Verbs, add_examined, at_least_one, count, examined_model, path
 
 
 def add(verbs: Verbs) -> None:
     parser = verbs.add_parser("diagnose", help="what attention does, per layer and head")
     add_examined(parser, at_least_one, utterances=4)
     parser.add_argument("--near", type=count, default=5, help="frames on both sides that are near")
-    parser.add_argument("--picture", type=Path, help="also draw them into this PNG file")
+    parser.add_argument("--picture", type=path, help="also draw them into this PNG file")
     parser.set_defaults(run=run)
 
 

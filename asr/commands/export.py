@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from asr.commands.options import Verbs
+from asr.commands.options import Verbs, path
 
 
 def add(verbs: Verbs) -> None:
     parser = verbs.add_parser("export", help="a model -> ONNX, waveforms to log-probabilities")
-    parser.add_argument("--model", type=Path, required=True, help="model or experiment folder")
-    parser.add_argument("--out", type=Path, required=True, help="the .onnx file to write")
+    parser.add_argument("--model", type=path, required=True, help="model or experiment folder")
+    parser.add_argument("--out", type=path, required=True, help="the .onnx file to write")
     parser.set_defaults(run=run)
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from asr.commands.options import Verbs, above_zero, count, seconds, share
+from asr.commands.options import Verbs, above_zero, count, path, seconds, share
 
 
 def add(verbs: Verbs) -> None:
     parser = verbs.add_parser("join", help="a manifest -> its utterances, some of them joined")
-    parser.add_argument("--cuts", type=Path, required=True, help="manifest to train on")
-    parser.add_argument("--out", type=Path, required=True, help="NAME.cuts.jsonl.gz to write")
+    parser.add_argument("--cuts", type=path, required=True, help="manifest to train on")
+    parser.add_argument("--out", type=path, required=True, help="NAME.cuts.jsonl.gz to write")
     parser.add_argument("--max-s", type=above_zero, default=25.0, help="longest joined, in seconds")
     parser.add_argument("--share", type=share, default=0.5, help="of the utterances to join")
     parser.add_argument("--pause-s", type=seconds, default=0.6, help="longest pause between them")

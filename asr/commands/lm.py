@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from asr.commands.options import Verbs, count
+from asr.commands.options import Verbs, count, path
 from asr.errors import InputError
 
 
@@ -16,21 +15,21 @@ def add(verbs: Verbs) -> None:
     train = parts.add_parser("train", help="text -> a modified Kneser-Ney n-gram (ARPA)")
     _add_text_options(train)
     train.add_argument("--order", type=int, default=3, help="words per n-gram, 1 to 5")
-    train.add_argument("--out", type=Path, required=True, help="NAME.arpa or NAME.arpa.gz to write")
+    train.add_argument("--out", type=path, required=True, help="NAME.arpa or NAME.arpa.gz to write")
     train.set_defaults(run=run_train)
 
     neural = parts.add_parser("train-neural", help="text -> a small LSTM that ranks n-best lists")
     _add_text_options(neural)
-    neural.add_argument("--model", type=Path, required=True, help="whose tokenizer it takes")
+    neural.add_argument("--model", type=path, required=True, help="whose tokenizer it takes")
     neural.add_argument("--epochs", type=int, default=10, help="passes over the text")
     neural.add_argument("--dim", type=int, default=256, help="width")
     neural.add_argument("--seed", type=int, default=1, help="of weights and order")
     neural.add_argument("--threads", type=count, default=0, help="CPU threads; 0: PyTorch's choice")
-    neural.add_argument("--out", type=Path, required=True, help="folder to write")
+    neural.add_argument("--out", type=path, required=True, help="folder to write")
     neural.set_defaults(run=run_train_neural)
 
     perplexity = parts.add_parser("perplexity", help="how well an ARPA file predicts a text")
-    perplexity.add_argument("--lm", type=Path, required=True, help="NAME.arpa or NAME.arpa.gz")
+    perplexity.add_argument("--lm", type=path, required=True, help="NAME.arpa or NAME.arpa.gz")
     _add_text_options(perplexity)
     perplexity.set_defaults(run=run_perplexity)
 
@@ -103,7 +102,7 @@ def run_perplexity(args: argparse.Namespace) -> int:
 def _add_text_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--text",
-        type=Path,
+        type=path,
         nargs="+",
         required=True,
         metavar="FILE",

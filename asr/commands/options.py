@@ -18,49 +18,53 @@ Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Where a model runs and how it searches."""
-    parser.add_argument("--search", default="greedy", help="greedy or beam")
-    parser.add_argument("--beam", type=int, default=8, help="prefixes that beam search keeps")
-    parser.add_argument("--num-best", type=int, default=1, help="hypotheses per utterance")
-    parser.add_argument("--lm", type=Path, help="n-gram model for beam search (ARPA, or KenLM's)")
-    parser.add_argument("--lm-weight", type=float, help="default: as tuned (asr tune), else 0.5")
-    parser.add_argument("--word-bonus", type=float, help="per word; default: as tuned, else 1")
-    parser.add_argument(
+    search = parser.add_argument_group("search")
+    search.add_argument("--search", default="greedy", help="greedy or beam")
+    search.add_argument("--beam", type=int, default=8, help="prefixes that beam search keeps")
+    search.add_argument("--num-best", type=int, default=1, help="hypotheses per utterance")
+    search.add_argument("--lm", type=path, help="n-gram model for beam search (ARPA, or KenLM's)")
+    search.add_argument("--lm-weight", type=float, help="default: as tuned (asr tune), else 0.5")
+    search.add_argument("--word-bonus", type=float, help="per word; default: as tuned, else 1")
+    search.add_argument(
         "--unknown-penalty", type=float, help="per word unknown to --lm; default: as tuned, else 5"
     )
-    parser.add_argument(
+    search.add_argument(
         "--hotwords",
         action="append",
         default=[],
         metavar="PHRASE",
         help="a word or phrase to prefer; once for each",
     )
-    parser.add_argument(
+    search.add_argument(
         "--hotword-bonus", type=float, default=4.0, help="natural logarithm, per word of a phrase"
     )
-    parser.add_argument("--neural", type=Path, help="neural model that ranks the n-best anew")
-    parser.add_argument("--neural-weight", type=float, help="default: as tuned, else 0.5")
+    search.add_argument("--neural", type=path, help="neural model that ranks the n-best anew")
+    search.add_argument("--neural-weight", type=float, help="default: as tuned, else 0.5")
     add_machine_options(parser)
 
 
 def add_machine_options(parser: argparse.ArgumentParser) -> None:
     """Where it is computed."""
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--threads", type=count, default=0, help="CPU threads; 0: PyTorch's choice")
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    machine.add_argument(
+        "--threads", type=count, default=0, help="CPU threads; 0: PyTorch's choice"
+    )
 
 
 def add_examined(
     parser: argparse.ArgumentParser, number: Callable[[str], int], utterances: int
 ) -> None:
     """A model, what it is examined with, and where the figures go."""
-    parser.add_argument("exp", type=Path, help="model or experiment folder")
-    parser.add_argument("--cuts", type=Path, required=True, help="manifest to take utterances from")
+    parser.add_argument("exp", type=path, help="model or experiment folder")
+    parser.add_argument("--cuts", type=path, required=True, help="manifest to take utterances from")
     parser.add_argument(
         "--utterances",
         type=number,
         default=utterances,
         help="how many, from the shortest to the longest",
     )
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--json", type=path, help="also write the figures to this file")
     add_machine_options(parser)
 
 
@@ -110,6 +114,14 @@ def _index(number: int | None, name: str) -> int | None:
     if number is not None and number < 1:
         raise InputError(f"--{name} {number}: {name}s count from 1")
     return None if number is None else number - 1
+
+
+def path(text: str) -> Path:
+    """A path; ~ is the home folder, also where a shell leaves it alone, as in --model=~/exp."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # no such user, or no home
+        return Path(text)
 
 
 def count(text: str) -> int:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from asr.commands.options import Verbs, above_zero, count, share
+from asr.commands.options import Verbs, above_zero, count, path, share
 from asr.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ def add(verbs: Verbs) -> None:
 
 def _add_librispeech(corpora: Corpora) -> None:
     parser = corpora.add_parser("librispeech", help="LibriSpeech, or anything in its layout")
-    parser.add_argument("--corpus", type=Path, required=True, help="folder that holds the parts")
+    parser.add_argument("--corpus", type=path, required=True, help="folder that holds the parts")
     parser.add_argument("--parts", nargs="+", help="parts to read; default: all there are")
     parser.add_argument("--download", action="store_true", help="fetch official parts from OpenSLR")
     _add_output(parser)
@@ -57,7 +56,7 @@ def _add_folder(corpora: Corpora) -> None:
 def _add_tsv(corpora: Corpora) -> None:
     parser = corpora.add_parser("tsv", help="tables such as Common Voice's")
     _add_corpus(parser, "tables, each a part of its name; or a folder with {train,dev,test}.tsv")
-    parser.add_argument("--clips", type=Path, help="folder of the audio; default: clips beside it")
+    parser.add_argument("--clips", type=path, help="folder of the audio; default: clips beside it")
     parser.add_argument("--audio-column", default="path", metavar="NAME", help="default: path")
     parser.add_argument("--text-column", default="sentence", metavar="NAME", help="sentence")
     parser.add_argument("--speaker-column", default="client_id", metavar="NAME", help="client_id")
@@ -79,7 +78,7 @@ def _add_jsonl(corpora: Corpora) -> None:
 def _add_kaldi(corpora: Corpora) -> None:
     parser = corpora.add_parser("kaldi", help="Kaldi data directories")
     _add_corpus(parser, "data directories; each becomes a part of its name")
-    parser.add_argument("--root", type=Path, help="relative paths start here; default: this folder")
+    parser.add_argument("--root", type=path, help="relative paths start here; default: this folder")
     _add_shares(parser)
     _add_output(parser)
     parser.set_defaults(run=_prepare_kaldi)
@@ -87,9 +86,9 @@ def _add_kaldi(corpora: Corpora) -> None:
 
 def _add_lhotse(corpora: Corpora) -> None:
     parser = corpora.add_parser("lhotse", help="Lhotse manifests of any kind")
-    parser.add_argument("--corpus", type=Path, nargs="+", help="manifests of cuts")
-    parser.add_argument("--recordings", type=Path, help="manifest, with --supervisions")
-    parser.add_argument("--supervisions", type=Path, help="manifest; the part gets its name")
+    parser.add_argument("--corpus", type=path, nargs="+", help="manifests of cuts")
+    parser.add_argument("--recordings", type=path, help="manifest, with --supervisions")
+    parser.add_argument("--supervisions", type=path, help="manifest; the part gets its name")
     _add_output(parser)
     parser.set_defaults(run=_prepare_lhotse)
 
@@ -106,7 +105,7 @@ def _add_synthetic(corpora: Corpora) -> None:
 
 def _add_corpus(parser: argparse.ArgumentParser, meaning: str) -> None:
     parser.add_argument(
-        "--corpus", type=Path, nargs="+", required=True, metavar="PATH", help=meaning
+        "--corpus", type=path, nargs="+", required=True, metavar="PATH", help=meaning
     )
 
 
@@ -122,7 +121,7 @@ def _add_shares(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, required=True, help="where the manifests go")
+    parser.add_argument("--out", type=path, required=True, help="where the manifests go")
     parser.add_argument("--jobs", type=count, default=0, help="at a time; 0: one per core")
 
 
@@ -195,13 +194,15 @@ def _prepare_lhotse(args: argparse.Namespace) -> int:
 
 def _prepare_synthetic(args: argparse.Namespace) -> int:
     from asr.data.synthetic.corpus import describe, prepare_synthetic
+    from asr.locks import locked
 
     print("\n".join(describe()))
-    return _tell(
-        prepare_synthetic(
-            args.out, args.hours, args.seed, args.jobs, num_dev=args.dev, num_test=args.test
+    with locked(args.out, "corpus"):
+        return _tell(
+            prepare_synthetic(
+                args.out, args.hours, args.seed, args.jobs, num_dev=args.dev, num_test=args.test
+            )
         )
-    )
 
 
 def _tell(reports: Iterable[PartReport]) -> int:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from asr.commands.options import Verbs
+from asr.commands.options import Verbs, path
 
 
 def add(verbs: Verbs) -> None:
     parser = verbs.add_parser("push", help="a model -> the Hugging Face hub, or a shared folder")
-    parser.add_argument("model", type=Path, help="model or experiment folder")
+    parser.add_argument("model", type=path, help="model or experiment folder")
     parser.add_argument("target", help="OWNER/NAME on the hub, or a folder (/… or ./…)")
     parser.add_argument("--license", help="for the model card, the hub's word: cc-by-4.0, mit, …")
     parser.add_argument("--language", help="for the model card: en, de, …")

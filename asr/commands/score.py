@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from asr.commands.options import Verbs
+from asr.commands.options import Verbs, path
 
 
 def add(verbs: Verbs) -> None:
     parser = verbs.add_parser("score", help="hypotheses -> word error rates")
-    parser.add_argument("folder", type=Path, nargs="+", help="folder that `asr decode` wrote")
+    parser.add_argument("folder", type=path, nargs="+", help="folder that `asr decode` wrote")
     parser.set_defaults(run=run)
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from asr.commands.options import Verbs, above_zero, count
+from asr.commands.options import Verbs, above_zero, count, path
 
 
 def add(verbs: Verbs) -> None:
     parser = verbs.add_parser("shard", help="a manifest's audio -> tar shards and their manifest")
-    parser.add_argument("--cuts", type=Path, required=True, help="manifest to pack")
-    parser.add_argument("--out", type=Path, required=True, help="folder for shards and manifest")
+    parser.add_argument("--cuts", type=path, required=True, help="manifest to pack")
+    parser.add_argument("--out", type=path, required=True, help="folder for shards and manifest")
     parser.add_argument(
         "--format",
         choices=("keep", "flac", "opus"),
@@ -28,14 +27,16 @@ def add(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from asr.data.shards import write_shards
+    from asr.locks import locked
 
-    report = write_shards(
-        args.cuts,
-        args.out,
-        audio_format=args.format,
-        shard_bytes=int(args.shard_mb * 1e6),
-        url=args.url,
-        num_jobs=args.jobs,
-    )
+    with locked(args.out):
+        report = write_shards(
+            args.cuts,
+            args.out,
+            audio_format=args.format,
+            shard_bytes=int(args.shard_mb * 1e6),
+            url=args.url,
+            num_jobs=args.jobs,
+        )
     print("\n".join(report.lines()))
     return 0

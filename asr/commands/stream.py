@@ -6,10 +6,9 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asr.commands.options import Verbs, add_model_options, channel_index, search_options
+from asr.commands.options import Verbs, add_model_options, channel_index, path, search_options
 from asr.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 def add(verbs: Verbs) -> None:
     parser = verbs.add_parser("stream", help="raw samples -> text while they come, as JSON lines")
-    parser.add_argument("--model", type=Path, required=True, help="model or experiment folder")
+    parser.add_argument("--model", type=path, required=True, help="model or experiment folder")
     parser.add_argument("--rate", type=int, default=16000, help="samples per second (16000)")
     parser.add_argument("--sample-format", default="s16le", help="s16le (default), s32le or f32le")
     parser.add_argument("--channels", type=int, default=1, help="interleaved channels (1)")
@@ -86,5 +85,7 @@ def _print_gaps(gaps: list[Gap]) -> None:
 
 
 def _print(content: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(content, ensure_ascii=False) + "\n")
+    # JSON has escapes for what another encoding lacks
+    is_utf8 = (sys.stdout.encoding or "utf-8").lower().replace("_", "-") in ("utf-8", "utf8")
+    sys.stdout.write(json.dumps(content, ensure_ascii=not is_utf8) + "\n")
     sys.stdout.flush()

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from asr.commands.options import Verbs, count, seconds
+from asr.commands.options import Verbs, count, path, seconds
 from asr.errors import InputError
 
 
 def add(verbs: Verbs) -> None:
     parser = verbs.add_parser("subset", help="a manifest -> some of its utterances")
-    parser.add_argument("--cuts", type=Path, required=True, help="manifest to choose from")
-    parser.add_argument("--out", type=Path, required=True, help="NAME.cuts.jsonl.gz to write")
+    parser.add_argument("--cuts", type=path, required=True, help="manifest to choose from")
+    parser.add_argument("--out", type=path, required=True, help="NAME.cuts.jsonl.gz to write")
     parser.add_argument("--min-s", type=seconds, default=0.0, help="shortest, in seconds")
     parser.add_argument("--max-s", type=seconds, default=float("inf"), help="longest, in seconds")
     parser.add_argument("--every", type=count, default=1, help="every N-th utterance, 1: all")

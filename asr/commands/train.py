@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from asr.commands.options import Verbs
+from asr.commands.options import Verbs, path
 
 
 def add(verbs: Verbs) -> None:
     parser = verbs.add_parser("train", help="manifests -> a model")
-    parser.add_argument("--config", type=Path, nargs="+", default=[], help="yaml files, later wins")
-    parser.add_argument("--exp", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--config", type=path, nargs="+", default=[], help="yaml files, later wins")
+    parser.add_argument("--exp", type=path, required=True, help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="go on after the newest checkpoint")
     parser.add_argument(
-        "--init-from", type=Path, help="begin with the weights of this model or experiment folder"
+        "--init-from", type=path, help="begin with the weights of this model or experiment folder"
     )
     parser.add_argument(
         "--new-tokenizer", action="store_true", help="with --init-from: learn one, the head is new"
@@ -25,7 +24,7 @@ def add(verbs: Verbs) -> None:
     )
     parser.add_argument("--profile", action="store_true", help="leave a trace in EXP/profile")
     parser.add_argument(
-        "--tracker", type=Path, help="a Python file whose tracker(run) gets every record of the log"
+        "--tracker", type=path, help="a Python file whose tracker(run) gets every record of the log"
     )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     parser.set_defaults(run=run)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asr.commands.options import (
@@ -12,6 +11,7 @@ from asr.commands.options import (
     above_zero,
     add_model_options,
     channel_index,
+    path,
     search_options,
     seconds,
     track_index,
@@ -24,50 +24,60 @@ if TYPE_CHECKING:
     from asr.transcribe.result import Transcript
     from asr.transcribe.sources import Source
 
+SOME_FAILED = 3
+"""Exit status where some of the inputs have a transcript and others failed."""
+
 
 def add(verbs: Verbs) -> None:
-    parser = verbs.add_parser("transcribe", help="audio files -> text, subtitles, word times")
+    parser = verbs.add_parser(
+        "transcribe",
+        help="audio files -> text, subtitles, word times",
+        description="Exit status: 0 where every input has its results, 3 where some inputs failed, "
+        "2 where all did.",
+    )
     parser.add_argument(
         "inputs",
         nargs="+",
         metavar="INPUT",
         help="files, folders, globs, manifests of Lhotse cuts, - for standard input",
     )
-    parser.add_argument("--model", type=Path, required=True, help="model or experiment folder")
-    parser.add_argument(
+    parser.add_argument("--model", type=path, required=True, help="model or experiment folder")
+    output = parser.add_argument_group("output")
+    output.add_argument(
         "--format",
         default="txt",
         help="txt, json, srt, vtt, tsv, ctm, textgrid; several with commas (default: txt)",
     )
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--out", type=Path, metavar="FOLDER", help="write files into this folder")
+    where = output.add_mutually_exclusive_group()
+    where.add_argument("--out", type=path, metavar="FOLDER", help="write files into this folder")
     where.add_argument("--beside", action="store_true", help="write files beside the inputs")
-    parser.add_argument(
+    output.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace files of results; without it, an input that has one is left out",
+        help="replace files of results; without it they stay, and only what is missing is made",
     )
-    parser.add_argument(
+    audio = parser.add_argument_group("audio and windows")
+    audio.add_argument(
         "--channel", type=int, metavar="N", help="take channel N, from 1 (default: the mean)"
     )
-    parser.add_argument(
+    audio.add_argument(
         "--track",
         type=int,
         metavar="N",
         help="take audio track N of a container, from 1 (default: the one that it calls its default)",
     )
-    parser.add_argument(
+    audio.add_argument(
         "--window-s", type=above_zero, default=30.0, help="longer audio is cut into such windows"
     )
-    parser.add_argument("--overlap-s", type=seconds, default=4.0, help="what neighbours share")
-    parser.add_argument(
+    audio.add_argument("--overlap-s", type=seconds, default=4.0, help="what neighbours share")
+    audio.add_argument(
         "--max-batch-s", type=above_zero, default=120.0, help="padded seconds at once"
     )
-    parser.add_argument("--precision", default="fp32", help="fp32, int8 (CPU) or bf16 (CUDA)")
-    parser.add_argument(
+    audio.add_argument("--precision", default="fp32", help="fp32, int8 (CPU) or bf16 (CUDA)")
+    audio.add_argument(
         "--vad", action="store_true", help="leave out what silero-vad hears no speech in"
     )
-    parser.add_argument(
+    audio.add_argument(
         "--vad-silence-s",
         type=above_zero,
         metavar="S",
@@ -83,20 +93,24 @@ def run(args: argparse.Namespace) -> int:
 
     from asr.api import load
     from asr.runtime import prepare_cpu
-    from asr.transcribe.sources import find_sources
+    from asr.transcribe.sources import find_sources, without_repeats
     from asr.transcribe.speech import LONG_SILENCE_S
 
     if args.vad_silence_s is not None and not args.vad:
         raise InputError(f"--vad-silence-s {args.vad_silence_s:g}: means nothing without --vad")
     notes: list[str] = []
     track = track_index(args.track)
-    sources = find_sources(args.inputs, channel_index(args.channel), track, notes)
+    found = find_sources(args.inputs, channel_index(args.channel), track, notes)
+    sources = without_repeats(found)
     for note in notes:
         _complain("note", note)
     output = _output(args, sources)
-    sources = _checked(sources, output)
-    if not sources:
-        return 2
+    waiting = [source for source in sources if not output.is_done(source)]
+    if len(waiting) < len(sources):
+        there = f"{len(sources) - len(waiting)} of {len(sources)} inputs have their results already"
+        _complain("note", f"{there}; --overwrite replaces them")
+    if not waiting:
+        return 0
     prepare_cpu(args.threads)
     transcriber = load(
         args.model,
@@ -113,11 +127,13 @@ def run(args: argparse.Namespace) -> int:
     # on a terminal only; how much there is in all is not known before all is read
     shown = "{desc}: {n:.0f} s of sound in {elapsed}, {rate_noinv_fmt}"
     with tqdm(desc="transcribing", unit=" s", bar_format=shown, leave=False, disable=None) as bar:
-        for outcome in transcriber.transcribe_sources(sources, bar.update):
+        for outcome in transcriber.transcribe_sources(waiting, bar.update):
             bar.clear()
             num_done += _tell(outcome, output)
             bar.refresh()
-    return 0 if num_done else 2
+    if num_done == len(waiting):
+        return 0
+    return SOME_FAILED if num_done or len(waiting) < len(sources) else 2
 
 
 def _output(args: argparse.Namespace, sources: list[Source]) -> Printed | Written:
@@ -143,23 +159,13 @@ def _tell(outcome: Outcome, output: Printed | Written) -> bool:
         return False
     _tell_what_is_missing(outcome.result)
     try:
-        output.write(outcome.source, outcome.result)
+        if not output.write(outcome.source, outcome.result):
+            escaped = "standard output cannot hold some characters: written as backslashes"
+            _complain("warning", f"{outcome.source.name}: {escaped}; PYTHONIOENCODING=utf-8 can")
     except InputError as error:
         _complain("error", str(error))
         return False
     return True
-
-
-def _checked(sources: list[Source], output: Printed | Written) -> list[Source]:
-    """Those whose results may be written; of the others it is told why not."""
-    kept = []
-    for source in sources:
-        try:
-            output.check(source)
-            kept.append(source)
-        except InputError as error:
-            _complain("error", str(error))
-    return kept
 
 
 def _tell_what_is_missing(transcript: Transcript) -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from asr.commands.options import Verbs, above_zero, add_model_options, count, search_options
+from asr.commands.options import Verbs, above_zero, add_model_options, count, path, search_options
 
 
 def add(verbs: Verbs) -> None:
     parser = verbs.add_parser(
         "tune", help="a development manifest -> the language model's weights, for decoding"
     )
-    parser.add_argument("--model", type=Path, required=True, help="model or experiment folder")
+    parser.add_argument("--model", type=path, required=True, help="model or experiment folder")
     parser.add_argument(
-        "--cuts", type=Path, required=True, help="development manifest, never the test's"
+        "--cuts", type=path, required=True, help="development manifest, never the test's"
     )
     parser.add_argument(
         "--max-batch-s", type=above_zero, default=300.0, help="padded seconds at once"

@@ -88,8 +88,8 @@ class Fbank(nn.Module):
     def _forward(self, wave_bn: Tensor, lens_b: Tensor) -> tuple[Tensor, Tensor]:
         feat_lens_b = self.num_frames(lens_b)
         max_frames = self.num_frames(wave_bn.shape[1])
-        if max_frames == 0:
-            return wave_bn.new_zeros(wave_bn.shape[0], 0, self.num_mels), feat_lens_b
+        if max_frames == 0 or wave_bn.shape[0] == 0:
+            return wave_bn.new_zeros(wave_bn.shape[0], max_frames, self.num_mels), feat_lens_b
         wave_bn = self._place(wave_bn, lens_b, (max_frames - 1) * self.hop + self.fft_size)
         # Kaldi works on each frame: subtract its mean m, then pre-emphasis. Pre-emphasis commutes
         # with cutting frames except at a frame's first sample, where the window is 0; and what it

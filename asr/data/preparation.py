@@ -24,7 +24,8 @@ from tqdm import tqdm
 from asr.data.audio import AudioError, AudioInfo, check_audio, probe
 from asr.data.manifest import LeftOut, audio_source, cuts_path, min_ctc_frames, write_cuts
 from asr.errors import InputError
-from asr.files import write_atomically
+from asr.files import spell_out, write_atomically
+from asr.locks import locked
 
 T = TypeVar("T")
 
@@ -216,8 +217,16 @@ def write_part(
     """The manifest and the report of what was inspected, in the order of the ids.
 
     Raises:
-        InputError: not one cut among ``found``; then nothing is written.
+        InputError: not one cut among ``found``, then nothing is written; or another process prepares
+            this part there.
     """
+    with locked(out, part):
+        return _write_part(part, found, out, left_out)
+
+
+def _write_part(
+    part: str, found: Iterable[Cut | LeftOut], out: Path, left_out: Iterable[LeftOut]
+) -> PartReport:
     refused = list(left_out)
     cuts: dict[str, Cut] = {}
     for result in found:
@@ -227,7 +236,7 @@ def write_part(
             refused.append(LeftOut(result.id, "duplicate id", audio_source(result)))
         else:
             cuts[result.id] = result
-    refused = [LeftOut(*map(_spell_out, astuple(item))) for item in refused]
+    refused = [LeftOut(*map(spell_out, astuple(item))) for item in refused]
     refused.sort(key=lambda item: (item.id, item.reason, item.detail))
     report = PartReport(
         part=part,
@@ -352,7 +361,3 @@ def check_name(name: str, value: str) -> str:
     if not is_unicode(value):
         return f"{name} is not UTF-8"
     return f"{name} has a NUL byte" if "\0" in value else ""
-
-
-def _spell_out(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from asr.config import Config
 from asr.config import load as load_config
 from asr.errors import InputError
 from asr.files import read_json_object
+from asr.locks import locked
 from asr.model_folder import save_model
 from asr.processes import Processes, alone, join
 from asr.runtime import prepare_cpu
@@ -43,6 +44,8 @@ class Options:
 def train(config: Config, folder: Path, options: Options | None = None) -> None:
     """Trains into ``folder`` and leaves the model in ``folder/model``.
 
+    The first process holds the folder meanwhile: no other training writes into it.
+
     Raises:
         InputError: the data, the folder or the configuration cannot be used; or too many steps in a
             row were not finite.
@@ -52,6 +55,7 @@ def train(config: Config, folder: Path, options: Options | None = None) -> None:
     with (
         stop_on_signals() as request,
         join(config.train.device, config.train.timeout_minutes) as us,
+        locked(folder) if us.first else nullcontext(),
     ):
         _train(config, Experiment(folder), options or Options(), us, request)
 

@@ -6,6 +6,7 @@ import html
 import json
 from collections.abc import Callable, Sequence
 
+from asr.files import spell_out
 from asr.transcribe.result import Segment, Transcript, Word
 from asr.transcribe.subtitles import make_cues
 
@@ -17,7 +18,17 @@ def to_txt(transcript: Transcript) -> str:
 
 def to_json(transcript: Transcript) -> str:
     """One object on one line, so that many files give JSON lines."""
-    return json.dumps(transcript.to_dict(), ensure_ascii=False) + "\n"
+    return _json(transcript, ensure_ascii=False)
+
+
+def to_ascii_json(transcript: Transcript) -> str:
+    """The same object in ASCII."""
+    return _json(transcript, ensure_ascii=True)
+
+
+def _json(transcript: Transcript, ensure_ascii: bool) -> str:
+    content = transcript.to_dict() | {"name": spell_out(transcript.name)}
+    return json.dumps(content, ensure_ascii=ensure_ascii) + "\n"
 
 
 def to_srt(transcript: Transcript) -> str:
@@ -53,7 +64,7 @@ def to_tsv(transcript: Transcript) -> str:
 
 def to_ctm(transcript: Transcript) -> str:
     """NIST's time-marked words: file, channel, start, duration (seconds), word, confidence."""
-    name = "_".join(transcript.name.split()) or "array"
+    name = "_".join(spell_out(transcript.name).split()) or "array"
     channel = 1 + (transcript.channel or 0)
     return "".join(
         f"{name} {channel} {word.start_s:.3f} {word.end_s - word.start_s:.3f} {word.text} "

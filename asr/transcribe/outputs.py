@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from asr.errors import InputError
-from asr.files import check_writable, write_atomically
-from asr.transcribe.formats import FORMATS, JOINABLE, SUFFIXES
+from asr.files import check_writable, spell_out, write_atomically
+from asr.transcribe.formats import FORMATS, JOINABLE, SUFFIXES, to_ascii_json
 from asr.transcribe.result import Transcript
 from asr.transcribe.sources import Source
 
@@ -51,15 +52,31 @@ class Printed:
                 "use --beside or --out FOLDER"
             )
 
-    def check(self, source: Source) -> None:
-        """Nothing is in the way of what is printed."""
+    def is_done(self, source: Source) -> bool:
+        """Nothing is printed twice, nothing was printed before."""
+        return False
 
-    def write(self, source: Source, transcript: Transcript) -> None:
+    def write(self, source: Source, transcript: Transcript) -> bool:
+        """Print a transcript. Returns whether standard output can hold all its characters; JSON has
+        escapes for them, in other formats they become backslashes."""
+        encoding = sys.stdout.encoding or "utf-8"
         text = FORMATS[self._format](transcript)
+        can_hold = _can_hold(encoding, text)
+        if self._format == "json" and not can_hold:
+            text, can_hold = to_ascii_json(transcript), True
         if self._many and self._format == "txt":
-            text = f"{source.name}\t{text}"
-        sys.stdout.write(text)
+            text = f"{spell_out(source.name)}\t{text}"
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
+        return can_hold
+
+
+def _can_hold(encoding: str, text: str) -> bool:
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Written:
@@ -75,7 +92,7 @@ class Written:
         """
         Args:
             folder: where the files go, made if missing; None is beside each input.
-            overwrite: whether they may replace files that are there.
+            overwrite: whether they replace files that are there; without it these stay.
 
         Raises:
             InputError: an input that is no file, with nowhere to be beside of; a folder that cannot be
@@ -95,24 +112,28 @@ class Written:
         stems = _stems(targets)
         self._stems = {source.key: stem for source, stem in zip(sources, stems, strict=True)}
 
-    def check(self, source: Source) -> None:
-        """
-        Raises:
-            InputError: a file would be replaced that may not be.
-        """
+    def is_done(self, source: Source) -> bool:
+        """Whether every file of the source's results is there and none is to be replaced."""
         if source.out is None or self._overwrite:
-            return
-        there = [path for _, path in self._files(source) if path.exists()]
-        if there:
-            raise InputError(f"{source.name}: {there[0]} exists; --overwrite replaces it")
+            return False
+        return all(os.path.exists(path) for _, path in self._files(source))
 
-    def write(self, source: Source, transcript: Transcript) -> None:
-        """
+    def write(self, source: Source, transcript: Transcript) -> bool:
+        """Write the files that are missing, or all where they are to be replaced; returns True.
+
         Raises:
-            InputError: a file that cannot be written.
+            InputError: a file that cannot be written, after the others were.
         """
+        error = None
         for name, path in self._files(source):
-            write_atomically(path, FORMATS[name](transcript))
+            if self._overwrite or not os.path.exists(path):
+                try:
+                    write_atomically(path, FORMATS[name](transcript))
+                except InputError as reason:
+                    error = reason
+        if error is not None:
+            raise error
+        return True
 
     def _files(self, source: Source) -> list[tuple[str, Path]]:
         stem = self._stems[source.key]

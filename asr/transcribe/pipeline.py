@@ -161,6 +161,8 @@ class _Job:
                 number += 1
         except InputError as error:
             self.error = error
+        except OSError as error:  # the storage's, in the middle of a file
+            self.error = InputError(f"{self.source.name}: cannot be read: {error.strerror}")
         self._num_windows = number
 
     def _windows(self) -> Iterator[Window]:

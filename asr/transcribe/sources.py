@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import glob
+import numbers
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -58,13 +59,12 @@ class Source:
 
 
 def find_sources(
-    inputs: list[str],
+    inputs: Iterable[str],
     channel: int | None = None,
     track: int | None = None,
     notes: list[str] | None = None,
-) -> list[Source]:
-    """All that ``inputs`` name, in order, each file and each cut of a manifest once; what is not
-    there fails when opened.
+) -> Iterator[Source]:
+    """Find all that ``inputs`` name, in order; what is not there fails when opened.
 
     Args:
         inputs: files, folders (searched for audio and video, at any depth), globs, manifests of
@@ -74,22 +74,33 @@ def find_sources(
         notes: how many files of a folder are skipped is appended here.
     """
     what = _What(channel, track, [] if notes is None else notes)
-    found: dict[Path | tuple[Path, str], Source] = {}
     for text in inputs:
         try:
-            sources = list(_expand(text, what))
+            yield from _expand(text, what)
         except InputError as error:
-            sources = [Source(text, partial(_fail, error), None, None)]
-        for source in sources:
-            found.setdefault(source.key, source)
+            yield failing_source(text, error)
+        except OSError as error:
+            yield failing_source(text, InputError(f"{text}: {error.strerror}"))
+
+
+def without_repeats(sources: Iterable[Source]) -> list[Source]:
+    """The first of all sources that are the same file, or the same cut of a manifest."""
+    found: dict[Path | tuple[Path, str], Source] = {}
+    for source in sources:
+        found.setdefault(source.key, source)
     return list(found.values())
+
+
+def failing_source(name: str, error: InputError) -> Source:
+    """A source that cannot be opened, and why."""
+    return Source(name, partial(_fail, error), None, None)
 
 
 def array_source(samples_cn: np.ndarray, sample_rate: int, channel: int | None) -> Source:
     """Samples (channels, n) in memory.
 
     Raises:
-        InputError: see ``to_floats``; more channels than samples.
+        InputError: see ``to_floats``; more channels than samples; a rate that is no number.
     """
     if samples_cn.ndim == 2 and samples_cn.shape[0] > samples_cn.shape[1] > 0:
         num_channels, num_samples = samples_cn.shape
@@ -97,6 +108,8 @@ def array_source(samples_cn: np.ndarray, sample_rate: int, channel: int | None) 
             f"samples of shape ({num_channels}, {num_samples}): expected (n,) or (channels, n); "
             "what soundfile reads is (n, channels): give its .T"
         )
+    if not isinstance(sample_rate, numbers.Real):
+        raise InputError(f"sample_rate = {sample_rate!r}: must be a number of samples per second")
     samples_cn, note = narrowed(samples_cn)
     blocks_nc = [np.ascontiguousarray(to_floats(samples_cn).T)]
 
@@ -144,14 +157,14 @@ def _expand(text: str, what: _What) -> Iterator[Source]:
         raise InputError("an empty file name: expected a file, a folder or - for standard input")
     if text == STDIN:
         yield Source(STDIN, partial(_read_stdin, what), None, Path("stdin"), channel=channel)
-    elif path.is_dir():
+    elif os.path.isdir(path):  # unlike Path's, no error for too long a name
         for file in _audio_files(path, what.notes):
             yield file_source(file, channel, path, what.track)
     elif text.endswith(_MANIFEST_SUFFIXES):
         if channel is not None or what.track is not None:
             raise InputError(f"{path}: the cuts of a manifest say their channels themselves")
         yield from (_cut_source(cut, _without_root(path)) for cut in read_cuts(path))
-    elif glob.has_magic(text) and not path.exists():
+    elif glob.has_magic(text) and not os.path.exists(path):
         matches = sorted(glob.glob(text, recursive=True))
         if not matches:
             raise InputError(f"{text}: no file matches")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from asr.cli import COMMANDS
+from asr.locks import locked
 
 from .conftest import TINY, Workspace, limit_files, run_apart, visible_files
 
@@ -84,10 +88,29 @@ WRITERS: dict[str, Words] = {
     "score": _score,
     "compare": lambda space, out: ["compare", space.model, "--out", out],
     "compare --html": lambda space, out: ["compare", space.model, "--html", out / "report.html"],
+    "compare --page": lambda space, out: ["compare", space.model, "--page", out / "page.md"],
+    "compare --results": lambda space, out: ["compare", space.model, "--results", out / "r.md"],
+    "certify": lambda space, out: [
+        *("certify", space.model, "--cuts", space.cuts, "--utterances", 2, "--threads", 1),
+        *("--json", out / "certificate.json"),
+    ],
+    "diagnose": lambda space, out: [
+        *("diagnose", space.model, "--cuts", space.cuts, "--utterances", 1, "--threads", 1),
+        *("--json", out / "figures.json"),
+    ],
     "export": lambda space, out: ["export", "--model", space.model, "--out", out / "model.onnx"],
     "push": lambda space, out: ["push", space.model, out / "pushed"],
     "pull": lambda space, out: ["pull", space.model, "--out", out / "pulled"],
 }  # fmt: skip
+# These print, and write no file.
+NO_WRITERS = {"stream", "config", "doctor"}
+
+
+def test_every_command_that_writes_is_here() -> None:
+    names = {module.__name__.rpartition(".")[2] for module in COMMANDS}
+    assert {words.split()[0] for words in WRITERS} == names - NO_WRITERS
+
+
 every_writer = pytest.mark.parametrize("command", WRITERS)
 # Exporting itself takes seconds.
 every_writer_that_works = pytest.mark.parametrize(
@@ -187,6 +210,19 @@ def test_a_folder_that_takes_no_file(command: str, workspace: Workspace) -> None
     run_apart(WRITERS[command](workspace, Path("/proc/nobody/out"))).refused("/proc/nobody")
 
 
+@pytest.mark.parametrize("command", ["train", "average", "decode", "shard"])
+def test_a_folder_that_another_process_writes_to(
+    command: str, workspace: Workspace, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    words = WRITERS[command](workspace, out)
+    with locked(out):
+        run_apart(words).refused(str(out), f"another process (pid {os.getpid()}")
+        assert visible_files(out) == {}
+    assert run_apart(words).code == 0
+    assert not leftovers(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A real file system of 64 KB, all but one page of it full."""
@@ -211,7 +247,8 @@ def test_a_disk_that_is_really_full(command: str, workspace: Workspace, small_di
         assert not leftovers(small_disk)
         assert all(whole(name, content) for name, content in visible_files(out).items())
     else:
-        assert command.startswith(("prepare", "subset", "join", "lm train", "transcribe"))
+        small = ("prepare", "subset", "join", "lm train", "transcribe", "diagnose")
+        assert command.startswith((*small, "compare --results"))
     shutil.rmtree(out, ignore_errors=True)
 
 

@@ -76,8 +76,9 @@ class Case:
 
 def lens(sizes, of):
     """Full, part, and none of the frames, over and over."""
-    parts = [of, max(1, of * 2 // 5), 0]
-    return torch.tensor([parts[b % 3] for b in range(sizes.batch)], device=sizes.device)
+    parts = [of, max(min(1, of), of * 2 // 5), 0]
+    chosen = [parts[b % 3] for b in range(sizes.batch)]
+    return torch.tensor(chosen, dtype=torch.int64, device=sizes.device)
 
 
 def slope_roundings(case):
