@@ -67,7 +67,7 @@ def parse_override(text: str) -> dict[str, Any]:
         )
     try:
         parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise InputError(f"override {text!r}: {value!r} is not a yaml value") from None
     layer = {parts[0]: {parts[1]: parsed}}
     _refuse_interpolation(layer, f"override {text!r}")

@@ -77,9 +77,14 @@ def read_tuned(folder: Path) -> Tuned | None:
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         return None
+    text = read_text(path)
     try:
-        content = yaml.safe_load(read_text(path))
-    except yaml.YAMLError:
+        content = yaml.safe_load(text)
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ):  # ValueError: too long a number, no such date
         content = None
     if not isinstance(content, dict):
         raise InputError(f"{path}: not valid yaml; tune again")
