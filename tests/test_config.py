@@ -55,6 +55,8 @@ def test_dump_reads_back_as_the_same_configuration(tmp_path: Path) -> None:
         ("optimizer.lr=.nan", r"optimizer\.lr = nan: must be a number"),
         ("train.epochs=1.5", r"train\.epochs: Value '1\.5'"),
         ("train.epochs=", r"train\.epochs"),
+        ("train.epochs=" + "1" * 5000, "is not a yaml value"),
+        ("train.epochs=2000-13-45", "is not a yaml value"),
         ("epochs=3", r"write it as section\.key=value"),
         ("train.epochs", r"write it as section\.key=value"),
         ("train.device=${oc.env:HOME}", r"interpolation is not allowed"),

@@ -271,9 +271,10 @@ def test_weights_are_given_or_tuned_or_default(model: NgramModel, tmp_path: Path
     assert settings(options) == ("tuned", 0.3, 0.25, 8.0)
     assert settings(dataclasses.replace(options, lm_weight=0.9)) == ("given", 0.9, 0.25, 8.0)
     assert settings(dataclasses.replace(options, lm=other)) == ("default", *default)
-    (tmp_path / "search.yaml").write_text("first: [")
-    with pytest.raises(InputError, match="not valid yaml"):
-        settings(options)
+    for text in ("first: [", "first: " + "1" * 5000, "lm: 2000-13-45", "first: " + "[" * 3000):
+        (tmp_path / "search.yaml").write_text(text)
+        with pytest.raises(InputError, match="not valid yaml"):
+            settings(options)
 
 
 @pytest.mark.parametrize(
