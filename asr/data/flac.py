@@ -13,8 +13,11 @@ _BEGINNING = b"fLaC\0\0\0\x22"
 _SEARCH_BYTES = 1 << 20
 
 
-def plan_flac(file: BinaryIO) -> Plan:
-    """Return how to decode a FLAC file: a stream ends where the next begins."""
+def plan_flac(file: BinaryIO, until_s: float) -> Plan:
+    """Return how to decode a FLAC file up to ``until_s``: a stream ends where the next begins."""
+    file.seek(0)
+    if until_s <= _duration_s(file.read(26)):
+        return WHOLE
     size = file.seek(0, os.SEEK_END)
     starts = [0]
     position = 1
@@ -30,3 +33,12 @@ def plan_flac(file: BinaryIO) -> Plan:
     if len(starts) == 1:
         return WHOLE
     return Plan([Stretch([span]) for span in pairwise([*starts, size])])
+
+
+def _duration_s(head: bytes) -> float:
+    """Of the first stream by its header, 0 where that does not tell."""
+    if not head.startswith(_BEGINNING) or len(head) < 26:
+        return 0.0
+    told = int.from_bytes(head[18:26], "big")  # 20 bits of rate, 8 of layout, 36 of length
+    rate, num_samples = told >> 44, told & (1 << 36) - 1
+    return num_samples / rate if rate else 0.0

@@ -49,8 +49,12 @@ class ForwardFile(soundfile.SoundFile):
         return False
 
 
-def plan(file: BinaryIO, head: bytes) -> Plan | None:
-    """Return how to decode ``file``, by what it begins with; None where libsndfile cannot."""
+def plan(file: BinaryIO, head: bytes, until_s: float) -> Plan | None:
+    """Return how to decode ``file``, by what it begins with; None where libsndfile cannot.
+
+    Args:
+        until_s: no more is going to be read than up to there.
+    """
     if head[:4] == b"OggS":
         return plan_ogg(file)
     if head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE":
@@ -58,7 +62,7 @@ def plan(file: BinaryIO, head: bytes) -> Plan | None:
     if head[:3] == b"ID3" or parse_frame(head[:4]) is not None:
         return plan_mp3(file)
     if head[:4] == b"fLaC":
-        return plan_flac(file)
+        return plan_flac(file, until_s)
     return WHOLE
 
 
