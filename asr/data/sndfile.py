@@ -30,6 +30,8 @@ HEAD_BYTES = 12
 _UNKNOWN_FRAMES = (1 << 63) - 1
 # Numbers that are decoded at once, all channels together: 16 MB.
 _BLOCK_VALUES = 1 << 22
+# Samples asked for at a time beyond the length that a header gives.
+_BEYOND = 4096
 # Decoders of MP3 need some frames before they give what they would give from the start.
 _MPEG_PREROLL_S = 1.0
 # The length of MPEG audio in a WAV is rounded up, by some four frames of 1152 at most.
@@ -148,8 +150,9 @@ class SndfileItems:
             tolerance = MPEG_TOLERANCE
         size = max(1, int(min(self._piece_s * sound.samplerate, _BLOCK_VALUES // sound.channels)))
         while True:
-            # no more than there can be: memory is not taken for what a whole short file does not fill
-            count = min(size, promised - num_read) if promised > num_read else size
+            # libsndfile clears what it cannot fill: little is asked for where nothing is expected
+            expected = promised - num_read if promised else size
+            count = min(size, expected if expected > 0 else _BEYOND)
             try:
                 with _quiet(sound):
                     piece_nc = sound.read(count, dtype="float32", always_2d=True)
