@@ -6,6 +6,7 @@ PyAV where the extra ``media`` is installed.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -82,8 +83,9 @@ def decode(
     Raises:
         AudioError: as ``read_audio``; NaN and infinite samples are not looked for.
     """
-    with Reader(source, name) as reader:
-        first = compute_num_samples(offset_s, reader.rate)
+    until_s = math.inf if duration_s is None else offset_s + duration_s
+    with Reader(source, name, until_s=until_s) as reader:
+        first = compute_num_samples(offset_s, reader.rate) if offset_s else 0
         count = None if duration_s is None else compute_num_samples(duration_s, reader.rate)
         pieces_nc = list(_pieces(reader, first, count))
         samples_nc = pieces_nc[0] if len(pieces_nc) == 1 else np.concatenate(pieces_nc)

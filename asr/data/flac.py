@@ -6,6 +6,8 @@ import os
 from itertools import pairwise
 from typing import BinaryIO
 
+import numpy as np
+
 from asr.data.stretches import WHOLE, Plan, Stretch
 
 # The marker and the header of the first metadata block, which every stream has.
@@ -13,15 +15,18 @@ _BEGINNING = b"fLaC\0\0\0\x22"
 _SEARCH_BYTES = 1 << 20
 
 
-def plan_flac(file: BinaryIO) -> Plan:
-    """Return how to decode a FLAC file: a stream ends where the next begins."""
+def plan_flac(file: BinaryIO, until_s: float) -> Plan:
+    """Return how to decode a FLAC file up to ``until_s``: a stream ends where the next begins."""
+    file.seek(0)
+    if until_s <= _duration_s(file.read(26)):
+        return WHOLE
     size = file.seek(0, os.SEEK_END)
     starts = [0]
     position = 1
     while position < size:
         file.seek(position)
         content = file.read(_SEARCH_BYTES)
-        found = content.find(_BEGINNING)
+        found = _find(content)
         if found >= 0:
             starts.append(position + found)
             position = starts[-1] + 1
@@ -30,3 +35,22 @@ def plan_flac(file: BinaryIO) -> Plan:
     if len(starts) == 1:
         return WHOLE
     return Plan([Stretch([span]) for span in pairwise([*starts, size])])
+
+
+def _find(content: bytes) -> int:
+    """Where a stream begins in ``content``, else -1; bytes.find alone takes four times as long."""
+    marker = np.frombuffer(_BEGINNING, "<u4", count=1)[0]
+    for offset in range(min(4, len(content) // 4)):
+        words = np.frombuffer(content, "<u4", (len(content) - offset) // 4, offset)
+        if (words == marker).any():
+            return content.find(_BEGINNING)
+    return -1
+
+
+def _duration_s(head: bytes) -> float:
+    """Of the first stream by its header, 0 where that does not tell."""
+    if not head.startswith(_BEGINNING) or len(head) < 26:
+        return 0.0
+    told = int.from_bytes(head[18:26], "big")  # 20 bits of rate, 8 of layout, 36 of length
+    rate, num_samples = told >> 44, told & (1 << 36) - 1
+    return num_samples / rate if rate else 0.0

@@ -8,6 +8,7 @@ Samples of MP3 are those between encoder delay and padding where a LAME tag give
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import shutil
 import stat
@@ -46,6 +47,7 @@ class Reader:
         name: object = None,
         track: int | None = None,
         piece_s: float = LONG_PIECE_S,
+        until_s: float = math.inf,
     ) -> None:
         """
         Args:
@@ -54,6 +56,7 @@ class Reader:
             name: None is the path.
             track: the audio track of a container to take, from 0; None is the default one.
             piece_s: decoded at once.
+            until_s: no more is going to be read than up to there.
 
         Raises:
             AudioError: missing, not audio, or with an absurd rate.
@@ -67,7 +70,7 @@ class Reader:
         else:
             file = source
         try:
-            self._items = self._open(file, path, track, piece_s)
+            self._items = self._open(file, path, track, piece_s, until_s)
             self.rate, self.num_channels = self._items.rate, self._items.num_channels
             check_rate(self.rate, self.name)
         except BaseException:
@@ -119,14 +122,19 @@ class Reader:
             yield item
 
     def _open(
-        self, file: BinaryIO, path: Path | None, track: int | None, piece_s: float
+        self,
+        file: BinaryIO,
+        path: Path | None,
+        track: int | None,
+        piece_s: float,
+        until_s: float,
     ) -> SndfileItems | PyavItems:
         file.seek(0)
         head = file.read(HEAD_BYTES)
         if not head:
             raise AudioError(f"{self.name}: the file is empty (0 bytes)", "empty audio")
         error: Exception | None = None
-        planned = plan(file, head) if track is None else None
+        planned = plan(file, head, until_s) if track is None else None
         if planned is not None:
             try:
                 return SndfileItems(file, path, planned, piece_s)

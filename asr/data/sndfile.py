@@ -30,6 +30,8 @@ HEAD_BYTES = 12
 _UNKNOWN_FRAMES = (1 << 63) - 1
 # Numbers that are decoded at once, all channels together: 16 MB.
 _BLOCK_VALUES = 1 << 22
+# Samples asked for at a time beyond the length that a header gives.
+_BEYOND = 4096
 # Decoders of MP3 need some frames before they give what they would give from the start.
 _MPEG_PREROLL_S = 1.0
 # The length of MPEG audio in a WAV is rounded up, by some four frames of 1152 at most.
@@ -49,8 +51,12 @@ class ForwardFile(soundfile.SoundFile):
         return False
 
 
-def plan(file: BinaryIO, head: bytes) -> Plan | None:
-    """Return how to decode ``file``, by what it begins with; None where libsndfile cannot."""
+def plan(file: BinaryIO, head: bytes, until_s: float) -> Plan | None:
+    """Return how to decode ``file``, by what it begins with; None where libsndfile cannot.
+
+    Args:
+        until_s: no more is going to be read than up to there.
+    """
     if head[:4] == b"OggS":
         return plan_ogg(file)
     if head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE":
@@ -58,7 +64,7 @@ def plan(file: BinaryIO, head: bytes) -> Plan | None:
     if head[:3] == b"ID3" or parse_frame(head[:4]) is not None:
         return plan_mp3(file)
     if head[:4] == b"fLaC":
-        return plan_flac(file)
+        return plan_flac(file, until_s)
     return WHOLE
 
 
@@ -144,8 +150,9 @@ class SndfileItems:
             tolerance = MPEG_TOLERANCE
         size = max(1, int(min(self._piece_s * sound.samplerate, _BLOCK_VALUES // sound.channels)))
         while True:
-            # no more than there can be: memory is not taken for what a whole short file does not fill
-            count = min(size, promised - num_read) if promised > num_read else size
+            # libsndfile clears what it cannot fill: little is asked for where nothing is expected
+            expected = promised - num_read if promised else size
+            count = min(size, expected if expected > 0 else _BEYOND)
             try:
                 with _quiet(sound):
                     piece_nc = sound.read(count, dtype="float32", always_2d=True)
