@@ -38,6 +38,8 @@ CORPUS_EXTENSIONS = MEDIA_EXTENSIONS | {
 MP3_TOLERANCE_SAMPLES = 4 * 1152
 # The second where soundfile cannot even read libsndfile's complaint, which cites the file's bytes.
 SOUNDFILE_ERRORS = (soundfile.LibsndfileError, UnicodeDecodeError)
+# One step of 16 bits to either side.
+_SILENT_SPAN = 2.0**-14
 LOWEST_RATE, HIGHEST_RATE = 1000, 1_000_000
 # Numbers that are decoded at once, all channels together: 16 MB.
 _BLOCK_VALUES = 1 << 22
@@ -58,9 +60,12 @@ class AudioError(InputError):
 
 @dataclass(frozen=True)
 class AudioInfo:
+    """``silent``: see ``is_silent``; never where samples were not looked at."""
+
     num_samples: int
     sample_rate: int
     num_channels: int
+    silent: bool = False
 
 
 def read_audio(path: str | os.PathLike[str], sample_rate: int = 16000) -> np.ndarray:
@@ -103,11 +108,18 @@ def check_audio(path: str | os.PathLike[str]) -> AudioInfo:
     """
     path = Path(path)
     num_samples = num_channels = 0
+    lowest, highest = np.inf, -np.inf
     blocks_nc, rate = _open_blocks(path)
     for block_nc in blocks_nc:
         check_finite(block_nc, path)
+        lowest, highest = min(lowest, block_nc.min()), max(highest, block_nc.max())
         num_samples, num_channels = num_samples + block_nc.shape[0], block_nc.shape[1]
-    return AudioInfo(num_samples, rate, num_channels)
+    return AudioInfo(num_samples, rate, num_channels, is_silent(lowest, highest))
+
+
+def is_silent(lowest: float, highest: float) -> bool:
+    """Whether samples between these are silence: 16-bit zero, at most with its dither and an offset."""
+    return bool(highest - lowest <= _SILENT_SPAN)
 
 
 def decode(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:

@@ -20,8 +20,8 @@ from lhotse.cut import Cut, MixedCut, PaddingCut
 from lhotse.cut.data import DataCut
 from lhotse.utils import fastcopy
 
-from asr.data.audio import AudioError
-from asr.data.manifest import LeftOut, load_samples, read_manifest
+from asr.data.audio import AudioError, is_silent
+from asr.data.manifest import LeftOut, audio_source, load_samples, read_manifest
 from asr.data.preparation import (
     PartReport,
     check_names,
@@ -225,8 +225,10 @@ def _inspect(cut: Cut) -> Cut | LeftOut:
     if problem := check_text(supervision.text or "", cut.duration):
         return LeftOut(cut.id, *problem)
     try:
-        load_samples(cut)
+        samples_cn = load_samples(cut)
     except AudioError as error:
         return LeftOut(cut.id, error.reason, str(error))
+    if is_silent(samples_cn.min(), samples_cn.max()):
+        return LeftOut(cut.id, "silent audio", audio_source(cut))
     supervision.speaker = speaker
     return cut
