@@ -21,12 +21,18 @@ from asr.data.audio_error import AudioError as AudioError
 from asr.data.levels import cancelling
 from asr.data.reader import Reader
 
+# One step of 16 bits to either side.
+_SILENT_SPAN = 2.0**-14
+
 
 @dataclass(frozen=True)
 class AudioInfo:
+    """``silent``: see ``is_silent``; never where samples were not looked at."""
+
     num_samples: int
     sample_rate: int
     num_channels: int
+    silent: bool = False
 
 
 def read_audio(path: str | os.PathLike[str], sample_rate: int = 16000) -> np.ndarray:
@@ -61,10 +67,18 @@ def check_audio(path: str | os.PathLike[str]) -> AudioInfo:
     """
     with Reader(Path(path)) as reader:
         num_samples = 0
+        lowest, highest = math.inf, -math.inf
         for piece_nc in _pieces(reader):
             check_finite(piece_nc, path)
+            lowest, highest = min(lowest, piece_nc.min()), max(highest, piece_nc.max())
             num_samples += len(piece_nc)
-        return AudioInfo(num_samples, reader.rate, reader.num_channels)
+        silent = is_silent(lowest, highest)
+        return AudioInfo(num_samples, reader.rate, reader.num_channels, silent)
+
+
+def is_silent(lowest: float, highest: float) -> bool:
+    """Whether samples between these are silence: 16-bit zero, at most with its dither and an offset."""
+    return bool(highest - lowest <= _SILENT_SPAN)
 
 
 def decode(

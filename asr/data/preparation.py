@@ -283,6 +283,8 @@ def _inspect_file(utterances: Sequence[Utterance], check: bool) -> list[Cut | Le
         info = check_audio(path) if check else AudioInfo(*probe(path))
     except AudioError as error:
         return [LeftOut(item.id, error.reason, str(error)) for item in utterances]
+    if info.silent:
+        return [LeftOut(item.id, "silent audio", str(path)) for item in utterances]
     return [_inspect(item, info) for item in utterances]
 
 

@@ -113,7 +113,12 @@ def compare(
         lengths=[],
         length_types=[],
         length_differences=[],
-        notes=[*_warnings(rows), *unpaired, *(n for e in experiments for n in e.left_out)],
+        notes=[
+            *_decoded_twice(experiments, names),
+            *_warnings(rows),
+            *unpaired,
+            *(n for e in experiments for n in e.left_out),
+        ],
         level=level,
         num_resamples=num_resamples,
         seed=seed,
@@ -184,6 +189,22 @@ def _why_unpaired(
 
 def _sets_of(results: dict[tuple[int, str], SetResult], k: int) -> dict[str, SetResult]:
     return {set_name: result for (i, set_name), result in results.items() if i == k}
+
+
+def _decoded_twice(experiments: Sequence[Experiment], names: Sequence[str]) -> list[str]:
+    """Sets of one system with the same utterances and hypotheses: one measurement counted twice."""
+    notes = []
+    for name, experiment in zip(names, experiments, strict=True):
+        seen: dict[tuple[tuple[str, str, str], ...], str] = {}
+        for set_name, scored in experiment.sets.items():
+            found = sorted((u.id, u.reference, u.hypothesis) for u in scored.utterances)
+            first = seen.setdefault(tuple(found), set_name)
+            if first != set_name:
+                notes.append(
+                    f"WARNING: {set_name} of {name} has the utterances and hypotheses of {first}: "
+                    f"the same set twice, not a second measurement"
+                )
+    return notes
 
 
 def _warnings(rows: Sequence[Row]) -> list[str]:

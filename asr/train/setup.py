@@ -19,7 +19,7 @@ from asr.data.dataset import Utterances
 from asr.data.features import estimate_norm
 from asr.data.index import CutTable, open_cuts
 from asr.data.loader import Loader
-from asr.errors import InputError
+from asr.errors import InputError, warn
 from asr.files import write_atomically
 from asr.model import Recogniser, count_parameters
 from asr.model_folder import new_folder
@@ -101,6 +101,7 @@ def prepare(
     """
     train_cuts = _open_all(config.data.train, "data.train", config.data)
     dev_cuts = _open_all(config.data.dev, "data.dev", config.data)
+    _warn_of_repeated(train_cuts)
     data = _contents(config, {"data.train": train_cuts, "data.dev": dev_cuts})
     num_validated = min(config.train.max_validate_utterances or len(dev_cuts), len(dev_cuts))
     dev_cuts = dev_cuts.select(np.arange(num_validated))
@@ -145,6 +146,17 @@ def prepare(
         train.mixture(config.data.train_weights),
     )
     return Setup(net, tokenizer, train, dev, plain, batches, initialised, data)
+
+
+def _warn_of_repeated(cuts: CutTable) -> None:
+    """Issue an ``InputWarning`` where manifests have utterances in common."""
+    order = np.argsort(cuts.keys, kind="stable")
+    again = order[1:][cuts.keys[order[1:]] == cuts.keys[order[:-1]]]
+    if len(again):
+        warn(
+            f"data.train: {len(again)} utterances are in it more than once, as {cuts[again[0]].id}: "
+            "they count as often"
+        )
 
 
 def _contents(config: Config, opened: dict[str, CutTable]) -> dict[str, dict[str, Any]]:

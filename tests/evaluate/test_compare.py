@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -186,3 +187,11 @@ def test_an_unwritable_place(pair: list[Path], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot make this folder"):
         write_all(comparison_files(compare(pair), tmp_path / "file" / "out"))
+
+
+def test_one_set_under_two_names_is_told(pair: list[Path]) -> None:
+    assert not any("twice" in note for note in compare(pair).notes)
+    decoded = pair[1] / "decode"
+    shutil.copytree(decoded / "test", decoded / "again")
+    (note,) = [note for note in compare(pair).notes if "twice" in note]
+    assert note.startswith("WARNING: test of new has the utterances and hypotheses of again")

@@ -15,7 +15,7 @@ from asr import config
 from asr.data import index
 from asr.data.index import open_cuts
 from asr.data.manifest import read_cuts, write_cuts
-from asr.errors import InputError
+from asr.errors import InputError, InputWarning
 from asr.train.loop import Options, train
 
 TINY = [
@@ -182,3 +182,8 @@ def test_fingerprints_of_lists_and_indices(
             table = open_cuts([tmp_path / f"{name}.cuts.jsonl.gz"])
             assert table.fingerprint() != own
             assert table.fingerprint() == table.fingerprint()
+
+
+def test_a_manifest_given_twice_is_told(cuts: Path, tmp_path: Path) -> None:
+    with pytest.warns(InputWarning, match=r"data.train: 4 utterances are in it more than once"):
+        go_on(tmp_path / "exp", cuts, f"data.train=[{cuts},{cuts}]")

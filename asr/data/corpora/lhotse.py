@@ -22,10 +22,11 @@ from lhotse.cut import Cut, MixedCut, PaddingCut
 from lhotse.cut.data import DataCut
 from lhotse.utils import fastcopy
 
-from asr.data.audio import AudioError
+from asr.data.audio import AudioError, is_silent
 from asr.data.manifest import (
     MALFORMED,
     LeftOut,
+    audio_source,
     check_fields,
     explain_error,
     load_samples,
@@ -267,7 +268,9 @@ def _problem(cut: Cut) -> LeftOut | None:
             return LeftOut(cut.id, reason, repr(value))
     if problem := check_text(text, cut.duration):
         return LeftOut(cut.id, *problem)
-    load_samples(cut)
+    samples_cn = load_samples(cut)
+    if is_silent(samples_cn.min(), samples_cn.max()):
+        return LeftOut(str(cut.id), "silent audio", audio_source(cut))
     supervision.speaker = speaker
     # what was read must be readable again: Lhotse leaves out fields that are None
     line = json.dumps(cut.to_dict(), ensure_ascii=False).encode()
