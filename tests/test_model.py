@@ -211,8 +211,7 @@ def loaded_or_refused(folder: Path) -> tuple[torch.Tensor, str] | None:
     """What a model makes of some sound, and its alphabet; None where it is refused."""
     try:
         model = load_model(folder)
-    except InputError as error:
-        assert "\n" not in str(error)
+    except InputError:
         return None
     generator = torch.Generator().manual_seed(0)
     wave_bn = 0.1 * torch.randn(1, 4000, generator=generator)
