@@ -34,12 +34,14 @@ _KIND_NAMES = {
 }
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path, max_bytes: int | None = None) -> dict[str, Any]:
     """A file that holds one JSON object.
 
     Raises:
-        InputError: it cannot be read, is not JSON or not an object.
+        InputError: it cannot be read, is larger than ``max_bytes``, is not JSON or not an object.
     """
+    if max_bytes is not None and path.is_file() and path.stat().st_size > max_bytes:
+        raise InputError(f"{path}: {path.stat().st_size} bytes, more than {max_bytes}")
     return parse_object(read_text(path), str(path))
 
 

@@ -7,6 +7,7 @@ output share one embedding (Press and Wolf 2017).
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,14 +15,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from asr.errors import InputError
 from asr.files import field, read_json_object, write_atomically
 from asr.text.tokenizer import BLANK, Tokenizer
+from asr.weights_file import WeightsFile, write_weights
 
 WEIGHTS, CONFIG = "lm.safetensors", "lm.json"
+MAX_CONFIG_BYTES = 1 << 24
+# What a stranger's lm.json may ask for.
+_BOUNDS = {"dim": (1, 16384), "num_layers": (1, 64)}
 
 # The blank is never said: it stands before the first token and after the last one.
 _EDGE = BLANK
@@ -121,13 +125,21 @@ def train_neural(
 
 
 def save_neural(model: NeuralLm, folder: Path) -> None:
-    """``lm.safetensors`` and, last, ``lm.json``.
+    """``lm.json`` and, last, ``lm.safetensors``, which carries the sums of both.
 
     Raises:
         InputError: the folder cannot be written to.
     """
-    write_atomically(folder / WEIGHTS, save(model.state_dict()))
     write_atomically(folder / CONFIG, json.dumps(asdict(model.config), ensure_ascii=False) + "\n")
+    unfinished = folder / f".{WEIGHTS}"
+    try:
+        write_weights(unfinished, model.state_dict(), [folder / CONFIG])
+        os.replace(unfinished, folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise InputError(f"{folder / WEIGHTS}: cannot write: {reason}") from None
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def load_neural(folder: Path, tokenizer: Tokenizer) -> NeuralLm:
@@ -137,17 +149,23 @@ def load_neural(folder: Path, tokenizer: Tokenizer) -> NeuralLm:
         InputError: no such model, a damaged one, or one that was trained for another tokenizer.
     """
     path = folder / CONFIG
-    content = read_json_object(path)
+    content = read_json_object(path, MAX_CONFIG_BYTES)
     if content.get("pieces") != tokenizer.pieces:
         raise InputError(f"{folder}: this language model was trained for another tokenizer")
-    numbers = {name: field(content, name, int, str(path)) for name in ("dim", "num_layers")}
-    config = NeuralConfig(tuple(tokenizer.pieces), **numbers)
+    numbers = {name: field(content, name, int, str(path)) for name in _BOUNDS}
+    for name, (low, high) in _BOUNDS.items():
+        if numbers[name] is not None and not low <= numbers[name] <= high:
+            raise InputError(f"{path}: {name} = {numbers[name]}: must be from {low} to {high}")
+    given = {name: number for name, number in numbers.items() if number is not None}
+    config = NeuralConfig(tuple(tokenizer.pieces), **given)
+    weights = WeightsFile(folder / WEIGHTS)
+    with torch.device("meta"):
+        weights.check_shapes(
+            {name: value.shape for name, value in NeuralLm(config).state_dict().items()}, path
+        )
+    weights.check_beside(path)
     model = NeuralLm(config)
-    try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
-    except (SafetensorError, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{folder / WEIGHTS}: damaged: {reason}") from None
+    model.load_state_dict(weights.load())
     return model.eval()
 
 

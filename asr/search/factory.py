@@ -24,7 +24,7 @@ from asr.search.prefix_beam import prefix_beam
 from asr.search.rescore import rescore
 from asr.search.text_score import TextScorer
 from asr.search.units import Units, units_of
-from asr.search.weights import DEFAULT_WEIGHTS, Tuned, Weights, read_tuned
+from asr.search.weights import DEFAULT_WEIGHTS, MAX_WEIGHT, Tuned, Weights, read_tuned
 from asr.search.words import one_per_text
 from asr.text.normalise import Normaliser
 from asr.text.tokenizer import Tokenizer
@@ -36,6 +36,8 @@ SEARCHES = ("greedy", "beam")
 TOKEN_MARGIN = 8.0
 
 DEFAULT_NEURAL_WEIGHT = 0.5
+
+MAX_BEAM = 1_000_000
 
 NBest = list[list[Hypothesis]]
 
@@ -87,6 +89,8 @@ class SearchOptions:
         for name in ("beam", "num_best"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} = {getattr(self, name)}: must be at least 1")
+            if getattr(self, name) > MAX_BEAM:
+                raise InputError(f"{name} = {getattr(self, name)}: must be at most {MAX_BEAM}")
         if self.num_best > (self.beam if self.search == "beam" else 1):
             raise InputError(
                 f"num_best = {self.num_best}: greedy search finds one, beam search as many as "
@@ -104,8 +108,11 @@ class SearchOptions:
             raise InputError(
                 f"neural_weight = {self.neural_weight:g}: means nothing without --neural"
             )
-        if not math.isfinite(self.hotword_bonus):
-            raise InputError(f"hotword_bonus = {self.hotword_bonus}: must be a finite number")
+        if not abs(self.hotword_bonus) <= MAX_WEIGHT:
+            raise InputError(
+                f"hotword_bonus = {self.hotword_bonus}: must be a finite number of at most "
+                f"{MAX_WEIGHT:g}"
+            )
 
 
 GREEDY = SearchOptions()

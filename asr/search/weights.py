@@ -15,6 +15,7 @@ from asr.files import field, required, write_atomically
 from asr.strict_yaml import read_yaml
 
 WEIGHTS_FILE = "search.yaml"
+MAX_WEIGHT = 1e4
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Weights:
         for name, value in dataclasses.asdict(self).items():
             if not math.isfinite(value):
                 raise InputError(f"{name} = {value}: must be a finite number")
+            if abs(value) > MAX_WEIGHT:
+                raise InputError(f"{name} = {value:g}: must be at most {MAX_WEIGHT:g}")
             if value < 0 and name != "word_bonus":
                 raise InputError(f"{name} = {value:g}: must be at least 0")
 
@@ -99,4 +102,7 @@ def read_tuned(folder: Path) -> Tuned | None:
 
 def _weights(content: dict[str, Any], where: str) -> Weights:
     names = [item.name for item in dataclasses.fields(Weights)]
-    return Weights(**{name: required(content, name, float, where) for name in names})
+    try:
+        return Weights(**{name: required(content, name, float, where) for name in names})
+    except InputError as error:
+        raise InputError(f"{where}: {str(error).removeprefix(f'{where}: ')}") from None
