@@ -31,6 +31,7 @@ def make_cuts(count: int = 12, offset: int = 0) -> list[Cut]:
         supervision = dummy_supervision(number, duration=1.0 + number, text=text)
         supervision.speaker = speaker
         cut = dummy_cut(number, duration=1.0 + number, supervisions=[supervision])
+        cut.recording.sources[0].type = "file"  # Lhotse's dummy is a command
         cuts.append(cut)
     # a MixedCut has neither duration nor supervisions of its own in the manifest
     cuts[3] = cuts[3].append(cuts[4]).with_id("mixed")
