@@ -286,7 +286,7 @@ CLAIMS = {
     "every second is either transcribed or in a gap": "tests/transcribe/test_speech.py::test_every_sample_is_in_a_stretch_or_in_a_gap",  # noqa: E501
     "however the samples come": "tests/transcribe/test_live.py::test_any_cutting_gives_the_tokens_of_the_whole",  # noqa: E501
     "at most a chunk and 15 ms behind the sound": "tests/transcribe/test_live.py::test_results_come_as_soon_as_promised",  # noqa: E501
-    "Ctrl-C gives what is left": "tests/transcribe/test_stream_command.py::test_a_live_process_and_ctrl_c",  # noqa: E501
+    "Ctrl-C and SIGTERM give what is left": "tests/transcribe/test_stream_command.py::test_a_live_process_and_ctrl_c",  # noqa: E501
     "`asr doctor` prints versions": "tests/test_cli.py::test_doctor_runs_every_backend_and_says_why_not",
     "one line that says what was wrong": "tests/hardening/test_commands.py::test_a_full_disk",
     "usable without the rest": "tests/test_layers_of_imports.py::test_attention_library_works_where_asr_cannot_be_imported",  # noqa: E501

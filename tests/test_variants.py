@@ -228,6 +228,7 @@ def test_what_makes_no_sense_is_refused_in_one_line(variant: Variant) -> None:
 
 
 BROKEN = [
+    (["features.frame_ms=100", "features.sample_rate=192000"], "features.frame_ms = 100"),
     (["encoder.dim=18"], "encoder.dim = 18 must be a multiple of attention.num_heads = 4"),
     (["attention.num_kv_heads=3"], "must be a multiple of attention.num_kv_heads = 3"),
     (["encoder.dim=12", "attention.position=rope"], "even width per head, not 12 / 4"),
