@@ -122,7 +122,7 @@ class FeatureConfig:
     )
     snip_edges: bool = option(True, "only whole windows; false centres frames and reflects edges")
     scale: float = option(
-        32768.0, "factor on samples in [-1, 1]; Kaldi reads 16-bit integers", low=1e-6, high=1e30
+        32768.0, "factor on samples in [-1, 1]; Kaldi reads 16-bit integers", low=1e-6, high=1e38
     )
 
 

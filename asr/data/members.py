@@ -1,7 +1,8 @@
 """Audio inside shards: tar files whose members are read by their place, in any order.
 
-A manifest of shards has sources of Lhotse's type ``url`` that end in ``#offset=N&size=M``: those bytes
-of that file are a FLAC, Opus or whatever file of its own. The shard is a path, or a URL of anything
+A manifest of shards has sources of Lhotse's type ``url`` that end in ``#offset=N&size=M&crc32=X``: those
+bytes of that file are a FLAC, Opus or whatever file of its own, with that CRC-32 in hexadecimal digits
+(older manifests have none, and then nothing is compared). The shard is a path, or a URL of anything
 that fsspec opens (s3:// with s3fs, gs:// with gcsfs, https:// with aiohttp).
 """
 
@@ -11,6 +12,7 @@ import os
 import re
 import stat
 import time
+import zlib
 from dataclasses import dataclass
 
 import fsspec
@@ -21,7 +23,7 @@ from lhotse.utils import fastcopy
 
 from asr.data.audio import AudioError
 
-_PATTERN = re.compile(r"(.+)#offset=(\d{1,18})&size=(\d{1,18})")
+_PATTERN = re.compile(r"(.+)#offset=(\d{1,18})&size=(\d{1,18})(?:&crc32=([0-9a-f]{8}))?", re.ASCII)
 # Schemes of stores that shards are read from. fsspec knows others that run programs, read through
 # further files ("::") or open devices.
 STORES = frozenset(
@@ -33,14 +35,16 @@ _WAITS_S = (0.5, 1.0, 2.0)
 
 @dataclass(frozen=True)
 class Member:
-    """``size`` bytes at ``offset`` of the file or URL ``shard``."""
+    """``size`` bytes at ``offset`` of the file or URL ``shard``, and their CRC-32."""
 
     shard: str
     offset: int
     size: int
+    crc32: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.shard}#offset={self.offset}&size={self.size}"
+        place = f"{self.shard}#offset={self.offset}&size={self.size}"
+        return place if self.crc32 is None else f"{place}&crc32={self.crc32:08x}"
 
     @staticmethod
     def parse(source: AudioSource) -> Member | None:
@@ -51,7 +55,10 @@ class Member:
     def parse_text(text: str) -> Member | None:
         """The inverse of ``str``, or None."""
         found = _PATTERN.fullmatch(text)
-        return Member(found[1], int(found[2]), int(found[3])) if found else None
+        if found is None:
+            return None
+        crc32 = None if found[4] is None else int(found[4], 16)
+        return Member(found[1], int(found[2]), int(found[3]), crc32)
 
     def is_of_a_store(self) -> bool:
         """Whether the shard is a file of this machine or of one of ``STORES``."""
@@ -61,7 +68,7 @@ class Member:
     def read(self) -> bytes:
         """
         Raises:
-            AudioError: names the shard: missing, unreadable or too short.
+            AudioError: names the shard: missing, unreadable, too short or damaged.
         """
         try:
             content = self._fetch() if "://" in self.shard else self._read_file()
@@ -75,6 +82,12 @@ class Member:
                 f"shard {self.shard}: truncated: {self.size} bytes wanted at {self.offset}, "
                 f"{len(content)} there",
                 "truncated shard",
+            )
+        if self.crc32 is not None and zlib.crc32(content) != self.crc32:
+            raise AudioError(
+                f"shard {self.shard}: damaged: the {self.size} bytes at {self.offset} have another "
+                f"CRC-32 than when they were written",
+                "damaged shard",
             )
         return content
 

@@ -15,6 +15,7 @@ import json
 import os
 import tarfile
 import tempfile
+import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -111,7 +112,12 @@ def write_shards(
     prefix = f"{url.rstrip('/')}/" if url else f"{out.resolve()}{os.path.sep}"
     left_out: list[LeftOut] = []
     try:
-        with _unfinished(cuts_path) as temporary, gzip.GzipFile(temporary, "wb", mtime=0) as file:
+        with (
+            _unfinished(cuts_path) as temporary,
+            temporary.open("wb") as packed_file,
+            # neither time nor name: the same cuts give the same bytes
+            gzip.GzipFile("", "wb", fileobj=packed_file, mtime=0) as file,
+        ):
             packed = _pack_all(table, audio_format, num_jobs, left_out)
             writer = _ShardWriter(out, name, prefix, shard_bytes)
             count = 0
@@ -156,7 +162,8 @@ class _ShardWriter:
         info.size = len(item.content)
         tar.addfile(info, io.BytesIO(item.content))
         padded = -(-info.size // _TAR_BLOCK) * _TAR_BLOCK
-        return Member(f"{self._prefix}{shard}", tar.offset - padded, info.size)
+        crc32 = zlib.crc32(item.content)
+        return Member(f"{self._prefix}{shard}", tar.offset - padded, info.size, crc32)
 
 
 @contextlib.contextmanager

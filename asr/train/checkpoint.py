@@ -8,11 +8,13 @@ a pickle, as ``torch.distributed.checkpoint`` writes it, and must come from some
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,11 +33,13 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from asr.errors import InputError
+from asr.files import file_hash, read_json_object, write_atomically
 from asr.processes import Processes
 
 _NAME = re.compile(r"step-(\d+)\.(pt|sharded)")
 _UNFINISHED = ".tmp"
 _OTHER_STATE = "other.pt"
+_SUMS = "sha256.json"
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,10 @@ class ShardedStore(Store):
                 with (unfinished / _OTHER_STATE).open("wb") as file:
                     torch.save(other, file)
                     _to_disk(file.fileno())
+            self.processes.wait()
+            sums = self._sums(unfinished)
+            if self.processes.first:
+                write_atomically(unfinished / _SUMS, json.dumps(sums, indent=1) + "\n")
                 os.replace(unfinished, path)
                 _sync_folder(self.folder)
         except (OSError, RuntimeError, CheckpointException) as error:
@@ -143,10 +151,35 @@ class ShardedStore(Store):
         path = list_checkpoints(self.folder)[step]
         content = _sharded(state)
         with _reading(path):
+            _compare_sums(path, lambda: self._sums(path))
             dcp.load(content, checkpoint_id=path)
         set_model_state_dict(state.net, content["model"])
         set_optimizer_state_dict(state.net, state.optimizer, content["optimizer"])
         return _load(path / _OTHER_STATE)
+
+    def _sums(self, path: Path) -> dict[str, str]:
+        """SHA-256 of each file; every process reads its share of them."""
+        rank, size = self.processes.rank, self.processes.size
+        parts = self.processes.gather(_sums_of(path, rank, size))
+        return {name: digest for part in parts for name, digest in part.items()}
+
+
+def _sums_of(path: Path, rank: int = 0, size: int = 1) -> dict[str, str]:
+    names = sorted(file.name for file in path.iterdir() if file.name != _SUMS)
+    return {name: file_hash(path / name) for name in names[rank::size]}
+
+
+def _compare_sums(path: Path, found: Callable[[], dict[str, str]]) -> None:
+    """
+    Raises:
+        ValueError: names the files that are not what was written. Older checkpoints have no sums.
+    """
+    if not (path / _SUMS).is_file():
+        return
+    expected, sums = read_json_object(path / _SUMS), found()
+    wrong = [name for name in sorted(expected | sums) if expected.get(name) != sums.get(name)]
+    if wrong:
+        raise ValueError(f"not what was written: {', '.join(wrong)[:200]}")
 
 
 def restore(folder: Path, step: int, state: State, processes: Processes) -> dict[str, Any]:
@@ -250,6 +283,7 @@ def _weights(path: Path, own: bool) -> dict[str, Tensor]:
         return state["model"] if own else state["model"] | state["average"]
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}}
     with _reading(path):
+        _compare_sums(path, lambda: _sums_of(path))
         found = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
         for name, item in found.items():
             part, _, key = name.partition(".")
@@ -261,6 +295,11 @@ def _weights(path: Path, own: bool) -> dict[str, Tensor]:
 
 def _load(path: Path) -> dict[str, Any]:
     with _reading(path):
+        # torch.save writes a CRC-32 of each record, and torch.load does not compare it
+        with zipfile.ZipFile(path) as records:
+            damaged = records.testzip()
+        if damaged:
+            raise ValueError(f"its record {damaged} is not what was written (CRC-32)")
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return content
 

@@ -1,17 +1,20 @@
 import json
+import random
 import tarfile
+import zlib
 from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
 import soundfile
-from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
+from lhotse import AudioSource, CutSet, MonoCut, Recording, SupervisionSegment
 from lhotse.cut import Cut
 from lhotse.recipes.yesno import prepare_yesno
 
 from asr import cli, config
 from asr.config import DataConfig, TokenizerConfig
+from asr.data.audio import AudioError
 from asr.data.dataset import Utterances
 from asr.data.loader import Loader
 from asr.data.manifest import load_waveform, read_cuts
@@ -231,3 +234,70 @@ def test_another_lhotse_recipe_trains_the_same_from_files_and_from_shards(tmp_pa
     assert left != losses
     with pytest.raises(InputError, match=r"train-000001\.tar: no such file"):
         train_yesno(tmp_path, report.cuts_path, "stops")
+
+
+def test_the_same_shards_have_the_same_bytes(manifest: Path, tmp_path: Path) -> None:
+    for name, num_jobs in (("a", 1), ("b", 3)):
+        write_shards(manifest, tmp_path / name, url="memory://here", num_jobs=num_jobs)
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
+        "some-000000.tar",
+        "some.cuts.jsonl.gz",
+    ]
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
+
+
+def test_a_flipped_bit_of_a_shard_is_named_or_changes_nothing(
+    manifest: Path, tmp_path: Path
+) -> None:
+    cuts = read_cuts(write_shards(manifest, tmp_path / "out").cuts_path)
+    members = {cut.id: Member.parse(cut.recording.sources[0]) for cut in cuts}
+    expected = {cut.id: load_waveform(cut, RATE) for cut in cuts}
+    (shard,) = (tmp_path / "out").glob("*.tar")
+    content = shard.read_bytes()
+    rng = random.Random(1)
+    num_named = 0
+    for _ in range(40):
+        place = rng.randrange(len(content))
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << rng.randrange(8)
+        shard.write_bytes(damaged)
+        for cut in cuts:
+            member = members[cut.id]
+            assert member is not None
+            if member.offset <= place < member.offset + member.size:
+                num_named += 1
+                with pytest.raises(
+                    AudioError, match=rf"cut {cut.id}: shard {shard}: damaged: "
+                ) as e:
+                    load_waveform(cut, RATE)
+                assert e.value.reason == "damaged shard"
+            elif abs(member.offset - place) < 2000:  # its header, its neighbour
+                np.testing.assert_array_equal(load_waveform(cut, RATE), expected[cut.id])
+    assert num_named > 20
+
+
+def test_members_without_a_sum_are_read(manifest: Path, tmp_path: Path) -> None:
+    (cut, *_) = read_cuts(write_shards(manifest, tmp_path / "out").cuts_path)
+    source = cut.recording.sources[0]
+    member = Member.parse(source)
+    assert member is not None
+    assert member.crc32 == zlib.crc32(member.read())
+    old, separator, _ = source.source.partition("&crc32=")
+    assert separator
+    found = Member.parse(AudioSource("url", [0], old))
+    assert found == Member(member.shard, member.offset, member.size)
+    assert found.read() == member.read()
+
+
+@pytest.mark.parametrize(
+    "place", ["offset=0&size=999999999999999999", "offset=999999999999&size=9"]
+)
+def test_a_member_that_is_larger_than_its_shard_is_not_given_room(
+    tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "a.tar").write_bytes(bytes(100))
+    member = Member.parse(AudioSource("url", [0], f"{tmp_path}/a.tar#{place}"))
+    assert member is not None
+    with pytest.raises(AudioError, match=r"a\.tar: truncated"):
+        member.read()

@@ -22,7 +22,14 @@ from torch import nn
 from asr import config
 from asr.errors import InputError
 from asr.processes import alone
-from asr.train.checkpoint import ShardedStore, State, average_weights, list_checkpoints, read_file
+from asr.train.checkpoint import (
+    FileStore,
+    ShardedStore,
+    State,
+    average_weights,
+    list_checkpoints,
+    read_file,
+)
 from asr.train.loop import Options, train
 
 # Everything that has a state: dropout, speeds, SpecAugment, a moving average, a window of the log, more
@@ -215,6 +222,67 @@ def test_any_flipped_bit_of_a_sharded_checkpoints_index_gets_one_line(tmp_path: 
     for line in complaints:
         assert "step-00000001.sharded: damaged checkpoint: " in line
         assert "\n" not in line
+
+
+def trained_state(seed: int) -> State:
+    torch.manual_seed(seed)
+    net = nn.Linear(30, 10)
+    optimizer = torch.optim.AdamW(net.parameters())
+    net(torch.randn(4, 30)).square().sum().backward()
+    optimizer.step()
+    return State(net, optimizer, {"weight": torch.randn(10, 30)})
+
+
+def tensors_of(state: State, other: dict[str, Any]) -> list[Any]:
+    moments = [
+        value for of_one in state.optimizer.state.values() for _, value in sorted(of_one.items())
+    ]
+    return [*state.net.state_dict().values(), *moments, state.average["weight"], other]
+
+
+@pytest.mark.parametrize("kind", [FileStore, ShardedStore])
+def test_one_flipped_bit_of_a_checkpoint_is_an_error_or_changes_nothing(
+    tmp_path: Path, kind: type[FileStore | ShardedStore]
+) -> None:
+    store = kind(tmp_path, alone("cpu"))
+    store.save(1, trained_state(0), {"epoch": 3, "rng": [1, 2]})
+    (path,) = list_checkpoints(tmp_path).values()
+    whole = trained_state(1)
+    expected = tensors_of(whole, store.restore(1, whole))
+    rng = random.Random(kind.__name__)
+    num_refused = 0
+    for _ in range(150):
+        file = rng.choice(sorted(path.iterdir())) if path.is_dir() else path
+        content = file.read_bytes()
+        flipped = bytearray(content)
+        flipped[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        file.write_bytes(flipped)
+        found = trained_state(2)
+        try:
+            parts = tensors_of(found, store.restore(1, found))
+        except InputError as error:
+            num_refused += path.name in str(error) and "\n" not in str(error)
+        else:
+            assert parts[-1] == expected[-1]
+            for one, other in zip(parts[:-1], expected[:-1], strict=True):
+                assert torch.equal(one, other)
+        file.write_bytes(content)
+    assert num_refused > 100
+
+
+def test_a_sharded_checkpoint_without_sums_is_read_and_one_without_a_file_is_not(
+    tmp_path: Path,
+) -> None:
+    store = ShardedStore(tmp_path, alone("cpu"))
+    store.save(1, trained_state(0), {"epoch": 3})
+    (path,) = list_checkpoints(tmp_path).values()
+    (path / "more.txt").touch()
+    with pytest.raises(
+        InputError, match=r"step-00000001\.sharded: .*not what was written: more\.txt"
+    ):
+        store.restore(1, trained_state(1))
+    (path / "sha256.json").unlink()
+    assert store.restore(1, trained_state(1)) == {"epoch": 3}
 
 
 @pytest.mark.parametrize(
