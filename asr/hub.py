@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
+from asr.config import Config
 from asr.errors import InputError
 from asr.model_card import CardOptions, model_card
 from asr.model_folder import CARD, CONFIG, WEIGHTS, fill_folder, find_model, load_model, new_folder
@@ -55,7 +56,8 @@ def as_folder(target: str) -> Path | None:
 def push(model: Path, target: str, options: CardOptions, private: bool = False) -> str:
     """Publishes the model folder that ``model`` is or holds; returns where it is now.
 
-    The configuration goes without the paths of the manifests it was trained with.
+    The configuration goes without its free texts, which are paths on the author's machine, and the
+    card names a shared folder without where it lies.
 
     Raises:
         InputError: it does not load, no such target, no permission, no connection; or the folder
@@ -64,9 +66,9 @@ def push(model: Path, target: str, options: CardOptions, private: bool = False) 
     folder = as_folder(target)
     source = find_model(model)
     loaded = load_model(source)
-    card = model_card(loaded, model, target, options)
-    nameless = dataclasses.replace(loaded.config.data, train=[], dev=[])
-    public = dataclasses.replace(loaded.config, data=nameless)
+    repo = target if folder is None else f"./{folder.resolve().name}"
+    card = model_card(loaded, model, repo, options)
+    public = without_free_texts(loaded.config)
 
     def fill(stage: Path) -> None:
         fill_folder(stage, WeightsFile(source / WEIGHTS).load(), public, loaded.tokenizer)
@@ -86,6 +88,24 @@ def push(model: Path, target: str, options: CardOptions, private: bool = False) 
             repo_id=target, folder_path=name, commit_message="Model made with sigmoid-asr"
         )
         return str(url)
+
+
+def without_free_texts(config: Config) -> Config:
+    """The configuration with every text that is no choice among words at its default.
+
+    Those are paths and devices of the machine that trained. Nothing of them is needed to decode.
+    """
+    sections = {}
+    for section in dataclasses.fields(config):
+        part = getattr(config, section.name)
+        defaults = type(part)()
+        reset = {
+            item.name: getattr(defaults, item.name)
+            for item in dataclasses.fields(part)
+            if item.type in ("str", "list[str]") and item.metadata["choices"] is None
+        }
+        sections[section.name] = dataclasses.replace(part, **reset)
+    return Config(**sections)
 
 
 def pull(target: str, out: Path, revision: str | None = None) -> Path:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+from asr import markdown
 from asr.evaluate.experiment import Experiment, read_experiment
 from asr.model import count_parameters
 from asr.model_folder import Model
@@ -44,13 +45,18 @@ def model_card(model: Model, path: Path, repo: str, options: CardOptions) -> str
     metadata = {key: value for key, value in metadata.items() if value is not None}
     head = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
     parts = [
-        f"# {repo.rstrip('/').rpartition('/')[2]}",
+        f"# {markdown.text_line(Path(repo).name)}",
         "A speech recogniser made with sigmoid-asr.",
-        _table(("", ""), _facts(model, experiment)),
+        markdown.table(("", ""), ("---", "---"), _facts(model, experiment)),
         "## Word error rates",
         _rates(experiment),
         "## Use",
-        f"```\nasr pull {repo} --out model\nasr transcribe talk.mp3 --model model\n```",
+        markdown.block(
+            [
+                f"asr pull {shlex.quote(repo)} --out model",
+                "asr transcribe talk.mp3 --model model",
+            ]
+        ),
     ]
     return f"---\n{head}---\n\n" + "\n\n".join(parts) + "\n"
 
@@ -88,13 +94,8 @@ def _rates(experiment: Experiment | None) -> str:
         wer = f"{100 * total / words:.2f}" if words else "-"
         decoding = scored.decoding
         rows.append((name, str(words), wer, decoding.search or "-", decoding.normaliser))
-    return _table(("set", "words", "WER %", "search", "normaliser"), rows)
-
-
-def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [header, tuple("---" for _ in header), *rows]
-    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+    header = ("set", "words", "WER %", "search", "normaliser")
+    return markdown.table(header, ["---"] * len(header), rows)
 
 
 def _part(manifest: str) -> str:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from asr.evaluate.comparison import Comparison, Row
 from asr.evaluate.score import percent
-from asr.evaluate.tables import interval_text, markdown_line
+from asr.evaluate.tables import interval_text
 from asr.files import read_text
+from asr.markdown import cell, code
+from asr.markdown import row as table_row
 
 _HEADER = ["system", "set", "WER % [95 %]", "words", "search", "seed", "commit", "command"]
 
@@ -40,25 +42,23 @@ def with_results(comparison: Comparison, path: Path) -> tuple[str, int]:
 
 def _new() -> list[str]:
     ruler = ["---", "---", "---:", "---:", "---", "---:", "---", "---"]
-    return ["# Results", "", markdown_line(_HEADER), markdown_line(ruler)]
+    return ["# Results", "", table_row(_HEADER), table_row(ruler)]
 
 
 def _line(row: Row, set_name: str) -> str:
     result, run = row.sets[set_name], row.run
     wer = "-" if result.wer is None else percent(result.wer)
     search = " ".join(str(part) for part in (result.search, result.beam) if part is not None)
-    return markdown_line(
-        [
-            row.name,
-            set_name,
-            f"{wer} {interval_text(result.interval)}".rstrip(),
-            str(result.counts.reference_words),
-            search or "-",
-            "-" if run.seed is None else str(run.seed),
-            run.revision or "-",
-            f"`{run.command}`" if run.command else "-",
-        ]
-    )
+    texts = [
+        row.name,
+        set_name,
+        f"{wer} {interval_text(result.interval)}".rstrip(),
+        str(result.counts.reference_words),
+        search or "-",
+        "-" if run.seed is None else str(run.seed),
+        run.revision or "-",
+    ]
+    return table_row([*map(cell, texts), code(run.command or "", in_table=True) or "-"])
 
 
 def _key(line: str) -> tuple[str, ...]:

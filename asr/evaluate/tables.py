@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from asr import markdown
 from asr.evaluate.comparison import Comparison, Difference, Row, SetResult, TypeDifference
 from asr.evaluate.score import percent
 from asr.evaluate.statistics import Interval
@@ -55,16 +56,17 @@ def format_terminal(comparison: Comparison) -> str:
 
 def format_markdown(comparison: Comparison) -> str:
     """The tables as Markdown, every cell filled, and WER by length and by noise."""
-    parts = [set_lines(comparison), as_markdown(systems_table(comparison, repeat=True))]
+    tables = [("", systems_table(comparison, repeat=True))]
     if comparison.differences:
-        parts += [difference_caption(comparison), as_markdown(system_differences(comparison))]
-    tables = (character_tables, type_tables, length_tables, _part_tables)
-    for caption, table in [one for make in tables for one in make(comparison)]:
-        parts += [caption, as_markdown(table)]
-    parts.append("\n".join(f"- {note}" for note in [*comparison.notes, *legend_lines(comparison)]))
-    commands = [row for row in comparison.rows if row.run.command]
-    if commands:
-        parts.append("\n".join(f"- {row.name}: `{row.run.command}`" for row in commands))
+        tables.append((difference_caption(comparison), system_differences(comparison)))
+    for make in (character_tables, type_tables, length_tables, _part_tables):
+        tables += make(comparison)
+    parts = [markdown_lines(set_lines(comparison)), *markdown_tables(tables)]
+    parts.append(markdown_items([*comparison.notes, *legend_lines(comparison)]))
+    commands = [(row.name, row.run.command) for row in comparison.rows if row.run.command]
+    lines = [f"- {markdown.text_line(name)}: {markdown.code(text)}" for name, text in commands]
+    if lines:
+        parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
 
@@ -418,10 +420,21 @@ def in_columns(rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:
     return "\n".join(lines)
 
 
-def as_markdown(table: Table) -> str:
-    ruler = ["---" if name in _TEXT_COLUMNS else "---:" for name in table.header]
-    return "\n".join(markdown_line(cells) for cells in [table.header, ruler, *table.rows])
+def markdown_tables(tables: Sequence[tuple[str, Table]]) -> list[str]:
+    """Captions and tables as Markdown, one after the other."""
+    parts = []
+    for caption, table in tables:
+        ruler = ["---" if name in _TEXT_COLUMNS else "---:" for name in table.header]
+        parts += [markdown.text_line(caption)] if caption else []
+        parts.append(markdown.table(table.header, ruler, table.rows))
+    return parts
 
 
-def markdown_line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def markdown_lines(text: str) -> str:
+    """Lines of plain text as Markdown."""
+    return "\n".join(map(markdown.text_line, text.splitlines()))
+
+
+def markdown_items(texts: Sequence[str]) -> str:
+    """A list of plain texts as Markdown."""
+    return "\n".join(f"- {markdown.text_line(text)}" for text in texts)

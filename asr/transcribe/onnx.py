@@ -12,6 +12,7 @@ import json
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -127,9 +128,25 @@ def export_onnx(folder: Path, out: Path) -> None:
         )
     assert program is not None  # dynamo's exporter returns what it made
     proto = program.model_proto
+    strip_origins(proto)
     for key, value in metadata(model, folder).items():
         proto.metadata_props.add(key=key, value=value)
     write_atomically(out, proto.SerializeToString())
+
+
+def strip_origins(proto: Any) -> None:
+    """Clear what the exporter notes of where each part of a graph came from, at any depth.
+
+    Those are stack traces, which hold the paths of the machine that exported.
+    """
+    from google.protobuf.message import Message
+
+    for field, value in proto.ListFields():
+        if field.name in ("doc_string", "metadata_props"):
+            proto.ClearField(field.name)
+        elif field.type == field.TYPE_MESSAGE:
+            for part in [value] if isinstance(value, Message) else value:
+                strip_origins(part)
 
 
 def metadata(model: Model, folder: Path) -> dict[str, str]:

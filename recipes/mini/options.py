@@ -19,6 +19,7 @@ from asr.evaluate.paired import group_of
 from asr.evaluate.score import percent
 from asr.evaluate.tables import interval_text, p_text, points
 from asr.files import write_atomically
+from asr.markdown import cell
 
 LEVEL = 0.95
 
@@ -77,7 +78,7 @@ def _table(results: list[TypeResult], differences: dict[str, TypeDifference]) ->
     ]
     for result in results:
         cells = [
-            result.weighting,
+            cell(result.weighting),
             str(len(result.names)),
             f"{percent(result.wer)} {interval_text(result.interval)}",
             " ".join(map(percent, result.wers)),

@@ -22,6 +22,7 @@ from asr.evaluate.paired import group_of
 from asr.evaluate.statistics import Interval, holm
 from asr.evaluate.tables import interval_text, p_text, points
 from asr.files import write_atomically
+from asr.markdown import cell
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def table(shares: list[Share]) -> str:
         if one["p_value"] is not None
     }
     adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
-    lines = ["| " + " | ".join(header) + " |", "|" + "---:|" * len(header)]
+    lines = ["| " + " | ".join(map(cell, header)) + " |", "|" + "---:|" * len(header)]
     for row, share in enumerate(shares):
         results, differences = all_results[row], all_differences[row]
         cells = [f"{share.hours:.2f}"]

@@ -20,6 +20,7 @@ import yaml
 from asr.errors import InputError
 from asr.evaluate.curves import as_png, new_figure
 from asr.files import write_atomically
+from asr.markdown import cell
 
 COLOURS = ("#000000", "#D55E00", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#999999")
 Points = list[tuple[int, float]]
@@ -117,7 +118,7 @@ def table(runs: Sequence[Run]) -> str:
             spread([run.last_loss for run in own]),
             " ".join(str(run.num_skipped) for run in own),
         ]
-        lines.append("| " + " | ".join([system, *cells]) + " |")
+        lines.append("| " + " | ".join([cell(system), *cells]) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import quote
 
 from asr.errors import InputError
 from asr.evaluate.comparison import Comparison
 from asr.evaluate.report.pictures import draw_comparison, draw_lengths
 from asr.evaluate.report.verdict import Verdict, length_verdict, verdict
 from asr.evaluate.tables import (
-    as_markdown,
     difference_caption,
     legend_lines,
     length_tables,
+    markdown_items,
+    markdown_lines,
+    markdown_tables,
     set_lines,
     short_count,
     system_differences,
@@ -21,6 +24,7 @@ from asr.evaluate.tables import (
     type_tables,
 )
 from asr.files import Files
+from asr.markdown import cell, code
 
 
 def brief_files(comparison: Comparison, path: Path, made_by: str) -> Files:
@@ -50,7 +54,7 @@ def _page(comparison: Comparison, picture: str, made_by: str) -> str:
     parts = [
         "# Attention types compared" if comparison.types else "# Systems compared",
         *_opening(comparison, made_by, found),
-        f"![word error rates and differences with intervals]({picture})",
+        f"![word error rates and differences with intervals]({quote(picture)})",
     ]
     if comparison.types:
         tables = type_tables(comparison)
@@ -58,9 +62,7 @@ def _page(comparison: Comparison, picture: str, made_by: str) -> str:
         tables = [("Systems:", systems_table(comparison, repeat=True))]
         if comparison.differences:
             tables.append((difference_caption(comparison), system_differences(comparison)))
-    for caption, table in tables:
-        parts += [caption, as_markdown(table)]
-    return _joined(parts, comparison)
+    return _joined([*parts, *markdown_tables(tables)], comparison)
 
 
 def _length_page(comparison: Comparison, picture: str, made_by: str) -> str:
@@ -69,19 +71,17 @@ def _length_page(comparison: Comparison, picture: str, made_by: str) -> str:
         *_opening(comparison, made_by, length_verdict(comparison)),
         "Utterances of one speaker are joined to each duration and decoded whole, so the words are "
         "the same at every duration and what changes is the length alone (and the seams).",
-        f"![word error rate by joined duration]({picture})",
+        f"![word error rate by joined duration]({quote(picture)})",
     ]
-    for caption, table in length_tables(comparison):
-        parts += [caption, as_markdown(table)]
-    return _joined(parts, comparison)
+    return _joined([*parts, *markdown_tables(length_tables(comparison))], comparison)
 
 
 def _opening(comparison: Comparison, made_by: str, found: Verdict) -> list[str]:
     return [
-        f"`{made_by}`",
-        f"{_what(comparison)}\n{set_lines(comparison)}",
-        f"**{found.answer}**",
-        "\n".join(f"- {reason}" for reason in found.reasons),
+        code(made_by),
+        markdown_lines(f"{_what(comparison)}\n{set_lines(comparison)}"),
+        f"**{cell(found.answer)}**",
+        markdown_items(found.reasons),
     ]
 
 
@@ -106,5 +106,5 @@ def _what(comparison: Comparison) -> str:
 
 def _joined(parts: list[str], comparison: Comparison) -> str:
     legend = type_legend_lines(comparison) if comparison.types else legend_lines(comparison)
-    parts.append("\n".join(f"- {note}" for note in [*comparison.notes, *legend]))
+    parts.append(markdown_items([*comparison.notes, *legend]))
     return "\n\n".join(parts) + "\n"
