@@ -24,6 +24,18 @@ _LOCAL_STORAGE = frozenset(
     | {"lilcom_chunky", "pillow_files"}
 )
 
+# Lhotse's transforms of samples. Others may be registered by whatever else is installed.
+_TRANSFORMS = frozenset(
+    {"Clipping", "Compress", "DereverbWPE", "LoudnessNormalization", "Narrowband", "Resample"}
+    | {"ReverbWithImpulseResponse", "Speed", "Tempo", "Volume"}
+)
+# Numbers beyond these ask for any memory or time; silence and mixtures are made in memory, whole:
+# 4.6 hours at 16 kHz, 1 GB.
+_LARGEST_ARGUMENT = 1e6
+_LARGEST = {"max_T60": 10.0, "sr": 2e5, "iterations": 100, "n_fft": 1 << 16}
+_SLOWEST, _FASTEST = 0.1, 10.0
+_MOST_SAMPLES = 1 << 28
+
 _OTHER_KINDS = {
     "command": "a shell command",
     "memory": "in the manifest itself",
@@ -44,31 +56,108 @@ def check_item(item: Any) -> None:
     """
     if not isinstance(item, (dict, list)):
         item = item.to_dict()
+    if _is_plain(item):
+        return
     name = item.get("id") if isinstance(item, dict) else None
-    waiting: list[Any] = [item]
+    # with each whether it belongs to a transform, whose audio Lhotse loads by itself
+    waiting: list[tuple[Any, bool]] = [(item, False)]
     while waiting:
-        node = waiting.pop()
+        node, in_transform = waiting.pop()
+        values = node
         if isinstance(node, dict):
-            reason = _refusal(node)
+            if "name" in node and "kwargs" in node:
+                in_transform = True
+            reason = _refusal(node, in_transform)
             if reason:
                 raise ForeignSource(
                     f"{name}: {reason}; a manifest may name audio files and members of shards only"
                 )
-            waiting += [value for value in node.values() if isinstance(value, (dict, list, tuple))]
-        else:
-            waiting += [value for value in node if isinstance(value, (dict, list, tuple))]
+            values = node.values()
+        waiting += [(value, in_transform) for value in values if isinstance(value, _NESTED)]
 
 
-def _refusal(node: dict[str, Any]) -> str:
-    """Why a dictionary is refused, or nothing."""
+_NESTED = (dict, list, tuple)
+# The fields of a cut of one plain recording, in which nothing can be nested.
+_CUT = frozenset({"id", "type", "start", "duration", "channel", "supervisions", "recording"})
+_RECORDING = frozenset({"id", "sources", "sampling_rate", "num_samples", "duration", "channel_ids"})
+_SOURCE = frozenset({"type", "channels", "source"})
+_SUPERVISION = frozenset(
+    {"id", "recording_id", "start", "duration", "channel", "text", "language", "speaker", "gender"}
+)
+
+
+def _is_plain(item: Any) -> bool:
+    """Whether this is a cut of audio files by absolute path and nothing else, as most are.
+
+    A quarter of the time of a look at everything.
+    """
+    if type(item) is not dict or not item.keys() <= _CUT:
+        return False
+    recording, supervisions = item.get("recording"), item.get("supervisions")
+    if type(recording) is not dict or type(supervisions) is not list:
+        return False
+    sources = recording.get("sources")
+    if type(sources) is not list or not recording.keys() <= _RECORDING:
+        return False
+    return all(
+        type(one) is dict
+        and one.keys() <= _SOURCE
+        and one.get("type") == "file"
+        and type(path := one.get("source")) is str
+        and path.startswith("/")
+        and "://" not in path
+        for one in sources
+    ) and all(type(one) is dict and one.keys() <= _SUPERVISION for one in supervisions)
+
+
+def _refusal(node: dict[str, Any], in_transform: bool) -> str:
+    """Why a dictionary is refused, or nothing.
+
+    Raises:
+        TypeError, ValueError: a malformed one, or one that asks for any memory.
+    """
     if "storage_type" in node:
         return _storage_refusal(node)
     if "source" in node and "channels" in node:
-        return _source_refusal(node)
+        return _source_refusal(node, in_transform)
+    if isinstance(node.get("transforms"), (list, tuple)):
+        for transform in node["transforms"]:
+            if reason := _transform_refusal(transform):
+                return reason
+    if isinstance(node.get("tracks"), (list, tuple)):
+        for track in node["tracks"]:
+            _check_track(track)
     return ""
 
 
-def _source_refusal(node: dict[str, Any]) -> str:
+def _transform_refusal(transform: dict[str, Any]) -> str:
+    name, arguments = transform["name"], transform["kwargs"]
+    if name not in _TRANSFORMS:
+        return f"a transform {str(name)[:80]!r}"
+    if arguments.get("codec") == "lpc10":  # looks for its library by running programs
+        return "a transform of the codec 'lpc10'"
+    generator = arguments.get("rir_generator") or {}
+    for key, value in [*arguments.items(), *generator.items()]:
+        largest = _LARGEST.get(key, _LARGEST_ARGUMENT)
+        if isinstance(value, (int, float)) and not (abs(value) <= largest or "seed" in key):
+            raise ValueError(f"a transform {name} with {key} = {value}")
+    factor = arguments.get("factor", 1.0)
+    if name in ("Speed", "Tempo") and not _SLOWEST <= factor <= _FASTEST:
+        raise ValueError(f"a transform {name} with factor = {factor}")
+    return ""
+
+
+def _check_track(track: dict[str, Any]) -> None:
+    """Refuse a part of a mixture that ends too late: all up to there is made in memory."""
+    cut = track["cut"]
+    rate = (cut.get("recording") or cut).get("sampling_rate", 0)
+    end_s = track.get("offset", 0.0) + cut.get("duration", 0.0)
+    num_samples = max(end_s * rate, cut.get("num_samples") or 0)
+    if not num_samples <= _MOST_SAMPLES:
+        raise ValueError(f"a mixture of {num_samples:.3g} samples, at most {_MOST_SAMPLES}")
+
+
+def _source_refusal(node: dict[str, Any], in_transform: bool) -> str:
     """Why a source of audio is refused, or nothing.
 
     Raises:
@@ -85,9 +174,9 @@ def _source_refusal(node: dict[str, Any]) -> str:
     if source.startswith("pipe:"):
         return f"its audio is a pipe ({shown})"
     if kind == "file":
-        return ""
+        return f"its audio is at an address ({shown})" if "://" in source else ""
     member = Member.parse_text(source)
-    if member is None:
+    if member is None or in_transform:
         return f"its audio is at an address ({shown})"
     return "" if member.is_of_a_store() else f"its shard is {member.shard[:80]!r}"
 

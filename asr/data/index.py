@@ -8,7 +8,6 @@ of it is mapped into memory, not read: opening takes milliseconds, and processes
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import mmap
@@ -28,10 +27,10 @@ from tqdm import tqdm
 from asr.data.augment import stable_hash
 from asr.data.gate import ForeignSource, check_item
 from asr.data.manifest import (
-    DAMAGED,
     MALFORMED,
     check_fields,
     explain_error,
+    manifest_lines,
     min_ctc_frames,
     read_cuts,
 )
@@ -304,11 +303,7 @@ def _fill(path: Path, index: Path) -> None:
 def _lines_of(path: Path) -> Iterator[bytes]:
     """A manifest's cuts as JSON lines, whatever format it is in."""
     if path.name.endswith((".jsonl", ".jsonl.gz")):
-        try:
-            with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-                yield from (line for line in file if line.strip())
-        except (OSError, *DAMAGED) as error:
-            raise InputError(f"{path}: cannot be read as a manifest: {error}") from None
+        yield from (line for line in manifest_lines(path) if line.strip())
     else:
         for cut in read_cuts(path):
             yield (json.dumps(cut.to_dict(), ensure_ascii=False) + "\n").encode()

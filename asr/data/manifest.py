@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
 import numpy as np
 import yaml
@@ -24,6 +24,7 @@ from lhotse.audio import AudioLoadingError, DurationMismatchError
 from lhotse.audio.backend import LibsndfileBackend, set_current_audio_backend
 from lhotse.cut import Cut, MixedCut
 from lhotse.cut.data import DataCut
+from lhotse.serialization import deserialize_item
 
 from asr.data.audio import AudioError, check_audio, check_finite, decode, to_mono
 from asr.data.gate import ForeignSource, check_item, open_no_pipes
@@ -46,6 +47,9 @@ class CorpusAudio(LibsndfileBackend):
         if not isinstance(path_or_fd, (str, Path)):
             samples_nc, rate = decode(path_or_fd, offset, duration, "audio in memory")
         elif ".tar/" in str(path_or_fd):  # Lhotse's own spelling of a member
+            tar = Path(str(path_or_fd).partition(".tar/")[0] + ".tar")
+            if tar.exists() and not (tar.is_file() or tar.is_dir()):
+                raise AudioError(f"{tar}: a pipe or a device, not an archive")
             return super().read_audio(path_or_fd, offset, duration, force_opus_sampling_rate)
         else:
             path = Path(path_or_fd)
@@ -77,10 +81,13 @@ MALFORMED = (
     AssertionError,
     LookupError,
     ArithmeticError,
-    RecursionError,
+    RuntimeError,
 )
 # What reading a compressed file raises where its bytes are damaged; OSError is the rest.
 DAMAGED = (EOFError, zlib.error)
+# An hour of words with their times has some 1 MB; a few packed bytes may stand for any length.
+_MAX_LINE_BYTES = 64 << 20
+_MAX_BYTES = 1 << 30  # of a manifest that is read whole
 
 
 @dataclass(frozen=True)
@@ -146,39 +153,23 @@ def check_fields(name: object, duration_s: Any, told: Iterable[tuple[object, obj
 
 
 def read_manifest(path: Path, kind: type[Manifest]) -> Manifest:
-    """An eager Lhotse manifest (cuts, recordings, supervisions); what is in it is not checked.
+    """An eager Lhotse manifest (cuts, recordings, supervisions), through the gate.
 
     Raises:
-        InputError: no such file, or not a manifest of that kind.
+        InputError: no such file, damaged, or not a manifest of that kind; names the line.
+        ForeignSource: an item would run or open something else than audio files.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such manifest")
-    try:
-        # absolute, or Lhotse would take a file called "pipe:..." for a command
-        loaded = kind.from_file(path.absolute())  # None for a file without a line
-        items = kind() if loaded is None else loaded.to_eager()
-    except (OSError, *DAMAGED) as error:
-        raise InputError(f"{path}: cannot be read as a manifest: {_one_line(error)}") from None
-    except (*MALFORMED, yaml.YAMLError) as error:
-        raise InputError(
-            f"{path}: not a manifest of Lhotse {_NAMES[kind]} ({explain_error(error)})"
-        ) from None
-    for item in items:
-        if not isinstance(item, _ITEMS[kind]):
+    items = []
+    for where, raw in _raw_items(path):
+        try:
+            items.append(_parse_item(raw, kind))
+        except ForeignSource as error:
+            raise ForeignSource(f"{path}, {where}: {error}") from None
+        except MALFORMED as error:
             raise InputError(
-                f"{path}: not a manifest of Lhotse {_NAMES[kind]}: holds {type(item).__name__}"
-            )
-        _let_through(item, path)
-    return items
-
-
-def _let_through(item: Any, where: object) -> None:
-    try:
-        check_item(item)
-    except ForeignSource as error:
-        raise ForeignSource(f"{where}: {error}") from None
-    except MALFORMED as error:
-        raise InputError(f"{where}: a malformed item ({explain_error(error)})") from None
+                f"{path}, {where}: not a manifest of Lhotse {_NAMES[kind]}: {explain_error(error)}"
+            ) from None
+    return kind.from_items(items)
 
 
 def read_items(path: Path, kind: type[Manifest], left_out: list[LeftOut]) -> list[Any]:
@@ -189,26 +180,21 @@ def read_items(path: Path, kind: type[Manifest], left_out: list[LeftOut]) -> lis
 
     Raises:
         InputError: no such file, a damaged one, or not one item of that kind in it.
+        ForeignSource: as ``read_manifest``.
     """
-    if not path.name.endswith((".jsonl", ".jsonl.gz")):
+    if ".jsonl" not in path.suffixes:
         return list(read_manifest(path, kind))
-    if not path.is_file():
-        raise InputError(f"{path}: no such manifest")
     items: list[Any] = []
     malformed: list[LeftOut] = []
-    for number, line in enumerate(_lines(path), start=1):
-        if not line.strip():
-            continue
+    for where, raw in _raw_items(path):
         try:
-            raw = json.loads(line)
-            check_item(raw)
-            (item,) = kind.from_dicts([raw])
-            items.append(item)
+            items.append(_parse_item(raw, kind))
         except ForeignSource as error:
-            raise ForeignSource(f"{path}, line {number}: {error}") from None
+            raise ForeignSource(f"{path}, {where}: {error}") from None
         except MALFORMED as error:
-            detail = f"{path}, line {number}: {explain_error(error)}"
-            malformed.append(LeftOut(f"{path.name}:{number}", "malformed line", detail))
+            detail = f"{path}, {where}: {explain_error(error)}"
+            name = f"{path.name}:{where.removeprefix('line ')}"
+            malformed.append(LeftOut(name, "malformed line", detail))
     if malformed and not items:
         raise InputError(
             f"not a manifest of Lhotse {_NAMES[kind]}: all its lines are malformed; "
@@ -218,16 +204,97 @@ def read_items(path: Path, kind: type[Manifest], left_out: list[LeftOut]) -> lis
     return items
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def _parse_item(raw: Any, kind: type[Manifest]) -> Any:
+    """An item, checked before Lhotse sees it: some of its objects do things when they are made."""
+    if isinstance(raw, bytes):
+        raw = json.loads(raw)
+    if not isinstance(raw, dict):
+        raise InputError(f"holds {type(raw).__name__}")
+    check_item(raw)
+    item = deserialize_item(raw)
+    if not isinstance(item, _ITEMS[kind]):
+        raise InputError(f"holds {type(item).__name__}")
+    return item
+
+
+def _raw_items(path: Path) -> Iterator[tuple[str, Any]]:
+    """(where, item) of a manifest in any of Lhotse's formats: bytes of a JSON line, or parsed."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such manifest")
+    if ".jsonl" in path.suffixes:
+        for number, line in enumerate(manifest_lines(path), start=1):
+            if line.strip():
+                yield f"line {number}", line
+        return
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            yield from file
+        content = _content(path)
+        if ".json" in path.suffixes:
+            items = json.loads(content)
+        elif ".yaml" in path.suffixes:
+            items = _parse_yaml(content)
+        else:
+            raise ValueError("expected .jsonl, .json or .yaml, each with or without .gz")
+        if not isinstance(items, list):
+            raise TypeError("expected a list of items")
+    except (*MALFORMED, yaml.YAMLError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: not a manifest of Lhotse's ({explain_error(error)})") from None
+    for number, item in enumerate(items, start=1):
+        yield f"item {number}", item
+
+
+def _parse_yaml(content: bytes) -> Any:
+    """Yaml without aliases, which let a few lines stand for gigabytes."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the first where it was compiled
+    for event in yaml.parse(content, loader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"aliases (*{event.anchor}) are refused")
+    return yaml.load(content, loader)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        with _open(path) as file:
+            content = file.read(_MAX_BYTES + 1)
     except (OSError, *DAMAGED) as error:
         raise InputError(f"{path}: cannot be read as a manifest: {_one_line(error)}") from None
+    if len(content) > _MAX_BYTES:
+        raise InputError(f"{path}: has more than {_MAX_BYTES} bytes; write it as .jsonl.gz")
+    return content
+
+
+def _open(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+
+
+def manifest_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a manifest, unpacked.
+
+    Raises:
+        InputError: it cannot be read, is damaged, or a line has no end; names the line.
+    """
+    number = 0
+    try:
+        with _open(path) as file:
+            while line := file.readline(_MAX_LINE_BYTES + 1):
+                number += 1
+                if len(line) > _MAX_LINE_BYTES:
+                    raise InputError(
+                        f"{path}: line {number} has more than {_MAX_LINE_BYTES} bytes, which no "
+                        "utterance has"
+                    )
+                yield line
+    except (OSError, *DAMAGED) as error:
+        raise InputError(
+            f"{path}: cannot be read as a manifest: damaged after line {number}: {_one_line(error)}"
+        ) from None
 
 
 def explain_error(error: Exception) -> str:
-    """Kind and message of a library's error, on one line."""
+    """Kind and message of a library's error, or the message of our own, on one line."""
+    if isinstance(error, InputError):
+        return _one_line(error)
     return f"{type(error).__name__}: {_one_line(error)}"
 
 
@@ -251,7 +318,12 @@ def load_samples(cut: Cut) -> np.ndarray:
         ForeignSource: it would run or open something else than audio files.
         AudioError: its audio cannot be loaded.
     """
-    check_item(cut)
+    try:
+        check_item(cut)
+    except ForeignSource:
+        raise
+    except MALFORMED as error:
+        raise AudioError(f"cut {cut.id}: malformed ({explain_error(error)})") from None
     in_memory = fetch_members(cut)
     try:
         samples_cn = in_memory.load_audio()

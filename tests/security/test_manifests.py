@@ -14,6 +14,7 @@ import pytest
 from asr.cli import main
 from asr.data import index
 from asr.data.manifest import read_cuts
+from asr.errors import InputError
 
 from ..hardening.conftest import TINY, Workspace
 from ..hardening.conftest import workspace as workspace
@@ -119,6 +120,60 @@ FORMS: dict[str, Form] = {
     "custom array": in_a_custom_array,
     "custom recording": in_a_custom_recording,
     "custom recording of the supervision": in_the_supervision,
+}
+
+
+def with_transform(name: str, **arguments: object) -> Form:
+    transform = {"name": name, "kwargs": arguments}
+    return lambda cut, _: {**cut, "recording": {**cut["recording"], "transforms": [transform]}}
+
+
+def in_a_transform_of_a_mixture(cut: Json, canary: str) -> Json:
+    transforms = in_a_transform(cut, canary)["recording"]["transforms"]
+    track = {"cut": {k: v for k, v in cut.items() if k != "type"}, "type": "MonoCut", "offset": 0.0}
+    return {"type": "MixedCut", "id": cut["id"], "tracks": [track], "transforms": transforms}
+
+
+def member_in_a_transform(cut: Json, canary: str) -> Json:
+    """Lhotse would take the whole address and fetch it."""
+    source = {"type": "url", "channels": [0], "source": "http://127.0.0.1:9/x#offset=0&size=9"}
+    return with_transform("ReverbWithImpulseResponse", rir=_recording(cut, source))(cut, canary)
+
+
+def mixture(second: Json, kind: str, offset_s: float = 0.0) -> Form:
+    def form(cut: Json, _: str) -> Json:
+        first = {key: value for key, value in cut.items() if key != "type"}
+        tracks = [{"cut": first, "type": "MonoCut", "offset": 0.0}]
+        tracks.append({"cut": second or first, "type": kind, "offset": offset_s})
+        return {"type": "MixedCut", "id": cut["id"], "tracks": tracks}
+
+    return form
+
+
+def silence(num_samples: int, duration_s: float) -> Json:
+    return {"id": "p", "duration": duration_s, "sampling_rate": 16000, "feat_value": 0.0} | {
+        "num_samples": num_samples
+    }
+
+
+# What runs or opens something by rarer ways; and what would take any memory, for which the item is
+# malformed.
+RARER: dict[str, Form] = {
+    "transform of a mixture": in_a_transform_of_a_mixture,
+    "member in a transform": member_in_a_transform,
+    "file at an address": with_source(
+        lambda _: {"type": "file", "channels": [0], "source": "http://127.0.0.1:9/x.wav"}
+    ),
+    "codec that looks for programs": with_transform("Narrowband", codec="lpc10"),
+    "transform of a plug-in": with_transform("Run", command="touch x"),
+}
+HUGE: dict[str, Form] = {
+    "silence": mixture(silence(16 * 10**10, 1e7), "PaddingCut"),
+    "silence without a length": mixture(silence(16 * 10**10, 1.0), "PaddingCut"),
+    "late track": mixture({}, "MonoCut", 1e8),
+    "slow": with_transform("Speed", factor=1e-7),
+    "rate": with_transform("Resample", source_sampling_rate=16000, target_sampling_rate=10**9),
+    "room": with_transform("ReverbWithImpulseResponse", rir_generator={"max_T60": 1e9}),
 }
 
 Words = Callable[[Workspace, Path, Path], list[object]]
@@ -233,6 +288,39 @@ def test_refused_in_a_large_manifest(
     assert not canary.exists()
 
 
+@pytest.mark.parametrize("form", RARER)
+@pytest.mark.parametrize("command", ["decode", "prepare lhotse"])
+def test_rarer_ways_are_refused_too(
+    command: str,
+    form: str,
+    workspace: Workspace,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    canary = tmp_path / "canary"
+    cuts = manifest(workspace, RARER[form], tmp_path, canary)
+    line = refused(COMMANDS[command](workspace, cuts, tmp_path), capsys)
+    assert f"{cuts}, line 2: " in line
+    assert "a manifest may name audio files and members of shards only" in line
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("form", HUGE)
+def test_what_would_take_any_memory_is_malformed(
+    form: str, workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lhotse.serialization import deserialize_item
+
+    from asr.data.manifest import load_waveform
+
+    cuts = manifest(workspace, HUGE[form], tmp_path, tmp_path / "canary")
+    line = refused(COMMANDS["decode"](workspace, cuts, tmp_path), capsys)
+    assert f"{cuts}, line 2: not a manifest" in line
+    item = json.loads(gzip.decompress(cuts.read_bytes()).splitlines()[1])
+    with pytest.raises(InputError, match="malformed"):
+        load_waveform(deserialize_item(item), 16000)
+
+
 def test_refused_where_only_the_samples_are_loaded(workspace: Workspace, tmp_path: Path) -> None:
     """A cut that came by another way than a manifest."""
     from lhotse.serialization import deserialize_item
@@ -271,7 +359,10 @@ def test_what_is_not_a_file_is_not_waited_for(
 
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
+    os.mkfifo(tmp_path / "archive.tar")
+    inside = str(tmp_path / "archive.tar" / "a.wav")
     sources = {
+        inside: {"type": "file", "channels": [0], "source": inside},
         str(pipe): {"type": "file", "channels": [0], "source": str(pipe)},
         "/dev/zero": {"type": "file", "channels": [0], "source": "/dev/zero"},
         "shard": {"type": "url", "channels": [0], "source": f"{pipe}#offset=0&size=99"},
@@ -279,4 +370,4 @@ def test_what_is_not_a_file_is_not_waited_for(
     for source in sources.values():
         cuts = manifest(workspace, with_source(lambda _, found=source: found), tmp_path, pipe)
         line = refused(COMMANDS["decode"](workspace, cuts, tmp_path), capsys)
-        assert "not a" in line
+        assert "not a" in line.lower()
