@@ -31,6 +31,8 @@ STORES = frozenset(
 )
 # Seconds before each further try of a read that failed in a store.
 _WAITS_S = (0.5, 1.0, 2.0)
+# Of one try. A server that accepts and is silent is worse than one that refuses.
+_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -108,14 +110,18 @@ class Member:
 
         Raises:
             FileNotFoundError: no such shard.
-            AudioError: the last of the failures.
+            AudioError: the last of the failures, a package is missing for such a store, or it knows
+                no ranges.
         """
         for wait_s in (*_WAITS_S, None):
             try:
-                files, path = fsspec.core.url_to_fs(self.shard)
-                return files.cat_file(path, start=self.offset, end=self.offset + self.size)
+                content = self._fetch_once()
+                break
             except FileNotFoundError:
                 raise
+            except ImportError as error:
+                reason = " ".join(str(error).split())
+                raise AudioError(f"shard {self.shard}: {reason}", "unreadable shard") from None
             except Exception as error:  # each store raises what its own library raises
                 if wait_s is None:
                     reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
@@ -124,7 +130,21 @@ class Member:
                         "unreadable shard",
                     ) from None
                 time.sleep(wait_s)
-        raise AssertionError("the last try returns or raises")
+        if len(content) > self.size:
+            raise AudioError(
+                f"shard {self.shard}: {self.size} bytes wanted, {len(content)} came: the server does "
+                "not know ranges of bytes",
+                "unreadable shard",
+            )
+        return content
+
+    def _fetch_once(self) -> bytes:
+        files, path = fsspec.core.url_to_fs(self.shard)
+        limit = {"timeout": _TIMEOUT_S} if files.async_impl else {}
+        content: bytes = files.cat_file(
+            path, start=self.offset, end=self.offset + self.size, **limit
+        )
+        return content
 
 
 def fetch_members(cut: Cut) -> Cut:
