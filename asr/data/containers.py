@@ -47,7 +47,7 @@ FORMATS = (
         "mpc",
         "mpc8",
         "gsm",
-        "nist",
+        "nistsphere",
         "voc",
         "xwma",
         "wtv",
