@@ -224,6 +224,32 @@ COMMANDS: dict[str, Words] = {
 }  # fmt: skip
 
 
+# These reach the manifest as one of the others does, and are tried with a few forms.
+MORE_COMMANDS: dict[str, Words] = {
+    "train, rooms": lambda space, cuts, out: [
+        *("train", "--exp", out / "new", *TINY, f"data.train=[{space.cuts}]"),
+        *(f"data.dev=[{space.cuts}]", f"augment.rooms=[{cuts}]"),
+    ],
+    "compare --lengths": lambda space, cuts, out: [
+        *_compare(space, cuts, out)[:2], "--lengths", 5, "--out", out / "new"
+    ],
+    "prepare lhotse --supervisions": lambda space, cuts, out: [
+        *("prepare", "lhotse", "--out", out / "new", *_as_recordings(cuts))
+    ],
+}  # fmt: skip
+
+
+def _as_recordings(cuts: Path) -> list[object]:
+    """A manifest of recordings and one of supervisions with what the cuts hold."""
+    items = [json.loads(line) for line in gzip.decompress(cuts.read_bytes()).splitlines()]
+    recordings = cuts.with_name("recordings.jsonl")
+    supervisions = cuts.with_name("supervisions.jsonl")
+    recordings.write_text("".join(json.dumps(item["recording"]) + "\n" for item in items))
+    lines = [json.dumps(part) + "\n" for item in items for part in item["supervisions"]]
+    supervisions.write_text("".join(lines))
+    return ["--recordings", recordings, "--supervisions", supervisions]
+
+
 def _compare(space: Workspace, cuts: Path, out: Path) -> list[object]:
     """A stranger's folder of results names the manifest."""
     copy = out / "theirs"
@@ -286,6 +312,23 @@ def test_refused_in_a_large_manifest(
     assert "line 2" in line
     assert "a manifest may name audio files" in line
     assert not canary.exists()
+
+
+@pytest.mark.parametrize("form", ["command", "pipe", "transform"])
+@pytest.mark.parametrize("command", MORE_COMMANDS)
+def test_refused_by_the_other_ways_in(
+    command: str,
+    form: str,
+    workspace: Workspace,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    canary = tmp_path / "canary"
+    cuts = manifest(workspace, FORMS[form], tmp_path, canary)
+    line = refused(MORE_COMMANDS[command](workspace, cuts, tmp_path), capsys)
+    assert "a manifest may name audio files and members of shards only" in line
+    assert not canary.exists()
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("form", RARER)
