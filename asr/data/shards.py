@@ -30,7 +30,7 @@ from lhotse.cut.data import DataCut
 from lhotse.utils import fastcopy
 from tqdm import tqdm
 
-from asr.data.audio import AudioError
+from asr.data.audio import AudioError, probe
 from asr.data.index import CutTable, open_cuts
 from asr.data.manifest import MANIFEST_SUFFIX, LeftOut, load_samples
 from asr.data.members import Member
@@ -211,7 +211,7 @@ def _pack_some(table: CutTable, start: int, audio_format: str) -> list[_Packed |
         try:
             path = _whole_file(cut) if audio_format == "keep" else None
             if path is not None:
-                results.append(_Packed(cut, path.read_bytes(), path.suffix))
+                results.append(_Packed(cut, _audio_bytes(path), path.suffix))
             else:
                 results.append(_encode(cut, audio_format))
         except (AudioError, OSError) as error:
@@ -230,6 +230,19 @@ def _whole_file(cut: Cut) -> Path | None:
         return None
     source = recording.sources[0]
     return Path(source.source) if source.type == "file" else None
+
+
+def _audio_bytes(path: Path) -> bytes:
+    """A file's content, once it is known for audio: shards are passed on, and a manifest may name any
+    file of this machine.
+
+    Raises:
+        AudioError: it is none.
+    """
+    if path.exists() and not path.is_file():
+        raise AudioError(f"{path}: a folder, a pipe or a device, not an audio file")
+    probe(path)
+    return path.read_bytes()
 
 
 def _encode(cut: Cut, audio_format: str) -> _Packed:

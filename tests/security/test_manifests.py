@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -394,12 +395,30 @@ def test_a_manifest_called_as_a_command(
     assert not (tmp_path / "canary").exists()
 
 
+def test_shards_hold_audio_and_no_other_file(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whole files are packed byte for byte, and shards are passed on."""
+    secret, pipe = tmp_path / "id_rsa", tmp_path / "pipe.wav"
+    secret.write_text("PRIVATE KEY")
+    os.mkfifo(pipe)
+    for path in (secret, pipe):
+        form = with_source(
+            lambda _, path=path: {"type": "file", "channels": [0], "source": str(path)}
+        )
+        cuts = manifest(workspace, form, tmp_path, tmp_path / "canary")
+        out = tmp_path / f"out-{path.name}"
+        assert main(["shard", "--cuts", str(cuts), "--out", str(out), "--jobs", "1"]) == 0
+        assert str(path) in capsys.readouterr().out
+        (tar,) = out.glob("*.tar")
+        assert b"PRIVATE" not in tar.read_bytes()
+        assert len(read_cuts(out / cuts.name)) == 1
+
+
 def test_what_is_not_a_file_is_not_waited_for(
     workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A pipe that nobody writes to, a device that never ends."""
-    import os
-
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     os.mkfifo(tmp_path / "archive.tar")
