@@ -164,10 +164,10 @@ def read_manifest(path: Path, kind: type[Manifest]) -> Manifest:
         try:
             items.append(_parse_item(raw, kind))
         except ForeignSource as error:
-            raise ForeignSource(f"{path}, {where}: {error}") from None
+            raise ForeignSource(f"{path}: {where}: {error}") from None
         except MALFORMED as error:
             raise InputError(
-                f"{path}, {where}: not a manifest of Lhotse {_NAMES[kind]}: {explain_error(error)}"
+                f"{path}: {where}: not a manifest of Lhotse {_NAMES[kind]}: {explain_error(error)}"
             ) from None
     return kind.from_items(items)
 
