@@ -33,7 +33,7 @@ from tqdm import tqdm
 from asr.data.audio import AudioError, probe
 from asr.data.index import CutTable, open_cuts
 from asr.data.manifest import MANIFEST_SUFFIX, LeftOut, load_samples
-from asr.data.members import Member
+from asr.data.members import STORES, Member
 from asr.data.preparation import num_workers
 from asr.errors import InputError
 from asr.files import make_folder
@@ -98,7 +98,7 @@ def write_shards(
         num_jobs: threads that read and encode; 0 is one per core.
 
     Raises:
-        InputError: no such manifest or format, ``out`` holds such shards already or cannot be written
+        InputError: no such manifest, format or kind of store, ``out`` holds such shards already or cannot be written
             to, or not a single cut can be read.
     """
     if audio_format not in FORMATS:
@@ -107,6 +107,8 @@ def write_shards(
     cuts_path = out / f"{name}{MANIFEST_SUFFIX}"
     if cuts_path.exists():
         raise InputError(f"{cuts_path}: there already; remove it or choose another folder")
+    if url and not Member(f"{url}/x", 0, 0).is_of_a_store():
+        raise InputError(f"--url {url}: shards are read from {', '.join(sorted(STORES))} only")
     table = open_cuts([manifest])
     make_folder(out)
     prefix = f"{url.rstrip('/')}/" if url else f"{out.resolve()}{os.path.sep}"

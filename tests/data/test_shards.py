@@ -115,6 +115,13 @@ def test_opus_keeps_length_and_sound(manifest: Path, tmp_path: Path) -> None:
         assert np.array_equal(load_waveform(same, RATE), load_waveform(cut, RATE))
 
 
+def test_stores_that_could_not_be_read_are_refused(manifest: Path, tmp_path: Path) -> None:
+    for url in ("sftp://host/some", "simplecache::s3://bucket", "file:///tmp"):
+        with pytest.raises(InputError, match=f"--url {url}: shards are read from abfs"):
+            write_shards(manifest, tmp_path / "shards", url=url)
+    assert not (tmp_path / "shards").exists()
+
+
 def test_shards_behind_a_url(manifest: Path, tmp_path: Path) -> None:
     report = write_shards(manifest, tmp_path / "shards", url="memory://bucket/some/")
     store = fsspec.filesystem("memory")
