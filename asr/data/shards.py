@@ -98,8 +98,8 @@ def write_shards(
         num_jobs: threads that read and encode; 0 is one per core.
 
     Raises:
-        InputError: no such manifest, format or kind of store, ``out`` holds such shards already or cannot be written
-            to, or not a single cut can be read.
+        InputError: no such manifest, format or store, ``out`` holds such shards already or cannot be
+            written to, or not a single cut can be read.
     """
     if audio_format not in FORMATS:
         raise InputError(f"format {audio_format!r}: choose one of {', '.join(FORMATS)}")
