@@ -141,7 +141,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
         # mkstemp makes files for the owner's eyes only; results are read by others.
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, 0o666 & ~umask())
         os.replace(temporary, path)
     except OSError as error:
         raise InputError(f"{path}: cannot write: {error.strerror}") from None
@@ -208,7 +208,8 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _umask() -> int:
+def umask() -> int:
+    """What this process takes from the mode of the files that it makes."""
     current = os.umask(0)
     os.umask(current)
     return current

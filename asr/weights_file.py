@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from asr.errors import InputError
-from asr.files import file_hash
+from asr.files import file_hash, umask
 
 MAX_HEADER_BYTES = 1 << 24
 _KEY, _TENSORS = "sha256", "tensors"
@@ -114,6 +114,7 @@ def write_weights(path: Path, weights: dict[str, Tensor], beside: Iterable[Path]
         file.write(found.encode())
         file.flush()
         os.fsync(file.fileno())
+    path.chmod(0o666 & ~umask())  # safetensors writes for the owner's eyes only
 
 
 def _header_bytes(file: BinaryIO) -> int:

@@ -89,6 +89,12 @@ def test_folder_round_trip_gives_the_same_logits(folder: Path) -> None:
     ]
 
 
+def test_every_file_of_a_folder_can_be_read_by_whom_the_umask_lets(folder: Path) -> None:
+    modes = {path.stat().st_mode for path in (folder / "model").iterdir()}
+    (folder / "any").touch()
+    assert modes == {(folder / "any").stat().st_mode}
+
+
 def test_folder_without_weights_or_with_wrong_ones_is_refused(folder: Path) -> None:
     weights = folder / "model" / "model.safetensors"
     content = weights.read_bytes()
