@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 from collections.abc import Iterable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -27,6 +28,9 @@ from asr.data.members import Member, fetch_members
 from asr.errors import InputError
 from asr.files import write_atomically
 
+# Whether a whole file is searched for files that follow it; see ``load_samples``.
+_read_all: ContextVar[bool] = ContextVar("read_all", default=False)
+
 
 class CorpusAudio(LibsndfileBackend):
     """libsndfile, which reads most of what corpora hold, and PyAV for the rest (M4A, video)."""
@@ -39,12 +43,15 @@ class CorpusAudio(LibsndfileBackend):
         force_opus_sampling_rate: int | None = None,
     ) -> tuple[np.ndarray, int]:
         """float32 (channels, n) and its rate, of a whole file or of a part of it, in seconds."""
+        only_first = duration is None and not _read_all.get()
         if not isinstance(path_or_fd, (str, Path)):
-            samples_nc, rate = decode(path_or_fd, offset, duration, "audio in memory")
+            name = "audio in memory"
+            samples_nc, rate = decode(path_or_fd, offset, duration, name, only_first)
         elif ".tar/" in str(path_or_fd):  # Lhotse's own spelling of a member
             return super().read_audio(path_or_fd, offset, duration, force_opus_sampling_rate)
         else:
-            samples_nc, rate = decode(Path(path_or_fd), offset, duration)
+            path = Path(path_or_fd)
+            samples_nc, rate = decode(path, offset, duration, only_first=only_first)
         return samples_nc.T, rate
 
 
@@ -147,8 +154,8 @@ def load_samples(cut: Cut) -> np.ndarray:
     in_memory = fetch_members(cut)
     try:
         samples_cn = in_memory.load_audio()
-    except _LOADING_ERRORS as error:
-        raise _explain(cut, error) from None
+    except _LOADING_ERRORS:
+        samples_cn = _load_all(cut, in_memory)
     if samples_cn is None:
         raise AudioError(f"cut {cut.id}: has no recording, so there is no audio to load")
     if samples_cn.shape[-1] == 0:
@@ -156,6 +163,18 @@ def load_samples(cut: Cut) -> np.ndarray:
             f"cut {cut.id}: {audio_source(cut)}: no audio: zero samples", "empty audio"
         )
     check_finite(samples_cn, f"cut {cut.id}: {audio_source(cut)}")
+    return samples_cn
+
+
+def _load_all(cut: Cut, in_memory: Cut) -> np.ndarray | None:
+    """Once more, where Lhotse found less than the manifest says: a file may follow the first."""
+    token = _read_all.set(True)
+    try:
+        samples_cn: np.ndarray | None = in_memory.load_audio()
+    except _LOADING_ERRORS as error:
+        raise _explain(cut, error) from None
+    finally:
+        _read_all.reset(token)
     return samples_cn
 
 
