@@ -20,6 +20,8 @@ TOLERANCE_FRAMES = 4
 DAMAGED = "damaged: bytes that are no MP3 frames"
 TRUNCATED = "truncated: fewer MP3 frames than its header promises"
 _HEAD_BYTES = 64
+# Samples, of any decoder of layer III.
+_DECODER_DELAY = 529
 _SEARCH_BYTES = 1 << 16
 _KBITS = {  # by (is version 1, layer)
     (True, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
@@ -108,7 +110,7 @@ def plan_mp3(file: BinaryIO) -> Plan:
         elif before is not None and short > TOLERANCE_FRAMES:
             loss = Loss(TRUNCATED, short * before.frame.num_samples)
         short = max(0, part.promised - part.num_frames) if part.is_new else short - part.num_frames
-        stretches.append(_stretch(part, loss, is_only=len(parts) == 1))
+        stretches.append(_stretch(file, part, loss, is_only=len(parts) == 1))
     last = parts[-1]
     if short > TOLERANCE_FRAMES:
         return Plan(stretches, Loss(TRUNCATED, short * last.frame.num_samples))
@@ -117,16 +119,34 @@ def plan_mp3(file: BinaryIO) -> Plan:
     return Plan(stretches, Loss(DAMAGED, lost * last.frame.num_samples) if is_damaged else None)
 
 
-def _stretch(part: _Part, loss: Loss | None, is_only: bool) -> Stretch:
-    spans: list[Span] | None = [(part.start, part.end)]
-    if part.promised and part.num_frames > part.promised + TOLERANCE_FRAMES:
-        spans = [
-            (part.first, part.end)
-        ]  # the header is another's: decoders would stop at its count
-    elif is_only:
-        spans = None
+def _stretch(file: BinaryIO, part: _Part, loss: Loss | None, is_only: bool) -> Stretch:
+    spans: list[Span] | None = None if is_only else [(part.start, part.end)]
+    is_counted = 0 < part.promised >= part.num_frames - TOLERANCE_FRAMES
+    if part.frame.kind[1] == 3 and not is_counted:
+        spans = [_counted(file, part), (part.first, part.end)]
     tolerance = TOLERANCE_FRAMES * part.frame.num_samples
     return Stretch(spans, lambda num_samples, rate: loss, part.num_samples, tolerance)
+
+
+def _counted(file: BinaryIO, part: _Part) -> bytes:
+    """A Xing header that counts the frames of the part, and a silent frame: libsndfile reads no further
+    than libmpg123 guesses, by the first frame's bit rate, where there is no count or another's.
+
+    Where there is a count libmpg123 takes off the delay of a decoder, so encoder delay and padding are
+    set such that it takes the silent frame.
+    """
+    file.seek(part.first)
+    head = bytearray(file.read(4))
+    head[1] |= 1  # no checksum
+    head[2] = head[2] & 0x0C | 0xE0  # the highest bit rate, so that there is room
+    frame = parse_frame(bytes(head))
+    assert frame is not None
+    silent = bytes(head).ljust(frame.size, b"\0")
+    count = (1 + part.num_frames).to_bytes(4, "big")
+    delays = (frame.num_samples - _DECODER_DELAY) << 12 | _DECODER_DELAY
+    tag = b"Xing\0\0\0\1" + count + b"LAME3.100".ljust(21, b"\0") + delays.to_bytes(3, "big")
+    header = silent[: frame.tag_at] + tag
+    return header.ljust(frame.size, b"\0") + silent
 
 
 def _num_lost(junk: int, before: _Part) -> int:

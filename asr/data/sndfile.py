@@ -30,8 +30,6 @@ HEAD_BYTES = 12
 _UNKNOWN_FRAMES = (1 << 63) - 1
 # Numbers that are decoded at once, all channels together: 16 MB.
 _BLOCK_VALUES = 1 << 22
-# Samples asked for at a time beyond the length that a header gives.
-_BEYOND = 4096
 # Decoders of MP3 need some frames before they give what they would give from the start.
 _MPEG_PREROLL_S = 1.0
 # The length of MPEG audio in a WAV is rounded up, by some four frames of 1152 at most.
@@ -149,10 +147,8 @@ class SndfileItems:
         elif _is_mpeg(sound):
             tolerance = MPEG_TOLERANCE
         size = max(1, int(min(self._piece_s * sound.samplerate, _BLOCK_VALUES // sound.channels)))
-        while True:
-            # libsndfile clears what it cannot fill: little is asked for where nothing is expected
-            expected = promised - num_read if promised else size
-            count = min(size, expected if expected > 0 else _BEYOND)
+        while num_read < sound.frames:  # libsndfile reads no further
+            count = min(size, sound.frames - num_read)
             try:
                 with _quiet(sound):
                     piece_nc = sound.read(count, dtype="float32", always_2d=True)

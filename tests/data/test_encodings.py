@@ -181,7 +181,13 @@ def test_samples_are_pyavs(
     check(blocks_n)
     assert audio.check_audio(path).num_samples == len(expected_n)
     assert audio.probe(path) == (len(expected_n), rate, 1)
-    for share, count in ((0.0, 3 * rate), (0.4, rate), (0.7, rate // 3), (0.9, rate)):
+    for share, count in (
+        (0.0, len(expected_n)),
+        (0.0, 3 * rate),
+        (0.4, rate),
+        (0.7, rate // 3),
+        (0.9, rate),
+    ):
         first = int(share * len(expected_n))
         found_n = segment(path, rate, len(expected_n), first, count)
         assert len(found_n) == count
@@ -266,6 +272,29 @@ def test_a_damaged_mp3_keeps_its_times(
     with pytest.raises(AudioError, match="damaged"):
         audio.read_audio(path)
     assert capfd.readouterr().err == ""
+
+
+def test_an_mp3_without_a_count_whose_bit_rate_falls(tmp_path: Path) -> None:
+    """Its length, guessed by its first frames, is a third of what it is."""
+    high, low = (
+        encoded(
+            "mp3",
+            "libmp3lame",
+            speechlike(44100),
+            44100,
+            {"b": rate},
+            write_xing="0",
+            id3v2_version="0",
+        )
+        for rate in ("320000", "32000")
+    )
+    (tmp_path / "a.mp3").write_bytes(high + 3 * low)
+    num_samples = sum(len(by_pyav(part)[0]) for part in (high, low, low, low))
+    assert audio.check_audio(tmp_path / "a.mp3").num_samples == num_samples
+    assert audio.probe(tmp_path / "a.mp3") == (num_samples, 44100, 1)
+    gaps: list[Gap] = []
+    assert sum(map(len, read_blocks(tmp_path / "a.mp3", 44100, gaps))) == num_samples
+    assert gaps == []
 
 
 def test_zeros_after_an_mp3_are_no_damage(tmp_path: Path) -> None:
