@@ -54,6 +54,9 @@ class Engine:
         """Scales gradients down to this norm; returns the norm before, without waiting for it."""
         return torch.nn.utils.clip_grad_norm_(self.net.parameters(), largest)
 
+    def weights_written(self) -> None:
+        """Call after weights were written other than by the optimiser: no copy of them is used on."""
+
     def store(self, folder: Path) -> Store:
         """Who writes this engine's checkpoints."""
         return FileStore(folder, self.processes)
@@ -114,6 +117,10 @@ class Fsdp(Engine):
     def clip(self, largest: float) -> Tensor:
         norm = super().clip(largest)
         return norm.full_tensor() if isinstance(norm, dist.tensor.DTensor) else norm
+
+    def weights_written(self) -> None:
+        # without a backward pass, what the root gathered for a forward pass stays for the next one
+        self._sharded.reshard()
 
     def store(self, folder: Path) -> Store:
         return ShardedStore(folder, self.processes)

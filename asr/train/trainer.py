@@ -295,7 +295,9 @@ class Trainer:
         progress, setup, processes = self.progress, self.setup, self.processes
         plan = share_of_dev(setup.dev, self.config.train.max_batch_s, processes)
         with self.average.in_place():
+            self.engine.weights_written()
             found = validate(setup.net, self._dev.epoch(0, plan), setup.tokenizer, processes)
+        self.engine.weights_written()
         setup.net.train()
         progress.wers[progress.step] = found.wer
         epoch = -(-progress.step // self.steps_an_epoch)
