@@ -9,11 +9,12 @@ STAMP := $(VENV)/.installed
 mini: $(STAMP)  ## set up, then the main job: two models trained and compared
 	PATH="$(abspath $(BIN)):$$PATH" recipes/mini/run.sh
 
+# in the files' own order: by number of tests the few long ones would come last, for one process alone
 test: $(STAMP)  ## set up, then the tests of every day
-	PYTHONSAFEPATH=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	PYTHONSAFEPATH=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: $(STAMP)  ## everything: the full product of cases too (hardware tests skip themselves)
-	PYTHONSAFEPATH=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m ''
+	PYTHONSAFEPATH=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m ''
 
 setup: $(STAMP)  ## only set up .venv
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from interpreter import run_in_interpreter
 from torch import Tensor
 
 from asr.nn import depthwise
@@ -158,22 +158,7 @@ def test_interpreted() -> None:
     pytest.importorskip("triton")
     if INTERPRETED:
         pytest.skip("this is that process")
-    path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH", ""), *sys.path]))
-    env = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-m",
-        "not gpu",
-        __file__,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    assert re.search(r"\d+ passed", done.stdout)
+    run_in_interpreter("not gpu", __file__)
 
 
 def test_only_cuda_tensors_with_adjacent_channels_are_taken() -> None:
