@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import os
 import random
 import resource
 import shutil
@@ -25,11 +24,13 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
 import torch
 import torch._dynamo  # by any optimiser: once here, not in every forked process
+from forked import Ending, run_forked
 
 from asr import config
 from asr.cli import main as asr_main
@@ -200,46 +201,24 @@ def _other_value(content: bytes, rng: random.Random) -> bytes:
     return content[:begin] + b" " + rng.choice(WRONG).encode() + content[end:]
 
 
-@dataclass(frozen=True)
-class End:
-    """How a command ended: exit status (negative: a signal), what it printed, and its results."""
+class Outcome(NamedTuple):
+    """How a command ended, and the results that it wrote."""
 
-    code: int
-    error: str
+    ending: Ending
     results: dict[str, object]
 
 
-def run_apart(words: Words, root: Path, scratch: Path) -> End:
-    """A command in a forked process under limits."""
-    out, log = scratch / "out", scratch / "error"
-    command = [str(word) for word in words(root, out)]
-    pid = os.fork()
-    if pid == 0:
-        code = 70
-        try:
-            os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
-            sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
-            sys.dont_write_bytecode = True  # under a limit it would be truncated
-            pages = int(Path("/proc/self/statm").read_text().split()[0])
-            most = pages * resource.getpagesize() + EXTRA_BYTES
-            resource.setrlimit(resource.RLIMIT_AS, (most, most))
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            signal.alarm(SECONDS_EACH)
-            code = asr_main(command)
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        except BaseException:
-            import traceback
+def run(target: Target, root: Path, scratch: Path) -> Outcome:
+    """The command of a target, under limits."""
+    out = scratch / "out"
+    return Outcome(run_forked(target.words(root, out), SECONDS_EACH, _limit), _results(out))
 
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    _, status = os.waitpid(pid, 0)
-    error = log.read_text(errors="replace")
-    return End(os.waitstatus_to_exitcode(status), error, _results(out))
+
+def _limit() -> None:
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + EXTRA_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _results(out: Path) -> dict[str, object]:
@@ -254,7 +233,7 @@ def _results(out: Path) -> dict[str, object]:
     return found
 
 
-def fault_of(end: End) -> str:
+def fault_of(end: Ending) -> str:
     """What is wrong with how a command ended, or nothing."""
     if end.code == -signal.SIGALRM:
         return "hang"
@@ -286,8 +265,8 @@ def main() -> int:
         whole = {}
         for name in args.only:
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                whole[name] = run_apart(TARGETS[name].words, root, Path(scratch))
-                assert whole[name].code == 0, (name, whole[name].error)
+                whole[name] = run(TARGETS[name], root, Path(scratch))
+                assert whole[name].ending.code == 0, (name, whole[name].ending.error)
         while time.monotonic() - begun_s < args.seconds:
             for name in args.only:
                 (path,) = list(root.glob(TARGETS[name].file))[-1:]
@@ -296,11 +275,11 @@ def main() -> int:
                 try:
                     path.write_bytes(changed)
                     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                        end = run_apart(TARGETS[name].words, root, Path(scratch))
+                        end, results = run(TARGETS[name], root, Path(scratch))
                 finally:
                     path.write_bytes(content)
                 fault = fault_of(end)
-                silent = end.code == 0 and end.results != whole[name].results
+                silent = end.code == 0 and results != whole[name].results
                 if silent and name in args.summed:
                     fault = "another result without an error"
                 kind = "other result" if silent else "refused" if end.code else "same"

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import shutil
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,7 @@ import pytest
 import soundfile
 import torch
 import torch._dynamo  # by any optimiser: once here, not in every forked process
-from compiled_files import write_no_bytecode
+from forked import Ending, run_forked
 
 from asr import config
 from asr.cli import main
@@ -107,12 +105,8 @@ def _write_corpora(root: Path) -> None:
     (root / "kaldi" / "text").write_text("a some words\nb other words\n")
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a command ended: its exit status (negative: the signal that killed it) and its stderr."""
-
-    code: int
-    error: str
+class Outcome(Ending):
+    """How a command ended."""
 
     def refused(self, *parts: str) -> None:
         """Exit status 2 and one line."""
@@ -125,40 +119,9 @@ class Outcome:
 
 
 def run_apart(words: Sequence[object], before: Callable[[], object] = lambda: None) -> Outcome:
-    """One command in a forked process: whatever happens to it does not happen to the tests.
-
-    ``before`` runs there first: limits, signals.
-    """
-    reader, writer = os.pipe()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    pid = os.fork()
-    if pid == 0:
-        os.close(reader)
-        os.dup2(writer, 2)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
-        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
-        signal.alarm(120)
-        write_no_bytecode()  # under a limit it would be truncated
-        code = 70
-        try:
-            before()
-            code = main([str(word) for word in words])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        error = pipe.read().decode(errors="replace")
-    _, status = os.waitpid(pid, 0)
-    return Outcome(os.waitstatus_to_exitcode(status), error)
+    """One command in a forked process; ``before`` runs there first: limits, signals."""
+    ending = run_forked(words, 120, before)
+    return Outcome(ending.code, ending.error)
 
 
 def limit_files(num_bytes: int, kill: bool) -> Callable[[], None]:

@@ -7,18 +7,10 @@ then on every import of that module fails, in whatever process.
 from __future__ import annotations
 
 import marshal
-import os
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 HEADER_BYTES = 16  # magic number, flags, time or hash, size
-
-
-def write_no_bytecode() -> None:
-    """Have this process and those that it starts write no ``.pyc``."""
-    sys.dont_write_bytecode = True
-    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 
 def damaged_bytecode(folders: Iterable[Path]) -> Iterator[Path]:
