@@ -458,6 +458,8 @@ def load(
         except OmegaConfBaseException as error:
             reason = str(error).splitlines()[0][:300]
             raise InputError(f"{origin}: {error.full_key or '?'}: {reason}") from None
+        except TypeError as error:  # a mapping in place of a list
+            raise InputError(f"{origin}: {str(error).splitlines()[0][:300]}") from None
     config = OmegaConf.to_object(merged)
     assert isinstance(config, Config)
     _check_values(config)
@@ -508,11 +510,7 @@ _TYPE_NAMES = {
 
 def _bounds(item: dataclasses.Field[Any]) -> str:
     low, high = item.metadata["low"], item.metadata["high"]
-    if low is not None and high is not None:
-        return f"from {low:g} to {high:g}"
-    if low is not None:
-        return f"at least {low:g}"
-    return "" if high is None else f"at most {high:g}"
+    return "" if low is None else f"from {low:g} to {high:g}"
 
 
 def _check_values(config: Config) -> None:
@@ -520,6 +518,8 @@ def _check_values(config: Config) -> None:
         values = value if isinstance(value, list) else [value]
         choices, low, high = (item.metadata[name] for name in ("choices", "low", "high"))
         for one in values:
+            if isinstance(one, (list, dict)):
+                raise InputError(f"{key} = {value!r}: expected a {_TYPE_NAMES[str(item.type)]}")
             if choices is not None and one not in choices:
                 raise InputError(f"{key} = {one!r}: choose one of {', '.join(map(str, choices))}")
             if isinstance(one, float) and one != one:

@@ -11,6 +11,7 @@ import math
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +65,14 @@ def field(content: dict[str, Any], key: str, kind: type, where: str) -> Any:
         return float(value)
     if not small or type(value) is not kind:
         raise InputError(f"{where}: {key!r} is {value!r}, expected {_KIND_NAMES[kind]}")
-    if isinstance(value, str) and not _encodable(value):
+    if isinstance(value, str) and not is_unicode(value):
         raise InputError(f"{where}: {key!r} is {value!r}, which is half a character (a surrogate)")
     return value
 
 
-def _encodable(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """False for half a character, and for a file name whose bytes are not UTF-8: Python spells both
+    with surrogates, which no file of ours can hold."""
     return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
@@ -92,7 +95,7 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
 def spell_out(text: str) -> str:
     """``text`` with backslashes in place of what UTF-8 cannot hold: bytes of a file name that is not
     UTF-8, which Python spells as halves of characters; in the C locale it does so with all others."""
-    if not _encodable(text):
+    if not is_unicode(text):
         with contextlib.suppress(UnicodeError):
             return os.fsencode(text).decode()
     return text.encode("utf-8", "backslashreplace").decode()
@@ -132,24 +135,31 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     Raises:
         InputError: the folder cannot be made or written to, or the disk is full.
     """
-    temporary = None
     make_folder(path.parent)
     try:
-        # a part of the name, or the longest that a file may have would be too long here
-        prefix = f".{path.name[:_PREFIX_CHARS]}."
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=prefix)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-        # mkstemp makes files for the owner's eyes only; results are read by others.
-        os.chmod(temporary, 0o666 & ~umask())
-        os.replace(temporary, path)
+        with unfinished(path) as temporary:
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise InputError(f"{path}: cannot write: {error.strerror}") from None
     except UnicodeEncodeError:
         raise InputError(f"{path}: cannot write: half a character in it (a surrogate)") from None
+
+
+@contextlib.contextmanager
+def unfinished(path: Path) -> Iterator[Path]:
+    """Yield a new file beside ``path`` to write to; renamed at the end, or gone after an error."""
+    # a part of the name, or the longest that a file may have would be too long here
+    prefix = f".{path.name[:_PREFIX_CHARS]}."
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes files for the owner's eyes only; results are read by others.
+        temporary.chmod(0o666 & ~umask())
+        temporary.replace(path)
     finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
 
 
 def write_all(files: Files) -> None:

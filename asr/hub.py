@@ -7,7 +7,6 @@ weights, a tokenizer and a card, all of which load: no pickle, no code, no surpr
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib.util
 import re
 import shutil
@@ -18,23 +17,23 @@ from pathlib import Path, PurePosixPath
 
 from asr.config import Config
 from asr.errors import InputError
+from asr.files import file_hash
 from asr.model_card import CardOptions, model_card
 from asr.model_folder import CARD, CONFIG, WEIGHTS, fill_folder, find_model, load_model, new_folder
-from asr.text.tokenizer import CHAR_FILE, SPM_FILE
+from asr.text.tokenizer import CHAR_FILE, MAX_TOKENIZER_BYTES, SPM_FILE
 from asr.weights_file import WeightsFile
 
 # The most that each file of a model may have; weights are bounded by what loading needs.
 MAX_BYTES = {
     CONFIG: 1 << 20,
     CARD: 1 << 20,
-    CHAR_FILE: 16 << 20,
-    SPM_FILE: 64 << 20,
+    CHAR_FILE: MAX_TOKENIZER_BYTES,
+    SPM_FILE: MAX_TOKENIZER_BYTES,
     WEIGHTS: 64 << 30,
 }
 # The hub makes it by itself.
 _IGNORED = frozenset({".gitattributes"})
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_BLOCK_BYTES = 1 << 20
 
 
 def as_folder(target: str) -> Path | None:
@@ -155,7 +154,12 @@ def _copy(folder: Path, stage: Path) -> None:
     source = find_model(folder)
     sizes = {path.name: path.stat().st_size for path in source.iterdir()}
     for name in check_files(sizes, str(source)):
-        shutil.copyfile(source / name, stage / name)
+        try:
+            content = (source / name).open("rb")
+        except OSError as error:
+            raise InputError(f"{source / name}: cannot read: {error.strerror}") from None
+        with content, (stage / name).open("wb") as copy:
+            shutil.copyfileobj(content, copy)
 
 
 def _download(repo: str, stage: Path, revision: str | None) -> None:
@@ -182,13 +186,7 @@ def _check_download(path: Path, num_bytes: int, sha256: str | None, where: str) 
     found = path.stat().st_size
     if found != num_bytes:
         raise InputError(f"{where}: {found} bytes came, {num_bytes} were announced")
-    if sha256 is None:
-        return
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    if digest.hexdigest() != sha256:
+    if sha256 is not None and file_hash(path) != sha256:
         raise InputError(f"{where}: its SHA-256 sum is not the one announced; fetch it again")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from asr.errors import InputError
+from asr.files import is_unicode
 
 MAX_BYTES = 1 << 20
 _MAX_DEPTH = 16
@@ -76,7 +77,7 @@ def _check_scalar(node: yaml.ScalarNode) -> None:
         reason = f"{node.tag} is refused"
     elif node.tag != f"{_PREFIX}str" and len(node.value) > _MAX_DIGITS:
         reason = f"a number of {len(node.value)} digits is refused"
-    elif any(char == "\0" or "\ud800" <= char <= "\udfff" for char in node.value):
+    elif "\0" in node.value or not is_unicode(node.value):
         reason = f"{node.value!r} holds NUL or half a character (a surrogate)"
     if reason:
         raise yaml.MarkedYAMLError(None, None, reason, node.start_mark)
@@ -90,7 +91,8 @@ def parse_yaml(text: str) -> Any:
     """
     try:
         return yaml.load(text, _Loader)
-    except (yaml.YAMLError, RecursionError) as error:
+    # the others: what its readers of numbers and dates raise for a text with a wrong tag
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError) as error:
         raise ValueError(" ".join(str(error).split())[:300]) from None
 
 

@@ -65,6 +65,10 @@ def test_dump_reads_back_as_the_same_configuration(tmp_path: Path) -> None:
         ("augment.speed_factors=[]", r"augment\.speed_factors = \[\]"),
         ("augment.speed_factors=[0.1]", r"augment\.speed_factors = 0\.1: must be at least 0\.5"),
         ("optimizer.betas=[0.9]", r"optimizer\.betas"),
+        ("augment.speed_factors=[[1]]", r"augment\.speed_factors"),
+        ("data.train={a: 1}", r"data\.train"),
+        ("data.train=[{a: 1}]", r"data\.train"),
+        ("data.train=[[a]]", r"data\.train"),
         ("data.min_duration_s=50", r"data\.min_duration_s = 50\.0 is above"),
     ],
 )

@@ -42,6 +42,9 @@ REFUSED = {
     "half a character": ('data: {train: ["\\ud800"]}', "half a character"),
     "NUL": ('data: {train: ["a\\0b"]}', "holds NUL"),
     "a control character": ("data:\x0b", "unacceptable character #x000b"),
+    "a truth value that is none": ("train: {seed: !!bool x}", "x"),
+    "a number without digits": ('train: {seed: !!int ""}', "index out of range"),
+    "a date that is none": ("train: {seed: !!timestamp x}", "group"),
     "two documents": ("train: {epochs: 1}\n---\ntrain: {epochs: 2}\n", "single document"),
 }
 

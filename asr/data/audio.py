@@ -18,8 +18,8 @@ import soxr
 from lhotse.utils import compute_num_samples
 
 from asr.data.audio_error import AudioError as AudioError
-from asr.data.levels import cancelling
-from asr.data.reader import Reader
+from asr.data.levels import cancelling, float_scale
+from asr.data.reader import LONG_PIECE_S, Reader
 
 # One step of 16 bits to either side.
 _SILENT_SPAN = 2.0**-14
@@ -98,7 +98,8 @@ def decode(
         AudioError: as ``read_audio``; NaN and infinite samples are not looked for.
     """
     until_s = math.inf if duration_s is None else offset_s + duration_s
-    with Reader(source, name, until_s=until_s) as reader:
+    piece_s = LONG_PIECE_S if duration_s is None else min(LONG_PIECE_S, duration_s)
+    with Reader(source, name, piece_s=piece_s, until_s=until_s) as reader:
         first = compute_num_samples(offset_s, reader.rate) if offset_s else 0
         count = None if duration_s is None else compute_num_samples(duration_s, reader.rate)
         pieces_nc = list(_pieces(reader, first, count))
@@ -128,11 +129,15 @@ def check_finite(samples: np.ndarray, where: object) -> None:
 def to_mono(samples_cn: np.ndarray, source_rate: int, sample_rate: int) -> np.ndarray:
     """float (channels, n) at ``source_rate`` to contiguous float32 (m,) at ``sample_rate``.
 
-    The mean of the channels, or the loudest where they cancel one another.
+    The mean of the channels, or the loudest where they cancel one another; floats at the scale of
+    16 bit integers are rescaled. Transcription does the same (``blocks.Converter``).
     """
     channel = 0 if samples_cn.shape[0] == 1 else cancelling(samples_cn.T)
     mono = samples_cn.mean(axis=0) if channel is None else samples_cn[channel]
     mono = np.ascontiguousarray(mono, dtype=np.float32)
+    scale = float_scale(mono)
+    if scale is not None:
+        mono = mono * np.float32(scale)
     if source_rate == sample_rate:
         return mono
     return np.asarray(soxr.resample(mono, source_rate, sample_rate), dtype=np.float32)

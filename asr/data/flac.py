@@ -16,14 +16,18 @@ _BEGINNING = b"fLaC\0\0\0\x22"
 _SEARCH_BYTES = 1 << 16
 
 
-def plan_flac(file: BinaryIO, until_s: float) -> Plan:
-    """Return how to decode a FLAC file up to ``until_s``: a stream ends where the next begins."""
-    file.seek(0)
+def plan_flac(file: BinaryIO, until_s: float, start: int = 0) -> Plan:
+    """Return how to decode a FLAC file up to ``until_s``: a stream ends where the next begins.
+
+    Args:
+        start: where the first begins, after a tag.
+    """
+    file.seek(start)
     if until_s <= _duration_s(file.read(26)):
         return WHOLE
     size = file.seek(0, os.SEEK_END)
-    starts = [0]
-    position = 1
+    starts = [start]
+    position = start + 1
     while position < size:
         file.seek(position)
         content = file.read(_SEARCH_BYTES)

@@ -116,10 +116,11 @@ def _refusal(node: dict[str, Any], in_transform: bool) -> str:
     Raises:
         TypeError, ValueError: a malformed one, or one that asks for any memory.
     """
-    if "storage_type" in node:
-        return _storage_refusal(node)
-    if "source" in node and "channels" in node:
-        return _source_refusal(node, in_transform)
+    # no key says that a dictionary is nothing else as well
+    if "storage_type" in node and (reason := _storage_refusal(node)):
+        return reason
+    if "source" in node and "channels" in node and (reason := _source_refusal(node, in_transform)):
+        return reason
     if isinstance(node.get("transforms"), (list, tuple)):
         for transform in node["transforms"]:
             if reason := _transform_refusal(transform):

@@ -56,11 +56,10 @@ def narrowed(samples: np.ndarray) -> tuple[np.ndarray, str | None]:
 
 def float_scale(block: np.ndarray) -> float | None:
     """Return what to multiply floats of 16 bit integers' scale by; None where they are not."""
-    sizes = np.abs(block)
-    if not sizes.size or not sizes.max() > _LOUDEST_FLOAT:
+    if not block.size or not max(block.max(), -block.min()) > _LOUDEST_FLOAT:
         return None
     # single clicks of any size are no scale
-    return 1 / _INT16_SCALE if np.quantile(sizes, 0.95) > 1.0 else None
+    return 1 / _INT16_SCALE if np.quantile(np.abs(block), 0.95) > 1.0 else None
 
 
 def cancelling(block_nc: np.ndarray) -> int | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import BinaryIO
 
 from asr.data.spliced import Span
@@ -43,7 +43,7 @@ class Frame:
     tag_at: int  # where the frame of a Xing or Info header has it
 
 
-@cache
+@lru_cache(4096)  # a file has a few headers, but damage has many
 def parse_frame(head: bytes) -> Frame | None:
     """Return the frame of a 4 byte header; None where it is none, or of a free bit rate."""
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
@@ -177,7 +177,7 @@ class _Walk:
             elif part is None and frame is not None and not self._is_followed(position, frame):
                 frame = None
             if frame is None or position + frame.size > self._size:
-                after = position + _tag_bytes(head)
+                after = position + tag_bytes(head)
                 if after == position:
                     after = self._find(position + 1, None if part is None else part.frame.kind)
                     is_padding = after == self._size and not self._read(position, 1 << 20).strip(
@@ -235,8 +235,8 @@ class _Walk:
         return self._size
 
 
-def _tag_bytes(head: bytes) -> int:
-    """How long the tag is that begins here, 0 where none does."""
+def tag_bytes(head: bytes) -> int:
+    """Return how long the tag is that begins here, 0 where none does."""
     if head[:3] == b"ID3" and len(head) >= 10:
         size = 0
         for byte in head[6:10]:

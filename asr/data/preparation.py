@@ -24,7 +24,7 @@ from tqdm import tqdm
 from asr.data.audio import AudioError, AudioInfo, check_audio, probe
 from asr.data.manifest import LeftOut, audio_source, cuts_path, min_ctc_frames, write_cuts
 from asr.errors import InputError
-from asr.files import spell_out, write_atomically
+from asr.files import is_unicode, spell_out, write_atomically
 from asr.locks import locked
 
 T = TypeVar("T")
@@ -133,11 +133,7 @@ def prepare_parts(
     Raises:
         InputError: two parts of one name, or one without a usable utterance.
     """
-    for name, count in Counter(part.name for part in parts).items():
-        if count > 1:
-            raise InputError(
-                f"{count} parts are called {name!r}: one manifest would replace another"
-            )
+    check_names([part.name for part in parts])
     return [
         prepare_part(
             part.name, part.utterances, out, left_out=part.left_out, num_jobs=num_jobs, check=check
@@ -350,12 +346,6 @@ def make_cut(utterance: Utterance, info: AudioInfo) -> Cut:
         supervisions=[supervision],
         recording=recording,
     )
-
-
-def is_unicode(text: str) -> bool:
-    """False for half a character, and for a file name whose bytes are not UTF-8: Python spells both
-    with surrogates, which no file of ours can hold."""
-    return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def check_name(name: str, value: str) -> str:

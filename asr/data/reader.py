@@ -63,6 +63,7 @@ class Reader:
         """
         self.name = source if name is None else name
         self._own: BinaryIO | None = None
+        self._items: SndfileItems | PyavItems | None = None
         path: Path | None = None
         if isinstance(source, Path):
             file, is_copy = _open_file(source)
@@ -70,13 +71,13 @@ class Reader:
         else:
             file = source
         try:
-            self._items = self._open(file, path, track, piece_s, until_s)
-            self.rate, self.num_channels = self._items.rate, self._items.num_channels
+            self._items = items = self._open(file, path, track, piece_s, until_s)
+            self.rate, self.num_channels = items.rate, items.num_channels
             check_rate(self.rate, self.name)
         except BaseException:
             self.close()
             raise
-        self.promised = self._items.promised
+        self.promised = items.promised
 
     def __enter__(self) -> Reader:
         return self
@@ -85,7 +86,7 @@ class Reader:
         self.close()
 
     def close(self) -> None:
-        if hasattr(self, "_items"):
+        if self._items is not None:
             self._items.close()
         if self._own is not None:
             self._own.close()
@@ -96,12 +97,15 @@ class Reader:
         Args:
             first, count: the samples to read; a loss counts as what is missing.
         """
+        assert self._items is not None, "closed"
         position = self._items.seek(first) if first else 0
         end = None if count is None else first + count
         for item in self._items:
             if isinstance(item, Loss):
                 yield item
                 position += item.num_samples or 0
+                if end is not None and position >= end:
+                    return
                 continue
             piece_nc = item[max(0, first - position) : None if end is None else end - position]
             position += len(item)

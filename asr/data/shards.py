@@ -7,14 +7,12 @@ the utterances in its damaged part and no others.
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import io
 import itertools
 import json
 import os
 import tarfile
-import tempfile
 import zlib
 from collections import deque
 from collections.abc import Iterator
@@ -36,7 +34,7 @@ from asr.data.manifest import MANIFEST_SUFFIX, LeftOut, load_samples
 from asr.data.members import STORES, Member
 from asr.data.preparation import num_workers
 from asr.errors import InputError
-from asr.files import make_folder
+from asr.files import make_folder, unfinished
 
 FORMATS = ("keep", "flac", "opus")
 # libsndfile's Opus knows these rates and no others.
@@ -115,7 +113,7 @@ def write_shards(
     left_out: list[LeftOut] = []
     try:
         with (
-            _unfinished(cuts_path) as temporary,
+            unfinished(cuts_path) as temporary,
             temporary.open("wb") as packed_file,
             # neither time nor name: the same cuts give the same bytes
             gzip.GzipFile("", "wb", fileobj=packed_file, mtime=0) as file,
@@ -147,7 +145,7 @@ class _ShardWriter:
         while item is not None:
             shard = f"{self._name}-{self.num_shards:06d}.tar"
             with (
-                _unfinished(self._out / shard) as temporary,
+                unfinished(self._out / shard) as temporary,
                 tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar,
             ):
                 while item is not None and (tar.offset == 0 or self._fits(tar, item)):
@@ -166,20 +164,6 @@ class _ShardWriter:
         padded = -(-info.size // _TAR_BLOCK) * _TAR_BLOCK
         crc32 = zlib.crc32(item.content)
         return Member(f"{self._prefix}{shard}", tar.offset - padded, info.size, crc32)
-
-
-@contextlib.contextmanager
-def _unfinished(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` to write to; renamed at the end, or gone after an error."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        yield Path(temporary)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
 
 
 def _pack_all(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
@@ -15,7 +15,7 @@ import soxr
 
 from asr.data.audio_error import reason_of
 from asr.data.flac import plan_flac
-from asr.data.mp3 import parse_frame, plan_mp3
+from asr.data.mp3 import parse_frame, plan_mp3, tag_bytes
 from asr.data.ogg import plan_ogg
 from asr.data.quiet import quiet_c_library
 from asr.data.spliced import Spliced
@@ -34,6 +34,9 @@ _BLOCK_VALUES = 1 << 22
 _MPEG_PREROLL_S = 1.0
 # The length of MPEG audio in a WAV is rounded up, by some four frames of 1152 at most.
 MPEG_TOLERANCE = 4 * 1152
+
+_PLANS: dict[tuple[int, ...], Plan | None] = {}
+_MOST_PLANS = 1024
 
 
 class ForwardFile(soundfile.SoundFile):
@@ -56,14 +59,33 @@ def plan(file: BinaryIO, head: bytes, until_s: float) -> Plan | None:
         until_s: no more is going to be read than up to there.
     """
     if head[:4] == b"OggS":
-        return plan_ogg(file)
+        return _remembered(file, plan_ogg)
     if head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE":
         return plan_wav(file)
-    if head[:3] == b"ID3" or parse_frame(head[:4]) is not None:
-        return plan_mp3(file)
+    if head[:3] == b"ID3":  # before FLAC too
+        start = tag_bytes(head)
+        file.seek(start)
+        is_flac = file.read(4) == b"fLaC"
+        return plan_flac(file, until_s, start) if is_flac else _remembered(file, plan_mp3)
+    if parse_frame(head[:4]) is not None:
+        return _remembered(file, plan_mp3)
     if head[:4] == b"fLaC":
         return plan_flac(file, until_s)
     return WHOLE
+
+
+def _remembered(file: BinaryIO, make: Callable[[BinaryIO], Plan | None]) -> Plan | None:
+    """The plan of a file, which is looked through once, not again for each segment of it."""
+    try:
+        status = os.fstat(file.fileno())
+    except (OSError, AttributeError):  # in memory, or part of a file
+        return make(file)
+    key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    if key not in _PLANS:
+        while len(_PLANS) >= _MOST_PLANS:
+            _PLANS.pop(next(iter(_PLANS)), None)  # another thread may have been first
+        _PLANS[key] = make(file)
+    return _PLANS[key]
 
 
 class SndfileItems:

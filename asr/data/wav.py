@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from typing import BinaryIO, cast
@@ -33,9 +34,41 @@ def plan_wav(file: BinaryIO) -> Plan:
         if head[:4] != b"RIFF" or following[:4] != b"RIFF" or following[8:] != b"WAVE":
             break
         starts.append(after)
-    if len(starts) > 1:
-        return Plan([Stretch([span]) for span in pairwise([*starts, num_bytes])])
-    return _plan_one(file, num_bytes)
+    if len(starts) == 1:
+        return _plan_one(file, num_bytes)
+    stretches: list[Stretch] = []
+    lost: Loss | None = None
+    for first, end in pairwise([*starts, num_bytes]):
+        part = _plan_within(file, first, end, _plan_one)
+        if lost is not None:
+            stretches.append(_after(part.stretches[0], lost))
+        else:
+            stretches.append(part.stretches[0])
+        stretches += part.stretches[1:]
+        lost = part.end
+    return Plan(stretches, lost)
+
+
+def _after(stretch: Stretch, loss: Loss) -> Stretch:
+    return replace(stretch, loss=lambda num_samples, rate: loss)
+
+
+def _plan_within(
+    file: BinaryIO, first: int, end: int, make: Callable[[BinaryIO, int], Plan]
+) -> Plan:
+    """Return the plan for a part of a file, its spans counted in the whole."""
+    inside = make(cast(BinaryIO, Spliced(file, [(first, end)])), end - first)
+    stretches = [
+        replace(
+            stretch,
+            spans=[
+                span if isinstance(span, bytes) else (span[0] + first, span[1] + first)
+                for span in stretch.spans or [(0, end - first)]
+            ],
+        )
+        for stretch in inside.stretches
+    ]
+    return Plan(stretches, inside.end)
 
 
 def _plan_one(file: BinaryIO, num_bytes: int) -> Plan:
@@ -76,21 +109,8 @@ def _plan_one(file: BinaryIO, num_bytes: int) -> Plan:
 
 def _plan_mpeg(file: BinaryIO, position: int, size: int) -> Plan:
     """MPEG audio in a WAV, decoded as a file of its own: its frames count samples."""
-    inside = plan_mp3(cast(BinaryIO, Spliced(file, [(position, position + size)])))
-    if inside is WHOLE:
-        return WHOLE
-    stretches = [
-        replace(
-            stretch,
-            spans=[
-                (span[0] + position, span[1] + position)
-                for span in stretch.spans or [(0, size)]
-                if isinstance(span, tuple)
-            ],
-        )
-        for stretch in inside.stretches
-    ]
-    return Plan(stretches, inside.end)
+    inside = _plan_within(file, position, position + size, lambda part, _: plan_mp3(part))
+    return inside if inside.stretches[0].num_samples is not None else WHOLE
 
 
 def _are_chunks(file: BinaryIO, position: int, num_bytes: int) -> bool:

@@ -17,7 +17,7 @@ import sentencepiece
 
 from asr.config import TokenizerConfig
 from asr.errors import InputError
-from asr.files import write_atomically
+from asr.files import is_unicode, write_atomically
 
 BLANK = 0
 UNKNOWN = 1
@@ -27,7 +27,7 @@ SPM_FILE = "tokenizer.model"
 CHAR_FILE = "tokenizer.json"
 _CHAR_FORMAT = "sigmoid-asr characters 1"
 MAX_VOCABULARY = 65536
-_MAX_BYTES = 1 << 24
+MAX_TOKENIZER_BYTES = 1 << 24
 
 
 class Tokenizer(ABC):
@@ -260,15 +260,15 @@ def _parse_characters(content: bytes, path: Path) -> CharTokenizer:
         raise InputError(f"{path}: {len(characters)} characters, more than {MAX_VOCABULARY}")
     if len(set(characters)) != len(characters):
         raise InputError(f"{path}: a character is listed twice")
-    if any("\ud800" <= char <= "\udfff" for char in characters):
+    if not is_unicode(characters):
         raise InputError(f"{path}: holds half a character (a surrogate)")
     return CharTokenizer(characters)
 
 
 def _read(path: Path) -> bytes:
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise InputError(f"{path}: a tokenizer has at most {_MAX_BYTES} bytes")
+        if path.stat().st_size > MAX_TOKENIZER_BYTES:
+            raise InputError(f"{path}: a tokenizer has at most {MAX_TOKENIZER_BYTES} bytes")
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot read: {error.strerror}") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
@@ -24,7 +23,15 @@ from asr.train.log import NoLog, TensorBoard, Tracker, TrainingLog, load_tracker
 from asr.train.profiling import Profile
 from asr.train.record import resumed_record, run_record, write_diff, write_run
 from asr.train.resuming import Change, check_contents, claim_folder
-from asr.train.setup import Experiment, Setup, describe, keep_setup, prepare, set_norm
+from asr.train.setup import (
+    Experiment,
+    Setup,
+    describe,
+    forget_tokenizer,
+    keep_setup,
+    prepare,
+    set_norm,
+)
 from asr.train.stopping import StopRequest, stop_on_signals
 from asr.train.trainer import Progress, Trainer
 
@@ -187,8 +194,8 @@ def average(folder: Path, out: Path, count: int, own: bool) -> list[int]:
     config, record = load_config([source.config]), read_json_object(source.run)
     weights = average_weights([there[step] for step in steps], own)
     tokenizer = load_tokenizer(source.tokenizer)
+    forget_tokenizer(target)  # of an average that is replaced
     save_model(target.model, weights, config, tokenizer)
-    shutil.rmtree(target.tokenizer, ignore_errors=True)  # of an average that is replaced
     keep_setup(target, config, tokenizer)
     write_run(target, record | {"name": out.name, "averaged_steps": steps})
     return steps

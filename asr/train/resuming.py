@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from typing import Any
 
 from asr import config as configuration
 from asr.config import CONTENT, FREE, TOLD, Config
 from asr.errors import InputError
 from asr.files import read_json_object
-from asr.train.setup import Experiment
+from asr.train.setup import Experiment, forget_tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,18 +26,18 @@ class Change:
 
 
 def claim_folder(exp: Experiment, config: Config, resume: bool) -> list[Change]:
-    """Check that the folder is new or can be resumed. Writes nothing.
+    """Check that the folder is new or can be resumed; a tokenizer of a run that was killed at its
+    start is removed.
 
     Returns:
         options whose new values lead to another result from here on.
 
     Raises:
         InputError: it holds another run and ``resume`` is not asked for, or it holds one with
-            another configuration.
+            another configuration, or files of something else lie where a run's tokenizer does.
     """
     if not exp.config.is_file():
-        # a tokenizer without the configuration it was learnt for: a run that was killed at its start
-        shutil.rmtree(exp.tokenizer, ignore_errors=True)
+        forget_tokenizer(exp)
         return []
     if not resume:
         raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from asr.model_folder import new_folder
 from asr.processes import Processes
 from asr.text.coverage import check_training_texts, warn_of_references
 from asr.text.normalise import Normaliser, get_normaliser
-from asr.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from asr.text.tokenizer import CHAR_FILE, SPM_FILE, Tokenizer, load_tokenizer, train_tokenizer
 from asr.train.initialise import Start, keeps_tokenizer, take_weights
 
 NORM_UTTERANCES = 500
@@ -77,6 +78,22 @@ class Setup:
     """What was taken from another model; empty: nothing."""
     data: dict[str, dict[str, Any]]
     """What the manifests of each option hold: number of utterances, fingerprint."""
+
+
+def forget_tokenizer(exp: Experiment) -> None:
+    """Remove a tokenizer that lies in a folder without the configuration it was learnt for.
+
+    Raises:
+        InputError: there is something else in its folder; nothing is removed.
+    """
+    if not exp.tokenizer.is_dir():
+        return
+    names = {path.name for path in exp.tokenizer.iterdir()}
+    if foreign := sorted(names - {SPM_FILE, CHAR_FILE}):
+        raise InputError(
+            f"{exp.tokenizer}: holds {foreign[0]!r}, which no run wrote; name another folder"
+        )
+    shutil.rmtree(exp.tokenizer)
 
 
 def keep_setup(exp: Experiment, config: Config, tokenizer: Tokenizer) -> None:

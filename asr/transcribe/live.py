@@ -46,6 +46,7 @@ class Axes:
             InputError: the block does not tell, or not of as many channels as the stream.
         """
         if samples.ndim == 1 and self._num_channels in (None, 1):
+            self._num_channels = 1
             return samples[None]
         if samples.ndim != 2:
             raise self._refusal(samples)

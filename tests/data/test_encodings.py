@@ -93,9 +93,12 @@ def flac(is_piped: bool) -> bytes:
     return bytes(content)
 
 
-def mp3_in_wav() -> bytes:
+def mp3_in_wav(**options: str) -> bytes:
     wave_n = np.tile(speechlike(44100), 3)
-    return encoded("wav", "libmp3lame", wave_n, 44100, {"b": "64000"})
+    return encoded("wav", "libmp3lame", wave_n, 44100, options or {"b": "64000"})
+
+
+ID3 = b"ID3\x04\0\0\0\0\0\x20" + bytes(32)
 
 
 Made = Callable[[], list[bytes]]
@@ -134,6 +137,10 @@ ENCODINGS: dict[str, tuple[str, Made]] = {
     "wav-size-unknown": ("wav", lambda: [wav(0xFFFFFFFF)]),
     "rf64": ("wav", lambda: [wav(kind="RF64")]),
     "mp3-in-wav": ("wav", lambda: [mp3_in_wav()]),
+    "vbr-mp3-in-wav": ("wav", lambda: [mp3_in_wav(q="5")]),
+    "two-wav-the-last-of-size-0": ("wav", lambda: [wav(), wav(0)]),
+    "flac-tagged": ("flac", lambda: [ID3 + flac(is_piped=False)]),
+    "two-flac-tagged": ("flac", lambda: [ID3 + flac(is_piped=True), flac(is_piped=False)]),
 }
 
 
@@ -211,6 +218,25 @@ def test_parts_of_other_rates_become_the_firsts(
     assert len(samples_nc) / rate == pytest.approx(2 * SECONDS, abs=0.05)
     first_n, second_n = samples_nc[: int(SECONDS * rate), 0], samples_nc[-int(SECONDS * rate) :, 0]
     assert np.corrcoef(first_n, second_n)[0, 1] > 0.8
+
+
+def test_a_truncated_wav_after_another_is_not_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(wav() + wav()[:-20_000])
+    with pytest.raises(AudioError, match="truncated: the header promises"):
+        audio.read_audio(path)
+    gaps: list[Gap] = []
+    found_n = np.concatenate([*read_blocks(path, 16000, gaps)])
+    assert len(found_n) == 2 * len(speechlike(16000)) - 10_000
+    assert [gap.start_s for gap in gaps] == [pytest.approx(len(found_n) / 16000)]
+
+
+def test_a_file_that_changed_is_looked_through_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp3"
+    for content in (mp3(16000, q="5"), 2 * mp3(16000, q="5")):
+        path.write_bytes(content)
+        num_parts = len(content) // len(mp3(16000, q="5"))
+        assert audio.probe(path)[0] == num_parts * len(by_pyav(mp3(16000, q="5"))[0])
 
 
 @pytest.mark.parametrize("subtype", ["OPUS", "VORBIS"])

@@ -92,6 +92,11 @@ def in_a_custom_array(cut: Json, canary: str) -> Json:
     return {**cut, "custom": {"ivector": {"array": array}, "plain": array}}
 
 
+def beside_a_storage(form: Form) -> Form:
+    """A key of another kind of item must not end the look at this one."""
+    return lambda cut, canary: {"storage_type": "numpy_files", **form(cut, canary)}
+
+
 def in_a_custom_recording(cut: Json, canary: str) -> Json:
     return {**cut, "custom": {"target": _recording(cut, command_source(canary))}}
 
@@ -166,12 +171,14 @@ RARER: dict[str, Form] = {
         lambda _: {"type": "file", "channels": [0], "source": "http://127.0.0.1:9/x.wav"}
     ),
     "codec that looks for programs": with_transform("Narrowband", codec="lpc10"),
+    "codec beside a storage": beside_a_storage(with_transform("Narrowband", codec="lpc10")),
     "transform of a plug-in": with_transform("Run", command="touch x"),
 }
 HUGE: dict[str, Form] = {
     "silence": mixture(silence(16 * 10**10, 1e7), "PaddingCut"),
     "silence without a length": mixture(silence(16 * 10**10, 1.0), "PaddingCut"),
     "late track": mixture({}, "MonoCut", 1e8),
+    "late track beside a storage": beside_a_storage(mixture({}, "MonoCut", 1e8)),
     "slow": with_transform("Speed", factor=1e-7),
     "rate": with_transform("Resample", source_sampling_rate=16000, target_sampling_rate=10**9),
     "room": with_transform("ReverbWithImpulseResponse", rir_generator={"max_T60": 1e9}),

@@ -57,6 +57,15 @@ def exp(cuts: Path, tmp_path: Path) -> Path:
     return tmp_path / "exp"
 
 
+def test_a_folder_of_something_else_is_not_emptied(cuts: Path, tmp_path: Path) -> None:
+    theirs = tmp_path / "exp" / "tokenizer" / "thesis.txt"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("mine")
+    with pytest.raises(InputError, match=r"holds 'thesis\.txt', which no run wrote"):
+        go_on(tmp_path / "exp", cuts)
+    assert files(tmp_path / "exp") == {theirs: b"mine"}
+
+
 def test_other_data_at_the_same_path_is_refused(exp: Path, cuts: Path) -> None:
     before = files(exp)
     write_cuts(list(read_cuts(cuts))[:3], cuts)

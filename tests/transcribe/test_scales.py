@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import soundfile
 
 from asr.api import Transcriber
-from asr.data.blocks import convert
+from asr.data.audio import read_audio
+from asr.data.blocks import convert, read_blocks
 from asr.data.gaps import Gap, Remark
 from asr.errors import InputError
 from asr.transcribe.live import Axes
@@ -50,6 +54,20 @@ def test_floats_of_integers_scale(kind: str) -> None:
     np.testing.assert_allclose(found_n, wave(), atol=1e-5)
     assert len(notes) == 1
     assert "16 bits" in notes[0]
+
+
+def test_training_and_transcription_take_floats_alike(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, 32768 * wave(), RATE, subtype="FLOAT")
+    np.testing.assert_allclose(read_audio(path), wave(), atol=1e-5)
+    np.testing.assert_allclose(np.concatenate([*read_blocks(path, RATE, [])]), wave(), atol=1e-5)
+
+
+def test_a_stream_keeps_its_number_of_channels() -> None:
+    axes = Axes(None)
+    axes.sorted(wave())
+    with pytest.raises(InputError, match="shape"):
+        axes.sorted(np.zeros((2, 1000), np.float32))
 
 
 def test_a_click_is_no_scale() -> None:
