@@ -28,6 +28,7 @@ _UNKNOWN_SUM = "0" * 64
 _SUMS = re.compile(r"[^ :]+:[0-9a-f]{64}( [^ :]+:[0-9a-f]{64})*")
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _BLOCK_BYTES = 1 << 20
+_MOST_AXES = 16
 
 
 class WeightsFile:
@@ -138,7 +139,10 @@ def _shape(item: dict[str, Any]) -> tuple[int, ...]:
     shape, (first, last) = tuple(item["shape"]), item["data_offsets"]
     if item["dtype"] not in _BYTES:
         raise ValueError(f"weights are of {', '.join(_BYTES)}, not {item['dtype']!r}")
-    if not all(type(size) is int and size >= 0 for size in shape):
+    # their product takes time that grows with the square of how many they are
+    if len(shape) > _MOST_AXES:
+        raise ValueError(f"a tensor of {len(shape)} axes")
+    if not all(type(size) is int and 0 <= size < 1 << 48 for size in shape):
         raise ValueError(f"a shape {shape}")
     if last - first != math.prod(shape) * _BYTES[item["dtype"]]:
         raise ValueError(f"{last - first} bytes for a tensor {shape}")

@@ -6,6 +6,8 @@ its manifest is opened, and every cut once more before its samples are loaded.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from lhotse.serialization import (
@@ -35,6 +37,7 @@ _LARGEST_ARGUMENT = 1e6
 _LARGEST = {"max_T60": 10.0, "sr": 2e5, "iterations": 100, "n_fft": 1 << 16}
 _SLOWEST, _FASTEST = 0.1, 10.0
 _MOST_SAMPLES = 1 << 28
+_MOST_TAPS = 1 << 26
 
 _OTHER_KINDS = {
     "command": "a shell command",
@@ -122,16 +125,20 @@ def _refusal(node: dict[str, Any], in_transform: bool) -> str:
     if "source" in node and "channels" in node and (reason := _source_refusal(node, in_transform)):
         return reason
     if isinstance(node.get("transforms"), (list, tuple)):
+        rate = node.get("sampling_rate") or 16000
+        slower = 1.0
         for transform in node["transforms"]:
-            if reason := _transform_refusal(transform):
+            if reason := _transform_refusal(transform, rate):
                 return reason
+            slower /= transform["kwargs"].get("factor", 1.0)
+        if not 1 / _FASTEST <= slower <= 1 / _SLOWEST:
+            raise ValueError(f"transforms that make it {slower:.3g} times as long")
     if isinstance(node.get("tracks"), (list, tuple)):
-        for track in node["tracks"]:
-            _check_track(track)
+        _check_tracks(node["tracks"])
     return ""
 
 
-def _transform_refusal(transform: dict[str, Any]) -> str:
+def _transform_refusal(transform: dict[str, Any], rate: int) -> str:
     name, arguments = transform["name"], transform["kwargs"]
     if name not in _TRANSFORMS:
         return f"a transform {str(name)[:80]!r}"
@@ -142,20 +149,34 @@ def _transform_refusal(transform: dict[str, Any]) -> str:
         largest = _LARGEST.get(key, _LARGEST_ARGUMENT)
         if isinstance(value, (int, float)) and not (abs(value) <= largest or "seed" in key):
             raise ValueError(f"a transform {name} with {key} = {value}")
-    factor = arguments.get("factor", 1.0)
-    if name in ("Speed", "Tempo") and not _SLOWEST <= factor <= _FASTEST:
-        raise ValueError(f"a transform {name} with factor = {factor}")
+    if name in ("Speed", "Tempo") and not _SLOWEST <= arguments["factor"] <= _FASTEST:
+        raise ValueError(f"a transform {name} with factor = {arguments['factor']}")
+    if name == "Speed":
+        _check_resampling(round(rate * arguments["factor"]), rate)
+    if name == "Resample":
+        _check_resampling(arguments["source_sampling_rate"], arguments["target_sampling_rate"])
     return ""
 
 
-def _check_track(track: dict[str, Any]) -> None:
-    """Refuse a part of a mixture that ends too late: all up to there is made in memory."""
-    cut = track["cut"]
-    rate = (cut.get("recording") or cut).get("sampling_rate", 0)
-    end_s = track.get("offset", 0.0) + cut.get("duration", 0.0)
-    num_samples = max(end_s * rate, cut.get("num_samples") or 0)
-    if not num_samples <= _MOST_SAMPLES:
-        raise ValueError(f"a mixture of {num_samples:.3g} samples, at most {_MOST_SAMPLES}")
+def _check_resampling(source: int, target: int) -> None:
+    """Refuse a ratio whose filters take more memory than the sound: torchaudio holds one for each
+    phase, and 16000 to 16001 Hz has 16001 of them."""
+    shared = math.gcd(source, target)
+    if min(source, target) <= 0 or source // shared * (target // shared) > _MOST_TAPS:
+        raise ValueError(f"resampling from {source} to {target} Hz")
+
+
+def _check_tracks(tracks: Sequence[dict[str, Any]]) -> None:
+    """Refuse a mixture that ends too late or has too much in it: all of it is made in memory."""
+    total = 0.0
+    for track in tracks:
+        cut = track["cut"]
+        rate = (cut.get("recording") or cut).get("sampling_rate", 0)
+        length = max(cut.get("duration", 0.0) * rate, cut.get("num_samples") or 0)
+        total += length
+        num_samples = max(total, track.get("offset", 0.0) * rate + length)
+        if not num_samples <= _MOST_SAMPLES:
+            raise ValueError(f"a mixture of {num_samples:.3g} samples, at most {_MOST_SAMPLES}")
 
 
 def _source_refusal(node: dict[str, Any], in_transform: bool) -> str:

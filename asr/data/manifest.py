@@ -88,6 +88,10 @@ DAMAGED = (EOFError, zlib.error)
 # An hour of words with their times has some 1 MB; a few packed bytes may stand for any length.
 _MAX_LINE_BYTES = 64 << 20
 _MAX_BYTES = 1 << 30  # of a manifest that is read whole
+# Manifests shrink to a tenth or a fiftieth; a file of one repeated byte to a thousandth.
+_MOST_PACKED = 300
+_PACKED_ANYHOW = 16 << 20  # bytes that take no time worth a bound
+_MAX_YAML_DEPTH = 32
 
 
 @dataclass(frozen=True)
@@ -245,23 +249,42 @@ def _raw_items(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _parse_yaml(content: bytes) -> Any:
-    """Yaml without aliases, which let a few lines stand for gigabytes."""
+    """Yaml without aliases, which let a few lines stand for gigabytes, and not so deep that the reader
+    in C runs out of its stack."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the first where it was compiled
+    depth = 0
     for event in yaml.parse(content, loader):
         if isinstance(event, yaml.AliasEvent):
             raise ValueError(f"aliases (*{event.anchor}) are refused")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_YAML_DEPTH:
+            raise ValueError(f"lists and mappings more than {_MAX_YAML_DEPTH} deep")
     return yaml.load(content, loader)
 
 
 def _content(path: Path) -> bytes:
     try:
         with _open(path) as file:
-            content = file.read(_MAX_BYTES + 1)
+            content = file.read(min(_MAX_BYTES, _most_bytes(path)) + 1)
     except (OSError, *DAMAGED) as error:
         raise InputError(f"{path}: cannot be read as a manifest: {_one_line(error)}") from None
+    _check_packing(path, len(content))
     if len(content) > _MAX_BYTES:
         raise InputError(f"{path}: has more than {_MAX_BYTES} bytes; write it as .jsonl.gz")
     return content
+
+
+def _most_bytes(path: Path) -> int:
+    """Of a manifest, unpacked."""
+    return max(_PACKED_ANYHOW, _MOST_PACKED * path.stat().st_size)
+
+
+def _check_packing(path: Path, num_bytes: int) -> None:
+    if path.suffix == ".gz" and num_bytes > _most_bytes(path):
+        raise InputError(
+            f"{path}: unpacks to more than {_MOST_PACKED} times its size, which no manifest does"
+        )
 
 
 def _open(path: Path) -> BinaryIO:
@@ -274,8 +297,9 @@ def manifest_lines(path: Path) -> Iterator[bytes]:
     Raises:
         InputError: it cannot be read, is damaged, or a line has no end; names the line.
     """
-    number = 0
+    number, num_bytes, most_bytes = 0, 0, 0
     try:
+        most_bytes = _most_bytes(path)
         with _open(path) as file:
             while line := file.readline(_MAX_LINE_BYTES + 1):
                 number += 1
@@ -284,6 +308,9 @@ def manifest_lines(path: Path) -> Iterator[bytes]:
                         f"{path}: line {number} has more than {_MAX_LINE_BYTES} bytes, which no "
                         "utterance has"
                     )
+                num_bytes += len(line)
+                if num_bytes > most_bytes:
+                    _check_packing(path, num_bytes)
                 yield line
     except (OSError, *DAMAGED) as error:
         raise InputError(
@@ -344,7 +371,7 @@ _LOADING_ERRORS = (
     *MALFORMED,
     *DAMAGED,
     OSError,
-    RuntimeError,
+    ImportError,  # for transforms by packages that are not installed
     MemoryError,  # for samples that nobody can have
     AudioLoadingError,
     DurationMismatchError,

@@ -74,6 +74,9 @@ class Reader:
             self._items = items = self._open(file, path, track, piece_s, until_s)
             self.rate, self.num_channels = items.rate, items.num_channels
             check_rate(self.rate, self.name)
+        except OSError as error:
+            self.close()
+            raise AudioError(f"{self.name}: cannot be read: {error.strerror}") from None
         except BaseException:
             self.close()
             raise
@@ -100,7 +103,7 @@ class Reader:
         assert self._items is not None, "closed"
         position = self._items.seek(first) if first else 0
         end = None if count is None else first + count
-        for item in self._items:
+        for item in self._until_error():
             if isinstance(item, Loss):
                 yield item
                 position += item.num_samples or 0
@@ -113,6 +116,14 @@ class Reader:
                 yield piece_nc
             if end is not None and position >= end:
                 return
+
+    def _until_error(self) -> Iterator[np.ndarray | Loss]:
+        """What is decoded, and a loss in place of what the disk does not give."""
+        assert self._items is not None, "closed"
+        try:
+            yield from self._items
+        except OSError as error:
+            yield Loss(f"cannot be read further: {error.strerror}")
 
     def strict(self, first: int = 0, count: int | None = None) -> Iterator[np.ndarray]:
         """The same pieces; the first loss is an error.

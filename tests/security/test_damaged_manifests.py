@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import pytest
 
 from asr.data import index
 from asr.data import manifest as manifests
+from asr.data.audio import AudioError
 from asr.data.corpora.lhotse import read_lhotse_cuts
 from asr.data.index import open_cuts
-from asr.data.manifest import read_cuts
+from asr.data.manifest import load_waveform, read_cuts
 from asr.errors import InputError
 
 
@@ -131,3 +133,55 @@ def test_every_format_gives_the_same(good: bytes, suffix: str, tmp_path: Path) -
     CutSet.from_cuts(cuts).to_file(path)
     expected = [json.loads(line) for line in gzip.decompress(good).splitlines()]
     assert [cut.to_dict() for cut in read_cuts(path)] == expected
+
+
+@pytest.mark.parametrize("text", [30_000 * "- " + "a", 30_000 * "[", 30_000 * "{a: "])
+def test_deep_yaml_is_refused(text: str, tmp_path: Path) -> None:
+    """PyYAML's reader in C ends the process."""
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    assert "more than 32 deep" in complaint(read_cuts, path)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.json.gz", "a.yaml.gz"])
+@pytest.mark.parametrize("read", [read_cuts, lambda path: list(open_cuts([path]))])
+def test_a_few_packed_bytes_do_not_stand_for_gigabytes(
+    name: str, read: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(b"\n" * (32 << 20)))
+    assert "unpacks to more than 300 times its size" in complaint(read, path)
+
+
+def test_a_transform_whose_package_is_missing_costs_the_utterance(
+    good: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyloudnorm", None)  # not installed
+    item = json.loads(gzip.decompress(good).splitlines()[0])
+    loudness = {"name": "LoudnessNormalization", "kwargs": {"target": -23.0}}
+    path = tmp_path / "a.jsonl"
+    for transformed in (
+        item | {"recording": item["recording"] | {"transforms": [loudness]}},
+        {
+            "type": "MixedCut",
+            "id": "a",
+            "tracks": [{"cut": item, "type": "MonoCut", "offset": 0.0}],
+            "transforms": [loudness],
+        },
+    ):
+        path.write_text(json.dumps(transformed))
+        (cut,) = read_cuts(path)
+        with pytest.raises(AudioError, match="cannot be loaded"):
+            load_waveform(cut, 16000)
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a file that gives EIO")
+def test_a_file_that_the_disk_does_not_give_costs_the_utterance(
+    good: bytes, tmp_path: Path
+) -> None:
+    item = json.loads(gzip.decompress(good).splitlines()[0])
+    item["recording"]["sources"][0]["source"] = "/proc/self/mem"
+    (tmp_path / "a.jsonl").write_text(json.dumps(item))
+    (cut,) = read_cuts(tmp_path / "a.jsonl")
+    with pytest.raises(AudioError, match=r"/proc/self/mem: cannot be read: Input/output error"):
+        load_waveform(cut, 16000)

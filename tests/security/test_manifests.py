@@ -129,9 +129,12 @@ FORMS: dict[str, Form] = {
 }
 
 
+def with_transforms(transforms: list[Json]) -> Form:
+    return lambda cut, _: {**cut, "recording": {**cut["recording"], "transforms": transforms}}
+
+
 def with_transform(name: str, **arguments: object) -> Form:
-    transform = {"name": name, "kwargs": arguments}
-    return lambda cut, _: {**cut, "recording": {**cut["recording"], "transforms": [transform]}}
+    return with_transforms([{"name": name, "kwargs": arguments}])
 
 
 def in_a_transform_of_a_mixture(cut: Json, canary: str) -> Json:
@@ -179,7 +182,20 @@ HUGE: dict[str, Form] = {
     "silence without a length": mixture(silence(16 * 10**10, 1.0), "PaddingCut"),
     "late track": mixture({}, "MonoCut", 1e8),
     "late track beside a storage": beside_a_storage(mixture({}, "MonoCut", 1e8)),
+    "many silences": lambda cut, _: {
+        "type": "MixedCut",
+        "id": cut["id"],
+        "tracks": 20 * [{"cut": silence(1 << 27, 8388.608), "type": "PaddingCut", "offset": 0.0}],
+    },
     "slow": with_transform("Speed", factor=1e-7),
+    "slower and slower": lambda cut, canary: with_transforms(
+        4 * [{"name": "Speed", "kwargs": {"factor": 0.1}}]
+    )(cut, canary),
+    "odd rates": with_transform("Resample", source_sampling_rate=16000, target_sampling_rate=16001),
+    "odd factor": with_transform("Speed", factor=0.90006),
+    "negative rate": with_transform(
+        "Resample", source_sampling_rate=-16000, target_sampling_rate=8000
+    ),
     "rate": with_transform("Resample", source_sampling_rate=16000, target_sampling_rate=10**9),
     "room": with_transform("ReverbWithImpulseResponse", rir_generator={"max_T60": 1e9}),
 }
