@@ -92,6 +92,7 @@ _MAX_BYTES = 1 << 30  # of a manifest that is read whole
 _MOST_PACKED = 300
 _PACKED_ANYHOW = 16 << 20  # bytes that take no time worth a bound
 _MAX_YAML_DEPTH = 32
+_MAX_EMPTY_LINES = 100_000
 
 
 @dataclass(frozen=True)
@@ -297,7 +298,7 @@ def manifest_lines(path: Path) -> Iterator[bytes]:
     Raises:
         InputError: it cannot be read, is damaged, or a line has no end; names the line.
     """
-    number, num_bytes, most_bytes = 0, 0, 0
+    number, num_empty, num_bytes, most_bytes = 0, 0, 0, 0
     try:
         most_bytes = _most_bytes(path)
         with _open(path) as file:
@@ -309,6 +310,9 @@ def manifest_lines(path: Path) -> Iterator[bytes]:
                         "utterance has"
                     )
                 num_bytes += len(line)
+                num_empty += line.isspace()
+                if num_empty > _MAX_EMPTY_LINES:
+                    raise InputError(f"{path}: more than {_MAX_EMPTY_LINES} empty lines")
                 if num_bytes > most_bytes:
                     _check_packing(path, num_bytes)
                 yield line

@@ -149,8 +149,11 @@ def test_a_few_packed_bytes_do_not_stand_for_gigabytes(
     name: str, read: Any, tmp_path: Path
 ) -> None:
     path = tmp_path / name
-    path.write_bytes(gzip.compress(b"\n" * (32 << 20)))
+    path.write_bytes(gzip.compress((bytes(1 << 20) + b"\n") * 32))
     assert "unpacks to more than 300 times its size" in complaint(read, path)
+    if "jsonl" in name:
+        path.write_bytes(gzip.compress(b"\n" * (32 << 20)))
+        assert "empty lines" in complaint(read, path)
 
 
 def test_a_transform_whose_package_is_missing_costs_the_utterance(
