@@ -146,10 +146,12 @@ def test_deep_yaml_is_refused(text: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.json.gz", "a.yaml.gz"])
 @pytest.mark.parametrize("read", [read_cuts, lambda path: list(open_cuts([path]))])
 def test_a_few_packed_bytes_do_not_stand_for_gigabytes(
-    name: str, read: Any, tmp_path: Path
+    name: str, read: Any, good: bytes, tmp_path: Path
 ) -> None:
     path = tmp_path / name
-    path.write_bytes(gzip.compress((bytes(1 << 20) + b"\n") * 32))
+    item = json.loads(gzip.decompress(good).splitlines()[0]) | {"custom": {"x": "0" * (1 << 20)}}
+    lines = [json.dumps(item | {"id": str(number)}) + "\n" for number in range(32)]
+    path.write_bytes(gzip.compress("".join(lines).encode()))
     assert "unpacks to more than 300 times its size" in complaint(read, path)
     if "jsonl" in name:
         path.write_bytes(gzip.compress(b"\n" * (32 << 20)))
