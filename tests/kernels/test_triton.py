@@ -79,10 +79,23 @@ def test_tiles_of_other_shapes(bm, bn, monkeypatch):
     check("visible", "relative", "window", batch=1, heads=1, queries=37, keys=45)
 
 
-@pytest.mark.parametrize("position", POSITIONS)
-@pytest.mark.parametrize("mask", ["none", "lens", "causal"])
+STEPPED = [("none", "lens"), ("alibi", "causal"), ("table", "none"), ("relative", "lens")]
+
+
+@pytest.mark.parametrize(("position", "mask"), STEPPED)
 def test_addresses_that_are_stepped(position, mask, monkeypatch):
     """As for half precision on Hopper, here in float32, so that no rounding hides an error."""
+    check_stepped(position, mask, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("mask", ["none", "lens", "causal"])
+def test_addresses_that_are_stepped_full(position, mask, monkeypatch):
+    check_stepped(position, mask, monkeypatch)
+
+
+def check_stepped(position, mask, monkeypatch):
     monkeypatch.setattr(launch, "stepped", lambda *_: True)
     check("visible", position, mask, batch=1, heads=1, queries=70, keys=100)
 
@@ -116,7 +129,7 @@ def test_product(weighting, position, mask):
 
 @pytest.mark.parametrize("position", POSITIONS)
 def test_half_precision(position):
-    check("visible", position, "lens", dtype=torch.float16, rtol=4e-3, queries=33, keys=40)
+    check("visible", position, "lens", batch=2, dtype=torch.float16, rtol=4e-3, queries=33, keys=40)
 
 
 @pytest.mark.parametrize(("d", "dv"), [(32, 128), (128, 32), (36, 36), (80, 64)])
@@ -131,7 +144,8 @@ def test_grouped_heads(groups):
 
 @pytest.mark.parametrize("position", ["none", "relative"])
 def test_disjoint_shards_of_the_keys_add_up(position):
-    case = make("visible", position, "none", Sizes(dtype=torch.float32, device=DEVICE))
+    sizes = Sizes(batch=2, heads=2, kv_heads=1, dtype=torch.float32, device=DEVICE)
+    case = make("visible", position, "none", sizes)
     whole = case.run("triton")[0]
     count = torch.full((case.q.shape[0],), case.k.shape[2], device=DEVICE)
     parts = [
