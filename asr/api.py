@@ -73,7 +73,7 @@ class Transcriber:
             overlap_s: of which neighbours share this much.
             max_batch_s: seconds of audio computed at once: memory grows with it.
             precision: fp32; int8 (CPU; the model's linear layers are replaced), bf16 (CUDA).
-            vad: leave out what silero-vad hears no speech in; such stretches become gaps.
+            vad: skip audio in which silero-vad finds no speech; such stretches become gaps.
             vad_silence_s: a silence of this length ends a stretch of speech, which is then computed
                 by itself; one of 0.5 s does as soon as a stretch is half a window long.
 

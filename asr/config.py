@@ -244,7 +244,7 @@ class AttentionConfig:
     )
     backend: str = option(
         "auto",
-        "what computes it",
+        "attention backend",
         choices=("auto", "reference", "sdpa", "blockwise", "triton"),
         on_resume=FREE,
     )
@@ -274,7 +274,10 @@ class EncoderConfig:
         high=1.0,
     )
     stochastic_depth: float = option(
-        0.0, "how often training leaves a module of the last layer out", low=0.0, high=0.9
+        0.0,
+        "stochastic depth: drop probability of the last layer, linear over depth",
+        low=0.0,
+        high=0.9,
     )
     intermediate_ctc: list[int] = option(
         [], "layers (from 1) whose output gets a CTC loss of its own", low=1, high=512
@@ -320,7 +323,9 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    seed: int = option(1, "of weights, order and augmentation", low=0, high=2**63 - 1)
+    seed: int = option(
+        1, "random seed for initialisation, shuffling and augmentation", low=0, high=2**63 - 1
+    )
     device: str = option("auto", "where to train: auto, cpu, cuda or cuda:N", on_resume=FREE)
     precision: str = option(
         "auto",

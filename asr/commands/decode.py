@@ -24,7 +24,7 @@ def add(verbs: Verbs) -> None:
     )
     parser.add_argument("--workers", type=count, default=0, help="processes that read audio")
     parser.add_argument(
-        "--chunk", type=int, metavar="FRAMES", help="hear what a stream with such chunks does"
+        "--chunk", type=int, metavar="FRAMES", help="decode as a stream with this chunk size would"
     )
     parser.add_argument(
         "--left-chunks", type=int, metavar="N", help="seen before each (default: most of training)"

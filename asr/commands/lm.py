@@ -18,12 +18,16 @@ def add(verbs: Verbs) -> None:
     train.add_argument("--out", type=path, required=True, help="NAME.arpa or NAME.arpa.gz to write")
     train.set_defaults(run=run_train)
 
-    neural = parts.add_parser("train-neural", help="text -> a small LSTM that ranks n-best lists")
+    neural = parts.add_parser(
+        "train-neural", help="text -> a small LSTM that rescores n-best lists"
+    )
     _add_text_options(neural)
-    neural.add_argument("--model", type=path, required=True, help="whose tokenizer it takes")
+    neural.add_argument("--model", type=path, required=True, help="model whose tokenizer is used")
     neural.add_argument("--epochs", type=int, default=10, help="passes over the text")
     neural.add_argument("--dim", type=int, default=256, help="width")
-    neural.add_argument("--seed", type=int, default=1, help="of weights and order")
+    neural.add_argument(
+        "--seed", type=int, default=1, help="random seed for initialisation and shuffling"
+    )
     neural.add_argument("--threads", type=count, default=0, help="CPU threads; 0: PyTorch's choice")
     neural.add_argument("--out", type=path, required=True, help="folder to write")
     neural.set_defaults(run=run_train_neural)

@@ -38,7 +38,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     search.add_argument(
         "--hotword-bonus", type=float, default=4.0, help="natural logarithm, per word of a phrase"
     )
-    search.add_argument("--neural", type=path, help="neural model that ranks the n-best anew")
+    search.add_argument("--neural", type=path, help="neural model that rescores the n-best list")
     search.add_argument("--neural-weight", type=float, help="default: as tuned, else 0.5")
     add_machine_options(parser)
 

@@ -1,4 +1,4 @@
-"""`asr subset`: a manifest -> some of its utterances."""
+"""Write a subset of a manifest: `asr subset`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from asr.errors import InputError
 
 
 def add(verbs: Verbs) -> None:
-    parser = verbs.add_parser("subset", help="a manifest -> some of its utterances")
+    parser = verbs.add_parser("subset", help="write a subset of a manifest")
     parser.add_argument("--cuts", type=path, required=True, help="manifest to choose from")
     parser.add_argument("--out", type=path, required=True, help="NAME.cuts.jsonl.gz to write")
     parser.add_argument("--min-s", type=seconds, default=0.0, help="shortest, in seconds")

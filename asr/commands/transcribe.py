@@ -75,7 +75,7 @@ def add(verbs: Verbs) -> None:
     )
     audio.add_argument("--precision", default="fp32", help="fp32, int8 (CPU) or bf16 (CUDA)")
     audio.add_argument(
-        "--vad", action="store_true", help="leave out what silero-vad hears no speech in"
+        "--vad", action="store_true", help="skip audio in which silero-vad finds no speech"
     )
     audio.add_argument(
         "--vad-silence-s",
