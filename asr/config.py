@@ -24,7 +24,7 @@ from asr.errors import InputError
 FIXED = "fixed"
 FREE = "free"
 """Another value changes no result but for rounding, or only when a run is saved or gives up."""
-TOLD = "told"
+REPORTED = "reported"
 """Another value is a wish for another result from here on: it is taken and reported."""
 CONTENT = "content"
 """Files that must hold the same, wherever they lie."""
@@ -303,7 +303,7 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    lr: float = option(1e-3, "peak learning rate", low=1e-9, high=10.0, on_resume=TOLD)
+    lr: float = option(1e-3, "peak learning rate", low=1e-9, high=10.0, on_resume=REPORTED)
     betas: list[float] = option([0.9, 0.98], "AdamW's two decay rates", low=0.0, high=0.99999)
     eps: float = option(1e-8, "AdamW's epsilon", low=1e-20, high=1.0)
     weight_decay: float = option(
@@ -354,7 +354,7 @@ class TrainConfig:
     num_threads: int = option(
         0, "CPU threads; 0 is PyTorch's own choice", low=0, high=4096, on_resume=FREE
     )
-    epochs: int = option(30, "passes over the data", low=1, high=10**6, on_resume=TOLD)
+    epochs: int = option(30, "passes over the data", low=1, high=10**6, on_resume=REPORTED)
     global_batch_s: float = option(
         600.0, "seconds of audio per optimiser step, the same on any machine", low=0.1, high=1e8
     )

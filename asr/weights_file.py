@@ -74,7 +74,8 @@ class WeightsFile:
                 )
 
     def check_beside(self, path: Path) -> None:
-        """
+        """Compare the sum of a file beside the weights with the one in their header.
+
         Raises:
             InputError: the file is not the one that was written with these weights.
         """

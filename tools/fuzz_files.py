@@ -3,7 +3,8 @@
     python tools/fuzz_files.py --seconds 600 [--seed 1] [--only manifest checkpoint]
 
 Each damaged copy is read by a command in a forked process with limits of memory and time. A fault is a
-traceback, a signal, a hang, an undocumented exit status, or more than one error line. Where a command
+traceback, a signal, a hang, an undocumented exit status, or a refusal without
+an error line. Where a command
 succeeds with another result than that of the whole file, that is counted; for the kinds named with
 ``--summed`` (files that carry a checksum) it is a fault as well. Exit status 1 if there was a fault.
 """

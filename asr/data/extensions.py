@@ -32,11 +32,11 @@ _COMPANIONS = frozenset((".txt", ".json", ".srt", ".vtt", ".tsv", ".ctm", ".text
 
 
 def is_audio_name(path: Path) -> bool:
-    """Whether a file counts as audio when a folder is searched for it."""
+    """Return whether a file counts as audio when a folder is searched for it."""
     return path.suffix.lower() in AUDIO_EXTENSIONS
 
 
 def is_unknown_name(path: Path) -> bool:
-    """Whether a file is neither audio nor what lies beside audio, nor hidden."""
+    """Return whether a file is neither audio nor what lies beside audio, nor hidden."""
     is_known = is_audio_name(path) or path.suffix.lower() in _COMPANIONS
     return not is_known and not path.name.startswith(".")

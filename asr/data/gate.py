@@ -90,7 +90,7 @@ _SUPERVISION = frozenset(
 
 
 def _is_plain(item: Any) -> bool:
-    """Whether this is a cut of audio files by absolute path and nothing else, as most are.
+    """Return whether this is a cut of audio files by absolute path and nothing else, as most are.
 
     A quarter of the time of a look at everything.
     """
@@ -114,7 +114,7 @@ def _is_plain(item: Any) -> bool:
 
 
 def _refusal(node: dict[str, Any], in_transform: bool) -> str:
-    """Why a dictionary is refused, or nothing.
+    """Return why a dictionary is refused, or nothing.
 
     Raises:
         TypeError, ValueError: a malformed one, or one that asks for any memory.
@@ -180,7 +180,7 @@ def _check_tracks(tracks: Sequence[dict[str, Any]]) -> None:
 
 
 def _source_refusal(node: dict[str, Any], in_transform: bool) -> str:
-    """Why a source of audio is refused, or nothing.
+    """Return why a source of audio is refused, or nothing.
 
     Raises:
         TypeError, ValueError: a malformed one, which is no danger.

@@ -212,7 +212,7 @@ class _Walk:
         return self._file.read(count)
 
     def _is_followed(self, position: int, frame: Frame) -> bool:
-        """Whether the next frame, or the end of the file, is where this one ends."""
+        """Return whether the next frame, or the end of the file, is where this one ends."""
         after = position + frame.size
         following = parse_frame(self._read(after, 4))
         return after == self._size or (following is not None and following.kind == frame.kind)

@@ -98,7 +98,7 @@ def _parse(file: BinaryIO, position: int, is_after_damage: bool) -> _Page | None
 
 
 def _find(file: BinaryIO, position: int, size: int) -> int:
-    """Where the next page may begin, or the end of the file."""
+    """Return where the next page may begin, or the end of the file."""
     while position < size:
         file.seek(position)
         found = file.read(_SEARCH_BYTES).find(b"OggS")

@@ -189,7 +189,7 @@ def _open_file(path: Path) -> tuple[BinaryIO, bool]:
 
 
 def _is_file_name(path: Path) -> bool:
-    """Whether a file can be called that: no NUL byte, no half a character."""
+    """Return whether a file can be called that: no NUL byte, no half a character."""
     try:
         return b"\0" not in os.fsencode(path)
     except UnicodeEncodeError:

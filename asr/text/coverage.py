@@ -16,9 +16,11 @@ _NUM_EXAMPLES = 5
 
 @dataclass(frozen=True)
 class Coverage:
-    """Attributes:
-    num_characters: of the texts, spaces included.
-    unwritable: how often each character without a token occurs, the most frequent first.
+    """Counts of the characters of some texts that a tokenizer has no token for.
+
+    Attributes:
+        num_characters: of the texts, spaces included.
+        unwritable: how often each character without a token occurs, the most frequent first.
     """
 
     num_characters: int

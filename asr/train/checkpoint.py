@@ -134,7 +134,7 @@ class ShardedStore(Store):
             if self.processes.first:
                 with (unfinished / _OTHER_STATE).open("wb") as file:
                     torch.save(other, file)
-                    _to_disk(file.fileno())
+                    os.fsync(file.fileno())
             self.processes.wait()
             sums = self._sums(unfinished)
             if self.processes.first:
@@ -211,7 +211,7 @@ def write_file(folder: Path, step: int, state: dict[str, Any]) -> Path:
         with unfinished.open("wb") as file:
             torch.save(state, file)
             file.flush()
-            _to_disk(file.fileno())
+            os.fsync(file.fileno())
         os.replace(unfinished, path)
         _sync_folder(folder)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
@@ -325,10 +325,6 @@ def _one_line(error: BaseException) -> str:
     if not lines or not isinstance(error, OSError | RuntimeError):  # a KeyError's text is but a key
         lines.insert(0, type(error).__name__)
     return ": ".join(lines)
-
-
-def _to_disk(handle: int) -> None:
-    os.fsync(handle)
 
 
 def _sync_folder(folder: Path) -> None:

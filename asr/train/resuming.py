@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from asr import config as configuration
-from asr.config import CONTENT, FREE, TOLD, Config
+from asr.config import CONTENT, FREE, REPORTED, Config
 from asr.errors import InputError
 from asr.files import read_json_object
 from asr.train.setup import Experiment, forget_tokenizer
@@ -45,11 +45,11 @@ def claim_folder(exp: Experiment, config: Config, resume: bool) -> list[Change]:
             "or name another folder with --exp"
         )
     changes = _changes(configuration.load([exp.config]), config)
-    free = {FREE, TOLD} | ({CONTENT} if _begun_with(exp) else set())
+    free = {FREE, REPORTED} | ({CONTENT} if _begun_with(exp) else set())
     if refused := [change for change in changes if change.on_resume not in free]:
         listed = "; ".join(map(str, refused))
         raise InputError(f"{exp.root}: cannot resume with another configuration: {listed}")
-    told = [change for change in changes if change.on_resume == TOLD]
+    told = [change for change in changes if change.on_resume == REPORTED]
     for change in told:
         if change.key == "train.epochs" and change.now < change.before:
             raise InputError(f"{exp.root}: {change}: a run can only be made longer")

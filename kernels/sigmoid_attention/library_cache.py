@@ -98,7 +98,7 @@ def keep_library(folder: Path, stem: str, content: bytes) -> Path:
 
 
 def _refusal(path: Path) -> str | None:
-    """Why a library must not be loaded, or None. Reads nothing but regular files of this user."""
+    """Return why a library must not be loaded, or None. Reads nothing but regular files of this user."""
     try:
         # without blocking: a named pipe would wait for its writer
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)

@@ -150,7 +150,7 @@ def test_a_run_of_an_older_version_compares_paths(exp: Path, cuts: Path) -> None
 
 def test_every_option_says_what_becomes_of_it() -> None:
     kinds = {key: item.metadata["on_resume"] for key, _, item in config.walk(config.Config())}
-    assert set(kinds.values()) == {config.FIXED, config.FREE, config.TOLD, config.CONTENT}
+    assert set(kinds.values()) == {config.FIXED, config.FREE, config.REPORTED, config.CONTENT}
     free = {key.split(".")[0] for key, kind in kinds.items() if kind == config.FREE}
     assert free == {"data", "attention", "train"}
     assert kinds["train.seed"] == kinds["train.precision"] == config.FIXED
