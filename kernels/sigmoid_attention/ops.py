@@ -75,8 +75,8 @@ def call(flat: Flat, engine: str) -> Tensor:
 
 
 def is_empty(flat: Flat) -> bool:
-    """Tell whether there is no query, no key or no utterance: all rows are 0, and so all gradients."""
-    return flat.q.numel() == 0 or flat.k.numel() == 0
+    """Tell whether the output has no elements or no key: it is 0 then, and so are all gradients."""
+    return 0 in flat.q.shape[:3] or flat.v.numel() == 0
 
 
 def no_gradients(flat: Flat, needs: list[bool]) -> list[Tensor]:

@@ -299,8 +299,8 @@ def _check_zero(zero: int, num_offsets: int) -> None:
 
 
 def default_scale(q_bhtd: Tensor, scale: float | None) -> float:
-    """1 / sqrt(d_qk) unless given."""
-    return scale if scale is not None else 1.0 / math.sqrt(q_bhtd.shape[-1])
+    """1 / sqrt(d_qk) unless given; 1 for no channels, whose products are 0."""
+    return scale if scale is not None else 1.0 / math.sqrt(max(q_bhtd.shape[-1], 1))
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
