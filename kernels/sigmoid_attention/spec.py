@@ -61,6 +61,11 @@ class Weighting:
         _check_choice("Weighting.precision", self.precision, PRECISIONS)
         if isinstance(self.shift, str):
             _check_choice("Weighting.shift", self.shift, ("-log n",), "None, a finite float, ")
+        elif isinstance(self.shift, Tensor):  # its gradient would be lost
+            raise ValueError(
+                "Weighting.shift: got a tensor, allowed: None, a finite float, '-log n'; "
+                "train bias_h instead"
+            )
         elif self.shift is not None and not math.isfinite(self.shift):
             raise ValueError(
                 f"Weighting.shift: got {self.shift}, allowed: None, a finite float, '-log n'"
