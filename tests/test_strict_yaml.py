@@ -46,7 +46,7 @@ REFUSED = {
     "a missing item": ('data: {train: [a, "???"]}', "'???' is refused"),
     "a sexagesimal number": ("train: {seed: 1:30}", "1:30 is refused: write numbers in plain"),
     "a sexagesimal fraction": ("optimizer: {lr: 1:30.5}", "1:30.5 is refused"),
-    "an octal number": ("train: {seed: 012}", '012 is refused: write numbers in plain decimal'),
+    "an octal number": ("train: {seed: 012}", "012 is refused: write numbers in plain decimal"),
     "a negative octal number": ("train: {seed: -012}", "-012 is refused"),
     "a hexadecimal number": ("train: {seed: 0x1F}", "0x1F is refused"),
     "a binary number": ("train: {seed: 0b11}", "0b11 is refused"),
