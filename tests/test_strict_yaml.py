@@ -120,7 +120,7 @@ def test_plain_yaml_is_read_as_by_its_own_reader(text: str) -> None:
 
 @pytest.mark.parametrize("value", ["'???'", "012", "1:30", "0x10", "1_0"])
 def test_an_override_is_read_as_strictly(value: str) -> None:
-    with pytest.raises(InputError, match="override .train.epochs=") as caught:
+    with pytest.raises(InputError, match=r"override .train\.epochs=") as caught:
         config.load([], [f"train.epochs={value}"])
     assert "is refused: write" in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -75,7 +75,8 @@ class Parser(argparse.ArgumentParser):
         """
         if args is None or not any(action.dest == "overrides" for action in self._actions):
             return super().parse_known_args(args, namespace)
-        settings, others = [], []
+        settings: list[str] = []
+        others: list[str] = []
         for before, word in zip(["", *args], args, strict=False):
             action = self._option_string_actions.get(before)
             is_value = action is not None and action.nargs is None

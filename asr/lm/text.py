@@ -19,9 +19,7 @@ from asr.text.normalise import Normaliser
 _MANIFEST_SUFFIXES = (MANIFEST_SUFFIX, ".yaml", ".yml", ".yaml.gz", ".yml.gz")
 
 # What would be learnt as words: columns, times, names of speakers, markup.
-_OTHER_SUFFIXES = frozenset(
-    ".csv .tsv .srt .vtt .ass .html .htm .xml .json .jsonl .stm .ctm .trn .textgrid .eaf".split()
-)
+_OTHER_SUFFIXES = re.compile(r"\.(csv|tsv|srt|vtt|ass|html?|xml|jsonl?|stm|ctm|trn|textgrid|eaf)")
 _OTHER_STARTS = {
     "webvtt": "subtitles (WebVTT)",
     "<html": "HTML",
@@ -86,7 +84,7 @@ def _texts(path: Path, with_ids: bool) -> Iterator[tuple[str, str]]:
 def _other_format(path: Path, head: list[str]) -> str | None:
     """Return what a file is that is no plain text, by its ending or its first lines, else None."""
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
-    if suffix in _OTHER_SUFFIXES:
+    if _OTHER_SUFFIXES.fullmatch(suffix):
         return f"a {suffix} file"
     first = head[0].strip().lower() if head else ""
     for start, what in _OTHER_STARTS.items():
