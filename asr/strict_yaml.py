@@ -6,6 +6,7 @@ keeps the last of two equal keys. None of that is of use in a configuration, so 
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Hashable
 from pathlib import Path
@@ -21,8 +22,14 @@ _MAX_DEPTH = 16
 # Numbers of many digits take time that grows with the square of their length.
 _MAX_DIGITS = 64
 
+# Read as octal, hexadecimal, binary or sexagesimal numbers: 012 is 10, and 1:30 is 90.
+_OTHER_NUMERAL = re.compile(r"[-+]?0[0-9xb]|.*[_:]", re.IGNORECASE | re.ASCII)
+# What OmegaConf takes for "not set", so that the default would stand in its place.
+_MISSING = "???"
+
 _PREFIX = "tag:yaml.org,2002:"
 _TAGS = frozenset(f"{_PREFIX}{kind}" for kind in ("null", "bool", "int", "float", "str"))
+_INT, _FLOAT = f"{_PREFIX}int", f"{_PREFIX}float"
 _TIMESTAMP, _MERGE = f"{_PREFIX}timestamp", f"{_PREFIX}merge"
 
 
@@ -77,10 +84,21 @@ def _check_scalar(node: yaml.ScalarNode) -> None:
         reason = f"{node.tag} is refused"
     elif node.tag != f"{_PREFIX}str" and len(node.value) > _MAX_DIGITS:
         reason = f"a number of {len(node.value)} digits is refused"
+    elif node.tag in (_INT, _FLOAT) and _is_misread(node):
+        reason = f"{node.value} is refused: write numbers in plain decimal digits, texts in quotes"
+    elif node.value == _MISSING:
+        reason = f"{_MISSING!r} is refused: write a value, or leave the key out"
     elif "\0" in node.value or not is_unicode(node.value):
         reason = f"{node.value!r} holds NUL or half a character (a surrogate)"
     if reason:
         raise yaml.MarkedYAMLError(None, None, reason, node.start_mark)
+
+
+def _is_misread(node: yaml.ScalarNode) -> bool:
+    """Tell whether YAML 1.1 may give another number than a reader of plain decimals sees."""
+    if node.tag == _FLOAT:
+        return "_" in node.value or ":" in node.value
+    return _OTHER_NUMERAL.match(node.value) is not None
 
 
 def parse_yaml(text: str) -> Any:

@@ -289,6 +289,35 @@ def test_a_misspelt_word_gets_the_nearest_right_one(words: list[str], right: str
     assert re.search(rf"did you mean '?[a-z.]*{right}'?\?", err), err
 
 
+def test_settings_stand_anywhere_among_the_options() -> None:
+    words = shlex.split(
+        "train data.train=[x] --exp train.x=1 train.epochs=3 --resume train.epochs=4 --config a.yaml "
+        "b.yaml data.dev=[s3://y] --profile train.epochs=3"
+    )
+    args = _parser().parse_all(words, argparse.Namespace())
+    settings = ["data.train=[x]", "train.epochs=3", "train.epochs=4", "data.dev=[s3://y]"]
+    assert args.overrides == [*settings, "train.epochs=3"]
+    assert (args.exp, args.config) == (Path("train.x=1"), [Path("a.yaml"), Path("b.yaml")])
+    assert args.resume
+    assert args.profile
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("config --show train.epochs=3 epochs=4", "override 'epochs=4': write it as section.key"),
+        ("config train.epochs=3 --shwo train.seed=4", "arguments: --shwo; did you mean --show?"),
+        ("config train.epochs=3 --show train.epohcs=4", "did you mean train.epochs?"),
+        ("config --show --config train.epochs=4", "--config: expected at least one argument"),
+        ("doctor train.epochs=3", "unrecognized arguments: train.epochs=3"),
+    ],
+)
+def test_settings_are_told_from_misspelt_options(words: str, message: str, run: Run) -> None:
+    code, out, err = run(*shlex.split(words))
+    assert (code, out) == (2, "")
+    assert message in err
+
+
 def test_the_home_folder_is_found_in_any_path(
     run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, speech: np.ndarray
 ) -> None:

@@ -39,6 +39,19 @@ REFUSED = {
     "deep mappings": ("data: " + "{a: " * 10_000, "maximum recursion depth is 16"),
     "a long number": ("train: {seed: " + "9" * 100_000 + "}", "a number of 100000 digits"),
     "sexagesimal digits": ("train: {seed: 1" + ":1" * 100_000 + "}", "a number of 200001 digits"),
+    "OmegaConf's missing": (
+        'train: {seed: 1}\nencoder: {num_layers: "???"}',
+        "'???' is refused: write a value, or leave the key out in \"<unicode string>\", line 2",
+    ),
+    "a missing item": ('data: {train: [a, "???"]}', "'???' is refused"),
+    "a sexagesimal number": ("train: {seed: 1:30}", "1:30 is refused: write numbers in plain"),
+    "a sexagesimal fraction": ("optimizer: {lr: 1:30.5}", "1:30.5 is refused"),
+    "an octal number": ("train: {seed: 012}", "012 is refused: write numbers in plain decimal"),
+    "a negative octal number": ("train: {seed: -012}", "-012 is refused"),
+    "a hexadecimal number": ("train: {seed: 0x1F}", "0x1F is refused"),
+    "a binary number": ("train: {seed: 0b11}", "0b11 is refused"),
+    "an underscored number": ("train: {seed: 1_000}", "1_000 is refused"),
+    "an underscored fraction": ("optimizer: {lr: 1_0.5}", "1_0.5 is refused"),
     "half a character": ('data: {train: ["\\ud800"]}', "half a character"),
     "NUL": ('data: {train: ["a\\0b"]}', "holds NUL"),
     "a control character": ("data:\x0b", "unacceptable character #x000b"),
@@ -94,7 +107,7 @@ def test_search_settings_and_compared_experiments_are_read_by_the_same_reader(
         "a: {b: 1, c: -2.5e-3, d: true, e: null, f: text, g: 'quoted', h: [1, [x]]}",
         "a: |\n  many\n  lines\n",
         "\ufeffa: 1",
-        "a: 0x10\nb: 010\nc: .inf\nd: 1_000\ne: ~\nf: yes\n",
+        "a: 0\nb: '010'\nc: .inf\nd: +1000\ne: ~\nf: yes\ng: '1:30'\nh: 0.5\ni: 08_a\n",
         "{}",
         "",
         "# nothing\n",
@@ -103,6 +116,14 @@ def test_search_settings_and_compared_experiments_are_read_by_the_same_reader(
 )
 def test_plain_yaml_is_read_as_by_its_own_reader(text: str) -> None:
     assert parse_yaml(text) == yaml.safe_load(text)
+
+
+@pytest.mark.parametrize("value", ["'???'", "012", "1:30", "0x10", "1_0"])
+def test_an_override_is_read_as_strictly(value: str) -> None:
+    with pytest.raises(InputError, match=r"override .train\.epochs=") as caught:
+        config.load([], [f"train.epochs={value}"])
+    assert "is refused: write" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_section_without_a_key_changes_nothing(tmp_path: Path) -> None:

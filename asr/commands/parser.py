@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -34,6 +35,10 @@ EXAMPLES = {
 }
 
 
+# A setting of a configuration, wherever it stands among the options.
+_SETTING = re.compile(r"[A-Za-z_][\w.]*=", re.ASCII)
+
+
 class Help(argparse.RawDescriptionHelpFormatter):
     """Shows the default of each option that has one to show."""
 
@@ -59,6 +64,27 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             args.parser.refuse(unknown)
         return args
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse as argparse does, but take ``section.key=value`` for ``overrides`` at any place.
+
+        argparse takes positional words of one place only, and ``--config FILE...`` would take those
+        that follow it.
+        """
+        if args is None or not any(action.dest == "overrides" for action in self._actions):
+            return super().parse_known_args(args, namespace)
+        settings: list[str] = []
+        others: list[str] = []
+        for before, word in zip(["", *args], args, strict=False):
+            action = self._option_string_actions.get(before)
+            is_value = action is not None and action.nargs is None
+            is_setting = not is_value and _SETTING.match(word) is not None
+            (settings if is_setting else others).append(word)
+        parsed, unknown = super().parse_known_args(others, namespace)
+        parsed.overrides = [*settings, *parsed.overrides]
+        return parsed, unknown
 
     def refuse(self, unknown: Sequence[str]) -> NoReturn:
         """Exit because of arguments that this command does not have."""

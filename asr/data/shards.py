@@ -12,6 +12,7 @@ import io
 import itertools
 import json
 import os
+import re
 import tarfile
 import zlib
 from collections import deque
@@ -41,6 +42,9 @@ FORMATS = ("keep", "flac", "opus")
 _OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 _TAR_BLOCK = 512
 _PER_TASK = 16
+# What would lead out of the folder that a shard is unpacked to, and % itself, so that names stay
+# as different as ids.
+_UNSAFE = re.compile(r"[%/\\\x00-\x1f\x7f]|^\.{1,2}$")
 
 
 @dataclass(frozen=True)
@@ -158,12 +162,17 @@ class _ShardWriter:
         return tar.offset + len(item.content) <= self._shard_bytes
 
     def _add(self, tar: tarfile.TarFile, shard: str, item: _Packed) -> Member:
-        info = tarfile.TarInfo(f"{item.cut.id}{item.suffix}")
+        info = tarfile.TarInfo(_member_name(f"{item.cut.id}{item.suffix}"))
         info.size = len(item.content)
         tar.addfile(info, io.BytesIO(item.content))
         padded = -(-info.size // _TAR_BLOCK) * _TAR_BLOCK
         crc32 = zlib.crc32(item.content)
         return Member(f"{self._prefix}{shard}", tar.offset - padded, info.size, crc32)
+
+
+def _member_name(name: str) -> str:
+    """Percent-encode what would make a path of a name: ``a/b.flac`` becomes ``a%2Fb.flac``."""
+    return _UNSAFE.sub(lambda found: "".join(f"%{ord(char):02X}" for char in found[0]), name)
 
 
 def _pack_all(

@@ -27,6 +27,8 @@ _MOST_LOG10 = 1e4
 _COUNT = re.compile(r"ngram\s+(\d{1,2})\s*=\s*(\d{1,18})", re.ASCII)
 MAX_ORDER = 16
 _MAX_LINE = 1 << 16
+# Of a word in a model that is written here: five of them and two numbers fit into a line.
+MAX_WORD_BYTES = 1 << 13
 # Text that a .gz file may hold: models compress to a quarter, not to a hundredth.
 _MOST_PER_BYTE, _LEAST = 32, 1 << 22
 # Comment before the model, which other programs skip: the sum of all that follows it.

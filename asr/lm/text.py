@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,9 +13,24 @@ from pathlib import Path
 from asr.data.index import cut_text
 from asr.data.manifest import MANIFEST_SUFFIX, read_cuts
 from asr.errors import InputError
+from asr.lm.arpa import MAX_WORD_BYTES
 from asr.text.normalise import Normaliser
 
 _MANIFEST_SUFFIXES = (MANIFEST_SUFFIX, ".yaml", ".yml", ".yaml.gz", ".yml.gz")
+
+# What would be learnt as words: columns, times, names of speakers, markup.
+_OTHER_SUFFIXES = re.compile(r"\.(csv|tsv|srt|vtt|ass|html?|xml|jsonl?|stm|ctm|trn|textgrid|eaf)")
+_OTHER_STARTS = {
+    "webvtt": "subtitles (WebVTT)",
+    "<html": "HTML",
+    "<!doctype": "HTML",
+    "<?xml": "XML",
+    "\\data\\": "a language model (ARPA)",
+    "# sha256 ": "a language model (ARPA)",
+}
+_CUE_TIMES = re.compile(r"\s*(\d+:)?\d+:\d+[.,]\d+\s*-->", re.ASCII)
+_COLUMNS = frozenset(("sentence", "path", "text", "transcript", "transcription", "client_id"))
+_HEAD = 10  # lines that are looked at
 
 
 def read_sentences(
@@ -29,25 +45,56 @@ def read_sentences(
             transcripts; a space or a tab follows it.
 
     Raises:
-        InputError: a file that cannot be read, or JSON that is no manifest of cuts.
+        InputError: a file that cannot be read, is no plain text (a table, subtitles, markup, JSON that
+            is no manifest of cuts), or has a word of more than ``MAX_WORD_BYTES``.
     """
     for path in paths:
-        for text in _texts(path, with_ids):
-            if words := normaliser(text).split():
+        for place, text in _texts(path, with_ids):
+            words = normaliser(text).split()
+            longest = max((len(word.encode()) for word in words), default=0)
+            if longest > MAX_WORD_BYTES:
+                raise InputError(
+                    f"{path}, {place}: a word of {longest} bytes; at most {MAX_WORD_BYTES} can be read "
+                    "from a language model"
+                )
+            if words:
                 yield words
 
 
-def _texts(path: Path, with_ids: bool) -> Iterator[str]:
-    lines = (line for line in _lines(path) if line.strip())
-    first = "{" if path.name.endswith(_MANIFEST_SUFFIXES) else next(lines, "")
-    if _is_json(first):
-        yield from (cut_text(cut) for cut in read_cuts(path))
+def _texts(path: Path, with_ids: bool) -> Iterator[tuple[str, str]]:
+    """Each text of a file and its place in it."""
+    lines = ((f"line {n}", line) for n, line in enumerate(_lines(path), start=1) if line.strip())
+    is_manifest = path.name.endswith(_MANIFEST_SUFFIXES)
+    head = [] if is_manifest else list(itertools.islice(lines, _HEAD))
+    if is_manifest or (head and _is_json(head[0][1])):
+        yield from ((f"cut {cut.id}", cut_text(cut)) for cut in read_cuts(path))
         return
-    for line in itertools.chain([first], lines):
+    if found := _other_format(path, [line for _, line in head]):
+        raise InputError(
+            f"{path}: {found}, not a sentence per line; write its sentences to a .txt file, one per "
+            "line, or give a manifest of cuts (asr prepare)"
+        )
+    for place, line in itertools.chain(head, lines):
         if with_ids:
-            yield from line.split(maxsplit=1)[1:]
+            yield from ((place, text) for text in line.split(maxsplit=1)[1:])
         else:
-            yield line
+            yield place, line
+
+
+def _other_format(path: Path, head: list[str]) -> str | None:
+    """Return what a file is that is no plain text, by its ending or its first lines, else None."""
+    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+    if _OTHER_SUFFIXES.fullmatch(suffix):
+        return f"a {suffix} file"
+    first = head[0].strip().lower() if head else ""
+    for start, what in _OTHER_STARTS.items():
+        if first.startswith(start):
+            return what
+    if any(_CUE_TIMES.match(line) for line in head):
+        return "subtitles"
+    if "\t" in first and _COLUMNS & {cell.strip(' "') for cell in first.split("\t")}:
+        return "a table"
+    return None
 
 
 def _is_json(line: str) -> bool:

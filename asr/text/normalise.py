@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections.abc import Callable
@@ -10,14 +11,14 @@ from asr.errors import InputError
 
 Normaliser = Callable[[str], str]
 
-# ASCII quotation marks and the letter apostrophe are apostrophes wherever they stand, as in
-# LibriSpeech's transcripts ('tis, the dogs' bowl). Typographic quotation marks, the prime and the
-# lone acute accent are apostrophes between letters alone. NFKC would turn the acute into a space
-# and a combining mark, so all are replaced first.
+# The ASCII apostrophe and the letter apostrophe are apostrophes wherever they stand, as in
+# LibriSpeech's transcripts ('tis, the dogs' bowl). Typographic quotation marks, the backtick, the
+# prime and the lone acute accent are apostrophes between letters alone. NFKC would turn the acute
+# into a space and a combining mark, so all are replaced first. Two or more in a row are a quotation
+# mark (``so'').
 _MARK = "\u2019"
-_APOSTROPHES = str.maketrans(
-    dict.fromkeys("\u02bc`", "'") | dict.fromkeys("\u2018\u201b\u2032\u00b4", _MARK)
-)
+_APOSTROPHES = str.maketrans({"\u02bc": "'"} | dict.fromkeys("\u2018\u201b\u2032\u00b4`", _MARK))
+_MARKS_IN_A_ROW = re.compile(f"['{_MARK}]{{2,}}")
 _MARK_AT_AN_EDGE = re.compile(rf"(?<![^ '{_MARK}]){_MARK}|{_MARK}(?![^ '{_MARK}])")
 
 # Format characters that separate words (zero width space) or are drawn (signs over numbers, end of
@@ -44,12 +45,13 @@ def _lowercase_apostrophe(text: str) -> str:
 
     Characters that cannot be seen (soft hyphens, joiners, variation selectors) vanish without
     splitting a word; marks without a letter, enclosing marks and quotation marks go. Every word
-    has a letter or a digit. Idempotent, and stable under NFKC.
+    has a letter or a digit. Superscripts, subscripts, fractions and circled numbers are numbers of
+    their own (10\u00b2 is 10 2). Idempotent, and stable under NFKC.
     """
     if not text.isascii():
         text = _settle(text)
-    kept = _MARK_AT_AN_EDGE.sub(" ", _visible(text.lower().replace("`", "'")))
-    words = kept.replace(_MARK, "'").split()
+    kept = _MARKS_IN_A_ROW.sub(" ", _visible(text.lower().replace("`", _MARK)))
+    words = _MARK_AT_AN_EDGE.sub(" ", kept).replace(_MARK, "'").split()
     return " ".join(word for word in words if word.strip("'"))
 
 
@@ -64,8 +66,38 @@ def _settle(text: str) -> str:
     while text != before:
         before = text
         seen = "".join(char for char in text.translate(_APOSTROPHES) if not _vanishes(char))
-        text = unicodedata.normalize("NFKC", seen).lower()
+        text = unicodedata.normalize("NFKC", _part_numbers(seen)).lower()
     return text
+
+
+def _part_numbers(text: str) -> str:
+    """Put a space between neighbouring numbers that NFKC would join: the 2 and the half of 2\u00bd."""
+    parted: list[str] = []
+    last = ""
+    for char in text:
+        if char.isascii():
+            kind = "digit" if char.isdigit() else ""
+        else:
+            kind = _kind_of_number(char)
+        if kind == "mark":  # part of what it stands on
+            kind = last
+        elif last and kind and (kind != last or kind == "own"):
+            parted.append(" ")
+        parted.append(char)
+        last = kind
+    return "".join(parted)
+
+
+@functools.cache
+def _kind_of_number(char: str) -> str:
+    """Return "digit", "super" or "sub", which join their like, "own", "mark" or "" (no number)."""
+    category = unicodedata.category(char)
+    if category[0] == "M":
+        return "mark"
+    tag = unicodedata.decomposition(char).partition(" ")[0].strip("<>")
+    if category != "Nd" and any(part.isdecimal() for part in unicodedata.normalize("NFKC", char)):
+        return tag if tag in ("super", "sub") else "own"
+    return "digit" if category[0] == "N" else ""
 
 
 def _vanishes(char: str) -> bool:

@@ -279,7 +279,7 @@ def attend(
     """Attention o_bhtd = weights(q, k) v.
 
     q_bhtd (B, H, T, D), k_bhsd (B, Hk, S, D), v_bhsd (B, Hk, S, Dv) with Hk a divisor of H.
-    scale multiplies q . k (and the relative position term); 1 / sqrt(D) by default.
+    scale multiplies q . k (and the relative position term); 1 / sqrt(D) by default (1 for D = 0).
     Masked keys contribute exactly 0; rows that see no key, and padded rows, are exactly 0.
     Frames nobody sees may hold anything, and padding changes no result.
     Raises ValueError naming the argument, its value and what is allowed.

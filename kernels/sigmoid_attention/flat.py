@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .spec import Mask, PositionBias, Weighting, compute_dtype, default_scale
 
@@ -57,7 +58,9 @@ def flatten(
     mask: Mask,
     scale: float | None,
 ) -> Flat:
-    """The flat form of one checked call."""
+    """The flat form of one checked call; no channels become one of zeros, which kernels can tile."""
+    scale = float(default_scale(q_bhtd, scale))
+    widen = _with_a_channel if q_bhtd.shape[3] == 0 else _same
     num_queries, num_keys = q_bhtd.shape[2], k_bhsd.shape[2]
     runs = visible_runs(mask, num_queries, num_keys, q_bhtd.device)
     dtype = compute_dtype(q_bhtd.dtype)
@@ -72,8 +75,8 @@ def flatten(
             row_factor_bt = _factor(weighting, n_bt.expand(-1, num_queries))
     p = position
     return Flat(
-        q_bhtd,
-        k_bhsd,
+        widen(q_bhtd),
+        widen(k_bhsd),
         v_bhsd,
         runs[0] if runs else None,
         runs[1] if runs else None,
@@ -82,18 +85,26 @@ def flatten(
         weighting.bias_h,
         p.slopes_h if p else None,
         p.table_hp if p else None,
-        p.u_hd if p else None,
-        p.v_hd if p else None,
-        p.r_hpd if p else None,
+        widen(p.u_hd) if p and p.u_hd is not None else None,
+        widen(p.v_hd) if p and p.v_hd is not None else None,
+        widen(p.r_hpd) if p and p.r_hpd is not None else None,
         weighting.map,
         weighting.power,
         weighting.precision,
-        float(default_scale(q_bhtd, scale)),
+        scale,
         shift,
         mask.k_start - mask.q_start,
         p.zero if p else 0,
         not mask.banded,
     )
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def _with_a_channel(x: Tensor) -> Tensor:
+    return F.pad(x, (0, 1))
 
 
 def visible_runs(

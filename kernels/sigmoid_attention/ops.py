@@ -22,6 +22,8 @@ from .tiles import Sums
 # What a call can be differentiated by: positions of its arguments, in the order of gradients.
 TENSORS = ("q", "k", "v", "bias_h", "slopes_h", "table_hp", "u_hd", "vb_hd", "r_hpd")
 _AT = tuple(Flat._fields.index(name) for name in TENSORS)
+# What a count n becomes: no kernel has their gradients.
+_COUNTS = tuple(Flat._fields.index(name) for name in ("row_shift_bt", "row_factor_bt"))
 
 
 def _triton_forward(flat: Flat) -> Tensor:
@@ -75,8 +77,8 @@ def call(flat: Flat, engine: str) -> Tensor:
 
 
 def is_empty(flat: Flat) -> bool:
-    """Tell whether there is no query, no key or no utterance: all rows are 0, and so all gradients."""
-    return flat.q.numel() == 0 or flat.k.numel() == 0
+    """Tell whether the output has no elements or no key: it is 0 then, and so are all gradients."""
+    return 0 in flat.q.shape[:3] or flat.v.numel() == 0
 
 
 def no_gradients(flat: Flat, needs: list[bool]) -> list[Tensor]:
@@ -153,6 +155,8 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _grad(ctx: Any, do: Tensor) -> tuple[Tensor | None, ...]:
+    if any(ctx.needs_input_grad[i] for i in _COUNTS):
+        raise NotImplementedError(f"derivatives by Weighting.n of {_NO_DERIVATIVE}")
     saved = iter(ctx.saved_tensors)
     args = [next(saved) if x is None else x[0] for x in ctx.rest]
     needs = [ctx.needs_input_grad[i] for i in _AT]

@@ -61,6 +61,11 @@ class Weighting:
         _check_choice("Weighting.precision", self.precision, PRECISIONS)
         if isinstance(self.shift, str):
             _check_choice("Weighting.shift", self.shift, ("-log n",), "None, a finite float, ")
+        elif isinstance(self.shift, Tensor):  # its gradient would be lost
+            raise ValueError(
+                "Weighting.shift: got a tensor, allowed: None, a finite float, '-log n'; "
+                "train bias_h instead"
+            )
         elif self.shift is not None and not math.isfinite(self.shift):
             raise ValueError(
                 f"Weighting.shift: got {self.shift}, allowed: None, a finite float, '-log n'"
@@ -299,8 +304,8 @@ def _check_zero(zero: int, num_offsets: int) -> None:
 
 
 def default_scale(q_bhtd: Tensor, scale: float | None) -> float:
-    """1 / sqrt(d_qk) unless given."""
-    return scale if scale is not None else 1.0 / math.sqrt(q_bhtd.shape[-1])
+    """1 / sqrt(d_qk) unless given; 1 for no channels, whose products are 0."""
+    return scale if scale is not None else 1.0 / math.sqrt(max(q_bhtd.shape[-1], 1))
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:

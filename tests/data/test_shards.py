@@ -103,6 +103,29 @@ def test_shards_are_tar_files_of_the_same_audio(
     assert "there already" in capsys.readouterr().err
 
 
+def test_members_stay_in_the_folder_they_are_unpacked_to(tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    recording = write_wave(tmp_path / "a.wav", 8000)
+    bare.write_bytes((tmp_path / "a.wav").read_bytes())
+    ids = ["plain-1_é.b", "/etc/cron.d/x", "../../x", "..%2F..%2Fx", "a\\..\\b", "a\nb", ".."]
+    cuts = [as_cut(name, recording, 0.0, 0.5) for name in ids]
+    # no suffix hides what the last id is
+    cuts[-1] = as_cut("..", Recording.from_file(bare), 0.0, 0.5)
+    manifest = tmp_path / "odd.cuts.jsonl.gz"
+    CutSet.from_cuts(cuts).to_file(manifest)
+    packed = read_cuts(write_shards(manifest, tmp_path / "out").cuts_path)
+    assert [cut.id for cut in packed] == ids
+    for cut in packed:
+        assert load_waveform(cut, RATE).size == 8000
+    with tarfile.open(tmp_path / "out" / "odd-000000.tar") as tar:
+        names = tar.getnames()
+    assert names[0] == "plain-1_é.b.wav"
+    assert names[1:3] == ["%2Fetc%2Fcron.d%2Fx.wav", "..%2F..%2Fx.wav"]
+    assert names[-1] == "%2E%2E"
+    assert len(set(names)) == len(ids)
+    assert not any(set(name) & set("/\\\n") for name in names)
+
+
 def test_opus_keeps_length_and_sound(manifest: Path, tmp_path: Path) -> None:
     report = write_shards(manifest, tmp_path / "opus", audio_format="opus")
     originals = read_cuts(manifest)

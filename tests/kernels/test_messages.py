@@ -28,6 +28,7 @@ WRONG = {
     "Weighting.map: got 'tanh'": lambda: Weighting("tanh"),
     "Weighting.shift: got 'log n'": lambda: Weighting.sigmoid(shift="log n"),
     "Weighting.shift: got inf": lambda: Weighting.sigmoid(shift=float("inf")),
+    "Weighting.shift: got a tensor": lambda: Weighting.sigmoid(shift=torch.tensor(-1.0)),
     "Weighting.shift: got a shift": lambda: Weighting("softmax", shift=1.0),
     "Weighting.n: got 'batch'": lambda: Weighting.sigmoid(n="batch"),
     "Weighting.n: got 0": lambda: Weighting.sigmoid(n=0),

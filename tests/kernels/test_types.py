@@ -120,6 +120,31 @@ def test_a_second_derivative_is_refused():
         torch.autograd.grad(gradient.square().sum(), q)
 
 
+@pytest.mark.parametrize("backend", ["auto", "blockwise"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("make", [Weighting.sigmoid, Weighting.relu, Weighting.polynomial])
+def test_the_derivative_by_a_count_is_refused_and_right_in_the_reference(make, dtype, backend):
+    q, k, v = inputs(dtype)
+    n = torch.full((q.shape[0],), 5.0, dtype=dtype, requires_grad=True)
+    o = attend(q, k, v, weighting=make(n=n), backend=backend)
+    with pytest.raises(NotImplementedError, match=r"Weighting\.n .*backend='reference'"):
+        o.sum().backward()
+    attend(q, k, v, weighting=make(n=n), backend="reference").sum().backward()
+    assert n.grad.all()
+
+
+def test_the_derivative_by_a_count_that_only_scales_rows():
+    """The factor of sigmoid's rows is applied outside of the kernels, so its gradient is there."""
+    q, k, v = inputs(torch.float64)
+    grads = []
+    for backend in ("auto", "reference"):
+        n = torch.full((q.shape[0],), 5.0, dtype=q.dtype, requires_grad=True)
+        weighting = Weighting("sigmoid", row_scale="1/n", n=n)
+        attend(q, k, v, weighting=weighting, backend=backend).sum().backward()
+        grads.append(n.grad)
+    torch.testing.assert_close(*grads)
+
+
 def test_a_second_derivative_of_the_reference():
     q, k, v = inputs(torch.float64, batch=1, heads=1, frames=2, channels=2)
 

@@ -11,6 +11,8 @@ import pytest
 
 from asr.data.manifest import read_cuts
 from asr.errors import InputError
+from asr.lm.arpa import MAX_WORD_BYTES, read_arpa, write_arpa
+from asr.lm.kneser_ney import MAX_ORDER, estimate
 from asr.lm.text import read_sentences
 from asr.text.normalise import Normaliser, get_normaliser
 
@@ -85,3 +87,67 @@ def test_nothing_is_nothing(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "empty.txt", tmp_path / "bare.txt")
     (tmp_path / "bare.txt").write_text("")
     assert list(read_sentences([tmp_path / "bare.txt"], NONE)) == []
+
+
+OTHER_FORMATS = {
+    "cv.tsv": "client_id\tpath\tsentence\nabc\tx.mp3\thello world\n",
+    "cv.txt": "client_id\tpath\tsentence\nabc\tx.mp3\thello world\n",
+    "text.csv": 'path,text\nx.wav,"hello, world"\n',
+    "a.srt": "1\n00:00:01,000 --> 00:00:02,000\nhello world\n",
+    "srt.txt": "1\n00:00:01,000 --> 00:00:02,000\nhello world\n",
+    "a.VTT": "WEBVTT\n\n00:01.000 --> 00:02.000\nhello world\n",
+    "vtt.txt": "\ufeffWEBVTT\n\nhello world\n",
+    "a.html": "<p>hello world</p>\n",
+    "html.txt": "<!DOCTYPE html>\n<p>hello world</p>\n",
+    "html": "<HTML><body><p>hello world</p></body></html>\n",
+    "xml.txt": '<?xml version="1.0"?>\n<p>hello</p>\n',
+    "a.xml": "<p>hello</p>\n",
+    "a.stm": "file 1 spk 0.0 1.0 <o> hello world\n",
+    "a.trn": "hello world (spk1-utt1)\n",
+    "a.json": '"hello world"\n',
+    "a.jsonl": '["hello", "world"]\n',
+    "arpa.txt": "\n\\data\\\nngram 1=3\n",
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FORMATS)
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_is_no_plain_text_is_refused(name: str, packed: bool, tmp_path: Path) -> None:
+    path = tmp_path / (f"{name}.gz" if packed else name)
+    content = OTHER_FORMATS[name].encode()
+    path.write_bytes(gzip.compress(content) if packed else content)
+    for with_ids in (False, True):
+        with pytest.raises(InputError, match="not a sentence per line; write its") as caught:
+            list(read_sentences([path], LOWER, with_ids))
+        assert str(caught.value).startswith(f"{path}: ")
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "go --> there",
+        "a path\tto text",
+        "<noise> yes",
+        "sentence path text",
+        "webinar",
+        "1:30 --> x",
+    ],
+)
+def test_text_that_only_looks_like_another_format_is_text(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "text.v2"
+    path.write_text(f"{text}\n" * 20)
+    assert list(read_sentences([path], NONE)) == [text.split()] * 20
+
+
+def test_a_word_that_no_model_holds_is_refused(tmp_path: Path) -> None:
+    """And the longest that is taken makes a model that its own reader reads."""
+    path, out = tmp_path / "text.txt", tmp_path / "a.arpa"
+    words = [letter * (MAX_WORD_BYTES // 2) for letter in "éèêëàâ"]
+    path.write_text(f"hello\n\n{' '.join(words)}\n")
+    sentences = list(read_sentences([path], LOWER))
+    write_arpa(estimate(sentences, MAX_ORDER)[0], out)
+    assert set(words) < set(read_arpa(out).words)
+    path.write_text(f"hello\n\n{words[0]}x b\n")
+    with pytest.raises(InputError, match=r"text\.txt, line 3: a word of 8193 bytes; at most 8192"):
+        list(read_sentences([path], LOWER))
