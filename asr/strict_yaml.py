@@ -15,7 +15,6 @@ from typing import Any
 import yaml
 
 from asr.errors import InputError
-from asr.files import is_unicode
 
 MAX_BYTES = 1 << 20
 _MAX_DEPTH = 16
@@ -88,7 +87,7 @@ def _check_scalar(node: yaml.ScalarNode) -> None:
         reason = f"{node.value} is refused: write numbers in plain decimal digits, texts in quotes"
     elif node.value == _MISSING:
         reason = f"{_MISSING!r} is refused: write a value, or leave the key out"
-    elif "\0" in node.value or not is_unicode(node.value):
+    elif any(char == "\0" or "\ud800" <= char <= "\udfff" for char in node.value):
         reason = f"{node.value!r} holds NUL or half a character (a surrogate)"
     if reason:
         raise yaml.MarkedYAMLError(None, None, reason, node.start_mark)

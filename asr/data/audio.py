@@ -18,7 +18,7 @@ import soxr
 from lhotse.utils import compute_num_samples
 
 from asr.data.audio_error import AudioError as AudioError
-from asr.data.levels import cancelling, float_scale
+from asr.data.levels import cancelling, float_bits, from_bits
 from asr.data.reader import LONG_PIECE_S, Reader
 
 # One step of 16 bits to either side.
@@ -130,14 +130,14 @@ def to_mono(samples_cn: np.ndarray, source_rate: int, sample_rate: int) -> np.nd
     """float (channels, n) at ``source_rate`` to contiguous float32 (m,) at ``sample_rate``.
 
     The mean of the channels, or the loudest where they cancel one another; floats at the scale of
-    16 bit integers are rescaled. Transcription does the same (``blocks.Converter``).
+    integers are rescaled. Transcription does the same (``blocks.Converter``).
     """
     channel = 0 if samples_cn.shape[0] == 1 else cancelling(samples_cn.T)
     mono = samples_cn.mean(axis=0) if channel is None else samples_cn[channel]
     mono = np.ascontiguousarray(mono, dtype=np.float32)
-    scale = float_scale(mono)
-    if scale is not None:
-        mono = mono * np.float32(scale)
+    bits = float_bits(mono)
+    if bits is not None:
+        mono = from_bits(mono, bits)
     if source_rate == sample_rate:
         return mono
     return np.asarray(soxr.resample(mono, source_rate, sample_rate), dtype=np.float32)

@@ -16,14 +16,14 @@ from lhotse.cut import Cut
 
 from asr.data.audio_error import AudioError
 from asr.data.gaps import Gap, Remark, note_gap
-from asr.data.levels import CANCELLED, INTEGER_SCALE, Loudness, cancelling, float_scale
+from asr.data.levels import CANCELLED, INTEGER_SCALE, Loudness, cancelling, float_bits, from_bits
 from asr.data.manifest import load_waveform
 from asr.data.reader import SHORT_PIECE_S, Reader, check_rate
 from asr.data.stretches import Loss
 
 BLOCK_S = 10.0
 BAD_SAMPLES = "NaN, infinite or absurd samples"
-# Sound is between -1 and 1, or between -32768 and 32767; energies of far more overflow.
+# Sound is between -1 and 1; energies of far more overflow.
 _LOUDEST = 1e6
 
 
@@ -152,7 +152,7 @@ class Converter:
         )
         self._num_samples, self._num_bad = 0, 0
         self._loudness = Loudness(source_rate)
-        self._scale: float | None = None
+        self._bits = 0  # of the integers whose scale the samples have; 0: within [-1, 1]
 
     def push(self, block_nc: np.ndarray) -> np.ndarray:
         """(m,) what these samples complete; a resampler holds some back.
@@ -166,12 +166,12 @@ class Converter:
                 self._remark(CANCELLED.format(self._channel + 1))
         chosen_n = _choose(block_nc, self._channel, self._where)
         mono_n = np.ascontiguousarray(chosen_n, dtype=np.float32)
+        mono_n = self._scaled(mono_n)
         bad_n = ~(np.abs(mono_n) <= _LOUDEST)  # true of NaN too
         if bad_n.any():
             mono_n = np.where(bad_n, np.float32(0), mono_n)
             self._num_bad += int(bad_n.sum())
             _note_bad(bad_n, self._num_samples, self._rate, self._gaps)
-        mono_n = self._scaled(mono_n)
         self._loudness.push(mono_n)
         self._num_samples += len(mono_n)
         return mono_n if self._resampler is None else self._resampler.resample_chunk(mono_n)
@@ -193,12 +193,13 @@ class Converter:
         return self._resampler.resample_chunk(nothing_n, last=True)
 
     def _scaled(self, mono_n: np.ndarray) -> np.ndarray:
-        """Floats of 16 bit integers' scale, from the first on that must be, as those in [-1, 1]."""
-        if self._scale is None:
-            self._scale = float_scale(mono_n)
-            if self._scale is not None:
-                self._remark(INTEGER_SCALE.format(np.abs(mono_n).max(), 16))
-        return mono_n if self._scale is None else mono_n * np.float32(self._scale)
+        """Return floats of integers' scale, from the first on that must be, as those in [-1, 1]."""
+        bits = float_bits(mono_n)
+        if bits is not None and bits > self._bits:
+            self._bits = bits
+            peak = np.abs(mono_n)[np.abs(mono_n) < 2.0**bits].max()
+            self._remark(INTEGER_SCALE.format(peak, bits))
+        return from_bits(mono_n, self._bits) if self._bits else mono_n
 
     def _remark(self, text: str) -> None:
         self._gaps.append(Remark(self._num_samples / self._rate, None, text))

@@ -10,7 +10,10 @@ from asr.errors import InputError
 
 # Floats are within [-1, 1] but for clipping; those of integers' scale are mostly far beyond.
 _LOUDEST_FLOAT = 8.0
-_INT16_SCALE = 32768.0
+_FLOAT_BITS = (16, 24, 32)
+# What resampling adds to a peak.
+_OVERSHOOT = 1.5
+_ABSURD = _OVERSHOOT * 2**31
 # Uncorrelated channels lose 3 dB in their mean, opposite ones all.
 _CANCELLED = 1e-3
 _SILENT = 1e-9
@@ -41,8 +44,9 @@ def narrowed(samples: np.ndarray) -> tuple[np.ndarray, str | None]:
     An array of int32 or int64 whose values are all within 16 bits holds samples of 16 bits: as those
     of 32 bits, even its loudest would be below -90 dB. No recorder has samples of 64 bits.
     """
-    if samples.dtype not in (np.int32, np.int64) or not samples.size:
+    if samples.dtype.kind != "i" or samples.dtype.itemsize < 4 or not samples.size:
         return samples, None
+    samples = samples.astype(samples.dtype.newbyteorder("="), copy=False)
     peak = max(-int(samples.min()), int(samples.max()))
     for kind in (np.int16, np.int32):
         limits = np.iinfo(kind)
@@ -54,12 +58,22 @@ def narrowed(samples: np.ndarray) -> tuple[np.ndarray, str | None]:
     return samples, None
 
 
-def float_scale(block: np.ndarray) -> float | None:
-    """Return what to multiply floats of 16 bit integers' scale by; None where they are not."""
-    if not block.size or not max(block.max(), -block.min()) > _LOUDEST_FLOAT:
+def float_bits(block: np.ndarray) -> int | None:
+    """Return the bits of the integers whose scale floats have; None where they are in [-1, 1]."""
+    if not block.size or max(block.max(), -block.min()) <= _LOUDEST_FLOAT:
         return None
+    sizes = np.abs(block)
+    sizes = sizes[sizes < _ABSURD]  # false of NaN too
     # single clicks of any size are no scale
-    return 1 / _INT16_SCALE if np.quantile(np.abs(block), 0.95) > 1.0 else None
+    if not sizes.size or np.quantile(sizes, 0.95) <= 1.0:
+        return None
+    peak = sizes.max()
+    return next((bits for bits in _FLOAT_BITS if peak <= _OVERSHOOT * 2 ** (bits - 1)), None)
+
+
+def from_bits(samples: np.ndarray, bits: int) -> np.ndarray:
+    """Return floats of the scale of integers of so many bits as those in [-1, 1]."""
+    return samples * np.float32(2.0 ** (1 - bits))
 
 
 def cancelling(block_nc: np.ndarray) -> int | None:

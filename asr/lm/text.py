@@ -69,7 +69,7 @@ def _texts(path: Path, with_ids: bool) -> Iterator[tuple[str, str]]:
     if is_manifest or (head and _is_json(head[0][1])):
         yield from ((f"cut {cut.id}", cut_text(cut)) for cut in read_cuts(path))
         return
-    if found := _other_format(path, [line for _, line in head]):
+    if found := _other_format(path, [line for _, line in head], with_ids):
         raise InputError(
             f"{path}: {found}, not a sentence per line; write its sentences to a .txt file, one per "
             "line, or give a manifest of cuts (asr prepare)"
@@ -81,10 +81,13 @@ def _texts(path: Path, with_ids: bool) -> Iterator[tuple[str, str]]:
             yield place, line
 
 
-def _other_format(path: Path, head: list[str]) -> str | None:
-    """Return what a file is that is no plain text, by its ending or its first lines, else None."""
+def _other_format(path: Path, head: list[str], with_ids: bool) -> str | None:
+    """Return what a file is that is no plain text, by its ending or its first lines, else None.
+
+    An id, a tab and a text in each line are text where ids are asked for.
+    """
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
-    if _OTHER_SUFFIXES.fullmatch(suffix):
+    if _OTHER_SUFFIXES.fullmatch(suffix) and not (with_ids and suffix == ".tsv"):
         return f"a {suffix} file"
     first = head[0].strip().lower() if head else ""
     for start, what in _OTHER_STARTS.items():

@@ -27,6 +27,22 @@ _BEGINNINGS = {
     b"FLV\x01": "FLV",
     b"#!AMR": "AMR",
     b"\0\0\1\xba": "MPEG",
+    b"\x0bw": "AC-3",
+    b"TTA1": "TTA",
+    b"nut/multimedia": "NUT",
+    b".RMF": "RealMedia",
+    b"Creative Voice File": "VOC",
+    b"\x06\x0e+4": "MXF",
+    b"\0\0\0\0\x01\xbc": "GXF",
+    b".SoX": "SoX",
+    b"XoS.": "SoX",
+    b"d\xa3\x01\0": "IRCAM",
+    b"d\xa3\x02\0": "IRCAM",
+    b"d\xa3\x03\0": "IRCAM",
+    b"\x1f\x8b\x08": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"PK\3\4": "ZIP",
 }
 
 
@@ -39,7 +55,12 @@ def kind_of_file(head: bytes) -> str | None:
         return "MP4 or M4A"
     if len(head) > 376 and head[0] == head[188] == head[376] == 0x47:
         return "MPEG-TS"
-    for kind, size_of in (("MP3", _mpeg_size), ("AAC", _adts_size)):
+    for kind, size_of in (
+        ("MP3", _mpeg_size),
+        ("AAC", _adts_size),
+        ("LATM", _loas_size),
+        ("SBC", _sbc_size),
+    ):
         position = 0
         for _ in range(3):
             size = size_of(head[position : position + 7])
@@ -60,3 +81,20 @@ def _adts_size(head: bytes) -> int:
     if len(head) < 7 or head[0] != 0xFF or head[1] & 0xF6 != 0xF0:
         return 0
     return (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
+
+
+def _loas_size(head: bytes) -> int:
+    if len(head) < 3 or head[0] != 0x56 or head[1] & 0xE0 != 0xE0:
+        return 0
+    return ((head[1] & 0x1F) << 8 | head[2]) + 3
+
+
+def _sbc_size(head: bytes) -> int:
+    """Bytes of an SBC frame (A2DP specification, section 12.9)."""
+    if len(head) < 3 or head[0] != 0x9C:
+        return 0
+    blocks, mode = 4 * (1 + (head[1] >> 4 & 3)), head[1] >> 2 & 3
+    subbands, channels = (8 if head[1] & 1 else 4), (1 if mode == 0 else 2)
+    size = 4 + subbands * channels // 2
+    bits = blocks * head[2] * (channels if mode < 2 else 1) + (subbands if mode == 3 else 0)
+    return size + -(-bits // 8)

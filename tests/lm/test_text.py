@@ -151,3 +151,15 @@ def test_a_word_that_no_model_holds_is_refused(tmp_path: Path) -> None:
     path.write_text(f"hello\n\n{words[0]}x b\n")
     with pytest.raises(InputError, match=r"text\.txt, line 3: a word of 8193 bytes; at most 8192"):
         list(read_sentences([path], LOWER))
+
+
+def test_ids_and_texts_in_a_tsv_are_text(tmp_path: Path) -> None:
+    path = tmp_path / "text.tsv"
+    path.write_text("a-1\tthe cat\na-2\ta dog\n")
+    assert [*read_sentences([path], LOWER, with_ids=True)] == [
+        ["the", "cat"],
+        ["a", "dog"],
+    ]
+    path.write_text("client_id\tpath\tsentence\nx\ta.mp3\tthe cat\n")
+    with pytest.raises(InputError, match="a table"):
+        list(read_sentences([path], LOWER, with_ids=True))

@@ -10,7 +10,7 @@ import soundfile
 
 from asr.api import Transcriber
 from asr.data.audio import read_audio
-from asr.data.blocks import convert, read_blocks
+from asr.data.blocks import BAD_SAMPLES, convert, read_blocks
 from asr.data.gaps import Gap, Remark
 from asr.errors import InputError
 from asr.transcribe.live import Axes
@@ -40,7 +40,7 @@ def test_integers_are_scaled_by_their_type(kind: str) -> None:
     assert notes == []
 
 
-@pytest.mark.parametrize(("kind", "bits"), [("i4", 16), ("i8", 16), ("i8", 32)])
+@pytest.mark.parametrize(("kind", "bits"), [("i4", 16), (">i4", 16), ("i8", 16), (">i8", 32)])
 def test_integers_of_a_narrower_scale_than_their_type(kind: str, bits: int) -> None:
     samples = (wave().astype(float) * 2 ** (bits - 1)).astype(kind)
     found_n, notes = opened(samples)
@@ -48,12 +48,24 @@ def test_integers_of_a_narrower_scale_than_their_type(kind: str, bits: int) -> N
     assert notes == [f"samples up to {np.abs(samples).max()}: taken as those of {bits} bits"]
 
 
+@pytest.mark.parametrize("bits", [16, 24, 32])
 @pytest.mark.parametrize("kind", ["f4", "f8"])
-def test_floats_of_integers_scale(kind: str) -> None:
-    found_n, notes = opened((32768 * wave()).astype(kind))
+def test_floats_of_integers_scale(kind: str, bits: int) -> None:
+    found_n, notes = opened((2 ** (bits - 1) * wave()).astype(kind))
     np.testing.assert_allclose(found_n, wave(), atol=1e-5)
     assert len(notes) == 1
-    assert "16 bits" in notes[0]
+    assert f"{bits} bits" in notes[0]
+
+
+def test_absurd_samples_among_those_of_integers_scale() -> None:
+    samples = 2**23 * wave()
+    samples[[50, 60]] = [1e30, np.nan]
+    gaps: list[Gap] = []
+    found_n = np.concatenate([*convert([samples[:, None]], RATE, RATE, gaps)])
+    expected_n = wave()
+    expected_n[[50, 60]] = 0
+    np.testing.assert_allclose(found_n, expected_n, atol=1e-5)
+    assert [gap.reason for gap in gaps if not isinstance(gap, Remark)] == [BAD_SAMPLES]
 
 
 def test_training_and_transcription_take_floats_alike(tmp_path: Path) -> None:
