@@ -105,12 +105,14 @@ def run(args: argparse.Namespace) -> int:
     for note in notes:
         _complain("note", note)
     output = _output(args, sources)
-    waiting = [source for source in sources if not output.is_done(source)]
-    if len(waiting) < len(sources):
-        there = f"{len(sources) - len(waiting)} of {len(sources)} inputs have their results already"
+    possible = [source for source in sources if _has_a_place(source, output)]
+    waiting = [source for source in possible if not output.is_done(source)]
+    num_done = len(possible) - len(waiting)
+    if num_done:
+        there = f"{num_done} of {len(sources)} inputs have their results already"
         _complain("note", f"{there}; --overwrite replaces them")
     if not waiting:
-        return 0
+        return _exit_status(num_done, len(sources))
     prepare_cpu(args.threads)
     transcriber = load(
         args.model,
@@ -123,7 +125,6 @@ def run(args: argparse.Namespace) -> int:
         args.vad,
         LONG_SILENCE_S if args.vad_silence_s is None else args.vad_silence_s,
     )
-    num_done = 0
     # on a terminal only; how much there is in all is not known before all is read
     shown = "{desc}: {n:.0f} s of sound in {elapsed}, {rate_noinv_fmt}"
     with tqdm(desc="transcribing", unit=" s", bar_format=shown, leave=False, disable=None) as bar:
@@ -131,9 +132,22 @@ def run(args: argparse.Namespace) -> int:
             bar.clear()
             num_done += _tell(outcome, output)
             bar.refresh()
-    if num_done == len(waiting):
+    return _exit_status(num_done, len(sources))
+
+
+def _exit_status(num_done: int, num_sources: int) -> int:
+    if num_done == num_sources:
         return 0
-    return SOME_FAILED if num_done or len(waiting) < len(sources) else 2
+    return SOME_FAILED if num_done else 2
+
+
+def _has_a_place(source: Source, output: Printed | Written) -> bool:
+    try:
+        output.check_input(source)
+    except InputError as error:
+        _complain("error", str(error))
+        return False
+    return True
 
 
 def _output(args: argparse.Namespace, sources: list[Source]) -> Printed | Written:

@@ -26,6 +26,7 @@ from asr.train.resuming import Change, check_contents, claim_folder
 from asr.train.setup import (
     Experiment,
     Setup,
+    check_tokenizer_folder,
     describe,
     forget_tokenizer,
     keep_setup,
@@ -194,8 +195,9 @@ def average(folder: Path, out: Path, count: int, own: bool) -> list[int]:
     config, record = load_config([source.config]), read_json_object(source.run)
     weights = average_weights([there[step] for step in steps], own)
     tokenizer = load_tokenizer(source.tokenizer)
-    forget_tokenizer(target)  # of an average that is replaced
+    check_tokenizer_folder(target)
     save_model(target.model, weights, config, tokenizer)
+    forget_tokenizer(target)  # of an average that is replaced
     keep_setup(target, config, tokenizer)
     write_run(target, record | {"name": out.name, "averaged_steps": steps})
     return steps

@@ -80,11 +80,11 @@ class Setup:
     """What the manifests of each option hold: number of utterances, fingerprint."""
 
 
-def forget_tokenizer(exp: Experiment) -> None:
-    """Remove a tokenizer that lies in a folder without the configuration it was learnt for.
+def check_tokenizer_folder(exp: Experiment) -> None:
+    """Check that nothing but a tokenizer lies where a run has its own.
 
     Raises:
-        InputError: there is something else in its folder; nothing is removed.
+        InputError: something else does.
     """
     if not exp.tokenizer.is_dir():
         return
@@ -93,7 +93,16 @@ def forget_tokenizer(exp: Experiment) -> None:
         raise InputError(
             f"{exp.tokenizer}: holds {foreign[0]!r}, which no run wrote; name another folder"
         )
-    shutil.rmtree(exp.tokenizer)
+
+
+def forget_tokenizer(exp: Experiment) -> None:
+    """Remove a tokenizer that lies in a folder without the configuration it was learnt for.
+
+    Raises:
+        InputError: there is something else in its folder; nothing is removed.
+    """
+    check_tokenizer_folder(exp)
+    shutil.rmtree(exp.tokenizer, ignore_errors=True)
 
 
 def keep_setup(exp: Experiment, config: Config, tokenizer: Tokenizer) -> None:

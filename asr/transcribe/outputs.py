@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import sys
 from collections import Counter
@@ -55,6 +57,9 @@ class Printed:
     def is_done(self, source: Source) -> bool:
         """Nothing is printed twice, nothing was printed before."""
         return False
+
+    def check_input(self, source: Source) -> None:
+        """Nothing is there that could be of another input."""
 
     def write(self, source: Source, transcript: Transcript) -> bool:
         """Print a transcript. Returns whether standard output can hold all its characters; JSON has
@@ -111,12 +116,29 @@ class Written:
             targets = [folder / name for name in _told_apart(sources)]
         stems = _stems(targets)
         self._stems = {source.key: stem for source, stem in zip(sources, stems, strict=True)}
+        self._inputs = None if folder is None else InputsRecord(folder)
 
     def is_done(self, source: Source) -> bool:
         """Whether every file of the source's results is there and none is to be replaced."""
         if source.out is None or self._overwrite:
             return False
         return all(os.path.exists(path) for _, path in self._files(source))
+
+    def check_input(self, source: Source) -> None:
+        """Check that results which are there are not of another input.
+
+        Raises:
+            InputError: they are, and are not to be replaced.
+        """
+        if source.out is None or self._overwrite or self._inputs is None:
+            return
+        stem, there = self._stems[source.key], [path for _, path in self._files(source)]
+        before = self._inputs.read(stem)
+        if before not in (None, _identity(source)) and any(map(os.path.exists, there)):
+            raise InputError(
+                f"{source.name}: {stem} has the results of another input, {before}; "
+                "name another folder with --out, or replace them with --overwrite"
+            )
 
     def write(self, source: Source, transcript: Transcript) -> bool:
         """Write the files that are missing, or all where they are to be replaced; returns True.
@@ -133,11 +155,59 @@ class Written:
                     error = reason
         if error is not None:
             raise error
+        if self._inputs is not None:
+            self._inputs.write(self._stems[source.key], _identity(source))
         return True
 
     def _files(self, source: Source) -> list[tuple[str, Path]]:
         stem = self._stems[source.key]
         return [(name, stem.with_name(stem.name + SUFFIXES[name])) for name in self._formats]
+
+
+def _identity(source: Source) -> str:
+    place = source.key
+    return spell_out(f"/{place}" if isinstance(place, Path) else f"/{place[0]}: {place[1]}")
+
+
+class InputsRecord:
+    """Which input the results in a folder are of: x/talk.wav and y/talk.wav both give talk.txt.
+
+    A hidden file of JSON lines, of which the last for a result counts.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._path = folder / ".inputs.jsonl"
+        self._inputs: dict[str, str] = {}
+        with contextlib.suppress(OSError):
+            for line in self._path.read_bytes().splitlines():
+                with contextlib.suppress(ValueError, TypeError, KeyError):  # cut off by a kill
+                    item = json.loads(line)
+                    self._inputs[str(item["result"])] = str(item["input"])
+
+    def read(self, stem: Path) -> str | None:
+        """Return the input of a result without its suffix; None where nothing is recorded."""
+        return self._inputs.get(self._name(stem))
+
+    def write(self, stem: Path, source: str) -> None:
+        """Record the input of a result that is there; a full disk costs the record, not the result."""
+        name = self._name(stem)
+        if self._inputs.get(name) == source:
+            return
+        self._inputs[name] = source
+        line = json.dumps({"result": name, "input": source}) + "\n"
+        with contextlib.suppress(OSError):
+            size = self._path.stat().st_size if self._path.exists() else 0
+            try:
+                with self._path.open("ab") as file:
+                    file.write(line.encode())
+            except OSError:
+                os.truncate(self._path, size)
+                if not size:
+                    self._path.unlink()
+
+    def _name(self, stem: Path) -> str:
+        return spell_out(str(stem.relative_to(self._folder)))
 
 
 def _told_apart(sources: Sequence[Source]) -> list[Path]:

@@ -56,7 +56,9 @@ def test_folders_globs_and_names_that_collide(run: Run, tmp_path: Path, babble: 
 
 
 def made(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    """The files that a folder shows."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)) for path in paths if path.name[0] != "."}
 
 
 def test_every_input_has_files_of_its_own(run: Run, tmp_path: Path, babble: np.ndarray) -> None:
@@ -129,3 +131,30 @@ def test_no_file_is_replaced_without_being_told_to(
     code, _, err = run(good, "--overwrite")
     assert code == 2
     assert "--overwrite goes with --beside or --out" in err
+
+
+def test_results_are_not_taken_for_those_of_another_input(
+    run: Run, babble: np.ndarray, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    for folder, name in (("1", "talk.wav"), ("2", "talk.wav"), ("2", "talk.aiff"), ("2", "b.wav")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        write(tmp_path / folder / name, babble[: 2 * RATE], RATE)
+    first, second, third, other = (
+        tmp_path / name for name in ("1/talk.wav", "2/talk.wav", "2/talk.aiff", "2/b.wav")
+    )
+    assert run(first, "--out", out)[0] == 0
+    before = (out / "talk.txt").read_bytes()
+    for given in (second, third):
+        code, _, err = run(given, "--out", out)
+        assert code == 2
+        assert f"{given}: {out}/talk has the results of another input, {first}; " in err
+    code, _, err = run(second, other, "--out", out)
+    assert code == 3
+    assert (out / "b.txt").is_file()
+    assert (out / "talk.txt").read_bytes() == before
+    # another format of the same input is made, and --overwrite changes whose they are
+    assert run(first, "--out", out, "--format", "txt,json")[0] == 0
+    assert run(second, "--out", out, "--overwrite")[0] == 0
+    assert run(first, "--out", out)[0] == 2
+    assert run(second, "--out", out)[0] == 0
