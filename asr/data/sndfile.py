@@ -15,6 +15,7 @@ import soxr
 
 from asr.data.audio_error import reason_of
 from asr.data.flac import plan_flac
+from asr.data.headers import plan_aiff, plan_au, plan_caf
 from asr.data.mp3 import parse_frame, plan_mp3, tag_bytes
 from asr.data.ogg import plan_ogg
 from asr.data.quiet import quiet_c_library
@@ -62,6 +63,12 @@ def plan(file: BinaryIO, head: bytes, until_s: float) -> Plan | None:
         return _remembered(file, plan_ogg)
     if head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE":
         return plan_wav(file)
+    if head[:4] == b"FORM" and head[8:] in (b"AIFF", b"AIFC"):
+        return plan_aiff(file)
+    if head[:4] in (b".snd", b"dns."):
+        return plan_au(file)
+    if head[:4] == b"caff":
+        return plan_caf(file)
     if head[:3] == b"ID3":  # before FLAC too
         start = tag_bytes(head)
         file.seek(start)

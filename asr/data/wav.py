@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable
-from dataclasses import replace
-from itertools import pairwise
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
+from asr.data.headers import TOLERANCE_BYTES, truncated
 from asr.data.mp3 import plan_mp3
-from asr.data.spliced import Spliced
+from asr.data.parts import plan_parts, plan_within
 from asr.data.stretches import WHOLE, Loss, Plan, Stretch
 
 # Writers to a pipe cannot know the length and leave 0 or a huge number.
 _UNKNOWN_BYTES = 0x7FFF0000
-_TOLERANCE_BYTES = 64
+_MOST_PADDING = 1 << 20
 _MPEG = (0x50, 0x55)
 _IN_DS64 = 0xFFFFFFFF
 
@@ -23,52 +21,14 @@ _IN_DS64 = 0xFFFFFFFF
 def plan_wav(file: BinaryIO) -> Plan:
     """Return how to decode a RIFF or RF64 file: samples go on to its end where no length is told, and
     a file may follow a file."""
-    num_bytes = file.seek(0, os.SEEK_END)
-    starts = [0]
-    while True:
-        file.seek(starts[-1])
-        head = file.read(8)
-        after = starts[-1] + 8 + int.from_bytes(head[4:], "little")
-        file.seek(after)
-        following = file.read(12)
-        if head[:4] != b"RIFF" or following[:4] != b"RIFF" or following[8:] != b"WAVE":
-            break
-        starts.append(after)
-    if len(starts) == 1:
-        return _plan_one(file, num_bytes)
-    stretches: list[Stretch] = []
-    lost: Loss | None = None
-    for first, end in pairwise([*starts, num_bytes]):
-        part = _plan_within(file, first, end, _plan_one)
-        if lost is not None:
-            stretches.append(_after(part.stretches[0], lost))
-        else:
-            stretches.append(part.stretches[0])
-        stretches += part.stretches[1:]
-        lost = part.end
-    return Plan(stretches, lost)
+    return plan_parts(file, file.seek(0, os.SEEK_END), _end_of_riff, _plan_one)
 
 
-def _after(stretch: Stretch, loss: Loss) -> Stretch:
-    return replace(stretch, loss=lambda num_samples, rate: loss)
-
-
-def _plan_within(
-    file: BinaryIO, first: int, end: int, make: Callable[[BinaryIO, int], Plan]
-) -> Plan:
-    """Return the plan for a part of a file, its spans counted in the whole."""
-    inside = make(cast(BinaryIO, Spliced(file, [(first, end)])), end - first)
-    stretches = [
-        replace(
-            stretch,
-            spans=[
-                span if isinstance(span, bytes) else (span[0] + first, span[1] + first)
-                for span in stretch.spans or [(0, end - first)]
-            ],
-        )
-        for stretch in inside.stretches
-    ]
-    return Plan(stretches, inside.end)
+def _end_of_riff(file: BinaryIO, start: int) -> int | None:
+    file.seek(start)
+    head = file.read(12)
+    is_wav = head[:4] == b"RIFF" and head[8:] == b"WAVE"
+    return start + 8 + int.from_bytes(head[4:8], "little") if is_wav else None
 
 
 def _plan_one(file: BinaryIO, num_bytes: int) -> Plan:
@@ -98,19 +58,41 @@ def _plan_one(file: BinaryIO, num_bytes: int) -> Plan:
             width = 8 if unknown > _UNKNOWN_BYTES else 4
             right = min(there, 256**width - 1).to_bytes(width, "little")
             return Plan([Stretch([(0, size_at), right, (size_at + width, num_bytes)])])
-        if size - there > _TOLERANCE_BYTES:
-            message = (
-                f"truncated: the header promises {size} bytes of audio, {size - there} are missing"
-            )
-            return Plan(end=Loss(message))
-        return _plan_mpeg(file, position, size) if is_mpeg else WHOLE
+        if lost := truncated(size, there):
+            return Plan(end=lost)
+        if is_mpeg:
+            return _plan_mpeg(file, position, size)
+        end = position + size
+        # writers forget the byte that makes a chunk's length even
+        lost = _unread(file, end + size % 2, num_bytes) and _unread(file, end, num_bytes)
+        # libsndfile does not open a file with a second chunk of audio
+        return Plan([Stretch([(0, end)])], lost) if lost else WHOLE
     return WHOLE
 
 
 def _plan_mpeg(file: BinaryIO, position: int, size: int) -> Plan:
     """MPEG audio in a WAV, decoded as a file of its own: its frames count samples."""
-    inside = _plan_within(file, position, position + size, lambda part, _: plan_mp3(part))
+    inside = plan_within(file, position, position + size, lambda part, _: plan_mp3(part))
     return inside if inside.stretches[0].num_samples is not None else WHOLE
+
+
+def _unread(file: BinaryIO, position: int, num_bytes: int) -> Loss | None:
+    """Return the loss of what follows the samples and is neither a chunk, nor a tag, nor padding:
+    samples of which the header does not know, or of a second chunk of them."""
+    while position + 8 <= num_bytes:
+        file.seek(position)
+        name, size = struct.unpack("<4sI", file.read(8))
+        rest = num_bytes - position
+        if name == b"data" and size > TOLERANCE_BYTES:
+            return Loss(f"a second chunk of audio, of {size} bytes, is not read")
+        if name[:3] in (b"ID3", b"TAG") or name == b"APET":
+            return None
+        if not all(0x20 <= byte < 0x7F for byte in name):
+            file.seek(position)
+            is_padding = rest <= TOLERANCE_BYTES or not file.read(_MOST_PADDING).strip(b"\0")
+            return None if is_padding else Loss(f"{rest} bytes after the audio are not read")
+        position += 8 + size + size % 2
+    return None
 
 
 def _are_chunks(file: BinaryIO, position: int, num_bytes: int) -> bool:

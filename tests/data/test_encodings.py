@@ -83,6 +83,14 @@ def wav(size: int | None = None, kind: str = "WAV", rate: int = 16000) -> bytes:
     return bytes(content)
 
 
+def chunk(name: bytes, size: int) -> bytes:
+    return name + struct.pack("<I", size) + b"x" * (size + size % 2)
+
+
+def with_bytes(content: bytes, at: int, new: bytes) -> bytes:
+    return content[:at] + new + content[at + len(new) :]
+
+
 def flac(is_piped: bool) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, speechlike(44100), 44100, format="FLAC")
@@ -139,6 +147,17 @@ ENCODINGS: dict[str, tuple[str, Made]] = {
     "mp3-in-wav": ("wav", lambda: [mp3_in_wav()]),
     "vbr-mp3-in-wav": ("wav", lambda: [mp3_in_wav(q="5")]),
     "two-wav-the-last-of-size-0": ("wav", lambda: [wav(), wav(0)]),
+    "wav-of-two-bytes-more": ("wav", lambda: [wav() + b"\x01\x02"]),
+    "wav-padded": ("wav", lambda: [wav() + bytes(5000)]),
+    "wav-with-chunks": ("wav", lambda: [wav() + chunk(b"LIST", 501) + chunk(b"id3 ", 200)]),
+    "wav-with-a-tag": ("wav", lambda: [wav() + b"TAG" + bytes(range(1, 126))]),
+    "aiff": ("aiff", lambda: [wav(kind="AIFF")]),
+    "au": ("au", lambda: [wav(kind="AU")]),
+    "caf": ("caf", lambda: [wav(kind="CAF")]),
+    "two-aiff": ("aiff", lambda: 2 * [wav(kind="AIFF")]),
+    "two-au": ("au", lambda: 2 * [wav(kind="AU")]),
+    "two-caf": ("caf", lambda: 2 * [wav(kind="CAF")]),
+    "au-size-unknown": ("au", lambda: [with_bytes(wav(kind="AU"), 8, b"\xff" * 4)]),
     "flac-tagged": ("flac", lambda: [ID3 + flac(is_piped=False)]),
     "two-flac-tagged": ("flac", lambda: [ID3 + flac(is_piped=True), flac(is_piped=False)]),
 }
@@ -229,6 +248,57 @@ def test_a_truncated_wav_after_another_is_not_whole(tmp_path: Path) -> None:
     found_n = np.concatenate([*read_blocks(path, 16000, gaps)])
     assert len(found_n) == 2 * len(speechlike(16000)) - 10_000
     assert [gap.start_s for gap in gaps] == [pytest.approx(len(found_n) / 16000)]
+
+
+@pytest.mark.parametrize("kind", ["WAV", "AIFF", "AU", "CAF"])
+@pytest.mark.parametrize("num_parts", [1, 2])
+def test_what_is_missing_at_the_end_is_a_loss(tmp_path: Path, kind: str, num_parts: int) -> None:
+    path = tmp_path / f"a.{kind.lower()}"
+    whole = wav(kind=kind)
+    path.write_bytes((num_parts - 1) * whole + whole[: len(whole) // 2])
+    with pytest.raises(AudioError, match="truncated: the header promises"):
+        audio.read_audio(path)
+    gaps: list[Gap] = []
+    found_n = np.concatenate([*read_blocks(path, 16000, gaps)])
+    assert len(found_n) == pytest.approx((num_parts - 0.5) * len(speechlike(16000)), abs=3000)
+    assert [gap.start_s for gap in gaps] == [pytest.approx(len(found_n) / 16000)]
+    # what lies before the end can be had
+    assert len(audio.decode(path, 1.0, 2.0)[0]) == 32000
+
+
+@pytest.mark.parametrize("extra", ["samples", "a second chunk"])
+def test_samples_of_which_a_wav_does_not_know(tmp_path: Path, extra: str) -> None:
+    path = tmp_path / "a.wav"
+    content = wav()
+    at = content.index(b"data") + 4
+    if extra == "samples":
+        path.write_bytes(with_bytes(content, at, struct.pack("<I", 32000)))
+    else:
+        path.write_bytes(content + content[at - 4 :])
+    with pytest.raises(AudioError, match="not read"):
+        audio.read_audio(path)
+    gaps: list[Gap] = []
+    assert [*read_blocks(path, 16000, gaps)]
+    assert len(gaps) == 1
+
+
+@pytest.mark.parametrize("kind", ["WAV", "AIFF", "AU", "CAF", "W64", "RF64", "WAVEX"])
+@pytest.mark.parametrize("num_samples", [1, 7, 4001])
+def test_whatever_soundfile_writes_is_whole(tmp_path: Path, kind: str, num_samples: int) -> None:
+    num_read = 0
+    for subtype in soundfile.available_subtypes(kind):
+        path = tmp_path / f"{subtype}.{kind.lower()}"
+        try:
+            soundfile.write(
+                path, 0.3 * speechlike(16000)[:num_samples], 16000, subtype, format=kind
+            )
+            with soundfile.SoundFile(path) as sound:
+                expected_n = sound.read(sound.frames, dtype="float32")
+        except (soundfile.LibsndfileError, ValueError):
+            continue  # it lists some that it does not write, or cannot seek in
+        np.testing.assert_array_equal(audio.decode(path)[0][:, 0], expected_n)
+        num_read += 1
+    assert num_read >= 5
 
 
 def test_a_file_that_changed_is_looked_through_again(tmp_path: Path) -> None:
