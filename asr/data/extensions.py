@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Files that only PyAV can open: the hint to install it is given for these.
@@ -29,6 +31,20 @@ AUDIO_EXTENSIONS = MEDIA_EXTENSIONS | _SOUND_EXTENSIONS
 
 # What lies beside audio and is not missed: transcripts, subtitles, what this program writes.
 _COMPANIONS = frozenset((".txt", ".json", ".srt", ".vtt", ".tsv", ".ctm", ".textgrid"))
+
+
+def walk_files(folder: Path) -> Iterator[Path]:
+    """Yield the files at any depth, sorted; links to folders are followed once, hidden files and
+    folders are not looked at."""
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
 
 
 def is_audio_name(path: Path) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from lhotse.cut import Cut
 
 from asr.data.blocks import convert, read_blocks, read_cut_blocks
-from asr.data.extensions import is_audio_name, is_unknown_name
+from asr.data.extensions import is_audio_name, is_unknown_name, walk_files
 from asr.data.gaps import Gap, Remark
 from asr.data.levels import narrowed, to_floats
 from asr.data.manifest import read_cuts
@@ -180,7 +180,8 @@ def _audio_files(folder: Path, notes: list[str]) -> list[Path]:
     Raises:
         InputError: none.
     """
-    files = [path for path in folder.rglob("*") if path.is_file()]
+    # a link to nothing, as of audio that git-annex has not fetched, fails when it is opened
+    files = [path for path in walk_files(folder) if path.is_file() or not path.exists()]
     found = sorted(path for path in files if is_audio_name(path))
     if not found:
         raise InputError(f"{folder}: no audio or video file in this folder")

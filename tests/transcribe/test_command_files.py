@@ -158,3 +158,19 @@ def test_results_are_not_taken_for_those_of_another_input(
     assert run(second, "--out", out, "--overwrite")[0] == 0
     assert run(first, "--out", out)[0] == 2
     assert run(second, "--out", out)[0] == 0
+
+
+def test_links_in_a_folder_are_followed_once_and_dangling_ones_are_told(
+    run: Run, babble: np.ndarray, tmp_path: Path
+) -> None:
+    folder, elsewhere = tmp_path / "talks", tmp_path / "elsewhere"
+    for place in (folder / "real", elsewhere):
+        place.mkdir(parents=True)
+        write(place / f"{place.name}.wav", babble[: 2 * RATE])
+    (folder / "speaker").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(folder)
+    (folder / "gone.flac").symlink_to(tmp_path / "annex" / "gone.flac")
+    code, _, err = run(folder, "--out", tmp_path / "out")
+    assert code == 3
+    assert f"{folder / 'gone.flac'}: no such file" in err
+    assert made(tmp_path / "out") == {"real/real.txt", "speaker/elsewhere.txt"}

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from asr.data.corpora.common import name_utterances
-from asr.data.extensions import is_audio_name, is_unknown_name
+from asr.data.extensions import is_audio_name, is_unknown_name, walk_files
 from asr.data.manifest import LeftOut
 from asr.data.preparation import Part, Utterance
 from asr.data.speakers import UNKNOWN_SPEAKER
@@ -35,7 +33,7 @@ def read_folder(corpus: Path, speaker_level: int = 0) -> Part:
     utterances: list[Utterance] = []
     left_out: list[LeftOut] = []
     transcripts: set[Path] = set()
-    for path in _files(corpus):
+    for path in walk_files(corpus):
         if path.suffix.lower() == TRANSCRIPT_SUFFIX:
             transcripts.add(path)
         elif is_audio_name(path):
@@ -66,19 +64,6 @@ def read_folder(corpus: Path, speaker_level: int = 0) -> Part:
         LeftOut(path.stem, "transcript without audio", str(path)) for path in sorted(transcripts)
     ]
     return Part(corpus.resolve().name, told, left_out)
-
-
-def _files(corpus: Path) -> Iterator[Path]:
-    """Sorted; links to folders are followed once, hidden files and folders are not looked at."""
-    seen: set[str] = set()
-    for folder, folders, names in os.walk(corpus, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
 
 
 def _speaker(path: Path, corpus: Path, level: int) -> str:
