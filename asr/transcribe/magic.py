@@ -6,6 +6,7 @@ from asr.data.mp3 import parse_frame
 
 # As much as three frames of MP3 or AAC, or three packets of MPEG-TS, need at the usual rates.
 HEAD_BYTES = 8192
+_AC3_SYNC = b"\x0bw"
 _BEGINNINGS = {
     b"RIFF": "WAV",
     b"RIFX": "WAV",
@@ -27,7 +28,6 @@ _BEGINNINGS = {
     b"FLV\x01": "FLV",
     b"#!AMR": "AMR",
     b"\0\0\1\xba": "MPEG",
-    b"\x0bw": "AC-3",
     b"TTA1": "TTA",
     b"nut/multimedia": "NUT",
     b".RMF": "RealMedia",
@@ -55,6 +55,8 @@ def kind_of_file(head: bytes) -> str | None:
         return "MP4 or M4A"
     if len(head) > 376 and head[0] == head[188] == head[376] == 0x47:
         return "MPEG-TS"
+    if _is_ac3(head):
+        return "AC-3"
     for kind, size_of in (
         ("MP3", _mpeg_size),
         ("AAC", _adts_size),
@@ -70,6 +72,12 @@ def kind_of_file(head: bytes) -> str | None:
         else:
             return kind
     return None
+
+
+def _is_ac3(head: bytes) -> bool:
+    """Return whether sync words follow at equal distances, which at 44.1 kHz differ by two bytes."""
+    size = head.find(_AC3_SYNC, 64)
+    return head[:2] == _AC3_SYNC and size > 0 and _AC3_SYNC in head[2 * size - 2 : 2 * size + 4]
 
 
 def _mpeg_size(head: bytes) -> int:

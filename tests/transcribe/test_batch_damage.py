@@ -137,7 +137,7 @@ def test_the_exit_status_says_whether_any_failed(
     files, out = [bad, good, tmp_path / "no.wav", tmp_path / "last.wav"], tmp_path / "out"
     code, _, err = run(*files, "--out", out)
     assert (code, err.count("asr: error: ")) == (3, 2)
-    assert {path.name for path in out.iterdir()} == {"good.txt", "last.txt"}
+    assert {path.name for path in out.glob("[!.]*")} == {"good.txt", "last.txt"}
     code, _, err = run(*files, "--out", out)
     assert (code, err.count("asr: error: ")) == (3, 2), "the same failures again"
     assert run(bad, "--out", out)[0] == 2
@@ -148,11 +148,11 @@ def test_missing_formats_of_a_finished_input_are_made(run: Run, tmp_path: Path, 
     """As after a kill between two of them; the others keep their bytes and times."""
     out = tmp_path / "out"
     assert run(good, "--out", out, "--format", FORMATS)[0] == 0
-    whole = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()}
+    whole = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.glob("[!.]*")}
     for name in ("good.json", "good.TextGrid"):
         (out / name).unlink()
     assert run(good, "--out", out, "--format", FORMATS)[0] == 0
-    for path in out.iterdir():
+    for path in out.glob("[!.]*"):
         content, time_ns = whole.pop(path.name)
         assert path.read_bytes() == content
         if path.suffix not in (".json", ".TextGrid"):
@@ -176,7 +176,7 @@ def test_what_is_done_at_sigterm_stays(exp: Path, tmp_path: Path, babble: np.nda
         assert process.wait(timeout=30) == -signal.SIGTERM
     finally:
         process.kill()
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.txt"]
+    assert [path.name for path in (tmp_path / "out").glob("[!.]*")] == ["a.txt"]
     assert (tmp_path / "out" / "a.txt").read_text().endswith("\n")
 
 

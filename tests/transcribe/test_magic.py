@@ -70,3 +70,4 @@ def test_raw_samples(dtype: str) -> None:
         raw = (SOUND_N[start : start + 4096] * scale).astype(dtype).tobytes()
         assert kind_of_file(raw[:HEAD_BYTES]) is None
     assert kind_of_file(bytes(HEAD_BYTES)) is None
+    assert kind_of_file(b"\x0bw" + SOUND_N.tobytes()[:4000]) is None
