@@ -66,7 +66,14 @@ def poisoned_outputs(monkeypatch):
 PAIRS = [*itertools.product(POSITIONS, MASKS)]
 
 
-@pytest.mark.parametrize(("position", "mask"), PAIRS)
+# every day each position with half of the masks and each mask with half of the positions; all of them
+# in test_product
+HALF_OF_THE_PAIRS = [
+    pair for pair in PAIRS if (POSITIONS.index(pair[0]) + list(MASKS).index(pair[1])) % 2 == 0
+]
+
+
+@pytest.mark.parametrize(("position", "mask"), HALF_OF_THE_PAIRS)
 def test_positions_and_masks(position, mask):
     shift = SHIFTS[PAIRS.index((position, mask)) % len(SHIFTS)]
     check(shift, position, mask, batch=2, heads=1, queries=37, keys=45)

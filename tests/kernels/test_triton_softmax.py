@@ -50,8 +50,20 @@ def poisoned_outputs(monkeypatch):
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize(("position", "mask"), PAIRS)
+# every day each position with half of the masks and each mask with half of the positions
+HALF_OF_THE_PAIRS = [
+    pair for pair in PAIRS if (POSITIONS.index(pair[0]) + list(MASKS).index(pair[1])) % 2 == 0
+]
+
+
+@pytest.mark.parametrize(("position", "mask"), HALF_OF_THE_PAIRS)
 def test_positions_and_masks(position, mask):
+    check(position, mask, batch=2, heads=1, queries=33, keys=35)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("position", "mask"), PAIRS)
+def test_positions_and_masks_full(position, mask):
     check(position, mask, batch=2, heads=1, queries=33, keys=35)
 
 
