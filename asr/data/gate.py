@@ -38,6 +38,7 @@ _LARGEST = {"max_T60": 10.0, "sr": 2e5, "iterations": 100, "n_fft": 1 << 16}
 _SLOWEST, _FASTEST = 0.1, 10.0
 _MOST_SAMPLES = 1 << 28
 _MOST_TAPS = 1 << 26
+_CHANGE_LENGTH = ("Speed", "Tempo")
 
 _OTHER_KINDS = {
     "command": "a shell command",
@@ -130,7 +131,8 @@ def _refusal(node: dict[str, Any], in_transform: bool) -> str:
         for transform in node["transforms"]:
             if reason := _transform_refusal(transform, rate):
                 return reason
-            slower /= transform["kwargs"].get("factor", 1.0)
+            if transform["name"] in _CHANGE_LENGTH:  # Volume has a factor too
+                slower /= transform["kwargs"]["factor"]
         if not 1 / _FASTEST <= slower <= 1 / _SLOWEST:
             raise ValueError(f"transforms that make it {slower:.3g} times as long")
     if isinstance(node.get("tracks"), (list, tuple)):
@@ -149,7 +151,7 @@ def _transform_refusal(transform: dict[str, Any], rate: int) -> str:
         largest = _LARGEST.get(key, _LARGEST_ARGUMENT)
         if isinstance(value, (int, float)) and not (abs(value) <= largest or "seed" in key):
             raise ValueError(f"a transform {name} with {key} = {value}")
-    if name in ("Speed", "Tempo") and not _SLOWEST <= arguments["factor"] <= _FASTEST:
+    if name in _CHANGE_LENGTH and not _SLOWEST <= arguments["factor"] <= _FASTEST:
         raise ValueError(f"a transform {name} with factor = {arguments['factor']}")
     if name == "Speed":
         _check_resampling(round(rate * arguments["factor"]), rate)

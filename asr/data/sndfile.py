@@ -36,7 +36,7 @@ _MPEG_PREROLL_S = 1.0
 # The length of MPEG audio in a WAV is rounded up, by some four frames of 1152 at most.
 MPEG_TOLERANCE = 4 * 1152
 
-_PLANS: dict[tuple[int, ...], Plan | None] = {}
+_PLANS: dict[tuple[int, ...], tuple[Plan | None]] = {}
 _MOST_PLANS = 1024
 
 
@@ -88,11 +88,14 @@ def _remembered(file: BinaryIO, make: Callable[[BinaryIO], Plan | None]) -> Plan
     except (OSError, AttributeError):  # in memory, or part of a file
         return make(file)
     key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    if key not in _PLANS:
-        while len(_PLANS) >= _MOST_PLANS:
-            _PLANS.pop(next(iter(_PLANS)), None)  # another thread may have been first
-        _PLANS[key] = make(file)
-    return _PLANS[key]
+    found = _PLANS.get(key)
+    if found is None:
+        # in a tuple, as a plan may be None; without a lock, which a forked process could inherit held
+        found = (make(file),)
+        for oldest in list(_PLANS)[: max(0, len(_PLANS) + 1 - _MOST_PLANS)]:
+            _PLANS.pop(oldest, None)
+        _PLANS[key] = found
+    return found[0]
 
 
 class SndfileItems:

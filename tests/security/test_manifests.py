@@ -14,6 +14,7 @@ import pytest
 
 from asr.cli import main
 from asr.data import index
+from asr.data.gate import check_item
 from asr.data.manifest import read_cuts
 from asr.errors import InputError
 
@@ -457,3 +458,11 @@ def test_what_is_not_a_file_is_not_waited_for(
         cuts = manifest(workspace, with_source(lambda _, found=source: found), tmp_path, pipe)
         line = refused(COMMANDS["decode"](workspace, cuts, tmp_path), capsys)
         assert "not a" in line.lower()
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.02, 1.5, 50.0])
+def test_a_change_of_volume_is_no_change_of_length(workspace: Workspace, factor: float) -> None:
+    cut = next(iter(read_cuts(workspace.cuts))).to_dict()
+    transforms = [{"name": "Volume", "kwargs": {"factor": factor}}]
+    transforms.append({"name": "Speed", "kwargs": {"factor": 0.9}})
+    check_item(with_transforms(transforms)(cut, ""))
