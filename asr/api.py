@@ -209,7 +209,7 @@ class Transcriber:
 
 
 def _is_one(inputs: object) -> bool:
-    """Whether it is one input and not several."""
+    """Return whether it is one input and not several."""
     if isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[0], np.ndarray):
         return not isinstance(inputs[1], (np.ndarray, tuple, str, PathLike))
     return isinstance(inputs, (str, PathLike, np.ndarray))

@@ -17,7 +17,7 @@ Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Where a model runs and how it searches."""
+    """Add the options of where a model runs and how it searches."""
     search = parser.add_argument_group("search")
     search.add_argument("--search", default="greedy", help="greedy or beam")
     search.add_argument("--beam", type=int, default=8, help="prefixes that beam search keeps")
@@ -44,7 +44,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_machine_options(parser: argparse.ArgumentParser) -> None:
-    """Where it is computed."""
+    """Add the options of where it is computed."""
     machine = parser.add_argument_group("machine")
     machine.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     machine.add_argument(
@@ -78,7 +78,7 @@ def examined_model(args: argparse.Namespace) -> Model:
 
 
 def search_options(args: argparse.Namespace) -> SearchOptions:
-    """What ``add_model_options`` read about the search."""
+    """Return what ``add_model_options`` read about the search."""
     from asr.search.factory import SearchOptions
 
     return SearchOptions(
@@ -97,7 +97,7 @@ def search_options(args: argparse.Namespace) -> SearchOptions:
 
 
 def channel_index(number: int | None) -> int | None:
-    """What people call channel 1 is number 0; None stays.
+    """Return 0 for what people call channel 1; None stays.
 
     Raises:
         InputError: below 1.
@@ -106,7 +106,7 @@ def channel_index(number: int | None) -> int | None:
 
 
 def track_index(number: int | None) -> int | None:
-    """As ``channel_index``, of tracks."""
+    """Return 0 for what people call track 1, see ``channel_index``."""
     return _index(number, "track")
 
 
