@@ -14,7 +14,6 @@ from torch import nn
 from asr.config import AttentionConfig, EncoderConfig
 from asr.errors import InputError
 from asr.nn.attention import build_attention, frame_mask
-from asr.nn.dropout import Dropout
 from asr.nn.encoder import Encoder
 from asr.nn.residual import Frames, PostNorm, PreNorm
 from asr.nn.subsampling import Subsampling, subsampled
@@ -120,32 +119,6 @@ def test_subsampling_counts_its_frames_and_ignores_padding(num_frames: int, fact
 def test_subsampling_by_another_factor_is_refused() -> None:
     with pytest.raises(ValueError, match="factor = 6: choose one of 4, 8"):
         Subsampling(20, 3, 8, factor=6)
-
-
-def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
-    torch.manual_seed(3)
-    dropout = Dropout(0.1)
-    x = torch.ones(1001, 999, requires_grad=True)
-    y = dropout(x)
-    dropped = float((y == 0).float().mean())
-    # 26/256 with a binomial deviation of 0.0003
-    assert dropped == pytest.approx(26 / 256, abs=0.0015)
-    assert float(y.detach().mean()) == pytest.approx(1.0, abs=0.0015)
-    assert y.detach().unique().tolist() == pytest.approx([0.0, 256 / 230])
-    y.sum().backward()
-    torch.testing.assert_close(x.grad, y.detach())
-    # the eight bytes of one draw are independent of each other
-    kept = (y.detach().flatten()[:999_992].view(-1, 8) > 0).float()
-    correlation = torch.corrcoef(kept.T) - torch.eye(8)
-    assert float(correlation.abs().max()) < 0.015
-
-
-def test_dropout_off_is_the_identity() -> None:
-    x = torch.randn(5)
-    assert Dropout(0.5).eval()(x) is x
-    assert Dropout(0.0)(x) is x
-    with pytest.raises(ValueError, match="rate"):
-        Dropout(1.0)
 
 
 class Halve(nn.Module):
