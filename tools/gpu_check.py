@@ -180,7 +180,12 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--limit-s", type=float, default=90.0)
-    parser.add_argument("--only", default="", help="units whose name contains this")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[""],
+        help="units whose name contains one of these, in this order",
+    )
     parser.add_argument("--rehearse", action="store_true", help="tiny cases, for the interpreter")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -190,7 +195,9 @@ def main() -> int:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     began = time.monotonic()
-    chosen = [unit for unit in units(args.rehearse) if args.only in unit["name"]]
+    every = units(args.rehearse)
+    asked = [unit["name"] for word in args.only for unit in every if word in unit["name"]]
+    chosen = sorted((u for u in every if u["name"] in asked), key=lambda u: asked.index(u["name"]))
     command, slow = [sys.executable, __file__, "--worker"], 5.0 if args.rehearse else 1.0
     farm = gpu_farm.Farm(command, args.processes, args.limit_s, 60.0 * slow, 20.0 * slow)
     records = farm.run(chosen)

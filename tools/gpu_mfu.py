@@ -302,9 +302,7 @@ def arguments() -> argparse.Namespace:
     add("--steps", type=int, default=12)
     add("--seconds", type=float, default=100.0, help="begin nothing new after so long")
     add("--cudnn-benchmark", action="store_true")
-    add(
-        "--depthwise", action="store_true", help="this package's kernels for depthwise convolutions"
-    )
+    add("--no-depthwise", action="store_true", help="PyTorch's kernels for depthwise convolutions")
     add("--rehearse", action="store_true", help="a tiny model and short batches, on any device")
     args = parser.parse_args()
     args.until = time.monotonic() + args.seconds
@@ -318,7 +316,7 @@ def main() -> None:
     args = arguments()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = args.cudnn_benchmark
-    depthwise.ENABLED = args.depthwise
+    depthwise.ENABLED = not args.no_depthwise
     header = {
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",

@@ -1,15 +1,17 @@
 """Depthwise convolution over time: a module that chooses among PyTorch's kernels and our own.
 
-On the CPU in float32 it exchanges which of PyTorch's kernels computes what. On CUDA, where channels lie
-next to each other, cuDNN and PyTorch take 8 to 20 times what reading and writing takes; there
-``ENABLED`` selects Triton kernels. They are two operators, so torch.compile takes each as one node: the
-convolution, which with its taps reversed is the gradient of its input too, and the gradients of taps and
-bias, summed in two passes and so in a fixed order.
+On the CPU in float32 it exchanges which of PyTorch's kernels computes what. On NVIDIA's GPUs, where
+channels lie next to each other, cuDNN and PyTorch take 8 to 20 times what reading and writing takes;
+there Triton kernels serve (``ENABLED = False`` leaves all to PyTorch). They are two operators, so that
+torch.compile takes each as one node: the convolution, which with its taps reversed is the gradient of
+its input too, and the gradients of taps and bias, summed in two passes and so in a fixed order.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
 from typing import Any
 
 import torch
@@ -17,11 +19,15 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.grad import conv2d_weight
 
-# Whether the kernels are used: checked in the interpreter, they have not yet run on hardware.
-ENABLED = False
+ENABLED = True
 MOST_TAPS = 63  # their sums are in registers, and kernels are unrolled over them
 TYPES = (torch.bfloat16, torch.float16, torch.float32)
-_HAS_TRITON = importlib.util.find_spec("triton") is not None
+# Triton builds its launchers with a C compiler; on other makers' GPUs the kernels have not been tried.
+_CAN_LAUNCH = (
+    importlib.util.find_spec("triton") is not None
+    and torch.version.hip is None
+    and (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")) is not None
+)
 
 
 class DepthwiseConv(nn.Conv2d):
@@ -30,8 +36,7 @@ class DepthwiseConv(nn.Conv2d):
 
     Two-dimensional with a height of 1, since PyTorch's CPU kernel is three times as fast that way. The
     gradient of the weights is four times as fast with height and width exchanged, and that of the
-    input is a convolution with the kernel reversed. On CUDA
-    see ``depthwise_conv``.
+    input is a convolution with the kernel reversed. On CUDA see ``depthwise_conv``.
     """
 
     def __init__(self, dim: int, kernel: int):
@@ -93,8 +98,8 @@ def serves(x_btd: Tensor, weight_d11k: Tensor) -> bool:
     """Tell whether ``depthwise_conv`` takes these: on CUDA, channels adjacent, not too many taps."""
     return (
         ENABLED
-        and _HAS_TRITON
         and x_btd.device.type == "cuda"
+        and _CAN_LAUNCH
         and x_btd.dim() == 3
         and x_btd.stride(2) == 1
         and weight_d11k.shape[3] <= MOST_TAPS

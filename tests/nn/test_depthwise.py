@@ -196,8 +196,7 @@ def test_outputs_and_gradients_on_a_gpu(shape: tuple[int, ...], dtype: torch.dty
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("compiled", [False, True])
-def test_the_module_on_a_gpu(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(depthwise, "ENABLED", True)
+def test_the_module_on_a_gpu(compiled: bool) -> None:
     torch.manual_seed(0)
     ours = DepthwiseConv(96, 31).cuda()
     theirs = torch.nn.Conv2d(96, 96, (1, 31), padding=(0, 15), groups=96).cuda()

@@ -68,8 +68,10 @@ EXCEPTIONS = {
 # time; the others are to be tuned anew since the kernels keep NaN and skip masks.
 SPILLS = {
     "sm_90/forward/128": 4,
-    "sm_90/query/128/relative": 9,
-    "sm_90/key/128/relative": 6,
+    "sm_90/forward/128/relative": 32,
+    "sm_90/query/128/relative": 32,
+    "sm_90/key/128/relative": 208,
+    "sm_90/offset/128/relative": 5,
     "sm_90/offset/64/relative/float32": 3,
     "sm_80/forward/64/relative/float32": 2,
     "sm_80/forward/64/table": 42,
