@@ -152,24 +152,29 @@ def file_source(
 
 
 def _expand(text: str, what: _What) -> Iterator[Source]:
-    path, channel = Path(text), what.channel
     if not text:
         raise InputError("an empty file name: expected a file, a folder or - for standard input")
     if text == STDIN:
-        yield Source(STDIN, partial(_read_stdin, what), None, Path("stdin"), channel=channel)
-    elif os.path.isdir(path):  # unlike Path's, no error for too long a name
+        yield Source(STDIN, partial(_read_stdin, what), None, Path("stdin"), channel=what.channel)
+    elif glob.has_magic(text) and not os.path.lexists(text):
+        matches = sorted(glob.glob(text, recursive=True))
+        if not matches:
+            raise InputError(f"{text}: no file matches")
+        for match in matches:  # a name from here on, whatever characters are in it
+            yield from _expand_name(match, what)
+    else:
+        yield from _expand_name(text, what)
+
+
+def _expand_name(text: str, what: _What) -> Iterator[Source]:
+    path, channel = Path(text), what.channel
+    if os.path.isdir(path):  # unlike Path's, no error for too long a name
         for file in _audio_files(path, what.notes):
             yield file_source(file, channel, path, what.track)
     elif text.endswith(_MANIFEST_SUFFIXES):
         if channel is not None or what.track is not None:
             raise InputError(f"{path}: the cuts of a manifest say their channels themselves")
         yield from (_cut_source(cut, _without_root(path)) for cut in read_cuts(path))
-    elif glob.has_magic(text) and not os.path.exists(path):
-        matches = sorted(glob.glob(text, recursive=True))
-        if not matches:
-            raise InputError(f"{text}: no file matches")
-        for match in matches:
-            yield from _expand(glob.escape(match) if glob.has_magic(match) else match, what)
     else:
         yield file_source(path, channel, track=what.track)
 

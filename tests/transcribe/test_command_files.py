@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 
 from asr.data.manifest import read_cuts, write_cuts
@@ -53,6 +54,24 @@ def test_folders_globs_and_names_that_collide(run: Run, tmp_path: Path, babble: 
     code, _, err = run("")
     assert code == 2
     assert "an empty file name" in err
+
+
+def test_what_a_pattern_finds_is_a_name_and_no_pattern(
+    run: Run, tmp_path: Path, babble: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a[1].wav", "a1.wav", "b?.wav", "-"):
+        soundfile.write(tmp_path / name, babble[:RATE], RATE, format="WAV")
+    code, out, err = run("a*.wav")
+    assert (code, err, out.count("\n")) == (0, "", 2)
+    assert run("b*.wav")[0] == 0
+    code, _, err = run("[-]")  # standard input is asked for by its own name only
+    assert (code, err) == (0, "")
+    (tmp_path / "c[1].wav").symlink_to(tmp_path / "gone")
+    code, _, err = run("c*.wav")
+    assert code in (2, 3)
+    assert "c[1].wav" in err
+    assert "Traceback" not in err
 
 
 def made(folder: Path) -> set[str]:
