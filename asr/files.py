@@ -6,14 +6,16 @@ import contextlib
 import ctypes
 import errno
 import hashlib
+import io
 import json
 import math
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from asr.errors import InputError
 
@@ -101,10 +103,24 @@ def spell_out(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def read_text(path: Path) -> str:
-    """A UTF-8 file, or InputError."""
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading that is one: no pipe that waits for ever, no device without an end.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file; ``strerror`` says so.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "a folder, a pipe or a device, not a file", str(path))
+    return os.fdopen(handle, "rb")
+
+
+def read_text(path: Path, pipes: bool = False) -> str:
+    """A UTF-8 file, or InputError. ``pipes``: the user named it, so it may be ``<(...)`` too."""
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") if pipes else open_regular(path) as file:
+            return io.TextIOWrapper(file, encoding="utf-8").read()
     except OSError as error:
         raise InputError(f"{path}: cannot read: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -201,7 +217,7 @@ def file_hash(path: Path) -> str:
     """
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             while block := file.read(1 << 20):
                 digest.update(block)
     except OSError as error:

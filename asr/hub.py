@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from asr.config import Config
 from asr.errors import InputError
-from asr.files import file_hash
+from asr.files import file_hash, open_regular
 from asr.model_card import CardOptions, model_card
 from asr.model_folder import CARD, CONFIG, WEIGHTS, fill_folder, find_model, load_model, new_folder
 from asr.text.tokenizer import CHAR_FILE, MAX_TOKENIZER_BYTES, SPM_FILE
@@ -155,7 +155,7 @@ def _copy(folder: Path, stage: Path) -> None:
     sizes = {path.name: path.stat().st_size for path in source.iterdir()}
     for name in check_files(sizes, str(source)):
         try:
-            content = (source / name).open("rb")
+            content = open_regular(source / name)
         except OSError as error:
             raise InputError(f"{source / name}: cannot read: {error.strerror}") from None
         with content, (stage / name).open("wb") as copy:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import yaml
 
 from asr import markdown
 from asr.evaluate.experiment import Experiment, read_experiment
+from asr.files import read_json_object
 from asr.model import count_parameters
 from asr.model_folder import Model
 
@@ -76,7 +76,7 @@ def _facts(model: Model, experiment: Experiment | None) -> list[tuple[str, str]]
         ("trained on", ", ".join(map(_part, config.data.train)) or "not recorded"),
     ]
     if experiment is not None:
-        hours = json.loads((experiment.folder / "run.json").read_text()).get("train_hours")
+        hours = read_json_object(experiment.folder / "run.json").get("train_hours")
         if isinstance(hours, (int, float)):
             facts[-1] = ("trained on", f"{facts[-1][1]} ({hours:g} hours)")
         run = experiment.run

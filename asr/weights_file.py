@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from asr.errors import InputError
-from asr.files import file_hash, umask
+from asr.files import file_hash, open_regular, umask
 
 MAX_HEADER_BYTES = 1 << 24
 _KEY, _TENSORS = "sha256", "tensors"
@@ -44,7 +44,7 @@ class WeightsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 parsed = json.loads(file.read(_header_bytes(file)))
                 self._sums = _parse_sums(parsed.pop("__metadata__", {}))
                 self.shapes = {name: _shape(item) for name, item in parsed.items()}
@@ -152,7 +152,7 @@ def _shape(item: dict[str, Any]) -> tuple[int, ...]:
 
 def _sum_of_tensors(path: Path) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         file.seek(8 + _header_bytes(file))
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)

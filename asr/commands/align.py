@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         found = align_set(model, args.cuts, max_batch_s=args.max_batch_s, num_workers=args.workers)
     else:
         name = args.audio.stem
-        text = args.text if args.text_file is None else read_text(args.text_file)
+        text = args.text if args.text_file is None else read_text(args.text_file, pipes=True)
         found = [align_file(model, args.audio, text)]
     aligned = []
     for item in found:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import io
 import itertools
 import json
+import math
 import re
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from asr.data.index import cut_text
 from asr.data.manifest import MANIFEST_SUFFIX, read_cuts
@@ -31,6 +34,9 @@ _OTHER_STARTS = {
 _CUE_TIMES = re.compile(r"\s*(\d+:)?\d+:\d+[.,]\d+\s*-->", re.ASCII)
 _COLUMNS = frozenset(("sentence", "path", "text", "transcript", "transcription", "client_id"))
 _HEAD = 10  # lines that are looked at
+_MOST_CHARACTERS = 1_000_000  # of a line
+_MOST_PACKED = 300  # times a compressed file's size
+_PACKED_ANYHOW = 16 << 20  # characters that take no time worth a bound
 
 
 def read_sentences(
@@ -112,13 +118,27 @@ def _is_json(line: str) -> bool:
 
 
 def _lines(path: Path) -> Iterator[str]:
+    """Lines of a text, compressed or not, each and all of them bounded."""
     try:
-        if path.suffix == ".gz":
-            with gzip.open(path, "rt", encoding="utf-8-sig") as file:
-                yield from file
-        else:
-            with path.open(encoding="utf-8-sig") as file:
-                yield from file
+        packed = path.suffix == ".gz"
+        most = max(_PACKED_ANYHOW, _MOST_PACKED * path.stat().st_size) if packed else math.inf
+        with (
+            cast(BinaryIO, gzip.open(path)) if packed else path.open("rb") as content,
+            io.TextIOWrapper(content, encoding="utf-8-sig") as file,
+        ):
+            seen = 0
+            for number in itertools.count(1):
+                line = file.readline(_MOST_CHARACTERS)
+                if not line:
+                    return
+                seen += len(line)
+                if len(line) == _MOST_CHARACTERS:
+                    raise InputError(
+                        f"{path}, line {number}: no sentence, {len(line)} characters or more"
+                    )
+                if seen > most:
+                    raise InputError(f"{path}: unpacks to more than {_MOST_PACKED} times its size")
+                yield line
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path}: cannot read: {reason}") from None

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from asr.errors import InputError
-from asr.files import check_writable, spell_out, write_atomically
+from asr.files import check_writable, open_regular, spell_out, write_atomically
 from asr.transcribe.formats import FORMATS, JOINABLE, SUFFIXES, to_ascii_json
 from asr.transcribe.result import Transcript
 from asr.transcribe.sources import Source
@@ -179,8 +179,8 @@ class InputsRecord:
         self._folder = folder
         self._path = folder / ".inputs.jsonl"
         self._inputs: dict[str, str] = {}
-        with contextlib.suppress(OSError):
-            for line in self._path.read_bytes().splitlines():
+        with contextlib.suppress(OSError), open_regular(self._path) as file:
+            for line in file.read().splitlines():
                 with contextlib.suppress(ValueError, TypeError, KeyError):  # cut off by a kill
                     item = json.loads(line)
                     self._inputs[str(item["result"])] = str(item["input"])

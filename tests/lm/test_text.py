@@ -163,3 +163,21 @@ def test_ids_and_texts_in_a_tsv_are_text(tmp_path: Path) -> None:
     path.write_text("client_id\tpath\tsentence\nx\ta.mp3\tthe cat\n")
     with pytest.raises(InputError, match="a table"):
         list(read_sentences([path], LOWER, with_ids=True))
+
+
+@pytest.mark.parametrize("content", [b"\n" * (40 << 20), b"a" * (40 << 20), b"a b\n" * (10 << 20)])
+def test_a_small_file_that_unpacks_to_a_large_one_is_refused(
+    content: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "text.txt.gz"
+    path.write_bytes(gzip.compress(content))
+    with pytest.raises(InputError, match=r"unpacks to more than 300 times|no sentence"):
+        for _ in read_sentences([path], NONE):
+            pass
+
+
+def test_a_line_without_an_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("fine\n" + "word " * 300_000)
+    with pytest.raises(InputError, match="line 2: no sentence"):
+        list(read_sentences([path], NONE))

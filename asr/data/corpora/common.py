@@ -12,6 +12,7 @@ from asr.data.manifest import LeftOut
 from asr.data.preparation import Part, Utterance
 from asr.data.speakers import UNKNOWN_SPEAKER
 from asr.errors import InputError
+from asr.files import open_regular
 
 
 def number_or_none(text: str) -> float | None:
@@ -31,7 +32,8 @@ def read_lines(path: Path, left_out: list[LeftOut]) -> Iterator[tuple[int, str]]
         InputError: the file cannot be read.
     """
     try:
-        content = path.read_bytes()
+        with open_regular(path) as file:
+            content = file.read()
     except OSError as error:
         raise InputError(f"{path}: cannot read: {error.strerror}") from None
     # bytes.splitlines() knows only \n, \r and \r\n: a text may hold other separators (U+2028)

@@ -26,6 +26,7 @@ from asr.data.synthetic.grammar import CLASSES, RULES, entropy
 from asr.data.synthetic.render import PARTS, SAMPLE_RATE, Plan, Rendered, render_range
 from asr.data.synthetic.voices import VOICES
 from asr.errors import InputError
+from asr.files import open_regular
 
 # Raise it when the same parameters would give other audio.
 GENERATOR_VERSION = 3
@@ -96,7 +97,8 @@ def describe() -> list[str]:
 def read_marker(corpus: Path) -> dict[str, Any] | None:
     """What ``complete.json`` says, None if this is no corpus of ours."""
     try:
-        content = json.loads((corpus / MARKER).read_text(encoding="utf-8"))
+        with open_regular(corpus / MARKER) as file:
+            content = json.loads(file.read())
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) and "parameters" in content else None
