@@ -6,6 +6,7 @@ its manifest is opened, and every cut once more before its samples are loaded.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from lhotse.serialization import (
 
 from asr.data.members import Member
 from asr.errors import InputError
+from asr.files import is_unicode, spell_out
 
 # Lhotse's names of storage that is one local file or a folder of files.
 _LOCAL_STORAGE = frozenset(
@@ -39,6 +41,7 @@ _SLOWEST, _FASTEST = 0.1, 10.0
 _MOST_SAMPLES = 1 << 28
 _MOST_TAPS = 1 << 26
 _CHANGE_LENGTH = ("Speed", "Tempo")
+_DEEPEST = 100  # lists and objects in one another
 
 _OTHER_KINDS = {
     "command": "a shell command",
@@ -49,6 +52,38 @@ _OTHER_KINDS = {
 
 class ForeignSource(InputError):
     """An item that would run, download or open something else than audio files."""
+
+
+def parse_line(line: bytes) -> Any:
+    """Parse the JSON of an item, of which nothing is too deep or no text.
+
+    Raises:
+        ValueError, RecursionError: no JSON, or see ``check_values``.
+    """
+    item = json.loads(line)
+    # few lines have as many brackets or spell such characters
+    if line.count(b"[") + line.count(b"{") > _DEEPEST or b"\\ud" in line.lower():
+        check_values(item)
+    return item
+
+
+def check_values(item: Any) -> None:
+    """Check that an item can be written as it was read: Python, Lhotse and UTF-8 have their limits.
+
+    Raises:
+        ValueError: lists and objects more than 100 deep, or half a character (a surrogate).
+    """
+    waiting = [(item, 0)]
+    while waiting:
+        node, depth = waiting.pop()
+        if isinstance(node, str) and not is_unicode(node):
+            raise ValueError(f"holds half a character (a surrogate): {spell_out(node)[:60]!r}")
+        if isinstance(node, _NESTED):
+            if depth == _DEEPEST:
+                raise ValueError(f"lists and objects more than {_DEEPEST} deep")
+            waiting += [(value, depth + 1) for value in node]
+            if isinstance(node, dict):
+                waiting += [(value, depth + 1) for value in node.values()]
 
 
 def check_item(item: Any) -> None:

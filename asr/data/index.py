@@ -25,7 +25,7 @@ from lhotse.serialization import deserialize_item
 from tqdm import tqdm
 
 from asr.data.augment import stable_hash
-from asr.data.gate import ForeignSource, check_item
+from asr.data.gate import ForeignSource, check_item, parse_line
 from asr.data.manifest import (
     MALFORMED,
     check_fields,
@@ -311,7 +311,7 @@ def _lines_of(path: Path) -> Iterator[bytes]:
 
 def _describe(line: bytes) -> tuple[str, float, str]:
     """A cut's id, seconds and speaker."""
-    item = json.loads(line)
+    item = parse_line(line)
     check_item(item)
     if item["type"] in _PLAIN_CUTS:
         told = [(part.get("text"), part.get("speaker")) for part in item["supervisions"]]

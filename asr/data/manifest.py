@@ -27,7 +27,7 @@ from lhotse.cut.data import DataCut
 from lhotse.serialization import deserialize_item
 
 from asr.data.audio import AudioError, check_audio, check_finite, decode, to_mono
-from asr.data.gate import ForeignSource, check_item, open_no_pipes
+from asr.data.gate import ForeignSource, check_item, check_values, open_no_pipes, parse_line
 from asr.data.members import Member, fetch_members
 from asr.errors import InputError
 from asr.files import write_atomically
@@ -212,7 +212,9 @@ def read_items(path: Path, kind: type[Manifest], left_out: list[LeftOut]) -> lis
 def _parse_item(raw: Any, kind: type[Manifest]) -> Any:
     """An item, checked before Lhotse sees it: some of its objects do things when they are made."""
     if isinstance(raw, bytes):
-        raw = json.loads(raw)
+        raw = parse_line(raw)
+    else:
+        check_values(raw)
     if not isinstance(raw, dict):
         raise InputError(f"holds {type(raw).__name__}")
     check_item(raw)

@@ -223,7 +223,7 @@ def test_manifests_with_malformed_cuts_are_refused(
         ("supervisions", 0, "text"),
         ("supervisions", 0, "speaker"),
     ]:
-        for value in (5, True, [1], {"a": 1}, NAN):
+        for value in (5, True, [1], {"a": 1}, NAN, "\ud800", "\udc80 half"):
             if path == ("duration",) and value in (5, True):
                 continue
             changed = copy.deepcopy(content)
@@ -234,6 +234,24 @@ def test_manifests_with_malformed_cuts_are_refused(
             manifest = write_lines(tmp_path / "m.jsonl", [changed])
             with pytest.raises(InputError, match=r"m\.jsonl"):
                 open_cuts([manifest], tmp_path / "index")
+
+
+@pytest.mark.parametrize("depth", [120, 900, 5000, 100_000])
+@pytest.mark.parametrize("place", ["custom", "text", "language", "start"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".json"])
+def test_deep_values_are_refused(
+    depth: int, place: str, suffix: str, corpus: Path, tmp_path: Path
+) -> None:
+    content = cuts_of(corpus)[2].to_dict()
+    parts = {"custom": content, "start": content}
+    parts.get(place, content["supervisions"][0])[place] = (
+        {"a": "DEEP"} if place == "custom" else "DEEP"
+    )
+    line = json.dumps(content).replace('"DEEP"', "[" * depth + "]" * depth)
+    manifest = tmp_path / f"m{suffix}"
+    manifest.write_text(line if suffix == ".jsonl" else f"[{line}]")
+    with pytest.raises(InputError, match=r"deep|recursion"):
+        open_cuts([manifest], tmp_path / "index")
 
 
 def test_a_damaged_compressed_manifest_is_one_line(corpus: Path, tmp_path: Path) -> None:
