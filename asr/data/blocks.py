@@ -16,7 +16,16 @@ from lhotse.cut import Cut
 
 from asr.data.audio_error import AudioError
 from asr.data.gaps import Gap, Remark, note_gap
-from asr.data.levels import CANCELLED, INTEGER_SCALE, Loudness, cancelling, float_bits, from_bits
+from asr.data.levels import (
+    CANCELLED,
+    INTEGER_SCALE,
+    UNCANCELLED,
+    Loudness,
+    cancelling,
+    float_bits,
+    from_bits,
+    misses_others,
+)
 from asr.data.manifest import load_waveform
 from asr.data.reader import SHORT_PIECE_S, Reader, check_rate
 from asr.data.stretches import Loss
@@ -150,6 +159,7 @@ class Converter:
         self._resampler = (
             None if source_rate == sample_rate else soxr.ResampleStream(source_rate, sample_rate, 1)
         )
+        self._is_guess = False  # the channel, because of the others
         self._num_samples, self._num_bad = 0, 0
         self._loudness = Loudness(source_rate)
         self._bits = 0  # of the integers whose scale the samples have; 0: within [-1, 1]
@@ -160,10 +170,7 @@ class Converter:
         Raises:
             AudioError: no such channel.
         """
-        if self._channel is None:
-            self._channel = cancelling(block_nc)
-            if self._channel is not None:
-                self._remark(CANCELLED.format(self._channel + 1))
+        self._watch_cancelling(block_nc)
         chosen_n = _choose(block_nc, self._channel, self._where)
         mono_n = np.ascontiguousarray(chosen_n, dtype=np.float32)
         mono_n = self._scaled(mono_n)
@@ -175,6 +182,17 @@ class Converter:
         self._loudness.push(mono_n)
         self._num_samples += len(mono_n)
         return mono_n if self._resampler is None else self._resampler.resample_chunk(mono_n)
+
+    def _watch_cancelling(self, block_nc: np.ndarray) -> None:
+        """Take the loudest of channels that cancel one another, until another one speaks alone."""
+        if self._channel is None:
+            self._channel = cancelling(block_nc)
+            if self._channel is not None:
+                self._is_guess = True
+                self._remark(CANCELLED.format(self._channel + 1))
+        elif self._is_guess and misses_others(block_nc, self._channel):
+            self._channel, self._is_guess = None, False
+            self._remark(UNCANCELLED)
 
     def finish(self) -> np.ndarray:
         """(m,) what was held back.

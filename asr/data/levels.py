@@ -8,8 +8,9 @@ import numpy as np
 
 from asr.errors import InputError
 
-# Floats are within [-1, 1] but for clipping; those of integers' scale are mostly far beyond.
-_LOUDEST_FLOAT = 8.0
+# Floats are within [-1, 1] but for clipping; those of integers' scale are mostly far beyond. Between the
+# two bounds (16 bits below -48 dB, or floats 42 dB too loud) only whole numbers are of integers' scale.
+_LOUDEST_FLOAT, _LOUDEST_FRACTION = 8.0, 128.0
 _FLOAT_BITS = (16, 24, 32)
 # What resampling adds to a peak.
 _OVERSHOOT = 1.5
@@ -17,9 +18,11 @@ _ABSURD = _OVERSHOOT * 2**31
 # Uncorrelated channels lose 3 dB in their mean, opposite ones all.
 _CANCELLED = 1e-3
 _SILENT = 1e-9
+_MISSED = 1e-2  # 20 dB below
 # LibriSpeech is at some -25 dB.
 QUIET_DB = -45.0
 CANCELLED = "the channels cancel one another: channel {} is taken by itself"
+UNCANCELLED = "the channels cancel one another no longer: their mean is taken"
 INTEGER_SCALE = "samples up to {:.0f}: taken as those of {} bits"
 
 
@@ -41,20 +44,24 @@ def to_floats(samples_cn: np.ndarray) -> np.ndarray:
 def narrowed(samples: np.ndarray) -> tuple[np.ndarray, str | None]:
     """Integers of the type that their values fit, and a note where that is a narrower one.
 
-    An array of int32 or int64 whose values are all within 16 bits holds samples of 16 bits: as those
-    of 32 bits, even its loudest would be below -90 dB. No recorder has samples of 64 bits.
+    An array of int32 or int64 whose values are all within 16 or 24 bits holds samples of so many: as
+    those of 32 bits, even its loudest would be below -90 or -48 dB. No recorder has samples of 64 bits.
     """
     if samples.dtype.kind != "i" or samples.dtype.itemsize < 4 or not samples.size:
         return samples, None
     samples = samples.astype(samples.dtype.newbyteorder("="), copy=False)
     peak = max(-int(samples.min()), int(samples.max()))
-    for kind in (np.int16, np.int32):
-        limits = np.iinfo(kind)
-        fits = limits.min <= samples.min() and samples.max() <= limits.max
-        if fits and peak and samples.dtype != kind:
-            return samples.astype(kind), INTEGER_SCALE.format(peak, limits.bits)
-        if fits:
-            return samples, None
+    if peak == 0:
+        return samples, None
+    for bits in (16, 24, 32):
+        if samples.min() >= -(2 ** (bits - 1)) and samples.max() < 2 ** (bits - 1):
+            if bits == 8 * samples.dtype.itemsize:
+                return samples, None
+            # those of 24 bits have no type of their own
+            kind = np.int16 if bits == 16 else np.int32
+            return samples.astype(kind) << (8 if bits == 24 else 0), INTEGER_SCALE.format(
+                peak, bits
+            )
     return samples, None
 
 
@@ -68,6 +75,8 @@ def float_bits(block: np.ndarray) -> int | None:
     if not sizes.size or np.quantile(sizes, 0.95) <= 1.0:
         return None
     peak = sizes.max()
+    if peak <= _LOUDEST_FRACTION and not (sizes == np.rint(sizes)).all():
+        return None
     return next((bits for bits in _FLOAT_BITS if peak <= _OVERSHOOT * 2 ** (bits - 1)), None)
 
 
@@ -85,6 +94,15 @@ def cancelling(block_nc: np.ndarray) -> int | None:
         power = float(np.mean(np.square(block_nc.mean(axis=1))))
     is_cancelled = powers_c.max() > _SILENT and power < _CANCELLED * powers_c.mean()
     return int(powers_c.argmax()) if is_cancelled else None
+
+
+def misses_others(block_nc: np.ndarray, channel: int) -> bool:
+    """Tell whether a channel is all but silent where another one is not."""
+    if not len(block_nc):
+        return False
+    with np.errstate(invalid="ignore", over="ignore"):
+        powers_c = np.einsum("nc,nc->c", block_nc, block_nc) / len(block_nc)
+    return bool(powers_c.max() > _SILENT and powers_c[channel] < _MISSED * powers_c.max())
 
 
 class Loudness:

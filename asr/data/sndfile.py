@@ -16,11 +16,12 @@ import soxr
 from asr.data.audio_error import reason_of
 from asr.data.flac import plan_flac
 from asr.data.headers import plan_aiff, plan_au, plan_caf
+from asr.data.lengths import plan_by_length
 from asr.data.mp3 import parse_frame, plan_mp3, tag_bytes
 from asr.data.ogg import plan_ogg
 from asr.data.quiet import quiet_c_library
 from asr.data.spliced import Spliced
-from asr.data.stretches import WHOLE, Loss, Plan, Stretch
+from asr.data.stretches import Loss, Plan, Stretch
 from asr.data.wav import plan_wav
 
 # The second where soundfile cannot even read libsndfile's complaint, which cites the file's bytes.
@@ -78,7 +79,7 @@ def plan(file: BinaryIO, head: bytes, until_s: float) -> Plan | None:
         return _remembered(file, plan_mp3)
     if head[:4] == b"fLaC":
         return plan_flac(file, until_s)
-    return WHOLE
+    return plan_by_length(file, head)
 
 
 def _remembered(file: BinaryIO, make: Callable[[BinaryIO], Plan | None]) -> Plan | None:

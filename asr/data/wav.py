@@ -7,7 +7,7 @@ import struct
 from typing import BinaryIO
 
 from asr.data.headers import TOLERANCE_BYTES, truncated
-from asr.data.mp3 import plan_mp3
+from asr.data.mp3 import plan_mp3, tag_bytes
 from asr.data.parts import plan_parts, plan_within
 from asr.data.stretches import WHOLE, Loss, Plan, Stretch
 
@@ -16,6 +16,9 @@ _UNKNOWN_BYTES = 0x7FFF0000
 _MOST_PADDING = 1 << 20
 _MPEG = (0x50, 0x55)
 _IN_DS64 = 0xFFFFFFFF
+# Of those that follow samples, and may be cut off themselves.
+_CHUNKS = (b"LIST", b"bext", b"iXML", b"cue ", b"smpl", b"fact", b"PEAK", b"JUNK", b"id3 ", b"axml")
+_OTHER_FILES = (b"RIFF", b"RF64", b"RIFX", b"FORM", b"OggS", b"fLaC", b"caff", b".snd")
 
 
 def plan_wav(file: BinaryIO) -> Plan:
@@ -85,9 +88,15 @@ def _unread(file: BinaryIO, position: int, num_bytes: int) -> Loss | None:
         rest = num_bytes - position
         if name == b"data" and size > TOLERANCE_BYTES:
             return Loss(f"a second chunk of audio, of {size} bytes, is not read")
-        if name[:3] in (b"ID3", b"TAG") or name == b"APET":
-            return None
-        if not all(0x20 <= byte < 0x7F for byte in name):
+        file.seek(position)
+        if tag := tag_bytes(file.read(32)):
+            position += tag
+            continue
+        # samples may happen to read as a name, hardly with a size that fits
+        is_chunk = name in _CHUNKS or (
+            all(0x20 <= byte < 0x7F for byte in name) and size <= rest - 8 + TOLERANCE_BYTES
+        )
+        if not is_chunk or name in _OTHER_FILES:
             file.seek(position)
             is_padding = rest <= TOLERANCE_BYTES or not file.read(_MOST_PADDING).strip(b"\0")
             return None if is_padding else Loss(f"{rest} bytes after the audio are not read")

@@ -129,8 +129,15 @@ class TextStream:
             num_channels: of what is fed; None is what the first block shows.
 
         Raises:
-            InputError: an absurd rate, a model that cannot be cut into chunks.
+            InputError: an absurd rate or one that is no whole number, a model that cannot be cut
+                into chunks.
         """
+        if (
+            not isinstance(sample_rate, (int, float, np.integer))
+            or not float(sample_rate).is_integer()
+        ):
+            raise InputError(f"sample_rate = {sample_rate!r}: must be a whole number per second")
+        sample_rate = int(sample_rate)
         self.gaps: list[Gap] = []
         model_rate = model.config.features.sample_rate
         self._converter = Converter(sample_rate, model_rate, self.gaps, channel, "stream")
@@ -148,6 +155,7 @@ class TextStream:
         self._rate = sample_rate
         self._axes = Axes(num_channels)
         self._num_samples, self._num_frames = 0, 0
+        self._has_ended = False
         self._shown = ""  # the text of the partial result that stands
 
     @property
@@ -165,9 +173,13 @@ class TextStream:
             Final results that these samples complete, then a partial one if it is news.
 
         Raises:
-            InputError: no such channel; samples that are no numbers; too few of them to see which
-                axis is which, or another number of channels than before.
+            InputError: no such channel; no array, or one that is not of numbers; too few samples to
+                see which axis is which, or another number of channels than before; the stream has
+                ended.
         """
+        self._check_open()
+        if not isinstance(samples, np.ndarray):
+            raise InputError(f"feed({type(samples).__name__}): expected a NumPy array of samples")
         if samples.dtype == np.int64:
             raise InputError("samples of type int64: expected floats or integers of 8 to 32 bits")
         samples_cn = to_floats(self._axes.sorted(samples))
@@ -181,8 +193,10 @@ class TextStream:
         """Final results of what is left; no partial one stands any more. The stream has ended.
 
         Raises:
-            InputError: not a single sample was finite.
+            InputError: not a single sample was finite, or it had ended before.
         """
+        self._check_open()
+        self._has_ended = True
         rest_n = torch.from_numpy(self._converter.finish())
         with self._autocast:
             parts = [self._log_probs.feed(rest_n), self._log_probs.finish()]
@@ -190,6 +204,10 @@ class TextStream:
         self._shown = ""
         segments = self._segments(pieces)
         return [StreamResult(True, within(one, self.duration_s)) for one in segments]
+
+    def _check_open(self) -> None:
+        if self._has_ended:
+            raise InputError("the stream has ended (finish() was called); begin another one")
 
     def _read(self, log_probs_tv: torch.Tensor) -> list[StreamResult]:
         if not len(log_probs_tv):

@@ -108,6 +108,8 @@ def array_source(samples_cn: np.ndarray, sample_rate: int, channel: int | None) 
             f"samples of shape ({num_channels}, {num_samples}): expected (n,) or (channels, n); "
             "what soundfile reads is (n, channels): give its .T"
         )
+    if samples_cn.ndim == 2 and not len(samples_cn):
+        raise InputError(f"samples of shape {samples_cn.shape}: no channel; expected (channels, n)")
     if not isinstance(sample_rate, numbers.Real):
         raise InputError(f"sample_rate = {sample_rate!r}: must be a number of samples per second")
     samples_cn, note = narrowed(samples_cn)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from asr.api import Transcriber
 from asr.data.audio import read_audio
@@ -40,7 +41,9 @@ def test_integers_are_scaled_by_their_type(kind: str) -> None:
     assert notes == []
 
 
-@pytest.mark.parametrize(("kind", "bits"), [("i4", 16), (">i4", 16), ("i8", 16), (">i8", 32)])
+@pytest.mark.parametrize(
+    ("kind", "bits"), [("i4", 16), (">i4", 16), ("i4", 24), ("i8", 16), ("i8", 24), (">i8", 32)]
+)
 def test_integers_of_a_narrower_scale_than_their_type(kind: str, bits: int) -> None:
     samples = (wave().astype(float) * 2 ** (bits - 1)).astype(kind)
     found_n, notes = opened(samples)
@@ -55,6 +58,22 @@ def test_floats_of_integers_scale(kind: str, bits: int) -> None:
     np.testing.assert_allclose(found_n, wave(), atol=1e-5)
     assert len(notes) == 1
     assert f"{bits} bits" in notes[0]
+
+
+@pytest.mark.parametrize("peak", [9.0, 40.0, 120.0])
+def test_loud_floats_are_of_no_integers_scale(peak: float) -> None:
+    found_n, _ = opened(wave() * np.float32(peak / 0.4))
+    np.testing.assert_allclose(found_n, wave() * (peak / 0.4), rtol=1e-5)
+    # as far below full scale whole numbers are those of 16 bits
+    whole_n = np.rint(wave() * (peak / 0.4)).astype(np.float32)
+    found_n, notes = opened(whole_n)
+    np.testing.assert_allclose(found_n, whole_n / 32768, rtol=1e-5)
+    assert "16 bits" in notes[0]
+
+
+def test_no_channel_is_refused() -> None:
+    with pytest.raises(InputError, match=r"shape \(0, 2\): no channel"):
+        array_source(np.zeros((0, 2), np.float32), RATE, None)
 
 
 def test_absurd_samples_among_those_of_integers_scale() -> None:
@@ -113,6 +132,21 @@ def test_opposite_channels_do_not_cancel(block: int) -> None:
     assert gaps == []
 
 
+@pytest.mark.parametrize("speaks", [0, 1])
+def test_channels_that_cancelled_while_nobody_spoke(speaks: int) -> None:
+    rng = np.random.default_rng(0)
+    noise_n = 2e-4 * rng.standard_normal(10 * RATE).astype(np.float32)
+    speech_nc = np.zeros((10 * RATE, 2), np.float32)
+    speech_nc[:, speaks] = 0.1 * rng.standard_normal(10 * RATE)
+    blocks = [np.stack([noise_n, -noise_n], 1), *np.split(speech_nc, 10)]
+    gaps: list[Gap] = []
+    found_n = np.concatenate([*convert(blocks, RATE, RATE, gaps)])
+    loudness = float(np.sqrt(np.mean(np.square(found_n[-5 * RATE :]))))
+    assert 0.04 < loudness < 0.11  # the channel itself, or the mean of both
+    assert "the channels cancel one another" in gaps[0].reason
+    assert len(gaps) == (1 if speaks == 0 else 2)
+
+
 @pytest.mark.parametrize("num_channels", [None, 2])
 @pytest.mark.parametrize("is_samples_first", [True, False])
 def test_blocks_of_either_order(num_channels: int | None, is_samples_first: bool) -> None:
@@ -149,3 +183,12 @@ def test_a_stream_reads_what_sounddevice_gives(transcriber: Transcriber) -> None
     assert texts[0] == texts[1] == texts[2]
     with pytest.raises(InputError, match="int64"):
         transcriber.stream().feed(np.zeros(100, np.int64))
+    for no_array in ([0.0] * 100, torch.zeros(100)):
+        with pytest.raises(InputError, match=r"feed\((list|Tensor)\): expected a NumPy array"):
+            transcriber.stream().feed(no_array)  # type: ignore[arg-type]
+    for again in (stream.finish, lambda: stream.feed(wave())):
+        with pytest.raises(InputError, match="the stream has ended"):
+            again()
+    for rate in (16000.5, float("nan"), "16000"):
+        with pytest.raises(InputError, match="must be a whole number per second"):
+            transcriber.stream(sample_rate=rate)  # type: ignore[arg-type]
