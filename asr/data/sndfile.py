@@ -163,8 +163,7 @@ class SndfileItems:
             source = self._file
         else:
             source = soundfile_name(self._path)
-        # only of MPEG audio are samples counted, see plan_mp3
-        with nullcontext() if stretch.num_samples is None else quiet_c_library():
+        with quiet_c_library():  # whatever it may be taken for
             return ForwardFile(source)
 
     def _read(self, sound: ForwardFile, stretch: Stretch) -> Iterator[np.ndarray | Loss]:

@@ -125,3 +125,13 @@ def test_what_follows_the_samples(
         assert (num_samples, told) == (4 * RATE, [])
     else:
         assert (num_samples, bool(told)) == (2 * RATE, is_lost)
+
+
+def test_nothing_but_tags_is_an_error_without_a_word_of_the_library(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.mp3"
+    path.write_bytes(b"ID3\3\0\0\0\0\0\0" * 5000)
+    with pytest.raises(AudioError):
+        read(path)
+    assert capfd.readouterr() == ("", "")
