@@ -14,6 +14,7 @@ from asr.data.stretches import WHOLE, Plan, Stretch
 _BEGINNING = b"fLaC\0\0\0\x22"
 # Small enough that the allocator keeps its memory: fresh pages cost more than the search.
 _SEARCH_BYTES = 1 << 16
+_MANY = 64
 
 
 def plan_flac(file: BinaryIO, until_s: float, start: int = 0) -> Plan:
@@ -43,13 +44,18 @@ def plan_flac(file: BinaryIO, until_s: float, start: int = 0) -> Plan:
 
 
 def _find(content: bytes) -> int:
-    """Where a stream begins in ``content``, else -1; bytes.find alone takes four times as long."""
-    marker = np.frombuffer(_BEGINNING, "<u4", count=1)[0]
-    for offset in range(min(4, len(content) // 4)):
-        words = np.frombuffer(content, "<u4", (len(content) - offset) // 4, offset)
-        if (words == marker).any():
-            return content.find(_BEGINNING)
-    return -1
+    """Where a stream begins in ``content``, else -1; bytes.find alone takes many times as long.
+
+    Wherever it begins, one of the 16-bit words of its three zeros is 0, as few others are.
+    """
+    words = np.frombuffer(content, np.uint16, len(content) // 2)
+    if not len(words) or words.min():
+        return -1
+    zeros = np.flatnonzero(words == 0)
+    if len(zeros) > _MANY:  # padding
+        return content.find(_BEGINNING)
+    starts = (2 * word - offset for word in zeros.tolist() for offset in (5, 4))
+    return next((at for at in starts if at >= 0 and content.startswith(_BEGINNING, at)), -1)
 
 
 def _duration_s(head: bytes) -> float:
