@@ -2,23 +2,52 @@
 
 from __future__ import annotations
 
+import io
 import random
+from itertools import pairwise
+from pathlib import Path
 
-from asr.data.flac import _BEGINNING, _find
+import numpy as np
+import pytest
+import soundfile
+
+from asr.data import flac
+from asr.data.blocks import read_blocks
+from asr.data.gaps import Gap
 
 
-def test_the_search_finds_what_bytes_find_does() -> None:
-    """At any place and parity, among noise and among the zeros of padding."""
-    rng = random.Random(0)
-    found = 0
-    for _ in range(3000):
-        content = bytearray(rng.randbytes(rng.randrange(400)))
-        for _ in range(rng.randrange(3)):
-            place = rng.randrange(len(content) + 1)
-            content[place:place] = rng.choice(
-                [_BEGINNING, _BEGINNING[:-1], bytes(rng.randrange(300))]
-            )
-        expected = bytes(content).find(_BEGINNING)
-        assert _find(bytes(content)) == expected
-        found += expected >= 0
-    assert 500 < found < 2500
+def stream(num_samples: int, padding: int = 0) -> bytes:
+    """A FLAC of noise, with so many bytes of zeros in a block of metadata."""
+    file = io.BytesIO()
+    samples = np.random.default_rng(num_samples).uniform(-0.5, 0.5, num_samples)
+    soundfile.write(file, samples, 16000, format="FLAC", subtype="PCM_16")
+    content = file.getvalue()
+    block = b"\1" + padding.to_bytes(3, "big") + bytes(padding)
+    return content[:42] + block + content[42:]
+
+
+@pytest.mark.parametrize("search_bytes", [64, 1000, 1 << 18])
+def test_streams_are_found_wherever_a_search_ends(
+    search_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flac, "_SEARCH_BYTES", search_bytes)
+    monkeypatch.setattr(flac, "_memory", flac.threading.local())
+    rng = random.Random(search_bytes)
+    for count in (1, 2, 3, 4):
+        parts = [stream(rng.randrange(1, 3000), rng.randrange(300)) for _ in range(count)]
+        content = b"".join(parts)
+        found = flac.plan_flac(io.BytesIO(content), float("inf"))
+        if count == 1:
+            assert found is flac.WHOLE
+            continue
+        ends = np.cumsum([0, *map(len, parts)]).tolist()
+        spans = [part.spans for part in found.stretches]
+        assert spans == [[span] for span in pairwise(ends)]
+
+
+def test_all_streams_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    path.write_bytes(stream(5000, 8192) + stream(3000, 70_000) + stream(1))
+    gaps: list[Gap] = []
+    assert sum(map(len, read_blocks(path, 16000, gaps))) == 8001
+    assert gaps == []
