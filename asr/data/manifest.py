@@ -6,11 +6,13 @@ a segment of one, with text and speaker, and the audio's absolute path. No audio
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import itertools
 import json
 import math
 import os
+import stat
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -53,7 +55,10 @@ class CorpusAudio(LibsndfileBackend):
             return super().read_audio(path_or_fd, offset, duration, force_opus_sampling_rate)
         else:
             path = Path(path_or_fd)
-            if path.exists() and not path.is_file():
+            is_file = True
+            with contextlib.suppress(OSError):  # of which decoding says more
+                is_file = stat.S_ISREG(os.stat(path_or_fd).st_mode)
+            if not is_file:
                 raise AudioError(f"{path}: a folder, a pipe or a device, not an audio file")
             samples_nc, rate = decode(path, offset, duration)
         return samples_nc.T, rate
