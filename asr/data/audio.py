@@ -119,10 +119,11 @@ def _pieces(reader: Reader, first: int = 0, count: int | None = None) -> Iterato
 
 def check_finite(samples: np.ndarray, where: object) -> None:
     """Raise AudioError where ``samples`` holds NaN or infinity."""
-    # The sum is NaN or infinite if any sample is, and costs a fraction of isfinite().
-    with np.errstate(invalid="ignore"):
-        total = np.sum(samples, dtype=np.float64)
-    if not np.isfinite(total):
+    # The sum is NaN or infinite if any sample is, and costs a fraction of isfinite(). In the samples'
+    # own type it may overflow, too.
+    with np.errstate(invalid="ignore", over="ignore"):
+        is_finite = np.isfinite(np.sum(samples)) or np.isfinite(np.sum(samples, dtype=np.float64))
+    if not is_finite:
         raise AudioError(f"{where}: NaN or infinite samples", "NaN or infinite samples")
 
 

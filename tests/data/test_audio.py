@@ -193,3 +193,12 @@ def test_check_audio_tells_what_probe_tells(tmp_path: Path) -> None:
     path = write(tmp_path / "a.flac", np.stack([sine(), sine()], axis=1))
     info = audio.check_audio(path)
     assert (info.num_samples, info.sample_rate, info.num_channels) == audio.probe(path)
+
+
+def test_samples_whose_sum_overflows_are_finite() -> None:
+    samples = np.full((1, 1000), 3e38, np.float32)
+    audio.check_finite(samples, "loud")
+    for bad in (np.nan, np.inf, -np.inf):
+        samples[0, 500] = bad
+        with pytest.raises(audio.AudioError, match="loud: NaN or infinite samples"):
+            audio.check_finite(samples, "loud")
