@@ -26,6 +26,8 @@ Files = dict[Path, str | bytes]
 _HERE, _SWAP = -100, 2
 # Of a file's name, which may have 255 bytes, in the name of its unfinished version.
 _PREFIX_CHARS = 40
+MOST_PACKED = 300  # times its size that a compressed file may hold
+_UNPACKED_ANYHOW = 16 << 20  # bytes that take no time worth a bound
 
 _KIND_NAMES = {
     str: "a text",
@@ -116,8 +118,28 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(handle, "rb")
 
 
+def read_bytes(path: Path) -> bytes:
+    """Read a regular file whole.
+
+    Raises:
+        OSError: see ``open_regular``.
+    """
+    with open_regular(path) as file:
+        return file.read()
+
+
+def most_unpacked(path: Path) -> int:
+    """Return to how many bytes a compressed file may unpack before it is refused: text compresses to a
+    fifth or a tenth, and little needs no bound.
+
+    Raises:
+        OSError: it is not there.
+    """
+    return max(_UNPACKED_ANYHOW, MOST_PACKED * path.stat().st_size)
+
+
 def read_text(path: Path, pipes: bool = False) -> str:
-    """A UTF-8 file, or InputError. ``pipes``: the user named it, so it may be ``<(...)`` too."""
+    """Read a UTF-8 file, or InputError. ``pipes``: the user named it, so it may be ``<(...)`` too."""
     try:
         with path.open("rb") if pipes else open_regular(path) as file:
             return io.TextIOWrapper(file, encoding="utf-8").read()
@@ -235,7 +257,7 @@ def finite(value: Any) -> Any:
 
 
 def umask() -> int:
-    """What this process takes from the mode of the files that it makes."""
+    """Return what this process takes from the mode of the files that it makes."""
     current = os.umask(0)
     os.umask(current)
     return current

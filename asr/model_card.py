@@ -17,7 +17,7 @@ from asr.model_folder import Model
 
 @dataclass(frozen=True)
 class CardOptions:
-    """What only the author knows. Licence and language are the hub's words: ``cc-by-4.0``, ``en``."""
+    """Facts that only the author knows, in the hub's words: ``cc-by-4.0``, ``en``."""
 
     license: str | None = None
     language: str | None = None

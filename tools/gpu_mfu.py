@@ -214,7 +214,7 @@ def profiled(trained: Trained, batches: list[Batch]) -> dict[str, Any]:
 
 
 class Report:
-    """What was measured, written whole after each addition."""
+    """Measurements, written whole after each addition."""
 
     def __init__(self, out: Path, header: dict[str, Any]):
         self._out, self._lines = out, []  # type: Path, list[str]

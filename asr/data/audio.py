@@ -77,7 +77,7 @@ def check_audio(path: str | os.PathLike[str]) -> AudioInfo:
 
 
 def is_silent(lowest: float, highest: float) -> bool:
-    """Whether samples between these are silence: 16-bit zero, at most with its dither and an offset."""
+    """Tell whether samples between these are silence: 16-bit zero, maybe with dither and an offset."""
     return bool(highest - lowest <= _SILENT_SPAN)
 
 
@@ -108,7 +108,7 @@ def decode(
 
 
 def _pieces(reader: Reader, first: int = 0, count: int | None = None) -> Iterator[np.ndarray]:
-    """At least one piece."""
+    """Yield the pieces, at least one."""
     num_pieces = 0
     for piece_nc in reader.strict(first, count):
         num_pieces += 1

@@ -93,7 +93,7 @@ def _silence(num_samples: int, reader: Reader) -> Iterator[np.ndarray]:
 
 
 def read_cut_blocks(cut: Cut, sample_rate: int, gaps: list[Gap]) -> Iterator[np.ndarray]:
-    """As ``read_blocks``, of a Lhotse cut and through Lhotse: the cut itself says its channels.
+    """Read a Lhotse cut through Lhotse, as ``read_blocks`` a file: the cut itself says its channels.
 
     Raises:
         InputError: names the cut, the file and the reason.
@@ -224,7 +224,7 @@ class Converter:
 
 
 def resampling_delay_s(source_rate: int, sample_rate: int) -> float:
-    """How long ``Converter`` holds a sample back at most, measured."""
+    """Measure how long ``Converter`` holds a sample back at most, measured."""
     if source_rate == sample_rate:
         return 0.0
     resampler = soxr.ResampleStream(source_rate, sample_rate, 1)

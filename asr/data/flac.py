@@ -44,7 +44,7 @@ def plan_flac(file: BinaryIO, until_s: float, start: int = 0) -> Plan:
 
 
 def _end_of_metadata(file: BinaryIO, start: int) -> int:
-    """Where a stream's blocks of metadata end, whose padding would look like much to search."""
+    """Find where a stream's blocks of metadata end, whose padding would look like much to search."""
     at = start + len(_BEGINNING) - 4
     for _ in range(_MOST_BLOCKS):
         file.seek(at)
@@ -67,7 +67,7 @@ def _read(file: BinaryIO) -> memoryview:
 
 
 def _duration_s(head: bytes) -> float:
-    """Of the first stream by its header, 0 where that does not tell."""
+    """Return the seconds of the first stream by its header, 0 where that does not tell."""
     if not head.startswith(_BEGINNING) or len(head) < 26:
         return 0.0
     told = int.from_bytes(head[18:26], "big")  # 20 bits of rate, 8 of layout, 36 of length

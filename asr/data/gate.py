@@ -1,4 +1,4 @@
-"""What a manifest may make Lhotse open: plain files and members of our shards, and nothing else.
+"""The gate before what a manifest makes Lhotse open: plain files and members of our shards alone.
 
 Lhotse runs commands, opens pipes and downloads for whatever a manifest says. Every item passes here when
 its manifest is opened, and every cut once more before its samples are loaded.
@@ -146,26 +146,24 @@ def _is_plain(item: Any) -> bool:
         type(one) is dict
         and one.keys() <= _SOURCE
         and one.get("type") == "file"
-        and type(path := one.get("source")) is str
-        and path.startswith("/")
-        and "://" not in path
+        and _is_local(one.get("source"))
         for one in sources
     ) and all(type(one) is dict and one.keys() <= _SUPERVISION for one in supervisions)
 
 
+def _is_local(source: object) -> bool:
+    return type(source) is str and source.startswith("/") and "://" not in source
+
+
 def _is_plain_cut(cut: MonoCut) -> bool:
-    """As ``_is_plain``, of the object, whose dictionary takes as long to make as a file to open."""
+    """Return the same of the object, whose dictionary takes as long to make as a file to open."""
     recording = cut.recording
     return (
         type(recording) is Recording
         and not (cut.custom or cut.features or recording.transforms)
         and not any(part.custom or part.alignment for part in cut.supervisions)
         and all(
-            one.type == "file"
-            and one.video is None
-            and type(path := one.source) is str
-            and path.startswith("/")
-            and "://" not in path
+            one.type == "file" and one.video is None and _is_local(one.source)
             for one in recording.sources
         )
     )

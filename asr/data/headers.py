@@ -39,13 +39,14 @@ def plan_caf(file: BinaryIO) -> Plan:
     return plan_parts(file, file.seek(0, os.SEEK_END), _end_of_caf, _plan_caf)
 
 
-def _read(file: BinaryIO, at: int, count: int) -> bytes:
+def read_at(file: BinaryIO, at: int, count: int) -> bytes:
+    """Read so many bytes, or those that there are, from a place on."""
     file.seek(at)
     return file.read(count)
 
 
 def _end_of_aiff(file: BinaryIO, start: int) -> int | None:
-    head = _read(file, start, 12)
+    head = read_at(file, start, 12)
     size = int.from_bytes(head[4:8], "big")
     is_aiff = head[:4] == b"FORM" and head[8:] in (b"AIFF", b"AIFC")
     return start + 8 + size + size % 2 if is_aiff and 0 < size < _UNKNOWN_BYTES else None
@@ -53,7 +54,7 @@ def _end_of_aiff(file: BinaryIO, start: int) -> int | None:
 
 def _plan_aiff(file: BinaryIO, num_bytes: int) -> Plan:
     at = 12
-    while len(head := _read(file, at, 8)) == 8:
+    while len(head := read_at(file, at, 8)) == 8:
         size = int.from_bytes(head[4:], "big")
         if head[:4] == b"SSND":
             is_told = 0 < size < _UNKNOWN_BYTES
@@ -64,7 +65,7 @@ def _plan_aiff(file: BinaryIO, num_bytes: int) -> Plan:
 
 def _au_span(file: BinaryIO, start: int) -> tuple[int, int] | None:
     """Return where the audio begins and how many bytes it has; None where that is not told."""
-    head = _read(file, start, 12)
+    head = read_at(file, start, 12)
     order = _AU_HEADS.get(head[:4])
     if order is None or len(head) < 12:
         return None
@@ -84,10 +85,10 @@ def _plan_au(file: BinaryIO, num_bytes: int) -> Plan:
 
 def _caf_chunks(file: BinaryIO, start: int) -> Iterator[tuple[bytes, int, int]]:
     """Yield each chunk's name, where its content begins, and its size (-1: up to the end)."""
-    if _read(file, start, 6) != b"caff\0\1":
+    if read_at(file, start, 6) != b"caff\0\1":
         return
     at = start + 8
-    while len(head := _read(file, at, 12)) == 12 and head[:4] != b"caff":
+    while len(head := read_at(file, at, 12)) == 12 and head[:4] != b"caff":
         size = int.from_bytes(head[4:], "big", signed=True)
         yield head[:4], at + 12, size
         if size < 0:

@@ -1,4 +1,4 @@
-"""How many bytes of audio the headers of seldom formats promise, of which libsndfile says nothing.
+"""Bytes of audio that the headers of seldom formats promise, of which libsndfile says nothing.
 
 IRCAM, PAF and PVF tell no length: that such a file was cut off cannot be seen.
 """
@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from typing import BinaryIO
 
-from asr.data.headers import truncated
+from asr.data.headers import read_at, truncated
 from asr.data.stretches import WHOLE, Plan
 
 _W64_GUID = bytes.fromhex("2e91cf11a5d628db04c10000")  # after b"riff"
@@ -30,18 +30,13 @@ def plan_by_length(file: BinaryIO, head: bytes) -> Plan:
     return WHOLE
 
 
-def _read(file: BinaryIO, at: int, count: int) -> bytes:
-    file.seek(at)
-    return file.read(count)
-
-
 def _end_of_chunk(name: bytes) -> Callable[[BinaryIO, int], End]:
-    """Of the big-endian chunk of that name, in RIFX and IFF."""
+    """Make the function for the big-endian chunk of that name, in RIFX and IFF."""
 
     def end_of(file: BinaryIO, num_bytes: int) -> End:
         at = 12
         for _ in range(_MOST_CHUNKS):
-            head = _read(file, at, 8)
+            head = read_at(file, at, 8)
             if len(head) < 8:
                 return None
             size = int.from_bytes(head[4:], "big")
@@ -56,7 +51,7 @@ def _end_of_chunk(name: bytes) -> Callable[[BinaryIO, int], End]:
 def _end_of_w64(file: BinaryIO, num_bytes: int) -> End:
     at = 40
     for _ in range(_MOST_CHUNKS):
-        head = _read(file, at, 24)
+        head = read_at(file, at, 24)
         size = int.from_bytes(head[16:], "little")
         if len(head) < 24 or size < 24:
             return None
@@ -68,12 +63,12 @@ def _end_of_w64(file: BinaryIO, num_bytes: int) -> End:
 
 def _end_of_sphere(file: BinaryIO, num_bytes: int) -> End:
     fields = {}
-    for line in _read(file, 0, 1024).split(b"\n"):
+    for line in read_at(file, 0, 1024).split(b"\n"):
         words = line.split(None, 2)
         if len(words) == 3:
             fields[words[0]] = words[2].strip()
     try:
-        start = int(_read(file, 8, 8))
+        start = int(read_at(file, 8, 8))
         count, channels, width = (
             int(fields[name]) for name in (b"sample_count", b"channel_count", b"sample_n_bytes")
         )
@@ -84,7 +79,7 @@ def _end_of_sphere(file: BinaryIO, num_bytes: int) -> End:
 
 
 def _end_of_avr(file: BinaryIO, num_bytes: int) -> End:
-    head = _read(file, 0, 128)
+    head = read_at(file, 0, 128)
     if len(head) < 128:
         return None
     channels = 2 if head[12:14] != b"\0\0" else 1
@@ -93,9 +88,9 @@ def _end_of_avr(file: BinaryIO, num_bytes: int) -> End:
 
 
 def _end_of_voc(file: BinaryIO, num_bytes: int) -> End:
-    at = int.from_bytes(_read(file, 20, 2), "little")
+    at = int.from_bytes(read_at(file, 20, 2), "little")
     for _ in range(_MOST_CHUNKS):
-        head = _read(file, at, 4)
+        head = read_at(file, at, 4)
         if len(head) < 4 or head[0] == 0:
             return None
         at += 4 + int.from_bytes(head[1:], "little")
@@ -105,10 +100,10 @@ def _end_of_voc(file: BinaryIO, num_bytes: int) -> End:
 
 
 def _end_of_mat5(file: BinaryIO, num_bytes: int) -> End:
-    order = "little" if _read(file, 126, 2) == b"IM" else "big"
+    order = "little" if read_at(file, 126, 2) == b"IM" else "big"
     at = 128
     for _ in range(_MOST_CHUNKS):
-        head = _read(file, at, 8)
+        head = read_at(file, at, 8)
         if len(head) < 8:
             return None
         at += 8 + int.from_bytes(head[4:], order)  # type: ignore[arg-type]

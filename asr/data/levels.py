@@ -50,18 +50,17 @@ def narrowed(samples: np.ndarray) -> tuple[np.ndarray, str | None]:
     if samples.dtype.kind != "i" or samples.dtype.itemsize < 4 or not samples.size:
         return samples, None
     samples = samples.astype(samples.dtype.newbyteorder("="), copy=False)
-    peak = max(-int(samples.min()), int(samples.max()))
-    if peak == 0:
+    least, most = int(samples.min()), int(samples.max())
+    if least == most == 0:
         return samples, None
     for bits in (16, 24, 32):
-        if samples.min() >= -(2 ** (bits - 1)) and samples.max() < 2 ** (bits - 1):
+        if -(2 ** (bits - 1)) <= least and most < 2 ** (bits - 1):
             if bits == 8 * samples.dtype.itemsize:
                 return samples, None
             # those of 24 bits have no type of their own
             kind = np.int16 if bits == 16 else np.int32
-            return samples.astype(kind) << (8 if bits == 24 else 0), INTEGER_SCALE.format(
-                peak, bits
-            )
+            note = INTEGER_SCALE.format(max(-least, most), bits)
+            return samples.astype(kind) << (8 if bits == 24 else 0), note
     return samples, None
 
 
@@ -89,8 +88,8 @@ def cancelling(block_nc: np.ndarray) -> int | None:
     """Return the loudest channel where the mean of all is all but silent and they are not."""
     if block_nc.shape[1] < 2 or not len(block_nc):
         return None
+    powers_c = _powers(block_nc)
     with np.errstate(invalid="ignore", over="ignore"):
-        powers_c = np.einsum("nc,nc->c", block_nc, block_nc) / len(block_nc)
         power = float(np.mean(np.square(block_nc.mean(axis=1))))
     is_cancelled = powers_c.max() > _SILENT and power < _CANCELLED * powers_c.mean()
     return int(powers_c.argmax()) if is_cancelled else None
@@ -100,9 +99,13 @@ def misses_others(block_nc: np.ndarray, channel: int) -> bool:
     """Tell whether a channel is all but silent where another one is not."""
     if not len(block_nc):
         return False
-    with np.errstate(invalid="ignore", over="ignore"):
-        powers_c = np.einsum("nc,nc->c", block_nc, block_nc) / len(block_nc)
+    powers_c = _powers(block_nc)
     return bool(powers_c.max() > _SILENT and powers_c[channel] < _MISSED * powers_c.max())
+
+
+def _powers(block_nc: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.asarray(np.einsum("nc,nc->c", block_nc, block_nc) / len(block_nc))
 
 
 class Loudness:
@@ -119,7 +122,7 @@ class Loudness:
             self._settle()
 
     def note(self) -> str | None:
-        """What to say of sound that is very quiet throughout; nothing of digital silence."""
+        """Return a note on sound that is very quiet throughout; none on digital silence."""
         self._settle()
         if self._power <= 0.0:
             return None

@@ -32,7 +32,7 @@ from asr.data.audio import AudioError, check_audio, check_finite, decode, to_mon
 from asr.data.gate import ForeignSource, check_item, check_values, open_no_pipes, parse_line
 from asr.data.members import Member, fetch_members
 from asr.errors import InputError
-from asr.files import write_atomically
+from asr.files import MOST_PACKED, most_unpacked, write_atomically
 
 
 class CorpusAudio(LibsndfileBackend):
@@ -94,8 +94,6 @@ DAMAGED = (EOFError, zlib.error)
 _MAX_LINE_BYTES = 64 << 20
 _MAX_BYTES = 1 << 30  # of a manifest that is read whole
 # Manifests shrink to a tenth or a fiftieth; a file of one repeated byte to a thousandth.
-_MOST_PACKED = 300
-_PACKED_ANYHOW = 16 << 20  # bytes that take no time worth a bound
 _MAX_YAML_DEPTH = 32
 _MAX_EMPTY_LINES = 100_000
 
@@ -274,7 +272,7 @@ def _parse_yaml(content: bytes) -> Any:
 def _content(path: Path) -> bytes:
     try:
         with _open(path) as file:
-            content = file.read(min(_MAX_BYTES, _most_bytes(path)) + 1)
+            content = file.read(min(_MAX_BYTES, most_unpacked(path)) + 1)
     except (OSError, *DAMAGED) as error:
         raise InputError(f"{path}: cannot be read as a manifest: {_one_line(error)}") from None
     _check_packing(path, len(content))
@@ -283,15 +281,10 @@ def _content(path: Path) -> bytes:
     return content
 
 
-def _most_bytes(path: Path) -> int:
-    """Of a manifest, unpacked."""
-    return max(_PACKED_ANYHOW, _MOST_PACKED * path.stat().st_size)
-
-
 def _check_packing(path: Path, num_bytes: int) -> None:
-    if path.suffix == ".gz" and num_bytes > _most_bytes(path):
+    if path.suffix == ".gz" and num_bytes > most_unpacked(path):
         raise InputError(
-            f"{path}: unpacks to more than {_MOST_PACKED} times its size, which no manifest does"
+            f"{path}: unpacks to more than {MOST_PACKED} times its size, which no manifest does"
         )
 
 
@@ -307,7 +300,7 @@ def manifest_lines(path: Path) -> Iterator[bytes]:
     """
     number, num_empty, num_bytes, most_bytes = 0, 0, 0, 0
     try:
-        most_bytes = _most_bytes(path)
+        most_bytes = most_unpacked(path)
         with _open(path) as file:
             while line := file.readline(_MAX_LINE_BYTES + 1):
                 number += 1

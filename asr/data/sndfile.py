@@ -47,7 +47,7 @@ class ForwardFile(soundfile.SoundFile):
 
     @property
     def can_seek(self) -> bool:
-        """Whether ``seek`` works; ``seekable`` is what soundfile goes by."""
+        """Tell whether ``seek`` works; ``seekable`` is what soundfile goes by."""
         return bool(super().seekable())
 
     def seekable(self) -> bool:
@@ -226,7 +226,7 @@ class _Fit:
 
 
 def soundfile_name(path: Path) -> str | bytes:
-    """For soundfile, which cannot spell a name that is not UTF-8 but takes its bytes."""
+    """Spell a path for soundfile, which cannot spell a name that is not UTF-8 but takes its bytes."""
     return str(path) if sys.platform == "win32" else os.fsencode(path)
 
 

@@ -84,12 +84,12 @@ def _unread(file: BinaryIO, position: int, num_bytes: int) -> Loss | None:
     samples of which the header does not know, or of a second chunk of them."""
     while position + 8 <= num_bytes:
         file.seek(position)
-        name, size = struct.unpack("<4sI", file.read(8))
+        head = file.read(32)
+        name, size = struct.unpack("<4sI", head[:8])
         rest = num_bytes - position
         if name == b"data" and size > TOLERANCE_BYTES:
             return Loss(f"a second chunk of audio, of {size} bytes, is not read")
-        file.seek(position)
-        if tag := tag_bytes(file.read(32)):
+        if tag := tag_bytes(head):
             position += tag
             continue
         # samples may happen to read as a name, hardly with a size that fits
@@ -105,7 +105,7 @@ def _unread(file: BinaryIO, position: int, num_bytes: int) -> Loss | None:
 
 
 def _are_chunks(file: BinaryIO, position: int, num_bytes: int) -> bool:
-    """Whether nothing but whole chunks follows, so that there are no samples."""
+    """Tell whether nothing but whole chunks follows, so that there are no samples."""
     while position + 8 <= num_bytes:
         file.seek(position)
         name, size = struct.unpack("<4sI", file.read(8))

@@ -53,16 +53,7 @@ def compare(
         InputError: no folder given, one given twice, a value out of range; see also
             ``read_experiment``.
     """
-    if not folders:
-        raise InputError("compare: give at least one experiment folder")
-    if num_resamples < 1:
-        raise InputError(f"num_resamples = {num_resamples}: must be at least 1")
-    if not 0 < level < 1:
-        raise InputError(f"level = {level}: must be between 0 and 1")
-    resolved = [folder.resolve() for folder in folders]
-    for folder, times in Counter(resolved).items():
-        if times > 1:
-            raise InputError(f"{folder}: given {times} times")
+    _check_arguments(folders, num_resamples, level)
     experiments = [read_experiment(folder) for folder in folders]
     names = _distinct_names(experiments)
     set_names = sorted({name for experiment in experiments for name in experiment.sets})
@@ -123,6 +114,19 @@ def compare(
         num_resamples=num_resamples,
         seed=seed,
     )
+
+
+def _check_arguments(folders: Sequence[Path], num_resamples: int, level: float) -> None:
+    if not folders:
+        raise InputError("compare: give at least one experiment folder")
+    if num_resamples < 1:
+        raise InputError(f"num_resamples = {num_resamples}: must be at least 1")
+    if not 0 < level < 1:
+        raise InputError(f"level = {level}: must be between 0 and 1")
+    resolved = [folder.resolve() for folder in folders]
+    for folder, times in Counter(resolved).items():
+        if times > 1:
+            raise InputError(f"{folder}: given {times} times")
 
 
 def _distinct_names(experiments: Sequence[Experiment]) -> list[str]:

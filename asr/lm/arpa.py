@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr.errors import InputError
-from asr.files import write_atomically
+from asr.files import open_regular, write_atomically
 from asr.lm.ngram import SENTENCE_END, SENTENCE_START, UNKNOWN_WORD, Level, NgramModel
 
 # Probability of an unknown word where a file has none for it: what KenLM takes.
@@ -44,10 +44,7 @@ def read_arpa(path: Path) -> NgramModel:
         InputError: no such file, not ARPA, or damaged; the message names the line.
     """
     try:
-        if not path.is_file():
-            path.stat()  # says what is wrong with it
-            raise InputError(f"{path}: cannot read: not a file")
-        with path.open("rb") as packed:
+        with open_regular(path) as packed:
             size = os.fstat(packed.fileno()).st_size
             if path.suffix != ".gz":
                 return _Reader(path, packed, size).read()

@@ -16,6 +16,7 @@ from typing import BinaryIO, cast
 from asr.data.index import cut_text
 from asr.data.manifest import MANIFEST_SUFFIX, read_cuts
 from asr.errors import InputError
+from asr.files import MOST_PACKED, most_unpacked
 from asr.lm.arpa import MAX_WORD_BYTES
 from asr.text.normalise import Normaliser
 
@@ -35,8 +36,6 @@ _CUE_TIMES = re.compile(r"\s*(\d+:)?\d+:\d+[.,]\d+\s*-->", re.ASCII)
 _COLUMNS = frozenset(("sentence", "path", "text", "transcript", "transcription", "client_id"))
 _HEAD = 10  # lines that are looked at
 _MOST_CHARACTERS = 1_000_000  # of a line
-_MOST_PACKED = 300  # times a compressed file's size
-_PACKED_ANYHOW = 16 << 20  # characters that take no time worth a bound
 
 
 def read_sentences(
@@ -107,7 +106,7 @@ def _other_format(path: Path, head: list[str], with_ids: bool) -> str | None:
 
 
 def _is_json(line: str) -> bool:
-    """Whether a file that begins with this line is JSON, of one object per line or of many lines."""
+    """Tell whether a file that begins so is JSON, of one object per line or of many lines."""
     line = line.strip()
     if line in ("{", "[") or line.startswith(("[{", "[ {")):
         return True
@@ -121,7 +120,7 @@ def _lines(path: Path) -> Iterator[str]:
     """Lines of a text, compressed or not, each and all of them bounded."""
     try:
         packed = path.suffix == ".gz"
-        most = max(_PACKED_ANYHOW, _MOST_PACKED * path.stat().st_size) if packed else math.inf
+        most = most_unpacked(path) if packed else math.inf
         with (
             cast(BinaryIO, gzip.open(path)) if packed else path.open("rb") as content,
             io.TextIOWrapper(content, encoding="utf-8-sig") as file,
@@ -137,7 +136,7 @@ def _lines(path: Path) -> Iterator[str]:
                         f"{path}, line {number}: no sentence, {len(line)} characters or more"
                     )
                 if seen > most:
-                    raise InputError(f"{path}: unpacks to more than {_MOST_PACKED} times its size")
+                    raise InputError(f"{path}: unpacks to more than {MOST_PACKED} times its size")
                 yield line
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error)

@@ -17,7 +17,7 @@ import sentencepiece
 
 from asr.config import TokenizerConfig
 from asr.errors import InputError
-from asr.files import is_unicode, open_regular, write_atomically
+from asr.files import is_unicode, read_bytes, write_atomically
 
 BLANK = 0
 UNKNOWN = 1
@@ -269,7 +269,6 @@ def _read(path: Path) -> bytes:
     try:
         if path.stat().st_size > MAX_TOKENIZER_BYTES:
             raise InputError(f"{path}: a tokenizer has at most {MAX_TOKENIZER_BYTES} bytes")
-        with open_regular(path) as file:
-            return file.read()
+        return read_bytes(path)
     except OSError as error:
         raise InputError(f"{path}: cannot read: {error.strerror}") from None

@@ -29,7 +29,7 @@ _MOST_CHANNELS = 32
 
 
 class Axes:
-    """Which axis of the blocks of a stream is which, as they come."""
+    """The order of the axes of a stream's blocks, as they come."""
 
     def __init__(self, num_channels: int | None) -> None:
         """
@@ -90,7 +90,7 @@ class StreamResult:
     segment: Segment
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; times and confidences are rounded to three digits."""
+        """Return a dictionary for JSON; times and confidences are rounded to three digits."""
         kind = {"type": "final" if self.is_final else "partial"}
         return kind | rounded(asdict(self.segment))
 
@@ -160,7 +160,7 @@ class TextStream:
 
     @property
     def duration_s(self) -> float:
-        """Of what was fed."""
+        """Seconds that were fed."""
         return self._num_samples / self._rate
 
     def feed(self, samples: np.ndarray) -> list[StreamResult]:

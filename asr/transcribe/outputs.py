@@ -1,4 +1,4 @@
-"""Where transcripts go: standard output, or one file per source and format."""
+"""Destinations of transcripts: standard output, or one file per source and format."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from asr.errors import InputError
-from asr.files import check_writable, open_regular, spell_out, write_atomically
+from asr.files import check_writable, read_bytes, spell_out, write_atomically
 from asr.transcribe.formats import FORMATS, JOINABLE, SUFFIXES, to_ascii_json
 from asr.transcribe.result import Transcript
 from asr.transcribe.sources import Source
@@ -119,7 +119,7 @@ class Written:
         self._inputs = None if folder is None else InputsRecord(folder)
 
     def is_done(self, source: Source) -> bool:
-        """Whether every file of the source's results is there and none is to be replaced."""
+        """Tell whether every file of the source's results is there and none is to be replaced."""
         if source.out is None or self._overwrite:
             return False
         return all(os.path.exists(path) for _, path in self._files(source))
@@ -170,7 +170,7 @@ def _identity(source: Source) -> str:
 
 
 class InputsRecord:
-    """Which input the results in a folder are of: x/talk.wav and y/talk.wav both give talk.txt.
+    """The input of each result in a folder: x/talk.wav and y/talk.wav both give talk.txt.
 
     A hidden file of JSON lines, of which the last for a result counts.
     """
@@ -179,8 +179,8 @@ class InputsRecord:
         self._folder = folder
         self._path = folder / ".inputs.jsonl"
         self._inputs: dict[str, str] = {}
-        with contextlib.suppress(OSError), open_regular(self._path) as file:
-            for line in file.read().splitlines():
+        with contextlib.suppress(OSError):
+            for line in read_bytes(self._path).splitlines():
                 with contextlib.suppress(ValueError, TypeError, KeyError):  # cut off by a kill
                     item = json.loads(line)
                     self._inputs[str(item["result"])] = str(item["input"])
@@ -239,8 +239,8 @@ def _told_apart(sources: Sequence[Source]) -> list[Path]:
 
 
 def _stems(targets: Sequence[Path]) -> list[Path]:
-    """What the suffix of a format is put to: talk.mp3 gives talk; where there is talk.wav too, they
-    stay talk.mp3 and talk.wav."""
+    """Return what the suffix of a format is put to: talk.mp3 gives talk; where there is talk.wav too,
+    they stay talk.mp3 and talk.wav."""
     stems = [target.with_suffix("") for target in targets]
     while True:
         counts = Counter(stems)

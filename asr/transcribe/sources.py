@@ -1,4 +1,4 @@
-"""What people name on a command line: files, folders, globs, manifests, standard input."""
+"""Inputs that people name on a command line: files, folders, globs, manifests, standard input."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Source:
 
     @property
     def key(self) -> Path | tuple[Path, str]:
-        """What tells it from all others: a file's place, a cut's manifest and id."""
+        """A key that tells it from all others: a file's place, a cut's manifest and id."""
         if self.path is None or self.out is None:
             return self.home, self.name
         return self.home / self.out
@@ -131,7 +131,7 @@ def array_source(samples_cn: np.ndarray, sample_rate: int, channel: int | None) 
 
 @dataclass(frozen=True)
 class _What:
-    """What to read of each input, and where to say what is skipped."""
+    """A choice of what to read of each input, and where to say what is skipped."""
 
     channel: int | None
     track: int | None

@@ -163,7 +163,7 @@ def test_media_files_go_through_pyav(tmp_path: Path) -> None:
 
 
 def test_sixteen_channels_through_pyav(tmp_path: Path) -> None:
-    """Of which a frame's planes beyond the eighth are not where PyAV looks for them."""
+    """Planes beyond the eighth are not where PyAV looks for them."""
     av = pytest.importorskip("av", reason="extra `media` not installed")
     path, layout = tmp_path / "a.mka", "hexadecagonal"
     rng = np.random.default_rng(1)

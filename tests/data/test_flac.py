@@ -1,4 +1,4 @@
-"""Where one FLAC stream ends and the next begins."""
+"""The places where one FLAC stream ends and the next begins."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ TOO_LONG_S = 20
 
 @pytest.fixture(autouse=True)
 def no_hang() -> Iterator[None]:
-    """Whoever waits for a pipe fails instead."""
+    """Make whoever waits for a pipe fail instead."""
 
     def late(*_: object) -> None:
         raise TimeoutError("it waits")

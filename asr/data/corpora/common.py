@@ -1,4 +1,4 @@
-"""What the readers of corpora share: names for utterances, lines of text files, splitting."""
+"""Common parts of the readers of corpora: names for utterances, lines of text files, splitting."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from asr.data.manifest import LeftOut
 from asr.data.preparation import Part, Utterance
 from asr.data.speakers import UNKNOWN_SPEAKER
 from asr.errors import InputError
-from asr.files import open_regular
+from asr.files import read_bytes
 
 
 def number_or_none(text: str) -> float | None:
@@ -32,8 +32,7 @@ def read_lines(path: Path, left_out: list[LeftOut]) -> Iterator[tuple[int, str]]
         InputError: the file cannot be read.
     """
     try:
-        with open_regular(path) as file:
-            content = file.read()
+        content = read_bytes(path)
     except OSError as error:
         raise InputError(f"{path}: cannot read: {error.strerror}") from None
     # bytes.splitlines() knows only \n, \r and \r\n: a text may hold other separators (U+2028)

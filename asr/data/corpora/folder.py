@@ -11,7 +11,7 @@ from asr.data.manifest import LeftOut
 from asr.data.preparation import Part, Utterance
 from asr.data.speakers import UNKNOWN_SPEAKER
 from asr.errors import InputError
-from asr.files import open_regular
+from asr.files import read_bytes
 
 TRANSCRIPT_SUFFIX = ".txt"
 
@@ -51,8 +51,7 @@ def read_folder(corpus: Path, speaker_level: int = 0) -> Part:
         transcript = item.audio_path.with_suffix(TRANSCRIPT_SUFFIX)
         transcripts.discard(transcript)
         try:
-            with open_regular(transcript) as file:
-                text = file.read().decode("utf-8-sig")
+            text = read_bytes(transcript).decode("utf-8-sig")
         except FileNotFoundError:
             left_out.append(LeftOut(item.id, "audio without transcript", str(item.audio_path)))
         except UnicodeDecodeError:

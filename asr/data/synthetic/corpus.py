@@ -26,7 +26,7 @@ from asr.data.synthetic.grammar import CLASSES, RULES, entropy
 from asr.data.synthetic.render import PARTS, SAMPLE_RATE, Plan, Rendered, render_range
 from asr.data.synthetic.voices import VOICES
 from asr.errors import InputError
-from asr.files import open_regular
+from asr.files import read_bytes
 
 # Raise it when the same parameters would give other audio.
 GENERATOR_VERSION = 3
@@ -83,7 +83,7 @@ def prepare_synthetic(
 
 
 def describe() -> list[str]:
-    """What a corpus is made of, for the terminal."""
+    """Describe what a corpus is made of, for the terminal."""
     counts = ", ".join(
         f"{part} {len(voices)} ({len({voice.variant for voice in voices})} timbres)"
         for part, voices in VOICES.items()
@@ -95,17 +95,16 @@ def describe() -> list[str]:
 
 
 def read_marker(corpus: Path) -> dict[str, Any] | None:
-    """What ``complete.json`` says, None if this is no corpus of ours."""
+    """Return what ``complete.json`` says, None if this is no corpus of ours."""
     try:
-        with open_regular(corpus / MARKER) as file:
-            content = json.loads(file.read())
+        content = json.loads(read_bytes(corpus / MARKER))
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) and "parameters" in content else None
 
 
 def _fingerprint() -> str:
-    """Of everything besides the parameters that decides the audio and is ours."""
+    """Hash everything besides the parameters that decides the audio and is ours."""
     content = repr((GENERATOR_VERSION, CLASSES, RULES, VOICES))
     return f"{GENERATOR_VERSION}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
@@ -230,7 +229,7 @@ class _Renderer:
             self._pool.shutdown(cancel_futures=True)
 
     def stream(self, plan: Plan, part: str) -> Iterator[Rendered]:
-        """Of "train" without end; of the others all there are."""
+        """Yield those of "train" without end, of the others all there are."""
         stop = {"dev": plan.num_dev, "test": plan.num_test}.get(part)
         start = 0
         ahead: deque[Future[list[Rendered]]] = deque()

@@ -108,7 +108,7 @@ class Variant:
 
     @property
     def weights(self) -> int:
-        """How weights are computed, as in a launch."""
+        """Return how weights are computed, as in a launch."""
         pairs = self.dtype == "fp32" or not launch.hopper(self.arch)
         return launch.mode_for(MODES[self.mode], self.kernel, pairs)
 
@@ -120,7 +120,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Count:
-    """What one compiled kernel takes, and its instructions.
+    """Resources that one compiled kernel takes, and its instructions.
 
     The last three count along the loop over whole tiles, for each score of a lane: special
     functions and issued instructions on its longest way, and the latter on its shortest.
@@ -257,7 +257,7 @@ def variants() -> list[Variant]:
 
 
 def complaints(variant: Variant, count: Count, allowed: dict[str, Any] | None) -> list[str]:
-    """What breaks the gate: absolute limits first, then the table's own bounds."""
+    """Return what breaks the gate: absolute limits first, then the table's own bounds."""
     out = beyond_limits(variant, count)
     if allowed is None:
         return [*out, "not in the table"]
