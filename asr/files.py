@@ -141,8 +141,9 @@ def most_unpacked(path: Path) -> int:
 def read_text(path: Path, pipes: bool = False) -> str:
     """Read a UTF-8 file, or InputError. ``pipes``: the user named it, so it may be ``<(...)`` too."""
     try:
-        with path.open("rb") if pipes else open_regular(path) as file:
-            return io.TextIOWrapper(file, encoding="utf-8").read()
+        file = path.open("rb") if pipes else open_regular(path)
+        with io.TextIOWrapper(file, encoding="utf-8") as text:
+            return text.read()
     except OSError as error:
         raise InputError(f"{path}: cannot read: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -86,6 +86,8 @@ def decode(
     offset_s: float = 0.0,
     duration_s: float | None = None,
     name: object = None,
+    told_s: float = math.inf,
+    pipes: bool = True,
 ) -> tuple[np.ndarray, int]:
     """float32 (num_samples, num_channels) in [-1, 1] and the file's own sample rate.
 
@@ -93,13 +95,16 @@ def decode(
         source: a path, or a binary file that can seek.
         offset_s, duration_s: the part to read; None: to the end.
         name: what error messages call the source; None is the path.
+        told_s: what somebody wrote down of the length: a first stream that is as long is not looked
+            through for others.
+        pipes: whether a path may be a pipe's.
 
     Raises:
         AudioError: as ``read_audio``; NaN and infinite samples are not looked for.
     """
-    until_s = math.inf if duration_s is None else offset_s + duration_s
+    until_s = told_s if duration_s is None else offset_s + duration_s
     piece_s = LONG_PIECE_S if duration_s is None else min(LONG_PIECE_S, duration_s)
-    with Reader(source, name, piece_s=piece_s, until_s=until_s) as reader:
+    with Reader(source, name, piece_s=piece_s, until_s=until_s, pipes=pipes) as reader:
         first = compute_num_samples(offset_s, reader.rate) if offset_s else 0
         count = None if duration_s is None else compute_num_samples(duration_s, reader.rate)
         pieces_nc = list(_pieces(reader, first, count))

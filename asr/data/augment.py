@@ -56,6 +56,8 @@ def draw_many(keys: np.ndarray, *parts: int | str) -> np.ndarray:
 def draw_speeds(keys: np.ndarray, seed: int, epoch: int, config: AugmentConfig) -> np.ndarray:
     """One of ``config.speed_factors`` for each utterance's key, all equally likely."""
     factors = np.array(config.speed_factors, dtype=np.float64)
+    if len(factors) == 1:
+        return factors.repeat(len(keys))
     drawn = draw_many(keys, seed, epoch, "speed") * len(factors)
     return factors[drawn.astype(np.int64)]
 
@@ -66,6 +68,8 @@ def draw_edge_silences_s(
     """(2, n) seconds of silence before and after each utterance: none at half of the edges, so that
     speech from the first sample to the last stays familiar, else uniform up to
     ``config.edge_silence_s``."""
+    if not config.edge_silence_s:
+        return np.zeros((2, len(keys)))
     edges = ("silence before", "silence after")
     drawn_2n = np.stack([draw_many(keys, seed, epoch, edge) for edge in edges])
     return config.edge_silence_s * np.maximum(0.0, 2.0 * drawn_2n - 1.0)

@@ -188,7 +188,8 @@ class Utterances(Dataset[Example]):
         if self._augment is not None:
             wave_n = change_speed(wave_n, self.speed(epoch, index), self.sample_rate)
             before, after = self._edge_samples(epoch, index)
-            wave_n = np.pad(wave_n, (before, after))
+            if before or after:
+                wave_n = np.pad(wave_n, (before, after))
         if self._surroundings is not None:
             wave_n = self._surroundings(wave_n, epoch, str(cut.id))
         text = self._text(index)

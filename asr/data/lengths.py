@@ -1,6 +1,7 @@
 """Bytes of audio that the headers of seldom formats promise, of which libsndfile says nothing.
 
-IRCAM, PAF and PVF tell no length: that such a file was cut off cannot be seen.
+IRCAM, PAF and PVF tell no length, MAT4, SDS, XI, MPC2K and WVE are not looked into: that such a file was
+cut off is not seen.
 """
 
 from __future__ import annotations

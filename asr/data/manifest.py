@@ -6,13 +6,12 @@ a segment of one, with text and speaker, and the audio's absolute path. No audio
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import itertools
 import json
 import math
 import os
-import stat
+import threading
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ import yaml
 from lhotse import CutSet, Recording, RecordingSet, SupervisionSegment, SupervisionSet
 from lhotse.audio import AudioLoadingError, DurationMismatchError
 from lhotse.audio.backend import LibsndfileBackend, set_current_audio_backend
-from lhotse.cut import Cut, MixedCut
+from lhotse.cut import Cut, MixedCut, MonoCut
 from lhotse.cut.data import DataCut
 from lhotse.serialization import deserialize_item
 
@@ -33,6 +32,10 @@ from asr.data.gate import ForeignSource, check_item, check_values, open_no_pipes
 from asr.data.members import Member, fetch_members
 from asr.errors import InputError
 from asr.files import MOST_PACKED, most_unpacked, write_atomically
+
+# How long the file that this thread is about to read should be: Lhotse asks for whole files without it.
+_told = threading.local()
+_ROUNDING_S = 1e-6  # of durations in manifests
 
 
 class CorpusAudio(LibsndfileBackend):
@@ -46,21 +49,18 @@ class CorpusAudio(LibsndfileBackend):
         force_opus_sampling_rate: int | None = None,
     ) -> tuple[np.ndarray, int]:
         """float32 (channels, n) and its rate, of a whole file or of a part of it, in seconds."""
+        told_s = getattr(_told, "seconds", math.inf)
         if not isinstance(path_or_fd, (str, Path)):
-            samples_nc, rate = decode(path_or_fd, offset, duration, "audio in memory")
+            samples_nc, rate = decode(path_or_fd, offset, duration, "audio in memory", told_s)
         elif ".tar/" in str(path_or_fd):  # Lhotse's own spelling of a member
             tar = Path(str(path_or_fd).partition(".tar/")[0] + ".tar")
             if tar.exists() and not (tar.is_file() or tar.is_dir()):
                 raise AudioError(f"{tar}: a pipe or a device, not an archive")
             return super().read_audio(path_or_fd, offset, duration, force_opus_sampling_rate)
         else:
-            path = Path(path_or_fd)
-            is_file = True
-            with contextlib.suppress(OSError):  # of which decoding says more
-                is_file = stat.S_ISREG(os.stat(path_or_fd).st_mode)
-            if not is_file:
-                raise AudioError(f"{path}: a folder, a pipe or a device, not an audio file")
-            samples_nc, rate = decode(path, offset, duration)
+            samples_nc, rate = decode(
+                Path(path_or_fd), offset, duration, told_s=told_s, pipes=False
+            )
         return samples_nc.T, rate
 
 
@@ -230,7 +230,10 @@ def _parse_item(raw: Any, kind: type[Manifest]) -> Any:
 def _raw_items(path: Path) -> Iterator[tuple[str, Any]]:
     """(where, item) of a manifest in any of Lhotse's formats: bytes of a JSON line, or parsed."""
     if not path.is_file():
-        raise InputError(f"{path}: no such manifest")
+        there = (
+            "a folder, a pipe or a device, not a manifest" if path.exists() else "no such manifest"
+        )
+        raise InputError(f"{path}: {there}")
     if ".jsonl" in path.suffixes:
         for number, line in enumerate(manifest_lines(path), start=1):
             if line.strip():
@@ -356,10 +359,13 @@ def load_samples(cut: Cut) -> np.ndarray:
     except MALFORMED as error:
         raise AudioError(f"cut {cut.id}: malformed ({explain_error(error)})") from None
     in_memory = fetch_members(cut)
+    _told.seconds = _told_s(in_memory)
     try:
         samples_cn = in_memory.load_audio()
     except _LOADING_ERRORS as error:
         raise _explain(cut, error) from None
+    finally:
+        _told.seconds = math.inf
     if samples_cn is None:
         raise AudioError(f"cut {cut.id}: has no recording, so there is no audio to load")
     if samples_cn.shape[-1] == 0:
@@ -368,6 +374,13 @@ def load_samples(cut: Cut) -> np.ndarray:
         )
     check_finite(samples_cn, f"cut {cut.id}: {audio_source(cut)}")
     return samples_cn
+
+
+def _told_s(cut: Cut) -> float:
+    """Return how long the manifest says that a cut's one recording is; infinity where it does not."""
+    if type(cut) is not MonoCut or cut.recording is None or cut.recording.transforms:
+        return math.inf
+    return float(cut.recording.duration) - _ROUNDING_S
 
 
 # What Lhotse is known to raise where audio is missing, damaged or shorter than the manifest says.

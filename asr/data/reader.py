@@ -24,6 +24,7 @@ from asr.data.extensions import MEDIA_EXTENSIONS
 from asr.data.media import PyavItems
 from asr.data.sndfile import HEAD_BYTES, SOUNDFILE_ERRORS, SndfileItems, plan
 from asr.data.stretches import Loss
+from asr.files import open_regular
 
 LOWEST_RATE, HIGHEST_RATE = 1000, 1_000_000
 # Transcription decodes so much at once: the calls take 0.01 % of the sound's time, and so much may be
@@ -48,6 +49,7 @@ class Reader:
         track: int | None = None,
         piece_s: float = LONG_PIECE_S,
         until_s: float = math.inf,
+        pipes: bool = True,
     ) -> None:
         """
         Args:
@@ -57,6 +59,7 @@ class Reader:
             track: the audio track of a container to take, from 0; None is the default one.
             piece_s: decoded at once.
             until_s: no more is going to be read than up to there.
+            pipes: whether a path may be a pipe's, which is waited for.
 
         Raises:
             AudioError: missing, not audio, or with an absurd rate.
@@ -66,7 +69,7 @@ class Reader:
         self._items: SndfileItems | PyavItems | None = None
         path: Path | None = None
         if isinstance(source, Path):
-            file, is_copy = _open_file(source)
+            file, is_copy = _open_file(source, pipes)
             self._own, path = file, None if is_copy else source
         else:
             file = source
@@ -167,11 +170,13 @@ def check_rate(rate: int, where: object) -> None:
         raise AudioError(f"{where}: {rate} samples per second, which cannot be right")
 
 
-def _open_file(path: Path) -> tuple[BinaryIO, bool]:
+def _open_file(path: Path, pipes: bool) -> tuple[BinaryIO, bool]:
     """A file to seek in, and whether it is a copy without a name, as that of a pipe is."""
     if not _is_file_name(path):
         raise AudioError(f"{str(path)!r}: no file can have such a name", "missing audio")
     try:
+        if not pipes:
+            return open_regular(path), False
         file = open(path, "rb")  # noqa: SIM115
         mode = os.fstat(file.fileno()).st_mode
         if stat.S_ISREG(mode):

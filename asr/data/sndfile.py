@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
@@ -52,6 +53,11 @@ class ForwardFile(soundfile.SoundFile):
 
     def seekable(self) -> bool:
         return False
+
+    @cached_property
+    def is_mpeg(self) -> bool:
+        """Tell whether libmpg123 decodes it."""
+        return bool(self.format == "MP3" or self.subtype.startswith("MPEG"))
 
 
 def plan(file: BinaryIO, head: bytes, until_s: float) -> Plan | None:
@@ -132,7 +138,7 @@ class SndfileItems:
 
     def seek(self, first: int) -> int:
         """Go to sample ``first`` or before, before reading; return where that is."""
-        is_mpeg = _is_mpeg(self._first)
+        is_mpeg = self._first.is_mpeg
         target = max(0, first - int(_MPEG_PREROLL_S * self.rate)) if is_mpeg else first
         if self.promised <= target or not self._first.can_seek:
             return 0
@@ -176,7 +182,7 @@ class SndfileItems:
         self._skipped = 0
         if stretch.num_samples is not None:
             promised = stretch.num_samples
-        elif _is_mpeg(sound):
+        elif sound.is_mpeg:
             tolerance = MPEG_TOLERANCE
         size = max(1, int(min(self._piece_s * sound.samplerate, _BLOCK_VALUES // sound.channels)))
         while num_read < sound.frames:  # libsndfile reads no further
@@ -230,9 +236,5 @@ def soundfile_name(path: Path) -> str | bytes:
     return str(path) if sys.platform == "win32" else os.fsencode(path)
 
 
-def _is_mpeg(sound: ForwardFile) -> bool:
-    return bool(sound.format == "MP3" or sound.subtype.startswith("MPEG"))
-
-
 def _quiet(sound: ForwardFile) -> AbstractContextManager[None]:
-    return quiet_c_library() if _is_mpeg(sound) else nullcontext()
+    return quiet_c_library() if sound.is_mpeg else nullcontext()

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 from asr.nn.attention import MultiHeadAttention
@@ -62,7 +61,8 @@ class Convolution(nn.Module):
 
     def forward(self, x_btd: Tensor, frames: Frames) -> Tensor:
         x_btd = nn.functional.glu(self.widen(x_btd), dim=-1)
-        x_btd = torch.where(frames.exist_bt[..., None], x_btd, 0.0)
+        # a product is five times as fast as a choice on a CPU; what is not there is finite
+        x_btd = x_btd * frames.exist_bt[..., None]
         x_bdt, num_frames = x_btd.transpose(1, 2), x_btd.shape[1]
         if frames.past is not None:
             x_bdt = frames.past.join_conv(x_bdt)

@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from lhotse import AudioSource, Recording
 
 from asr.data import flac
 from asr.data.blocks import read_blocks
 from asr.data.gaps import Gap
+from asr.data.manifest import load_waveform
+from asr.errors import InputError
 
 
 def stream(num_samples: int, padding: int = 0) -> bytes:
@@ -51,3 +54,26 @@ def test_all_streams_are_read(tmp_path: Path) -> None:
     gaps: list[Gap] = []
     assert sum(map(len, read_blocks(path, 16000, gaps))) == 8001
     assert gaps == []
+
+
+@pytest.mark.parametrize("num_samples", [5000, 8000, 8001])
+def test_a_cut_is_as_long_as_its_manifest_says(tmp_path: Path, num_samples: int) -> None:
+    path = tmp_path / "a.flac"
+    path.write_bytes(stream(5000, 8192) + stream(3000, 70_000) + stream(1))
+    whole = np.concatenate([soundfile.read(io.BytesIO(stream(n)))[0] for n in (5000, 3000, 1)])
+    source = AudioSource("file", [0], str(path))
+    cut = Recording("a", [source], 16000, num_samples, num_samples / 16000).to_cut()
+    if num_samples == 8000:  # neither the first stream nor all: Lhotse cuts one sample off
+        assert load_waveform(cut, 16000).tolist() == whole[:8000].tolist()
+        cut = cut.truncate(offset=0.4, duration=0.1)  # in the second
+        assert load_waveform(cut, 16000).tolist() == whole[6400:8000].tolist()
+    else:
+        assert load_waveform(cut, 16000).tolist() == whole[:num_samples].tolist()
+
+
+def test_a_file_that_is_longer_than_its_manifest_says_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    path.write_bytes(stream(20_000))
+    cut = Recording("a", [AudioSource("file", [0], str(path))], 16000, 5000, 5000 / 16000).to_cut()
+    with pytest.raises(InputError, match=r"cut a: .*cannot be loaded"):
+        load_waveform(cut, 16000)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,9 @@ def complaint(path: Path) -> str:
 
 def test_read_cuts_says_what_is_wrong(tmp_path: Path) -> None:
     assert "no such manifest" in complaint(tmp_path / "missing.cuts.jsonl.gz")
+    os.mkfifo(tmp_path / "pipe.cuts.jsonl.gz")
+    for path in (tmp_path, tmp_path / "pipe.cuts.jsonl.gz"):
+        assert "a folder, a pipe or a device, not a manifest" in complaint(path)
     contents = {
         "junk.jsonl": b"not json\n",
         "other.jsonl": b'{"a": 1}\n',

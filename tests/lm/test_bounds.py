@@ -97,7 +97,9 @@ def test_damage_is_named(tmp_path: Path, old: str, new: str, message: str) -> No
 def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "lm.arpa")
     for path in (tmp_path / "lm.arpa", tmp_path):
-        with pytest.raises(InputError, match="cannot read: a folder, a pipe or a device, not a file"):
+        with pytest.raises(
+            InputError, match="cannot read: a folder, a pipe or a device, not a file"
+        ):
             read_arpa(path)
 
 
