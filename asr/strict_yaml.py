@@ -7,6 +7,7 @@ keeps the last of two equal keys. None of that is of use in a configuration, so 
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from typing import Any
 import yaml
 
 from asr.errors import InputError
-from asr.files import open_regular
 
 MAX_BYTES = 1 << 20
 _MAX_DEPTH = 16
@@ -120,12 +120,14 @@ def read_yaml(path: Path, what: str = "configuration") -> Any:
         InputError: it cannot be read, is no regular file, is too large or not valid.
     """
     try:
-        with open_regular(path) as file:
-            content = file.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{path}: cannot read {what}: not a file")
+        if status.st_size > MAX_BYTES:
             raise InputError(
-                f"{path}: a {what} has at most {MAX_BYTES} bytes, this has {path.stat().st_size}"
+                f"{path}: a {what} has at most {MAX_BYTES} bytes, this has {status.st_size}"
             )
+        content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot read {what}: {error.strerror}") from None
     try:

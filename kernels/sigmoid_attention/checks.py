@@ -48,6 +48,7 @@ def check_tensors(q_bhtd: Tensor, k_bhsd: Tensor, v_bhsd: Tensor) -> None:
     """Raise ValueError where q, k and v do not fit together."""
     for name, x in (("q_bhtd", q_bhtd), ("k_bhsd", k_bhsd), ("v_bhsd", v_bhsd)):
         check_type(name, x, Tensor, "a tensor (B, H, T, D)")
+        _check_layout(name, x)
         if x.dim() != 4:
             raise ValueError(f"{name}: got shape {tuple(x.shape)}, allowed: 4 axes (B, H, T, D)")
         if x.dtype not in DTYPES:
@@ -80,7 +81,14 @@ def check_tensors(q_bhtd: Tensor, k_bhsd: Tensor, v_bhsd: Tensor) -> None:
         )
 
 
+def _check_layout(name: str, x: Tensor) -> None:
+    what = "a nested tensor" if x.is_nested else f"layout {x.layout}"
+    if x.is_nested or x.layout != torch.strided:
+        raise ValueError(f"{name}: got {what}, allowed: torch.strided, a dense tensor")
+
+
 def _check_heads(name: str, x: Tensor, num_heads: int, like: Tensor) -> None:
+    _check_layout(name, x)
     if x.shape[0] != num_heads:
         raise ValueError(f"{name}: got {x.shape[0]} heads, allowed: {num_heads} as in q_bhtd")
     if x.device != like.device:
@@ -90,6 +98,7 @@ def _check_heads(name: str, x: Tensor, num_heads: int, like: Tensor) -> None:
 
 
 def _check_n(n: Tensor, q_bhtd: Tensor) -> None:
+    _check_layout("Weighting.n", n)
     batch, frames = q_bhtd.shape[0], q_bhtd.shape[2]
     if tuple(n.shape) not in ((batch,), (batch, frames)):
         raise ValueError(
@@ -186,7 +195,7 @@ def _readable(x: Tensor) -> bool:
 
 
 def _check_lens(name: str, x: Tensor, like: Tensor) -> None:
-    check_type(name, x, Tensor, "a tensor of torch.int32 or torch.int64")
+    _check_layout(name, x)
     if x.dtype not in (torch.int32, torch.int64):
         raise ValueError(f"{name}: got dtype {x.dtype}, allowed: torch.int32, torch.int64")
     if x.device != like.device:

@@ -137,7 +137,8 @@ def visible_runs(
         chunk_t = query_t // size
         hi_t = torch.minimum(hi_t, (chunk_t + 1) * size)
         if left_chunks is not None:
-            lo_t = torch.maximum(lo_t, (chunk_t - left_chunks) * size)
+            # No position is below 0, and a huge number of chunks times their size would overflow.
+            lo_t = torch.maximum(lo_t, (chunk_t - left_chunks).clamp(min=0) * size)
     lo_bt, hi_bt = (lo_t - base_t)[None], (hi_t - base_t)[None]
     if mask.key_lens is not None:
         hi_bt = torch.minimum(hi_bt, mask.key_lens.long()[:, None])

@@ -64,15 +64,67 @@ torch.library.define(FORWARD_OP, f"({_ARGUMENTS}) -> Tensor")
 torch.library.define(BACKWARD_OP, f"(Tensor do, bool[] needs, {_ARGUMENTS}) -> Tensor[]")
 
 
+def _nothing_kept(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    pass
+
+
+def _no_forward_grad(ctx: Any, *tangents: Any) -> None:
+    raise NotImplementedError(f"forward-mode derivatives of {_NO_DERIVATIVE}")
+
+
+def transformable(
+    op: Callable[..., Any],
+    backward: Callable[..., Any],
+    setup: Callable[..., None] = _nothing_kept,
+) -> Callable[..., Any]:
+    """Return `op`, run as an autograd.Function of the same formulas where torch.func transforms it.
+
+    What torch.library makes of registered formulas has no setup_context, which torch.func wants.
+    """
+
+    def forward(*args: Any) -> Any:
+        out = op(*args)
+        return tuple(out) if isinstance(out, list) else out  # a list would have no gradient
+
+    def each(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+        """Call the operator once for each of what vmap batches."""
+        outs = []
+        for i in range(info.batch_size):
+            pairs = zip(args, in_dims, strict=True)
+            outs.append(run(*(x.select(at, i) if isinstance(at, int) else x for x, at in pairs)))
+        if isinstance(outs[0], Tensor):
+            return torch.stack(outs), 0
+        stacked = tuple(torch.stack(parts) for parts in zip(*outs, strict=True))
+        return stacked, (0,) * len(stacked)
+
+    members = {
+        "forward": staticmethod(forward),
+        "setup_context": staticmethod(setup),
+        "backward": staticmethod(backward),
+        "jvp": staticmethod(_no_forward_grad),
+        "vmap": staticmethod(each),
+    }
+    function = type("Transformable", (torch.autograd.Function,), members)
+
+    def run(*args: Any) -> Any:
+        if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
+            return op(*args)
+        return function.apply(*args)  # type: ignore[attr-defined]
+
+    return run
+
+
 def call(flat: Flat, engine: str) -> Tensor:
     """o_bhtd of a flat call through the operator; `engine` is "torch", "c++" or "triton"."""
     if not torch.compiler.is_compiling():
         _refuse_forward_derivatives(flat)
     o: Tensor
-    if engine == "triton" and flat.map == "softmax":  # softmax_op.py
-        o, _ = torch.ops.sigmoid_attention.attend_softmax(*flat, engine)
+    if engine == "triton" and flat.map == "softmax":
+        from .softmax_op import attend_softmax  # which imports this module
+
+        o, _ = attend_softmax(*flat, engine)
         return o
-    o = torch.ops.sigmoid_attention.attend(*flat, engine)
+    o = _attend(*flat, engine)
     return o
 
 
@@ -103,7 +155,7 @@ def _refuse_forward_derivatives(flat: Flat) -> None:
     """
     for x in flat:
         if isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None:
-            raise NotImplementedError(f"forward-mode derivatives of {_NO_DERIVATIVE}")
+            _no_forward_grad(None)
 
 
 @torch.library.impl(FORWARD_OP, "default")
@@ -160,7 +212,7 @@ def _grad(ctx: Any, do: Tensor) -> tuple[Tensor | None, ...]:
     saved = iter(ctx.saved_tensors)
     args = [next(saved) if x is None else x[0] for x in ctx.rest]
     needs = [ctx.needs_input_grad[i] for i in _AT]
-    grads = iter(torch.ops.sigmoid_attention.attend_backward(do, needs, *args))
+    grads = iter(_attend_backward(do, needs, *args))
     out: list[Tensor | None] = [None] * len(args)
     for i, needed in zip(_AT, needs, strict=True):
         if needed:
@@ -177,6 +229,9 @@ def _no_second_grad(ctx: Any, *grads: Any) -> None:
 
 # Without a formula PyTorch takes the gradients for constants and gives 0.
 torch.library.register_autograd(BACKWARD_OP, _no_second_grad)
+
+_attend = transformable(torch.ops.sigmoid_attention.attend, _grad, _setup)
+_attend_backward = transformable(torch.ops.sigmoid_attention.attend_backward, _no_second_grad)
 
 
 def finish(flat: Flat, sums: Sums) -> dict[str, Tensor]:

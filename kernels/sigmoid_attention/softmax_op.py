@@ -12,7 +12,16 @@ import torch
 from torch import Tensor
 
 from .flat import Flat
-from .ops import _ARGUMENTS, _AT, TENSORS, _no_second_grad, as_given, is_empty, no_gradients
+from .ops import (
+    _ARGUMENTS,
+    _AT,
+    TENSORS,
+    _no_second_grad,
+    as_given,
+    is_empty,
+    no_gradients,
+    transformable,
+)
 
 FORWARD_OP = "sigmoid_attention::attend_softmax"
 BACKWARD_OP = "sigmoid_attention::attend_softmax_backward"
@@ -87,7 +96,7 @@ def _grad(ctx: Any, do: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | No
     if do is None:
         return tuple(out)
     needs = [ctx.needs_input_grad[i] for i in _AT]
-    grads = iter(torch.ops.sigmoid_attention.attend_softmax_backward(do, o, lse, needs, *args))
+    grads = iter(_attend_softmax_backward(do, o, lse, needs, *args))
     for i, needed in zip(_AT, needs, strict=True):
         if needed:
             out[i] = next(grads)
@@ -96,3 +105,8 @@ def _grad(ctx: Any, do: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | No
 
 torch.library.register_autograd(FORWARD_OP, _grad, setup_context=_setup)
 torch.library.register_autograd(BACKWARD_OP, _no_second_grad)
+
+attend_softmax = transformable(torch.ops.sigmoid_attention.attend_softmax, _grad, _setup)
+_attend_softmax_backward = transformable(
+    torch.ops.sigmoid_attention.attend_softmax_backward, _no_second_grad
+)

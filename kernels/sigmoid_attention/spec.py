@@ -20,6 +20,10 @@ COUNTS = ("visible", "sequence")
 ROW_SCALES = (None, "1/n", "1/sqrt n")
 PRECISIONS = ("exact", "fast")
 POSITIONS = ("alibi", "table", "relative")
+# No position gets as far as UNREACHED, so a limit beyond it is as good; their sums fit 64 bits.
+LAST_START = 2**60
+UNREACHED = 2**61
+MOST = 2**63 - 1
 
 
 def is_int(value: object) -> bool:
@@ -31,6 +35,14 @@ def check_type(field: str, value: object, kind: type | types.UnionType, allowed:
     """Raise ValueError for a value of any other kind."""
     if not isinstance(value, kind):
         raise ValueError(f"{field}: got {type(value).__name__}, allowed: {allowed}")
+
+
+def _is_limit(value: object, least: int) -> bool:
+    return is_int(value) and value >= least  # type: ignore[operator]
+
+
+def _reachable(limit: int | None) -> int | None:
+    return None if limit is None else min(limit, UNREACHED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,10 +86,14 @@ class Weighting:
             _check_choice(
                 "Weighting.n", self.n, COUNTS, "a positive int, a tensor (B,) or (B, T), "
             )
-        elif not isinstance(self.n, Tensor) and not (is_int(self.n) and self.n >= 1):
-            raise ValueError(f"Weighting.n: got {self.n}, allowed: an int of at least 1")
-        if not is_int(self.power) or self.power < 1:
-            raise ValueError(f"Weighting.power: got {self.power}, allowed: an int of at least 1")
+        elif not isinstance(self.n, Tensor) and not (is_int(self.n) and 1 <= self.n <= MOST):
+            raise ValueError(
+                f"Weighting.n: got {self.n}, allowed: an int of at least 1, below 2**63"
+            )
+        if not is_int(self.power) or not 1 <= self.power <= MOST:
+            raise ValueError(
+                f"Weighting.power: got {self.power}, allowed: an int of at least 1, below 2**63"
+            )
         if self.bias_h is not None:
             check_type("Weighting.bias_h", self.bias_h, Tensor, "one value per head (H,)")
             if self.bias_h.dim() != 1:
@@ -211,7 +227,7 @@ class Mask:
     one int for both. chunk: (size, left_chunks) frames and chunks, left None for all of the past.
     q_start, k_start: positions of the first query and key (caches and shards).
     The position of query i is q_start + i, of key j is k_start + j; within a packed sequence both
-    count from its beginning. All named limits hold at once.
+    count from its beginning. All named limits hold at once, and may be of any size.
     """
 
     key_lens: Tensor | None = None
@@ -224,22 +240,37 @@ class Mask:
     k_start: int = 0
 
     def __post_init__(self) -> None:
-        for side in self.window_sides:
-            if side is not None and (not is_int(side) or side < 0):
-                raise ValueError(
-                    f"Mask.window: got {self.window}, allowed: None or frames of at least 0"
-                )
-        size, left = self.chunk_size_left
-        for limit, least in ((size, 1), (left, 0)):
-            if limit is not None and (not is_int(limit) or limit < least):
-                raise ValueError(
-                    f"Mask.chunk: got {self.chunk}, "
-                    "allowed: a size of at least 1 and left chunks of at least 0"
-                )
+        for name in ("key_lens", "query_lens", "cu_seqlens"):
+            check_type(
+                f"Mask.{name}",
+                getattr(self, name),
+                Tensor | None,
+                "None, a tensor of torch.int32 or torch.int64",
+            )
+        if not isinstance(self.causal, bool):
+            raise ValueError(f"Mask.causal: got {self.causal!r}, allowed: True, False")
+        sides = self.window if isinstance(self.window, tuple) else (self.window, self.window)
+        if len(sides) != 2 or not all(side is None or _is_limit(side, 0) for side in sides):
+            raise ValueError(
+                f"Mask.window: got {self.window!r}, allowed: None, an int of at least 0, or a pair "
+                "(left, right) of these"
+            )
+        chunk = self.chunk if isinstance(self.chunk, tuple) else (self.chunk, None)
+        if self.chunk is not None and not (
+            len(chunk) == 2
+            and _is_limit(chunk[0], 1)
+            and (chunk[1] is None or _is_limit(chunk[1], 0))
+        ):
+            raise ValueError(
+                f"Mask.chunk: got {self.chunk!r}, allowed: None, an int of at least 1, or a pair "
+                "(size, left_chunks) of such an int and None or an int of at least 0"
+            )
         for name in ("q_start", "k_start"):
             value = getattr(self, name)
-            if not is_int(value) or value < 0:
-                raise ValueError(f"Mask.{name}: got {value!r}, allowed: an int of at least 0")
+            if not _is_limit(value, 0) or value > LAST_START:
+                raise ValueError(
+                    f"Mask.{name}: got {value!r}, allowed: an int of 0 to {LAST_START}"
+                )
         if self.cu_seqlens is not None and (
             self.key_lens is not None or self.query_lens is not None or self.q_start or self.k_start
         ):
@@ -250,17 +281,18 @@ class Mask:
 
     @property
     def window_sides(self) -> tuple[int | None, int | None]:
-        """(left, right) in frames, None for no limit."""
-        if self.window is None or isinstance(self.window, tuple):
-            return self.window or (None, None)
-        return (self.window, self.window)
+        """(left, right) in frames, at most UNREACHED; None for no limit."""
+        left, right = self.window if isinstance(self.window, tuple) else (self.window, self.window)
+        return _reachable(left), _reachable(right)
 
     @property
     def chunk_size_left(self) -> tuple[int | None, int | None]:
-        """(size in frames, left chunks); size None for no chunks, left None for the whole past."""
-        if self.chunk is None or isinstance(self.chunk, tuple):
-            return self.chunk or (None, None)
-        return (self.chunk, None)
+        """(size in frames, left chunks), each at most UNREACHED.
+
+        size None for no chunks, left None for the whole past.
+        """
+        size, left = self.chunk if isinstance(self.chunk, tuple) else (self.chunk, None)
+        return _reachable(size), _reachable(left)
 
     @property
     def banded(self) -> bool:

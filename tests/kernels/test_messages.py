@@ -88,6 +88,48 @@ WRONG = {
         X[:1], X[:1], X[:1], mask=Mask(cu_seqlens=torch.tensor([0, 4]))
     ),
     "Mask.cu_seqlens: got it beside": lambda: Mask(cu_seqlens=torch.zeros(2), q_start=1),
+    "Mask.window: got (3,), allowed: None, an int": with_mask(window=(3,)),
+    "Mask.window: got (), allowed: None, an int": with_mask(window=()),
+    "Mask.window: got (1, 2, 3), allowed: None, an int": with_mask(window=(1, 2, 3)),
+    "Mask.window: got 'all'": with_mask(window="all"),
+    "Mask.window: got True": with_mask(window=True),
+    "Mask.window: got (2.0, 1)": with_mask(window=(2.0, 1)),
+    "Mask.chunk: got (4,), allowed: None, an int": with_mask(chunk=(4,)),
+    "Mask.chunk: got (), allowed: None, an int": with_mask(chunk=()),
+    "Mask.chunk: got (4, 1, 1), allowed: None, an int": with_mask(chunk=(4, 1, 1)),
+    "Mask.chunk: got (None, 1), allowed: None, an int": with_mask(chunk=(None, 1)),
+    "Mask.chunk: got True": with_mask(chunk=True),
+    "Mask.causal: got 'no', allowed: True, False": with_mask(causal="no"),
+    "Mask.causal: got None, allowed: True, False": with_mask(causal=None),
+    "Mask.causal: got 1, allowed: True, False": with_mask(causal=1),
+    "Mask.query_lens: got list": lambda: Mask(query_lens=[5, 2]),
+    "Mask.key_lens: got int": lambda: Mask(key_lens=5),
+    "Mask.cu_seqlens: got list": lambda: Mask(cu_seqlens=[0, 5]),
+    "Mask.q_start: got True": with_mask(q_start=True),
+    "Mask.k_start: got None": with_mask(k_start=None),
+    f"Mask.q_start: got {2**60 + 1}, allowed: an int of 0 to {2**60}": with_mask(q_start=2**60 + 1),
+    f"Weighting.n: got {2**70}": lambda: Weighting.sigmoid(n=2**70),
+    f"Weighting.power: got {2**70}": lambda: Weighting.polynomial(2**70),
+    "q_bhtd: got layout torch.sparse_coo, allowed: torch.strided": lambda: call(q=X.to_sparse()),
+    "k_bhsd: got layout torch.sparse_coo, allowed: torch.strided": lambda: call(
+        k=X.to_sparse(), backend="reference"
+    ),
+    "v_bhsd: got layout torch.sparse_csr, allowed: torch.strided": lambda: call(
+        v=X.to_sparse_csr()
+    ),
+    "q_bhtd: got a nested tensor, allowed: torch.strided": lambda: call(
+        q=torch.nested.nested_tensor([X[0], X[1, :, :3]])
+    ),
+    "Mask.key_lens: got layout torch.sparse_coo": with_mask(key_lens=torch.ones(2).to_sparse()),
+    "Weighting.n: got layout torch.sparse_coo": lambda: call(
+        weighting=Weighting.sigmoid(n=torch.ones(2).to_sparse())
+    ),
+    "Weighting.bias_h: got layout torch.sparse_coo": lambda: call(
+        weighting=Weighting.sigmoid(bias_h=torch.ones(4).to_sparse())
+    ),
+    "PositionBias.slopes_h: got layout torch.sparse_coo": lambda: call(
+        position=PositionBias.alibi(torch.ones(4).to_sparse())
+    ),
     "backend: got 'cuda'": lambda: call(backend="cuda"),
     "backend: got 'sdpa', which cannot serve": lambda: call(backend="sdpa"),
     "backend: got 'triton', which cannot serve: it has sigmoid and softmax only, not 'relu'": lambda: (
