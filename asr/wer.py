@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ from numpy.typing import NDArray
 # a transcript can hold, and both fit into 63 bits.
 _ERROR = 1 << 32
 _SUBSTITUTION = _ERROR + 1
+# Characters whose places in a text are kept; of all that a text can hold they would fill the memory.
+_KEPT_CHARACTERS = 4096
 
 
 class Op(str, Enum):
@@ -100,16 +103,26 @@ def edit_distance(reference: str, hypothesis: str) -> int:
     Myers (1999), "A fast bit-vector algorithm for approximate string matching based on dynamic
     programming", in Hyyrö's form (2001) for two whole texts.
     """
-    if not reference:
-        return len(hypothesis)
+    if len(reference) < len(hypothesis):  # a step for each character of the shorter text
+        reference, hypothesis = hypothesis, reference
+    if not hypothesis:
+        return len(reference)
     all_ones, last = (1 << len(reference)) - 1, 1 << (len(reference) - 1)
-    places: dict[str, int] = {}
+    places: dict[str, list[int]] = {}
     for place, char in enumerate(reference):
-        places[char] = places.get(char, 0) | 1 << place
+        places.setdefault(char, []).append(place)
+
+    @lru_cache(_KEPT_CHARACTERS)
+    def bits_of(char: str) -> int:
+        bits = bytearray(len(reference) // 8 + 1)
+        for place in places.get(char, ()):
+            bits[place >> 3] |= 1 << (place & 7)
+        return int.from_bytes(bits, "little")
+
     # where the column's cost rises and falls by one from a row to the next
     rises, falls, distance = all_ones, 0, len(reference)
     for char in hypothesis:
-        equal = places.get(char, 0)
+        equal = bits_of(char)
         diagonal = (((equal & rises) + rises) ^ rises) | equal | falls
         across_up = falls | (all_ones & ~(diagonal | rises))
         across_down = rises & diagonal

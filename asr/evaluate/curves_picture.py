@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from asr.errors import InputError
 from asr.evaluate.comparison import Comparison
 from asr.evaluate.curves import COLOURS, Curves, Points, as_png, new_figure, read_curves
+from asr.printable import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +39,7 @@ def gather_curves(comparison: Comparison) -> tuple[list[Curves], list[str]]:
         try:
             found.append(replace(read_curves(Path(row.folder)), name=row.name))
         except InputError as error:
-            notes.append(f"{row.name}: no training curves: {error}")
+            notes.append(printable(f"{row.name}: no training curves: {error}"))
     return found, notes
 
 
@@ -168,4 +169,4 @@ def _legend(figure: Figure, colours: dict[str, str], what: str) -> None:
 
 def _notes(lines: Sequence[_Line], labels: Sequence[str]) -> list[str]:
     grey = ", ".join(labels[_MANY:])
-    return [f"curves.png: the grey lines are {grey}"] if grey else []
+    return [printable(f"curves.png: the grey lines are {grey}")] if grey else []

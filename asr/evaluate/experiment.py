@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from asr.errors import InputError
-from asr.evaluate.decoded import Decoding, Utterance, read_decoding, read_utterances
+from asr.evaluate.decoded import Decoding, Utterance, bounded_field, name_field, read_decoded
 from asr.evaluate.score import utterance_counts
 from asr.files import field, read_json_object, required
 from asr.strict_yaml import read_yaml
 from asr.wer import ErrorCounts
+
+# Larger than any that is true, and short in a table.
+_MAX_PARAMS, _MAX_SPEED, _MAX_CER, _MAX_SEED = 10**15, 1e9, 1e9, 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -114,19 +117,19 @@ def _read_run(folder: Path) -> Run:
         raise InputError(f"{folder}: no run.json in it, so not an experiment folder of `asr train`")
     content, where = read_json_object(path), str(path)
     return Run(
-        name=field(content, "name", str, where) or folder.resolve().name,
-        weighting=field(content, "weighting", str, where),
-        position=field(content, "position", str, where),
-        encoder=field(content, "encoder", str, where),
-        num_params=field(content, "num_params", int, where),
+        name=name_field(content, "name", where) or folder.resolve().name,
+        weighting=name_field(content, "weighting", where),
+        position=name_field(content, "position", where),
+        encoder=name_field(content, "encoder", where),
+        num_params=bounded_field(content, "num_params", int, where, _MAX_PARAMS),
         attention_backend=field(content, "attention_backend", str, where),
         normaliser=field(content, "normaliser", str, where),
         commit=field(content, "commit", str, where),
         dirty=field(content, "dirty", bool, where),
         revision=_revision(content, where),
-        seed=field(content, "seed", int, where),
+        seed=bounded_field(content, "seed", int, where, _MAX_SEED),
         command=field(content, "command", str, where),
-        train_audio_s_per_s=field(content, "train_audio_s_per_s", float, where),
+        train_audio_s_per_s=bounded_field(content, "train_audio_s_per_s", float, where, _MAX_SPEED),
     )
 
 
@@ -147,7 +150,7 @@ def read_scored_set(folder: Path) -> ScoredSet:
     Raises:
         InputError: a file is missing or malformed, or ``score.json`` is of other hypotheses.
     """
-    utterances = read_utterances(folder)
+    utterances, decoding = read_decoded(folder)
     counts = utterance_counts(utterances)
     path = folder / "score.json"
     content = read_json_object(path)
@@ -159,5 +162,5 @@ def read_scored_set(folder: Path) -> ScoredSet:
     counted = (total.reference_words, total.substitutions, total.deletions, total.insertions)
     if recorded != counted:
         raise InputError(f"{path}: not of the hypotheses beside it; run `asr score {folder}` again")
-    cer = field(content, "cer", float, str(path))
-    return ScoredSet(read_decoding(folder), utterances, counts, cer)
+    cer = bounded_field(content, "cer", float, str(path), _MAX_CER)
+    return ScoredSet(decoding, utterances, counts, cer)

@@ -10,6 +10,7 @@ from asr.evaluate.tables import interval_text
 from asr.files import read_text
 from asr.markdown import cell, code
 from asr.markdown import row as table_row
+from asr.printable import printable
 
 _HEADER = ["system", "set", "WER % [95 %]", "words", "search", "seed", "commit", "command"]
 
@@ -58,7 +59,8 @@ def _line(row: Row, set_name: str) -> str:
         "-" if run.seed is None else str(run.seed),
         run.revision or "-",
     ]
-    return table_row([*map(cell, texts), code(run.command or "", in_table=True) or "-"])
+    command = code(printable(run.command or ""), in_table=True)
+    return table_row([*(cell(printable(text)) for text in texts), command or "-"])
 
 
 def _key(line: str) -> tuple[str, ...]:

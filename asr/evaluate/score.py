@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asr.errors import InputError
-from asr.evaluate.decoded import Decoding, Utterance, read_decoding, read_utterances
+from asr.evaluate.decoded import Decoding, Utterance, read_decoded
 from asr.evaluate.trn import trn_ids, trn_text
 from asr.files import write_atomically
+from asr.printable import printable
 from asr.wer import Edit, ErrorCounts, Op, align, count_errors, edit_distance
 
 _LISTING_WIDTH = 100
@@ -65,15 +65,9 @@ def score_folder(folder: Path) -> Score:
 
     Raises:
         InputError: missing, malformed or empty ``hypotheses.jsonl`` or ``decode.json``, an id
-            twice, another number of utterances than were decoded.
+            twice, another number of utterances than were decoded, texts too long to be scored.
     """
-    utterances = read_utterances(folder)
-    decoding = read_decoding(folder)
-    if decoding.num_utterances not in (None, len(utterances)):
-        raise InputError(
-            f"{folder}: {len(utterances)} utterances, but {decoding.num_utterances} were to be "
-            f"decoded; decode the set again"
-        )
+    utterances, decoding = read_decoded(folder)
     counts = utterance_counts(utterances)
     score = _score(utterances, counts, decoding)
     ids = trn_ids(utterances)
@@ -131,7 +125,7 @@ def describe(score: Score) -> str:
     if decoding.search is not None:
         width = "" if decoding.beam is None else f", beam {decoding.beam}"
         parts.append(f"search {decoding.search}{width}")
-    return "; ".join([*parts, f"normaliser {decoding.normaliser}"])
+    return printable("; ".join([*parts, f"normaliser {decoding.normaliser}"]))
 
 
 def format_alignments(utterances: Sequence[Utterance], score: Score) -> str:
@@ -212,7 +206,7 @@ def _table_row(name: str, group: GroupScore) -> list[str]:
     counts = group.counts
     numbers = (counts.substitutions, counts.deletions, counts.insertions)
     return [
-        name,
+        printable(name),
         str(group.num_utterances),
         str(counts.reference_words),
         percent(counts.wer),
@@ -234,7 +228,7 @@ def _listing_block(utterance: Utterance, edits: Sequence[Edit]) -> str:
     )
     num_words = tally[Op.CORRECT] + substitutions + deletions
     lines = [
-        f"id: {utterance.id}   speaker: {utterance.speaker}   "
+        f"id: {printable(utterance.id)}   speaker: {printable(utterance.speaker)}   "
         f"errors: {substitutions + deletions + insertions} in {num_words} words "
         f"(S {substitutions}, D {deletions}, I {insertions})"
     ]
@@ -249,12 +243,13 @@ def _fold(edits: Sequence[Edit]) -> list[tuple[list[str], list[str], list[str]]]
     lines: list[tuple[list[str], list[str], list[str]]] = []
     used = _LISTING_WIDTH
     for edit in edits:
-        width = max(len(edit.reference or ""), len(edit.hypothesis or ""))
+        reference, hypothesis = (printable(w or "") for w in (edit.reference, edit.hypothesis))
+        width = max(len(reference), len(hypothesis))
         if used + width + 1 > _LISTING_WIDTH:
             lines.append(([], [], []))
             used = len("EVAL:")
         gap = "*" * width
-        cells = (edit.reference or gap, edit.hypothesis or gap, _EVAL_SIGN[edit.op])
+        cells = (reference or gap, hypothesis or gap, _EVAL_SIGN[edit.op])
         for line, cell in zip(lines[-1], cells, strict=True):
             line.append(cell.ljust(width))
         used += width + 1

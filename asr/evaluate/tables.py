@@ -13,6 +13,7 @@ from asr.evaluate.comparison import Comparison, Difference, Row, SetResult, Type
 from asr.evaluate.score import percent
 from asr.evaluate.statistics import Interval
 from asr.files import Files
+from asr.printable import printable
 
 _NONE = "-"
 # Columns of text; all others hold numbers and are aligned to the right.
@@ -46,11 +47,12 @@ def format_terminal(comparison: Comparison) -> str:
     """The tables as plain text in columns, then the notes."""
     parts = [set_lines(comparison), _as_columns(systems_table(comparison, repeat=False))]
     if comparison.differences:
-        parts += [difference_caption(comparison), _as_columns(system_differences(comparison))]
+        caption = printable(difference_caption(comparison))
+        parts += [caption, _as_columns(system_differences(comparison))]
     tables = (character_tables, type_tables, length_tables)
     for caption, table in [one for make in tables for one in make(comparison)]:
         parts += [caption, _as_columns(table)]
-    parts.append("\n".join([*legend_lines(comparison), *comparison.notes]))
+    parts.append("\n".join(map(printable, [*legend_lines(comparison), *comparison.notes])))
     return "\n\n".join(parts)
 
 
@@ -64,7 +66,10 @@ def format_markdown(comparison: Comparison) -> str:
     parts = [markdown_lines(set_lines(comparison)), *markdown_tables(tables)]
     parts.append(markdown_items([*comparison.notes, *legend_lines(comparison)]))
     commands = [(row.name, row.run.command) for row in comparison.rows if row.run.command]
-    lines = [f"- {markdown.text_line(name)}: {markdown.code(text)}" for name, text in commands]
+    lines = [
+        f"- {markdown.text_line(printable(name))}: {markdown.code(printable(text))}"
+        for name, text in commands
+    ]
     if lines:
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
@@ -283,11 +288,12 @@ def set_lines(comparison: Comparison) -> str:
         normalisers = sorted({result.normaliser for result in results})
         searches = sorted({_search(result) for result in results})
         speakers = f"{first.num_speakers} speakers" if first.num_speakers else "no known speakers"
-        lines.append(
+        line = (
             f"{set_name}: {first.num_utterances} utterances, {speakers}, "
             f"{first.counts.reference_words} words; normaliser {' / '.join(normalisers)}; "
             f"search {' / '.join(searches)}"
         )
+        lines.append(printable(line))
     return "\n".join(lines) or "Nothing decoded yet."
 
 
@@ -406,8 +412,9 @@ def _as_columns(table: Table) -> str:
 
 def in_columns(rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:
     """Plain text, a rule under the first row; columns ``left`` start at the left, others end at the
-    right.
+    right. Cells show what they hold, whoever wrote it.
     """
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     lines = []
     for row in rows:
@@ -425,8 +432,9 @@ def markdown_tables(tables: Sequence[tuple[str, Table]]) -> list[str]:
     parts = []
     for caption, table in tables:
         ruler = ["---" if name in _TEXT_COLUMNS else "---:" for name in table.header]
-        parts += [markdown.text_line(caption)] if caption else []
-        parts.append(markdown.table(table.header, ruler, table.rows))
+        parts += [markdown.text_line(printable(caption))] if caption else []
+        header, *rows = [[printable(cell) for cell in row] for row in (table.header, *table.rows)]
+        parts.append(markdown.table(header, ruler, rows))
     return parts
 
 
@@ -437,4 +445,4 @@ def markdown_lines(text: str) -> str:
 
 def markdown_items(texts: Sequence[str]) -> str:
     """A list of plain texts as Markdown."""
-    return "\n".join(f"- {markdown.text_line(text)}" for text in texts)
+    return "\n".join(f"- {markdown.text_line(printable(text))}" for text in texts)

@@ -25,6 +25,7 @@ from asr.evaluate.tables import (
 )
 from asr.files import Files
 from asr.markdown import cell, code
+from asr.printable import printable
 
 
 def brief_files(comparison: Comparison, path: Path, made_by: str) -> Files:
@@ -79,8 +80,8 @@ def _length_page(comparison: Comparison, picture: str, made_by: str) -> str:
 def _opening(comparison: Comparison, made_by: str, found: Verdict) -> list[str]:
     return [
         code(made_by),
-        markdown_lines(f"{_what(comparison)}\n{set_lines(comparison)}"),
-        f"**{cell(found.answer)}**",
+        markdown_lines(f"{printable(_what(comparison))}\n{set_lines(comparison)}"),
+        f"**{cell(printable(found.answer))}**",
         markdown_items(found.reasons),
     ]
 
