@@ -7,10 +7,14 @@ import errno
 import io
 import os
 import shlex
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from asr import __version__
@@ -39,6 +43,8 @@ from asr.commands import (
 )
 from asr.commands.parser import EXAMPLES, Parser
 from asr.errors import InputError, InputWarning
+from asr.files import remove_unfinished
+from asr.stderr import tell
 
 # In the order of `asr --help`. Everything heavy is imported inside a command's run(), so that
 # `asr --help` answers at once.
@@ -79,16 +85,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_all(words, given)
     run: Callable[[argparse.Namespace], int] = args.run
     try:
-        with _warnings_in_one_line():
+        _check_outputs(args)
+        with _warnings_in_one_line(), _tidy_at_sigterm():
             code = run(args)
         if sys.stdout is not None:
             sys.stdout.flush()  # while an error can still be told
         return code
     except InputError as error:
-        print(f"asr: error: {' '.join(str(error).split())}", file=sys.stderr)
+        tell("error", error)
         return 2
     except KeyboardInterrupt:
-        print("asr: interrupted", file=sys.stderr)
+        tell("", "interrupted")
         return 130
     except BrokenPipeError:
         # the reader of our output went away, as `head` does: not an error of ours
@@ -97,10 +104,63 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         # the machine's doing, not the code's: a full disk, a folder that went away, a permission
         where = f"{error.filename}: " if error.filename else ""
-        print(f"asr: error: {where}{error.strerror or error}", file=sys.stderr)
+        tell("error", f"{where}{error.strerror or error}")
         if sys.stdout is not None and error.errno == errno.ENOSPC:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is unprinted
         return 2
+
+
+# Options that name what is written; whatever else names a file is read.
+_OUTPUTS = ("out", "html", "json")
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Refuse to write over a file that is read.
+
+    Raises:
+        InputError: the two are one.
+    """
+    given = vars(args)
+    values = [(name, one) for name, each in given.items() for one in _each(each)]
+    for name, out in values:
+        if name not in _OUTPUTS or not isinstance(out, Path) or not out.is_file():
+            continue
+        for other, path in values:
+            if (
+                other not in _OUTPUTS
+                and isinstance(path, Path)
+                and path.is_file()
+                and path.samefile(out)
+            ):
+                raise InputError(
+                    f"--{name} {out}: would be written over, and is read; name another"
+                )
+
+
+def _each(value: object) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+@contextmanager
+def _tidy_at_sigterm() -> Iterator[None]:
+    """Remove half-written files before SIGTERM ends this process, unless someone listens already."""
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    ):
+        yield
+        return
+
+    def tidy(number: int, frame: FrameType | None) -> None:
+        remove_unfinished()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, tidy)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager
@@ -110,13 +170,13 @@ def _warnings_in_one_line() -> Iterator[None]:
         warnings.simplefilter("default", InputWarning)
         show = warnings.showwarning
 
-        def tell(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        def show_one(message: Warning | str, category: type[Warning], *where: Any) -> None:
             if issubclass(category, InputWarning):
-                print(f"asr: warning: {' '.join(str(message).split())}", file=sys.stderr)
+                tell("warning", message)
             else:
                 show(message, category, *where)
 
-        warnings.showwarning = tell  # type: ignore[assignment]
+        warnings.showwarning = show_one  # type: ignore[assignment]
         yield
 
 

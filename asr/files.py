@@ -27,6 +27,7 @@ _HERE, _SWAP = -100, 2
 # Of a file's name, which may have 255 bytes, in the name of its unfinished version.
 _PREFIX_CHARS = 40
 MOST_PACKED = 300  # times its size that a compressed file may hold
+_unfinished: set[Path] = set()
 _UNPACKED_ANYHOW = 16 << 20  # bytes that take no time worth a bound
 
 _KIND_NAMES = {
@@ -187,11 +188,13 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 @contextlib.contextmanager
 def unfinished(path: Path) -> Iterator[Path]:
     """Yield a new file beside ``path`` to write to; renamed at the end, or gone after an error."""
+    _check_replaceable(path)
     # a part of the name, or the longest that a file may have would be too long here
     prefix = f".{path.name[:_PREFIX_CHARS]}."
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix)
     os.close(handle)
     temporary = Path(name)
+    _unfinished.add(temporary)
     try:
         yield temporary
         # mkstemp makes files for the owner's eyes only; results are read by others.
@@ -199,6 +202,28 @@ def unfinished(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+        _unfinished.discard(temporary)
+
+
+def remove_unfinished() -> None:
+    """Remove what ``unfinished`` has made and not renamed yet: this process is about to end."""
+    for temporary in list(_unfinished):
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _check_replaceable(path: Path) -> None:
+    """Refuse what a renamed file would take the place of: devices, pipes, links to open files.
+
+    Other links are replaced, not followed: in a stranger's folder they may point anywhere.
+
+    Raises:
+        OSError: it is something else than a file.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        is_open_file = path.is_symlink() and os.readlink(path).startswith("/proc/")
+        if is_open_file or not stat.S_ISREG(path.stat().st_mode):
+            raise OSError(errno.EINVAL, "a folder, a pipe or a device, not a file", str(path))
 
 
 def write_all(files: Files) -> None:

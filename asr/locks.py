@@ -12,6 +12,7 @@ from pathlib import Path
 
 from asr.errors import InputError
 from asr.files import make_folder
+from asr.stderr import tell
 
 # What flock says of a file system that has no locks, such as NFS without its lock daemon.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF)
@@ -66,10 +67,10 @@ def _take(path: Path) -> int | None:
             holder = os.pread(handle, 200, 0).decode(errors="replace")
             os.close(handle)
             if error.errno in _NO_LOCKS:
-                print(
-                    f"asr: warning: {path.parent}: this file system has no locks "
-                    f"({error.strerror}); two processes that write here would damage each other",
-                    file=sys.stderr,
+                tell(
+                    "warning",
+                    f"{path.parent}: this file system has no locks ({error.strerror}); two processes "
+                    "that write here would damage each other",
                 )
                 return None
             if error.errno not in (errno.EAGAIN, errno.EACCES):

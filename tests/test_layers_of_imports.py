@@ -11,7 +11,15 @@ ROOT = Path(__file__).parents[1]
 
 # Low to high: a module may import from its own row and from the rows above it in this list.
 RANKS = [
-    ["asr", "asr.errors", "asr.files", "asr.locks", "sigmoid_attention"],
+    [
+        "asr",
+        "asr.errors",
+        "asr.files",
+        "asr.locks",
+        "asr.printable",
+        "asr.stderr",
+        "sigmoid_attention",
+    ],
     ["asr.config", "asr.config_layers", "asr.capabilities", "asr.strict_yaml"],
     [
         "asr.nn",

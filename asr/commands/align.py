@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from asr.commands.options import Verbs, above_zero, add_machine_options, count, path
 from asr.errors import InputError
+from asr.stderr import tell
 
 
 def add(verbs: Verbs) -> None:
@@ -63,10 +63,10 @@ def run(args: argparse.Namespace) -> int:
     aligned = []
     for item in found:
         if isinstance(item, NotAligned):
-            print(f"asr: {item.id}: not aligned: {item.reason}", file=sys.stderr)
+            tell("", f"{item.id}: not aligned: {item.reason}")
             continue
         if doubt := doubtful(item):
-            print(f"asr: warning: {item.name}: {doubt}", file=sys.stderr)
+            tell("warning", f"{item.name}: {doubt}")
         aligned.append(item)
     if not aligned:
         raise InputError(f"{args.cuts or args.audio}: nothing could be aligned")

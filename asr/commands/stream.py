@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from asr.commands.options import Verbs, add_model_options, channel_index, path, search_options
 from asr.errors import InputError
+from asr.stderr import tell
 
 if TYPE_CHECKING:
     from asr.data.gaps import Gap
@@ -61,10 +62,7 @@ def run(args: argparse.Namespace) -> int:
             for result in results:
                 _print(result.to_dict())
         if decoder.num_held_bytes:
-            print(
-                f"asr: warning: the last {decoder.num_held_bytes} bytes are no whole sample",
-                file=sys.stderr,
-            )
+            tell("warning", f"the last {decoder.num_held_bytes} bytes are no whole sample")
         for result in stream.finish():
             _print(result.to_dict())
         _print_gaps(stream.gaps)
@@ -79,7 +77,7 @@ def _print_gaps(gaps: list[Gap]) -> None:
     while gaps:
         gap = gaps.pop(0)
         if isinstance(gap, Remark):
-            print(f"asr: note: {gap.reason}", file=sys.stderr, flush=True)
+            tell("note", gap.reason)
         else:
             _print({"type": "gap", **rounded(asdict(gap))})
 

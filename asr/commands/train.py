@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from asr.commands.options import Verbs, path
+from asr.stderr import tell
 
 
 def add(verbs: Verbs) -> None:
@@ -50,6 +50,6 @@ def run(args: argparse.Namespace) -> int:
     try:
         train(loaded, args.exp, options)
     except Stopped as stopped:
-        print(f"asr: {stopped}; --resume goes on", file=sys.stderr)
+        tell("", f"{stopped}; --resume goes on")
         return EXIT_STATUS
     return 0

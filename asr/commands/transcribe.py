@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
 from asr.commands.options import (
@@ -17,6 +16,7 @@ from asr.commands.options import (
     track_index,
 )
 from asr.errors import InputError
+from asr.stderr import tell
 
 if TYPE_CHECKING:
     from asr.transcribe.outputs import Printed, Written
@@ -103,14 +103,14 @@ def run(args: argparse.Namespace) -> int:
     found = find_sources(args.inputs, channel_index(args.channel), track, notes)
     sources = without_repeats(found)
     for note in notes:
-        _complain("note", note)
+        tell("note", note)
     output = _output(args, sources)
     possible = [source for source in sources if _has_a_place(source, output)]
     waiting = [source for source in possible if not output.is_done(source)]
     num_done = len(possible) - len(waiting)
     if num_done:
         there = f"{num_done} of {len(sources)} inputs have their results already"
-        _complain("note", f"{there}; --overwrite replaces them")
+        tell("note", f"{there}; --overwrite replaces them")
     if not waiting:
         return _exit_status(num_done, len(sources))
     prepare_cpu(args.threads)
@@ -145,7 +145,7 @@ def _has_a_place(source: Source, output: Printed | Written) -> bool:
     try:
         output.check_input(source)
     except InputError as error:
-        _complain("error", str(error))
+        tell("error", str(error))
         return False
     return True
 
@@ -169,15 +169,15 @@ def _tell(outcome: Outcome, output: Printed | Written) -> bool:
     from asr.transcribe.pipeline import Failure
 
     if isinstance(outcome.result, Failure):
-        _complain("error", str(outcome.result.error))
+        tell("error", str(outcome.result.error))
         return False
     _tell_what_is_missing(outcome.result)
     try:
         if not output.write(outcome.source, outcome.result):
             escaped = "standard output cannot hold some characters: written as backslashes"
-            _complain("warning", f"{outcome.source.name}: {escaped}; PYTHONIOENCODING=utf-8 can")
+            tell("warning", f"{outcome.source.name}: {escaped}; PYTHONIOENCODING=utf-8 can")
     except InputError as error:
-        _complain("error", str(error))
+        tell("error", str(error))
         return False
     return True
 
@@ -189,15 +189,11 @@ def _tell_what_is_missing(transcript: Transcript) -> None:
     silences = [gap for gap in transcript.gaps if gap.reason == NO_SPEECH]
     for gap in transcript.gaps:
         if gap.reason != NO_SPEECH:
-            _complain("warning", gap.describe(name))
+            tell("warning", gap.describe(name))
     if silences:
         silent_s = sum((gap.end_s or duration_s) - gap.start_s for gap in silences)
-        _complain("note", f"{name}: no speech in {silent_s:.1f} of {duration_s:.1f} s, left out")
+        tell("note", f"{name}: no speech in {silent_s:.1f} of {duration_s:.1f} s, left out")
     for note in transcript.notes:
-        _complain("note", f"{name}: {note}")
+        tell("note", f"{name}: {note}")
     if not transcript.text:
-        _complain("note", f"{name}: no words found in {duration_s:.1f} s")
-
-
-def _complain(kind: str, message: str) -> None:
-    print(f"asr: {kind}: {' '.join(message.split())}", file=sys.stderr, flush=True)
+        tell("note", f"{name}: no words found in {duration_s:.1f} s")

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
 import numpy as np
 import yaml
@@ -30,12 +30,37 @@ from lhotse.serialization import deserialize_item
 from asr.data.audio import AudioError, check_audio, check_finite, decode, to_mono
 from asr.data.gate import ForeignSource, check_item, check_values, open_no_pipes, parse_line
 from asr.data.members import Member, fetch_members
+from asr.data.reader import check_rate
 from asr.errors import InputError
 from asr.files import MOST_PACKED, most_unpacked, write_atomically
 
-# How long the file that this thread is about to read should be: Lhotse asks for whole files without it.
-_told = threading.local()
 _ROUNDING_S = 1e-6  # of durations in manifests
+
+
+class _Told(NamedTuple):
+    """What a manifest says of the file that is read; Lhotse does not pass it on, nor compare it."""
+
+    seconds: float = math.inf
+    rate: int | None = None
+    channels: int | None = None
+
+    def check(self, name: object, rate: int, num_channels: int) -> None:
+        """
+        Raises:
+            AudioError: the file is another than it says.
+        """
+        if self.rate is not None and rate != self.rate:
+            raise AudioError(
+                f"{name}: has {rate} samples per second, the manifest says {self.rate!r}"
+            )
+        if self.channels is not None and num_channels != self.channels:
+            raise AudioError(
+                f"{name}: has {num_channels} channels, the manifest says {self.channels}"
+            )
+
+
+_NOTHING_TOLD = _Told()
+_expected = threading.local()  # ``told`` of the cut that this thread loads
 
 
 class CorpusAudio(LibsndfileBackend):
@@ -49,7 +74,8 @@ class CorpusAudio(LibsndfileBackend):
         force_opus_sampling_rate: int | None = None,
     ) -> tuple[np.ndarray, int]:
         """float32 (channels, n) and its rate, of a whole file or of a part of it, in seconds."""
-        told_s = getattr(_told, "seconds", math.inf)
+        told: _Told = getattr(_expected, "told", _NOTHING_TOLD)
+        told_s = told.seconds
         if not isinstance(path_or_fd, (str, Path)):
             samples_nc, rate = decode(path_or_fd, offset, duration, "audio in memory", told_s)
         elif ".tar/" in str(path_or_fd):  # Lhotse's own spelling of a member
@@ -61,6 +87,8 @@ class CorpusAudio(LibsndfileBackend):
             samples_nc, rate = decode(
                 Path(path_or_fd), offset, duration, told_s=told_s, pipes=False
             )
+        name = path_or_fd if isinstance(path_or_fd, (str, Path)) else "audio in memory"
+        told.check(name, rate, samples_nc.shape[1])
         return samples_nc.T, rate
 
 
@@ -117,9 +145,16 @@ def min_ctc_frames(tokens: Sequence[Any]) -> int:
 
 
 def write_cuts(cuts: Iterable[Cut], path: Path) -> None:
-    """JSON lines, gzipped; the same cuts give the same bytes (no time stamp inside)."""
-    lines = "".join(json.dumps(cut.to_dict(), ensure_ascii=False) + "\n" for cut in cuts)
-    write_atomically(path, gzip.compress(lines.encode(), compresslevel=6, mtime=0))
+    """Write JSON lines, gzipped where the name ends so; the same cuts give the same bytes.
+
+    Raises:
+        InputError: a name by which it would not be read again, or it cannot be written.
+    """
+    if not path.name.endswith((".jsonl", ".jsonl.gz")):
+        raise InputError(f"{path}: a manifest's name ends in .jsonl.gz or .jsonl")
+    lines = "".join(json.dumps(cut.to_dict(), ensure_ascii=False) + "\n" for cut in cuts).encode()
+    is_packed = path.suffix == ".gz"  # without a time stamp
+    write_atomically(path, gzip.compress(lines, compresslevel=6, mtime=0) if is_packed else lines)
 
 
 def read_cuts(path: str | os.PathLike[str]) -> CutSet:
@@ -341,7 +376,9 @@ def load_waveform(cut: Cut, sample_rate: int) -> np.ndarray:
     Raises:
         InputError: names the cut, the file and the reason.
     """
-    return to_mono(load_samples(cut), cut.sampling_rate, sample_rate)
+    samples_cn = load_samples(cut)
+    check_rate(cut.sampling_rate, f"cut {cut.id}")
+    return to_mono(samples_cn, cut.sampling_rate, sample_rate)
 
 
 def load_samples(cut: Cut) -> np.ndarray:
@@ -359,13 +396,13 @@ def load_samples(cut: Cut) -> np.ndarray:
     except MALFORMED as error:
         raise AudioError(f"cut {cut.id}: malformed ({explain_error(error)})") from None
     in_memory = fetch_members(cut)
-    _told.seconds = _told_s(in_memory)
     try:
+        _expected.told = _what_is_told(in_memory)
         samples_cn = in_memory.load_audio()
     except _LOADING_ERRORS as error:
         raise _explain(cut, error) from None
     finally:
-        _told.seconds = math.inf
+        _expected.told = _NOTHING_TOLD
     if samples_cn is None:
         raise AudioError(f"cut {cut.id}: has no recording, so there is no audio to load")
     if samples_cn.shape[-1] == 0:
@@ -376,11 +413,23 @@ def load_samples(cut: Cut) -> np.ndarray:
     return samples_cn
 
 
-def _told_s(cut: Cut) -> float:
-    """Return how long the manifest says that a cut's one recording is; infinity where it does not."""
-    if type(cut) is not MonoCut or cut.recording is None or cut.recording.transforms:
-        return math.inf
-    return float(cut.recording.duration) - _ROUNDING_S
+def _what_is_told(cut: Cut) -> _Told:
+    """Return what a manifest says of the files of a cut, as far as it says one thing of all of them.
+
+    Transforms change lengths and rates, and recordings hold them as they are afterwards.
+    """
+    parts = [track.cut for track in cut.tracks] if isinstance(cut, MixedCut) else [cut]
+    recordings = [part.recording for part in parts if getattr(part, "recording", None) is not None]
+    if not recordings or any(recording.transforms for recording in recordings):
+        return _NOTHING_TOLD
+    rates = {recording.sampling_rate for recording in recordings}
+    counts = {len(source.channels) for one in recordings for source in one.sources}
+    is_one = type(cut) is MonoCut
+    return _Told(
+        float(recordings[0].duration) - _ROUNDING_S if is_one else math.inf,
+        rates.pop() if len(rates) == 1 else None,
+        counts.pop() if len(counts) == 1 else None,
+    )
 
 
 # What Lhotse is known to raise where audio is missing, damaged or shorter than the manifest says.
@@ -406,6 +455,9 @@ def _explain(cut: Cut, error: Exception) -> InputError:
                 check_audio(source)
             except AudioError as reason:
                 return AudioError(f"cut {cut.id}: {reason}", reason.reason)
+    if isinstance(error, AudioError):
+        said = " ".join(str(error).partition("[extra info]")[0].split())
+        return AudioError(f"cut {cut.id}: {said}", error.reason)
     name = audio_source(cut) or "audio"
     return AudioError(f"cut {cut.id}: {name} cannot be loaded: {explain_error(error)}")
 

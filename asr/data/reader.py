@@ -164,8 +164,10 @@ class Reader:
         return PyavItems(file if path is None else path, self.name, track)
 
 
-def check_rate(rate: int, where: object) -> None:
+def check_rate(rate: object, where: object) -> None:
     """AudioError for a rate that only a damaged header has: resampling would ask for any memory."""
+    if not isinstance(rate, int):
+        raise AudioError(f"{where}: its sampling rate is {rate!r:.80}, expected a whole number")
     if not LOWEST_RATE <= rate <= HIGHEST_RATE:
         raise AudioError(f"{where}: {rate} samples per second, which cannot be right")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from asr.errors import InputError
 from asr.files import check_writable, read_bytes, spell_out, write_atomically
+from asr.printable import printable
 from asr.transcribe.formats import FORMATS, JOINABLE, SUFFIXES, to_ascii_json
 from asr.transcribe.result import Transcript
 from asr.transcribe.sources import Source
@@ -69,8 +70,10 @@ class Printed:
         can_hold = _can_hold(encoding, text)
         if self._format == "json" and not can_hold:
             text, can_hold = to_ascii_json(transcript), True
-        if self._many and self._format == "txt":
-            text = f"{spell_out(source.name)}\t{text}"
+        if self._format == "txt":  # a line of it cannot be taken for two, nor steer a terminal
+            text = printable(text.removesuffix("\n")) + "\n"
+            if self._many:
+                text = f"{printable(spell_out(source.name))}\t{text}"
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
         return can_hold
