@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from os import PathLike, fspath
-from pathlib import Path
 from typing import TypeAlias, cast
 
 import numpy as np
+import torch
 
 from asr.errors import InputError
 from asr.model_folder import Model, load_model
 from asr.runtime import choose_device
 from asr.search.factory import GREEDY, SearchOptions, build_search
+from asr.search.options_checks import number, path, positive, shown, switch, whole, word
 from asr.search.units import units_of
 from asr.streaming import choose_chunk
 from asr.transcribe.assemble import Reader
@@ -28,6 +29,7 @@ from asr.transcribe.sources import (
     find_sources,
 )
 from asr.transcribe.speech import LONG_SILENCE_S, Vad
+from asr.transcribe.usual_settings import each_in_usual_settings, usual_settings
 from asr.transcribe.voice_activity import load_voice_activity
 from asr.transcribe.windows import make_grid
 
@@ -80,33 +82,54 @@ class Transcriber:
         Raises:
             InputError: a window and an overlap that do not fit together, a precision that the
                 device does not have, no silero-vad, a silence shorter than words have inside; a
-                search that is not ``SearchOptions``.
+                search that is not ``SearchOptions``, or anything else of another type.
         """
+        if not isinstance(model, Model):
+            raise InputError(f"model = {shown(model)}: must be a Model; asr.load(folder) reads one")
         if not isinstance(search, SearchOptions):
             raise InputError(
-                f"search = {search!r}: must be SearchOptions, as SearchOptions('beam')"
+                f"search = {shown(search)}: must be SearchOptions, as SearchOptions('beam')"
             )
+        max_batch_s = positive("max_batch_s", max_batch_s)
+        vad_silence_s = number("vad_silence_s", vad_silence_s)
         self.model = model
+        with usual_settings():
+            self._build(search, window_s, overlap_s, max_batch_s, precision, vad, vad_silence_s)
+
+    def _build(
+        self,
+        search: SearchOptions,
+        window_s: float,
+        overlap_s: float,
+        max_batch_s: float,
+        precision: str,
+        vad: bool,
+        vad_silence_s: float,
+    ) -> None:
+        model = self.model
         check_precision(precision, next(model.net.parameters()).device)
-        if precision == "int8":
-            quantise(model.net.encoder)
         features = model.net.features
         frame_samples = features.hop * model.net.subsampling
         rate = model.config.features.sample_rate
+        # all that may be refused comes before the model is changed
+        grid = make_grid(frame_samples, rate, window_s, overlap_s)
+        detector = Vad(load_voice_activity(), vad_silence_s) if switch("vad", vad) else None
         self._reader = Reader(
             build_search(search, model.tokenizer, model.folder, model.normaliser),
             units_of(model.tokenizer),
             frame_samples / rate,
         )
+        if precision == "int8":
+            quantise(model.net.encoder)
         self._in_bf16 = precision == "bf16"
         self._pipeline = Pipeline(
             model.net,
             self._reader,
-            make_grid(frame_samples, rate, window_s, overlap_s),
+            grid,
             rate,
             max_batch_s,
             self._in_bf16,
-            Vad(load_voice_activity(), vad_silence_s) if vad else None,
+            detector,
         )
 
     def transcribe(
@@ -129,15 +152,19 @@ class Transcriber:
 
         Raises:
             InputError: nothing of it can be read, or there is no such channel; samples without a
-                rate, with an absurd one, of another type or shape; neither path nor array.
+                rate, with an absurd one, of another type or shape; neither path nor array; the
+                model's outputs are NaN.
         """
+        channel = _checked_channel(channel)
+        if sample_rate is not None:
+            number("sample_rate", sample_rate)
         source: Source
         if isinstance(audio, np.ndarray):
             if sample_rate is None:
                 raise InputError("transcribe(array) needs sample_rate, in samples per second")
-            source = array_source(np.atleast_2d(audio), sample_rate, channel)
+            source = _samples_source(audio, sample_rate, channel)
         elif isinstance(audio, (str, PathLike)):
-            source = file_source(Path(audio), channel)
+            source = file_source(path("audio", audio), channel)
         else:
             raise InputError(
                 f"transcribe({type(audio).__name__}): expected a path or a NumPy array of samples"
@@ -161,9 +188,23 @@ class Transcriber:
         Returns:
             For each input, also where it is there twice, its transcript, or a ``Failure`` with the
             reason why there is none.
+
+        Raises:
+            InputError: inputs that are neither one nor several, a channel that is no number; while
+                they are computed, outputs of the model that are NaN.
         """
+        channel = _checked_channel(channel)
+        if not _is_one(inputs) and not isinstance(inputs, Iterable):
+            raise InputError(
+                f"transcribe_all({shown(inputs)}): expected paths, or samples as (array, "
+                "sample_rate), or one of them"
+            )
         several: Iterable[object] = [inputs] if _is_one(inputs) else cast(Iterable[object], inputs)
-        sources = (source for one in several for source in _sources_of(one, channel))
+        sources = (
+            source
+            for one in several
+            for source in each_in_usual_settings(_sources_of(one, channel))
+        )
         return self.transcribe_sources(sources)
 
     def transcribe_sources(
@@ -194,25 +235,49 @@ class Transcriber:
             num_channels: of what is fed; None is what the first block shows.
 
         Raises:
-            InputError: the model was not trained with chunks, or not with these; an absurd rate.
+            InputError: the model was not trained with chunks, or not with these; an absurd rate;
+                a channel or a number of them that is none.
         """
         config = self.model.config
-        return TextStream(
-            self.model,
-            self._reader,
-            choose_chunk(config, chunk, left_chunks),
-            config.features.sample_rate if sample_rate is None else sample_rate,
-            channel,
-            self._in_bf16,
-            num_channels,
-        )
+        if chunk is not None:
+            chunk = whole("chunk", chunk)
+        if left_chunks is not None:
+            left_chunks = whole("left_chunks", left_chunks)
+        with usual_settings():
+            return TextStream(
+                self.model,
+                self._reader,
+                choose_chunk(config, chunk, left_chunks),
+                config.features.sample_rate if sample_rate is None else sample_rate,
+                channel,
+                self._in_bf16,
+                num_channels,
+            )
 
 
 def _is_one(inputs: object) -> bool:
     """Return whether it is one input and not several."""
     if isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[0], np.ndarray):
         return not isinstance(inputs[1], (np.ndarray, tuple, str, PathLike))
-    return isinstance(inputs, (str, PathLike, np.ndarray))
+    # of bytes and tensors, which are none, each element would be told to be none
+    return isinstance(inputs, (str, PathLike, np.ndarray, bytes, torch.Tensor))
+
+
+def _checked_channel(channel: int | None) -> int | None:
+    return None if channel is None else whole("channel", channel)
+
+
+def _samples_source(samples: np.ndarray, sample_rate: object, channel: int | None) -> Source:
+    """A source of samples in memory.
+
+    Raises:
+        InputError: a rate that is no number; see ``array_source``.
+    """
+    rate = number("sample_rate", sample_rate)
+    if not rate.is_integer():
+        raise InputError(f"sample_rate = {shown(sample_rate)}: must be a whole number per second")
+    with usual_settings():
+        return array_source(np.atleast_2d(samples), int(rate), channel)
 
 
 def _sources_of(audio: object, channel: int | None) -> Iterator[Source]:
@@ -224,7 +289,7 @@ def _sources_of(audio: object, channel: int | None) -> Iterator[Source]:
         if not (isinstance(audio, tuple) and len(audio) == 2 and isinstance(audio[0], np.ndarray)):
             kind = type(audio).__name__
             raise InputError(f"input {kind}: expected a path, or samples as (array, sample_rate)")
-        yield array_source(np.atleast_2d(audio[0]), audio[1], channel)
+        yield _samples_source(audio[0], audio[1], channel)
     except InputError as error:
         yield failing_source("", error)
 
@@ -243,10 +308,22 @@ def load(
     """Reads a model folder, or an experiment that has one; see ``Transcriber``.
 
     Raises:
-        InputError: it is none, or a file in it is damaged; no such device; wrong windows; no
-            silero-vad, or too short a silence for it.
+        InputError: it is none, or a file in it is damaged, its weights are not finite; no such
+            device; wrong windows; no silero-vad, or too short a silence for it; anything of another
+            type.
     """
-    model = load_model(Path(folder), choose_device(device))
+    # a wrong number is told at once, not after the model was read
+    for name, value in (("window_s", window_s), ("overlap_s", overlap_s)):
+        number(name, value)
+    where = path("folder", folder)
+    chosen = choose_device(
+        str(device) if isinstance(device, torch.device) else word("device", device)
+    )
+    try:
+        with usual_settings():
+            model = load_model(where, chosen)
+    except OSError as error:  # of a name that is too long, or a folder that may not be looked into
+        raise InputError(f"{where}: cannot read: {error.strerror}") from None
     return Transcriber(
         model, search, window_s, overlap_s, max_batch_s, precision, vad, vad_silence_s
     )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from asr.config import Config
 from asr.data.features import Fbank, GlobalNorm
+from asr.errors import InputError
 from asr.nn.encoder import Chunk, Encoder
 from asr.nn.subsampling import Count, subsampled
 
@@ -135,6 +139,28 @@ def weight_shapes(config: Config, vocab_size: int) -> dict[str, torch.Size]:
         for part, module in parts.items()
         for name, value in module.state_dict().items()
     }
+
+
+def check_finite(model: nn.Module, folder: Path) -> None:
+    """Refuse weights with which every output would be NaN.
+
+    Args:
+        folder: where they are from, for the message.
+
+    Raises:
+        InputError: names the first tensor that holds NaN or infinite numbers.
+    """
+    for name, value in model.state_dict().items():
+        # by NumPy: PyTorch's threads take turns, for milliseconds each time, where CPUs are busy
+        numbers = value.cpu().numpy()
+        with np.errstate(all="ignore"):
+            total = float(numbers.sum())
+        # a sum that is finite has finite terms; one that overflows says nothing
+        if not math.isfinite(total) and not np.isfinite(numbers).all():
+            raise InputError(
+                f"{folder}: damaged weights: {name} holds NaN or infinite numbers; "
+                "train or copy the model anew"
+            )
 
 
 def ctc_loss(

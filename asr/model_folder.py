@@ -22,7 +22,7 @@ from asr import config as configuration
 from asr.config import Config
 from asr.errors import InputError
 from asr.files import exchange, make_folder
-from asr.model import Recogniser, weight_shapes
+from asr.model import Recogniser, check_finite, weight_shapes
 from asr.text.normalise import Normaliser, get_normaliser
 from asr.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_file
 from asr.weights_file import WeightsFile, write_weights
@@ -141,6 +141,17 @@ def find_model(path: Path) -> Path:
     return folder
 
 
+@contextmanager
+def _float32_by_default() -> Iterator[None]:
+    """Make PyTorch's modules in float32, whatever the program around has chosen."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def load_model(path: Path, device: str | torch.device = "cpu", backend: str | None = None) -> Model:
     """Reads a model folder, or an experiment folder that has one, ready to decode.
 
@@ -148,7 +159,8 @@ def load_model(path: Path, device: str | torch.device = "cpu", backend: str | No
     chooses its own ("auto").
 
     Raises:
-        InputError: a file is missing or damaged, or the weights are not those of the configuration.
+        InputError: a file is missing or damaged, or the weights are not finite or not those of the
+            configuration.
     """
     folder = find_model(path)
     backend_choice = [f"attention.backend={backend or 'auto'}"]
@@ -160,10 +172,12 @@ def load_model(path: Path, device: str | torch.device = "cpu", backend: str | No
     for beside in (folder / CONFIG, tokenizer_file(folder)):
         weights.check_beside(beside)
     try:
-        net = Recogniser(config, tokenizer.vocab_size)
+        with _float32_by_default():
+            net = Recogniser(config, tokenizer.vocab_size)
     except (RuntimeError, MemoryError, OverflowError) as error:
         raise InputError(
             f"{folder / CONFIG}: no such model can be built: {str(error).splitlines()[0]}"
         ) from None
     net.load_state_dict(weights.load())
+    check_finite(net, folder)
     return Model(net.to(device).eval(), tokenizer, config, folder)

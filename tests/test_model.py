@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from asr import config, model_folder
 from asr.config import Config
 from asr.errors import InputError
-from asr.model import Recogniser, ctc_loss, weight_shapes
+from asr.model import Recogniser, check_finite, ctc_loss, weight_shapes
 from asr.model_folder import load_model, save_model
 from asr.text.tokenizer import tokenizer_file, train_tokenizer
 
@@ -316,3 +316,14 @@ def test_a_model_replaces_another_without_a_gap(folder: Path) -> None:
             num_looks += 1
             assert os.path.isfile(source / "config.yaml")
     assert num_looks > 200
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_tensor_that_is_not_finite_is_named(value: float) -> None:
+    net = Recogniser(small_config(), vocab_size=7)
+    with torch.no_grad():
+        net.norm.mean_f.fill_(3e38)  # whose sum overflows
+        check_finite(net, Path("folder"))
+        net.head.weight[3, 5] = value
+    with pytest.raises(InputError, match=r"^folder: damaged weights: head\.weight holds NaN or"):
+        check_finite(net, Path("folder"))

@@ -39,7 +39,7 @@ class Linformer(nn.Module):
         if lens_b is None:
             lens_b = torch.full((len(k_bhsd),), num_frames, device=k_bhsd.device)
         exist_bs = torch.arange(num_frames, device=k_bhsd.device) < lens_b[:, None]
-        share_bs = exist_bs / lens_b.clamp(min=1).sqrt()[:, None]
+        share_bs = exist_bs / lens_b.clamp(min=1).float().sqrt()[:, None]
         mixed = (
             (mix_ls[:, :num_frames] * share_bs[:, None].to(x_bhsd.dtype))[:, None]
             @ torch.where(exist_bs[:, None, :, None], x_bhsd, 0.0)

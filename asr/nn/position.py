@@ -175,7 +175,7 @@ class Cape(nn.Module):
         if start:
             raise ValueError(f"start = {start}: cape needs whole utterances, it centres them")
         frames_t = torch.arange(x_btd.shape[1], device=x_btd.device, dtype=torch.float64)
-        positions_bt = frames_t - (lens_b[:, None] - 1) / 2
+        positions_bt = frames_t - (lens_b[:, None] - 1).float() / 2
         if self.training:
             positions_bt = self._augment(positions_bt)
         return _add_sinusoids(x_btd, positions_bt)

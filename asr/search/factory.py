@@ -19,7 +19,8 @@ from asr.lm.neural import WEIGHTS as NEURAL_WEIGHTS
 from asr.lm.neural import load_neural
 from asr.search.greedy import greedy
 from asr.search.hotwords import Hotwords
-from asr.search.hypothesis import Hypothesis
+from asr.search.hypothesis import Hypothesis, rows_with_nan
+from asr.search.options_checks import number, path, shown, whole, word
 from asr.search.prefix_beam import prefix_beam
 from asr.search.rescore import rescore
 from asr.search.text_score import TextScorer
@@ -79,16 +80,10 @@ class SearchOptions:
     neural_weight: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("lm", "neural"):
-            if isinstance(getattr(self, name), str):
-                object.__setattr__(self, name, Path(getattr(self, name)))
-        if isinstance(self.hotwords, str):
-            raise InputError(f"hotwords = {self.hotwords!r}: must be phrases, ({self.hotwords!r},)")
+        self._check_types()
         if self.search not in SEARCHES:
-            raise InputError(f"search {self.search!r}: choose one of {', '.join(SEARCHES)}")
+            raise InputError(f"search {shown(self.search)}: choose one of {', '.join(SEARCHES)}")
         for name in ("beam", "num_best"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} = {getattr(self, name)}: must be at least 1")
             if getattr(self, name) > MAX_BEAM:
                 raise InputError(f"{name} = {getattr(self, name)}: must be at most {MAX_BEAM}")
         if self.num_best > (self.beam if self.search == "beam" else 1):
@@ -114,6 +109,27 @@ class SearchOptions:
                 f"{MAX_WEIGHT:g}"
             )
 
+    def _check_types(self) -> None:
+        """Make every value of the type that its field has."""
+        word("search", self.search)
+        values: dict[str, object] = {
+            name: whole(name, getattr(self, name), 1) for name in ("beam", "num_best")
+        }
+        for name in ("lm", "neural"):
+            given = getattr(self, name)
+            values[name] = None if given is None else path(name, given)
+        for name in (*_WEIGHT_NAMES, "neural_weight"):
+            given = getattr(self, name)
+            values[name] = None if given is None else number(name, given)
+        values["hotword_bonus"] = number("hotword_bonus", self.hotword_bonus)
+        if isinstance(self.hotwords, str):
+            raise InputError(f"hotwords = {self.hotwords!r}: must be phrases, ({self.hotwords!r},)")
+        if not isinstance(self.hotwords, (tuple, list)):
+            raise InputError(f"hotwords = {shown(self.hotwords)}: must be phrases, ('a word',)")
+        values["hotwords"] = tuple(word("a hotword", phrase) for phrase in self.hotwords)
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
 
 GREEDY = SearchOptions()
 
@@ -124,13 +140,28 @@ class Search:
 
     Attributes:
         settings: everything that decides the result, for ``decode.json``.
+        folder: of the model whose log-probabilities are searched.
     """
 
     run: Callable[[Tensor, Tensor], NBest]
     settings: dict[str, Any]
+    folder: Path
 
     def __call__(self, log_probs_btv: Tensor, lens_b: Tensor) -> NBest:
-        return self.run(log_probs_btv, lens_b)
+        """
+        Raises:
+            InputError: log-probabilities that are NaN: sound never leads to them, so the model does.
+        """
+        try:
+            return self.run(log_probs_btv, lens_b)
+        except ValueError:  # looked for only now: a look at every number takes its time
+            is_shaped = log_probs_btv.dim() == 3 and lens_b.shape == log_probs_btv.shape[:1]
+            if is_shaped and rows_with_nan(log_probs_btv, lens_b).any():
+                raise InputError(
+                    f"{self.folder}: this model's outputs are NaN, so its weights or its "
+                    "config.yaml (features.scale?) are damaged; train or copy it anew"
+                ) from None
+            raise
 
 
 def build_search(
@@ -149,11 +180,11 @@ def build_search(
             damaged.
     """
     if options.search == "greedy":
-        return Search(_greedy, {"search": "greedy", "beam": None})
+        return Search(_greedy, {"search": "greedy", "beam": None}, folder)
     units = units_of(tokenizer)
     settings: dict[str, Any] = {"search": "beam", "beam": options.beam}
     if options.lm is None and not options.hotwords:
-        return Search(_beam(options, units, None, math.inf), settings)
+        return Search(_beam(options, units, None, math.inf), settings, folder)
 
     weights, model = Weights(0.0, 0.0, 0.0), None
     if options.lm is not None:
@@ -176,7 +207,7 @@ def build_search(
         hotwords,
     )
     if options.neural is None:
-        return Search(_beam(options, units, scorer, TOKEN_MARGIN), settings)
+        return Search(_beam(options, units, scorer, TOKEN_MARGIN), settings, folder)
     neural = load_neural(options.neural, tokenizer)
     sha256 = file_hash(options.neural / NEURAL_WEIGHTS)
     second = _second_weights(options, weights, read_tuned(folder), settings["lm_sha256"], sha256)
@@ -189,7 +220,7 @@ def build_search(
         found = wide(log_probs_btv, lens_b)
         return [rescore(several, neural, second)[: options.num_best] for several in found]
 
-    return Search(rescored, settings)
+    return Search(rescored, settings, folder)
 
 
 def _second_weights(

@@ -19,10 +19,12 @@ from asr.errors import InputError
 from asr.model_folder import Model
 from asr.nn.encoder import Chunk
 from asr.search.factory import GREEDY, build_search
+from asr.search.options_checks import number, shown, whole
 from asr.streaming import LogProbStream
 from asr.transcribe.assemble import Reader, within
 from asr.transcribe.pieces import Piece, PieceCutter
 from asr.transcribe.result import Segment, rounded
+from asr.transcribe.usual_settings import usual_settings
 
 # No stream has more channels, and no block fewer samples where there are several.
 _MOST_CHANNELS = 32
@@ -73,6 +75,17 @@ class Axes:
             expected = f"({self._num_channels}, n) or (n, {self._num_channels})"
         shape = f"{samples.ndim} axes" if samples.ndim != 2 else f"shape {samples.shape}"
         return InputError(f"samples of {shape}: expected {expected}")
+
+
+def _whole_rate(sample_rate: object) -> int:
+    """Return samples per second; ``16000.0`` is a whole number of them too."""
+    try:
+        found = number("sample_rate", sample_rate)
+    except InputError:
+        found = 0.5
+    if not found.is_integer():
+        raise InputError(f"sample_rate = {shown(sample_rate)}: must be a whole number per second")
+    return int(found)
 
 
 @dataclass(frozen=True)
@@ -129,15 +142,14 @@ class TextStream:
             num_channels: of what is fed; None is what the first block shows.
 
         Raises:
-            InputError: an absurd rate or one that is no whole number, a model that cannot be cut
-                into chunks.
+            InputError: an absurd rate or one that is no whole number, a channel or a number of them
+                that is none, a model that cannot be cut into chunks.
         """
-        if (
-            not isinstance(sample_rate, (int, float, np.integer))
-            or not float(sample_rate).is_integer()
-        ):
-            raise InputError(f"sample_rate = {sample_rate!r}: must be a whole number per second")
-        sample_rate = int(sample_rate)
+        sample_rate = _whole_rate(sample_rate)
+        if num_channels is not None:
+            num_channels = whole("num_channels", num_channels, 1)
+        if channel is not None:
+            channel = whole("channel", channel, 0)
         self.gaps: list[Gap] = []
         model_rate = model.config.features.sample_rate
         self._converter = Converter(sample_rate, model_rate, self.gaps, channel, "stream")
@@ -175,28 +187,37 @@ class TextStream:
         Raises:
             InputError: no such channel; no array, or one that is not of numbers; too few samples to
                 see which axis is which, or another number of channels than before; the stream has
-                ended.
+                ended; the model's outputs are NaN.
         """
         self._check_open()
         if not isinstance(samples, np.ndarray):
             raise InputError(f"feed({type(samples).__name__}): expected a NumPy array of samples")
         if samples.dtype == np.int64:
             raise InputError("samples of type int64: expected floats or integers of 8 to 32 bits")
+        with usual_settings():
+            return self._feed(samples)
+
+    def _feed(self, samples: np.ndarray) -> list[StreamResult]:
         samples_cn = to_floats(self._axes.sorted(samples))
         self._num_samples += samples_cn.shape[1]
         wave_n = self._converter.push(samples_cn.T)
         with self._autocast:
-            log_probs_tv = self._log_probs.feed(torch.tensor(wave_n))
+            log_probs_tv = self._log_probs.feed(torch.tensor(wave_n, device="cpu"))
         return self._read(log_probs_tv)
 
     def finish(self) -> list[StreamResult]:
         """Final results of what is left; no partial one stands any more. The stream has ended.
 
         Raises:
-            InputError: not a single sample was finite, or it had ended before.
+            InputError: not a single sample was finite, or it had ended before; the model's outputs
+                are NaN.
         """
         self._check_open()
         self._has_ended = True
+        with usual_settings():
+            return self._finish()
+
+    def _finish(self) -> list[StreamResult]:
         rest_n = torch.from_numpy(self._converter.finish())
         with self._autocast:
             parts = [self._log_probs.feed(rest_n), self._log_probs.finish()]

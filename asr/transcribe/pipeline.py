@@ -21,6 +21,7 @@ from asr.transcribe.assemble import Assembler, Reader
 from asr.transcribe.result import Transcript
 from asr.transcribe.sources import Source
 from asr.transcribe.speech import SpeechFinder, SpeechPart, Vad
+from asr.transcribe.usual_settings import each_in_usual_settings, usual_settings
 from asr.transcribe.windows import Grid, Window, WindowCutter
 
 Progress = Callable[[float], object]
@@ -74,14 +75,18 @@ class Pipeline:
         self._vad = vad
 
     def run(self, sources: Iterable[Source], progress: Progress | None = None) -> Iterator[Outcome]:
-        """What becomes of each source, in their order, as soon as it is known."""
+        """What becomes of each source, in their order, as soon as it is known.
+
+        Raises:
+            InputError: the model's outputs are NaN, whatever the source.
+        """
         jobs: deque[_Job] = deque()
         pool: list[_Task] = []
         pooled_s = 0.0
         for source in sources:
             job = _Job(source, self._reader, self._grid, self._rate, self._vad)
             jobs.append(job)
-            for task in job.tasks():
+            for task in each_in_usual_settings(job.tasks()):
                 pool.append(task)
                 pooled_s += len(task.window.samples_n) / self._rate
                 if pooled_s >= _BATCHES_IN_POOL * self._max_batch_s:
@@ -92,6 +97,10 @@ class Pipeline:
         yield from _finished(jobs)
 
     def _compute(self, pool: list[_Task], progress: Progress | None) -> None:
+        with usual_settings():
+            self._compute_batches(pool, progress)
+
+    def _compute_batches(self, pool: list[_Task], progress: Progress | None) -> None:
         pool = [task for task in pool if task.job.error is None]
         durations_s = np.array([len(task.window.samples_n) / self._rate for task in pool])
         for indices in sorted_batches(durations_s, self._max_batch_s):
@@ -107,7 +116,7 @@ class Pipeline:
     def _log_probs(self, batch: list[_Task]) -> list[np.ndarray]:
         """The frames (frames, tokens) of each window that are taken."""
         lens_b = torch.tensor([len(task.window.samples_n) for task in batch])
-        wave_bn = torch.zeros(len(batch), int(lens_b.max()))
+        wave_bn = torch.zeros(len(batch), int(lens_b.max()), dtype=torch.float32)
         for row_n, task in zip(wave_bn, batch, strict=True):
             row_n[: len(task.window.samples_n)] = torch.from_numpy(task.window.samples_n)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._in_bf16):

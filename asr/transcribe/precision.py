@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from asr.errors import InputError
+from asr.search.options_checks import shown, word
 
 PRECISIONS = ("fp32", "int8", "bf16")
 
@@ -15,8 +16,8 @@ def check_precision(precision: str, device: torch.device) -> None:
     Raises:
         InputError: no such precision, or not on this device.
     """
-    if precision not in PRECISIONS:
-        raise InputError(f"precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
+    if word("precision", precision) not in PRECISIONS:
+        raise InputError(f"precision {shown(precision)}: choose one of {', '.join(PRECISIONS)}")
     needed = {"int8": "cpu", "bf16": "cuda"}.get(precision, device.type)
     if device.type != needed:
         raise InputError(f"precision {precision} runs on {needed}, the device is {device.type}")

@@ -12,6 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from asr.errors import InputError
+from asr.search.options_checks import number
+
+# Longer than any input: a window of more is one of all.
+_LONGEST_S = 1e9
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,12 @@ class Grid:
 def make_grid(frame_samples: int, sample_rate: int, window_s: float, overlap_s: float) -> Grid:
     """
     Raises:
-        InputError: an overlap of more than half a window, or a window below one frame.
+        InputError: an overlap of more than half a window, a window below one frame, or no numbers.
     """
+    window_s, overlap_s = (
+        max(-_LONGEST_S, min(number(name, value), _LONGEST_S))
+        for name, value in (("window_s", window_s), ("overlap_s", overlap_s))
+    )
     window = round(window_s * sample_rate / frame_samples)
     overlap = 2 * round(overlap_s * sample_rate / frame_samples / 2)
     if not 0 <= 2 * overlap <= window or window < 1:
