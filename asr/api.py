@@ -210,7 +210,7 @@ class Transcriber:
     def transcribe_sources(
         self, sources: Iterable[Source], progress: Progress | None = None
     ) -> Iterator[Outcome]:
-        """As ``transcribe_all``, of sources that were found before; ``progress`` is told how many
+        """Do as ``transcribe_all``, of sources that were found before; ``progress`` is told how many
         seconds of sound were computed since the last time."""
         return self._pipeline.run(sources, progress)
 
@@ -281,7 +281,7 @@ def _samples_source(samples: np.ndarray, sample_rate: object, channel: int | Non
 
 
 def _sources_of(audio: object, channel: int | None) -> Iterator[Source]:
-    """What one input of ``transcribe_all`` gives; at least one source, also where it is none."""
+    """Yield what one input of ``transcribe_all`` gives; at least one source, also where it is none."""
     if isinstance(audio, (str, PathLike)):
         yield from find_sources([str(fspath(audio))], channel)
         return

@@ -74,7 +74,7 @@ class Recogniser(nn.Module):
         token_lens_b: Tensor,
         augment: Augment | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What ``loss`` and what ``forward`` give, from one pass."""
+        """Return what ``loss`` and what ``forward`` give, from one pass."""
         feats_btf, feat_lens_b = self.normalised_features(wave_bn, wave_lens_b, augment)
         encoded, lens_b = self.encoder.outputs(
             feats_btf, feat_lens_b, self._draw_chunk(), self.intermediate_layers
@@ -121,7 +121,7 @@ class Recogniser(nn.Module):
         return subsampled(self.features.num_frames(num_samples), self.subsampling)
 
     def attention_backend(self) -> str:
-        """Which backend computes attention here, for the log."""
+        """Name which backend computes attention here, for the log."""
         parameter = self.head.weight
         return self.encoder.attention_backend(parameter.device, parameter.dtype)
 

@@ -34,7 +34,7 @@ CARD = "README.md"
 
 @dataclass(frozen=True)
 class Model:
-    """What decoding needs."""
+    """A model with what decoding needs."""
 
     net: Recogniser
     tokenizer: Tokenizer
@@ -43,7 +43,7 @@ class Model:
 
     @property
     def normaliser(self) -> Normaliser:
-        """What its training texts went through, and what its users' texts must."""
+        """The normaliser that its training texts went through, and what its users' texts must."""
         return get_normaliser(self.config.tokenizer.normaliser)
 
 
@@ -119,7 +119,7 @@ def _there(folder: Path) -> Path:
 
 
 def _older(folder: Path) -> Path:
-    """Where a folder is while another one takes its place."""
+    """Name where a folder is while another one takes its place."""
     return folder.parent / f".{folder.name}.old"
 
 

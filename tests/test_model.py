@@ -218,7 +218,7 @@ def test_a_damaged_header_is_one_line(folder: Path, content: bytes) -> None:
 
 
 def loaded_or_refused(folder: Path) -> tuple[torch.Tensor, str] | None:
-    """What a model makes of some sound, and its alphabet; None where it is refused."""
+    """Return what a model makes of some sound, and its alphabet; None where it is refused."""
     message = ""
     try:
         model = load_model(folder)

@@ -164,8 +164,8 @@ def _output(args: argparse.Namespace, sources: list[Source]) -> Printed | Writte
 
 
 def _tell(outcome: Outcome, output: Printed | Written) -> bool:
-    """Whether there is a transcript, and it is where it belongs: one bad file does not cost the others
-    their text."""
+    """Tell whether there is a transcript, and it is where it belongs: one bad file does not cost the
+    others their text."""
     from asr.transcribe.pipeline import Failure
 
     if isinstance(outcome.result, Failure):

@@ -45,7 +45,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a training step, validation and decoding read.
+    """The batch that a training step, validation and decoding read.
 
     ids             utterance ids, b of them
     wave_bn         float32 samples in [-1, 1], zeros past the length
@@ -214,7 +214,7 @@ class Utterances(Dataset[Example]):
         return spoken_s + self._draw_edge_silences_s(epoch, keys).sum(axis=0)
 
     def _edge_samples(self, epoch: int, index: int) -> list[int]:
-        """Of silence before and after an utterance."""
+        """Return the samples of silence before and after an utterance."""
         silences_s = self._draw_edge_silences_s(epoch, self._cuts.keys[index : index + 1])
         return [round(silence_s * self.sample_rate) for silence_s in silences_s[:, 0].tolist()]
 
@@ -233,7 +233,7 @@ class Utterances(Dataset[Example]):
         return self._source.fingerprint()
 
     def mixture(self, weights: Sequence[float]) -> Mixture | None:
-        """How to mix the corpora by these weights; None for no weights.
+        """Return how to mix the corpora by these weights; None for no weights.
 
         Raises:
             InputError: see ``Mixture``.
@@ -254,11 +254,11 @@ class Utterances(Dataset[Example]):
 
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
-        """What was not kept and why, in manifest order; nothing unless for training."""
+        """The utterances that were not kept and why, in manifest order; nothing unless for training."""
         return () if self._sieve is None else self._sieve.left_out()
 
     def left_out_counts(self) -> dict[str, int]:
-        """How many utterances were left out for each reason."""
+        """Count how many utterances were left out for each reason."""
         return {} if self._sieve is None else self._sieve.counts()
 
     def describe_left_out(self) -> str:

@@ -11,19 +11,18 @@ import itertools
 import json
 import math
 import os
-import threading
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import numpy as np
 import yaml
 from lhotse import CutSet, Recording, RecordingSet, SupervisionSegment, SupervisionSet
 from lhotse.audio import AudioLoadingError, DurationMismatchError
 from lhotse.audio.backend import LibsndfileBackend, set_current_audio_backend
-from lhotse.cut import Cut, MixedCut, MonoCut
+from lhotse.cut import Cut, MixedCut
 from lhotse.cut.data import DataCut
 from lhotse.serialization import deserialize_item
 
@@ -31,36 +30,9 @@ from asr.data.audio import AudioError, check_audio, check_finite, decode, to_mon
 from asr.data.gate import ForeignSource, check_item, check_values, open_no_pipes, parse_line
 from asr.data.members import Member, fetch_members
 from asr.data.reader import check_rate
+from asr.data.told import NOTHING_TOLD, Told, expected, what_is_told
 from asr.errors import InputError
 from asr.files import MOST_PACKED, most_unpacked, write_atomically
-
-_ROUNDING_S = 1e-6  # of durations in manifests
-
-
-class _Told(NamedTuple):
-    """What a manifest says of the file that is read; Lhotse does not pass it on, nor compare it."""
-
-    seconds: float = math.inf
-    rate: int | None = None
-    channels: int | None = None
-
-    def check(self, name: object, rate: int, num_channels: int) -> None:
-        """
-        Raises:
-            AudioError: the file is another than it says.
-        """
-        if self.rate is not None and rate != self.rate:
-            raise AudioError(
-                f"{name}: has {rate} samples per second, the manifest says {self.rate!r}"
-            )
-        if self.channels is not None and num_channels != self.channels:
-            raise AudioError(
-                f"{name}: has {num_channels} channels, the manifest says {self.channels}"
-            )
-
-
-_NOTHING_TOLD = _Told()
-_expected = threading.local()  # ``told`` of the cut that this thread loads
 
 
 class CorpusAudio(LibsndfileBackend):
@@ -74,7 +46,7 @@ class CorpusAudio(LibsndfileBackend):
         force_opus_sampling_rate: int | None = None,
     ) -> tuple[np.ndarray, int]:
         """float32 (channels, n) and its rate, of a whole file or of a part of it, in seconds."""
-        told: _Told = getattr(_expected, "told", _NOTHING_TOLD)
+        told: Told = getattr(expected, "told", NOTHING_TOLD)
         told_s = told.seconds
         if not isinstance(path_or_fd, (str, Path)):
             samples_nc, rate = decode(path_or_fd, offset, duration, "audio in memory", told_s)
@@ -397,12 +369,12 @@ def load_samples(cut: Cut) -> np.ndarray:
         raise AudioError(f"cut {cut.id}: malformed ({explain_error(error)})") from None
     in_memory = fetch_members(cut)
     try:
-        _expected.told = _what_is_told(in_memory)
+        expected.told = what_is_told(in_memory)
         samples_cn = in_memory.load_audio()
     except _LOADING_ERRORS as error:
         raise _explain(cut, error) from None
     finally:
-        _expected.told = _NOTHING_TOLD
+        expected.told = NOTHING_TOLD
     if samples_cn is None:
         raise AudioError(f"cut {cut.id}: has no recording, so there is no audio to load")
     if samples_cn.shape[-1] == 0:
@@ -411,25 +383,6 @@ def load_samples(cut: Cut) -> np.ndarray:
         )
     check_finite(samples_cn, f"cut {cut.id}: {audio_source(cut)}")
     return samples_cn
-
-
-def _what_is_told(cut: Cut) -> _Told:
-    """Return what a manifest says of the files of a cut, as far as it says one thing of all of them.
-
-    Transforms change lengths and rates, and recordings hold them as they are afterwards.
-    """
-    parts = [track.cut for track in cut.tracks] if isinstance(cut, MixedCut) else [cut]
-    recordings = [part.recording for part in parts if getattr(part, "recording", None) is not None]
-    if not recordings or any(recording.transforms for recording in recordings):
-        return _NOTHING_TOLD
-    rates = {recording.sampling_rate for recording in recordings}
-    counts = {len(source.channels) for one in recordings for source in one.sources}
-    is_one = type(cut) is MonoCut
-    return _Told(
-        float(recordings[0].duration) - _ROUNDING_S if is_one else math.inf,
-        rates.pop() if len(rates) == 1 else None,
-        counts.pop() if len(counts) == 1 else None,
-    )
 
 
 # What Lhotse is known to raise where audio is missing, damaged or shorter than the manifest says.

@@ -121,7 +121,7 @@ class Reader:
                 return
 
     def _until_error(self) -> Iterator[np.ndarray | Loss]:
-        """What is decoded, and a loss in place of what the disk does not give."""
+        """Yield what is decoded, and a loss in place of what the disk does not give."""
         assert self._items is not None, "closed"
         try:
             yield from self._items

@@ -212,7 +212,7 @@ def _decoded_twice(experiments: Sequence[Experiment], names: Sequence[str]) -> l
 
 
 def _warnings(rows: Sequence[Row]) -> list[str]:
-    """What makes the rows of a set not comparable at all, or not in every column."""
+    """List what makes the rows of a set not comparable at all, or not in every column."""
     notes = []
     for set_name in sorted({name for row in rows for name in row.sets}):
         present = [(row.name, row.sets[set_name]) for row in rows if set_name in row.sets]

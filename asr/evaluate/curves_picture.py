@@ -112,7 +112,7 @@ def _mean(runs: Sequence[Curves]) -> Curves:
 
 
 def _mean_of(series: Sequence[Points]) -> Points:
-    """At the steps that all have which have any."""
+    """Average at the steps that all have which have any."""
     values = [dict(points) for points in series if points]
     steps = set.intersection(*map(set, values)) if values else set()
     return [(step, statistics.fmean(one[step] for one in values)) for step in sorted(steps)]

@@ -1,4 +1,4 @@
-"""What decoding leaves behind, read back: ``hypotheses.jsonl`` and ``decode.json`` of one set."""
+"""Files that decoding leaves behind, read back: ``hypotheses.jsonl`` and ``decode.json`` of one set."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How a set was decoded; what an older file does not say is None.
+    """A record of how a set was decoded; what an older file does not say is None.
 
     Attributes:
         cuts: path of the manifest, absolute (relative in older files).

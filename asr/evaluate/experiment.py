@@ -1,4 +1,4 @@
-"""What an experiment folder holds: ``run.json`` and every decoded set under ``decode/``."""
+"""Contents of an experiment folder: ``run.json`` and every decoded set under ``decode/``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAX_PARAMS, _MAX_SPEED, _MAX_CER, _MAX_SEED = 10**15, 1e9, 1e9, 2**63 - 1
 
 @dataclass(frozen=True)
 class Run:
-    """How a model came about; what an older ``run.json`` does not say is None.
+    """A record of how a model came about; what an older ``run.json`` does not say is None.
 
     Attributes:
         revision: the commit that trained it, short, with + where the checkout had more; several where

@@ -49,7 +49,7 @@ class GroupScore:
 
 @dataclass(frozen=True)
 class Score:
-    """What ``score.json`` holds; speakers are in sorted order."""
+    """Contents of ``score.json``; speakers are in sorted order."""
 
     decoding: Decoding
     audio_s: float

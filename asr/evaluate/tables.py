@@ -280,7 +280,7 @@ def _part_tables(comparison: Comparison) -> list[tuple[str, Table]]:
 
 
 def set_lines(comparison: Comparison) -> str:
-    """Which sets, how large, how normalised and how decoded."""
+    """Say which sets, how large, how normalised and how decoded."""
     lines = []
     for set_name in comparison.set_names:
         results = [row.sets[set_name] for row in comparison.rows if set_name in row.sets]
@@ -308,7 +308,7 @@ def difference_caption(comparison: Comparison) -> str:
 
 
 def legend_lines(comparison: Comparison) -> list[str]:
-    """What the columns mean, where there is something to explain."""
+    """Explain what the columns mean, where there is something to explain."""
     units = {
         (name, result.unit, result.method)
         for row in comparison.rows
@@ -332,7 +332,7 @@ def legend_lines(comparison: Comparison) -> list[str]:
 
 
 def type_legend_lines(comparison: Comparison) -> list[str]:
-    """What the columns of the types' tables mean, alone."""
+    """Explain what the columns of the types' tables mean, alone."""
     differences = [*comparison.type_differences, *comparison.length_differences]
     level = f"[{100 * comparison.level:g} %]"
     return [
@@ -372,7 +372,7 @@ def _method_line(comparison: Comparison, set_name: str, unit: str, method: str) 
 
 
 def within_text(one: TypeDifference) -> str:
-    """What is the same in a difference of types: a word, or how many words' mean."""
+    """Name what is the same in a difference of types: a word, or how many words' mean."""
     if len(one.within) == 1:
         return one.within[0]
     other = "position" if one.kind == "weighting" else "weighting"

@@ -1,4 +1,4 @@
-"""How position enters attention: modules that may turn queries and keys and may add a score bias,
+"""Position in attention: modules that may turn queries and keys and may add a score bias,
 and absolute positions, which are added to the frames before the first layer.
 
 Each of the former maps ``(q_bhtd, k_bhsd, q_start, k_start)`` to
@@ -28,7 +28,7 @@ class Position(nn.Module):
     kind: str | None = None
 
     def forward(self, q_bhtd: Tensor, k_bhsd: Tensor, q_start: int, k_start: int) -> Positioned:
-        """What attention takes in place of (q, k), and what is added to the scores."""
+        """Return what attention takes in place of (q, k), and what is added to the scores."""
         return q_bhtd, k_bhsd, None
 
 

@@ -58,7 +58,7 @@ def _separable(channels: int) -> nn.Module:
 
 
 def subsampled(count: Count, factor: int) -> Count:
-    """How many frames (or mel bins) ``Subsampling`` makes of this many."""
+    """Return how many frames (or mel bins) ``Subsampling`` makes of this many."""
     for _ in range(int(math.log2(factor))):
         count = _halve(count)
     return count

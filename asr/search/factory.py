@@ -1,4 +1,4 @@
-"""From options to a search: the one place that knows every search by name."""
+"""Searches made from options: the one place that knows every search by name."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _WEIGHT_NAMES = ("lm_weight", "word_bonus", "unknown_penalty")
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """What a user may say about a search; what only beam search has refuses greedy search.
+    """Everything a user may say about a search; what only beam search has refuses greedy search.
 
     Attributes:
         search: greedy or beam.
@@ -230,7 +230,8 @@ def _second_weights(
     lm_sha256: str,
     neural_sha256: str,
 ) -> Weights:
-    """Of the rescoring: tuned for both models, else the search's with a neural weight beside them."""
+    """Return the weights of the rescoring: tuned for both models, else the search's with a neural
+    weight beside them."""
     weights = dataclasses.replace(first, neural_weight=DEFAULT_NEURAL_WEIGHT)
     hashes = (lm_sha256, neural_sha256)
     if tuned is not None and tuned.second and (tuned.lm_sha256, tuned.neural_sha256) == hashes:

@@ -1,4 +1,4 @@
-"""From sources to transcripts: windows of all files in batches by length, frames back in order.
+"""Sources made into transcripts: windows of all files in batches by length, frames back in order.
 
 One pass of the device computes features and model. What is held at any time is a pool of windows,
 and per unfinished file half a minute of log-probabilities and the words found so far.
@@ -40,7 +40,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a source."""
+    """The end of a source: a transcript or a failure."""
 
     source: Source
     result: Transcript | Failure
@@ -75,7 +75,7 @@ class Pipeline:
         self._vad = vad
 
     def run(self, sources: Iterable[Source], progress: Progress | None = None) -> Iterator[Outcome]:
-        """What becomes of each source, in their order, as soon as it is known.
+        """Yield what becomes of each source, in their order, as soon as it is known.
 
         Raises:
             InputError: the model's outputs are NaN, whatever the source.

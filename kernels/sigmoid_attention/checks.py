@@ -190,7 +190,7 @@ def _check_packed(q_bhtd: Tensor, k_bhsd: Tensor, cu_seqlens: Tensor) -> None:
 
 
 def _readable(x: Tensor) -> bool:
-    """Whether values may be looked at: on the CPU, and not while a compiler traces."""
+    """Tell whether values may be looked at: on the CPU, and not while a compiler traces."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 

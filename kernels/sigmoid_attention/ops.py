@@ -235,7 +235,7 @@ _attend_backward = transformable(torch.ops.sigmoid_attention.attend_backward, _n
 
 
 def finish(flat: Flat, sums: Sums) -> dict[str, Tensor]:
-    """From sums to the gradients of a call's tensors, contiguous."""
+    """Turn sums into the gradients of a call's tensors, contiguous."""
     dq = sums.q if sums.scaled else sums.q * flat.scale
     grads = {"k": sums.k, "v": sums.v}
     if sums.qv is not None:

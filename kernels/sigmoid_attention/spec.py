@@ -1,4 +1,4 @@
-"""What attention is, in three frozen objects, one per axis: weights, positions, visibility.
+"""Attention as a choice, in three frozen objects, one per axis: weights, positions, visibility.
 
 A variant of one axis knows nothing of the others. The objects hold tensors by reference, so
 trainable parameters inside them receive gradients.
@@ -27,7 +27,7 @@ MOST = 2**63 - 1
 
 
 def is_int(value: object) -> bool:
-    """Whether it counts something: an int, or one that a compiler does not know yet."""
+    """Tell whether it counts something: an int, or one that a compiler does not know yet."""
     return isinstance(value, int | torch.SymInt) and not isinstance(value, bool)
 
 
@@ -47,7 +47,7 @@ def _reachable(limit: int | None) -> int | None:
 
 @dataclass(frozen=True, eq=False)
 class Weighting:
-    """How scores become weights.
+    """The map from scores to weights.
 
     `softmax`: p = exp(s) / sum exp(s) over the visible keys.
     `sigmoid`: p = 1 / (1 + exp(-(s + shift + bias_h))) (Ramapuram et al. 2024, eq. 3).
@@ -149,13 +149,13 @@ class Weighting:
 
     @property
     def counts(self) -> bool:
-        """Whether `n` enters the weights at all."""
+        """Tell whether `n` enters the weights at all."""
         return self.shift == "-log n" or self.row_scale is not None
 
 
 @dataclass(frozen=True, eq=False)
 class PositionBias:
-    """What position adds to the scores, before the weighting; offset = key minus query.
+    """The bias that position adds to the scores, before the weighting; offset = key minus query.
 
     alibi: -slope_h * |offset| (Press et al. 2022; symmetric for encoders), not scaled.
     table: table_hp[h, clamp(offset + zero, 0, P - 1)], not scaled.
@@ -219,7 +219,7 @@ class PositionBias:
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """Which keys a row may see, by name.
+    """The keys a row may see, by name.
 
     key_lens, query_lens: (B,) valid frames of each utterance, counted in the given tensors.
     cu_seqlens: (N + 1,) boundaries of sequences packed along time, batch 1; [0, ..., T].
@@ -296,7 +296,7 @@ class Mask:
 
     @property
     def banded(self) -> bool:
-        """Whether the visible keys depend on more than the utterance's lengths."""
+        """Tell whether the visible keys depend on more than the utterance's lengths."""
         return (
             self.cu_seqlens is not None
             or self.causal

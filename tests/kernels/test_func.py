@@ -1,4 +1,4 @@
-"""What torch.func makes of a call: gradients as the reference's, or a sentence that says why not."""
+"""Calls under torch.func of a call: gradients as the reference's, or a sentence that says why not."""
 
 import pytest
 import torch

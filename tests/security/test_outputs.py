@@ -1,4 +1,4 @@
-"""Where results are written, and what is told meanwhile: nothing else is lost, nothing is steered."""
+"""Places of results, and lines told meanwhile: nothing else is lost, nothing is steered."""
 
 from __future__ import annotations
 

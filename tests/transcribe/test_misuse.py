@@ -317,7 +317,7 @@ SETTINGS = [
 
 
 def all_results(transcriber: Transcriber, babble: np.ndarray) -> list[object]:
-    """What every entry gives, of sound with silence, faint noise and large integers in it."""
+    """Return what every entry gives, of sound with silence, faint noise and large integers in it."""
     rest = np.concatenate([np.zeros(RATE, "f4"), 1e-30 * babble[:RATE], babble[: 4 * RATE]])
     integers = (32767 * babble[:RATE].clip(-1, 1)).astype("i2")
     found: list[object] = [transcriber.transcribe(rest, RATE).segments]

@@ -87,7 +87,7 @@ def _opening(comparison: Comparison, made_by: str, found: Verdict) -> list[str]:
 
 
 def _what(comparison: Comparison) -> str:
-    """How many systems of which kind and size, from which code."""
+    """Say how many systems of which kind and size, from which code."""
     runs = [row.run for row in comparison.rows]
     parts = [f"{len(runs)} system{'s' if len(runs) > 1 else ''}"]
     if comparison.types:
