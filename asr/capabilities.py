@@ -52,6 +52,14 @@ RULES = (
         "attention.shift_per_head: only sigmoid has a shift, not {attention.weighting}",
     ),
     Rule(
+        lambda c: (
+            c.attention.shift_exponent
+            and (c.attention.weighting != "sigmoid" or c.attention.shift != "-log n")
+        ),
+        "attention.shift_exponent: only sigmoid with shift -log n has a count with an exponent, not "
+        "{attention.weighting} with shift {attention.shift}",
+    ),
+    Rule(
         lambda c: c.attention.weighting == "softmax" and c.attention.row_scale != "auto",
         "attention.row_scale = {attention.row_scale}: softmax's rows sum to one already",
     ),

@@ -215,10 +215,15 @@ class AttentionConfig:
         -5.0, "the constant of shift: constant", low=-1000.0, high=1000.0
     )
     shift_per_head: bool = option(False, "add a trained number per head to sigmoid's shift")
+    shift_exponent: bool = option(
+        False, "train an exponent a per head of sigmoid's count: shift -a log n, a = 1 at first"
+    )
     count: str = option(
         "visible",
-        "the n of shift and row_scale: the keys a row may see, or the utterance's frames",
-        choices=("visible", "sequence"),
+        "the n of shift and row_scale: the keys a row may see, the utterance's frames, or "
+        "(effective) how many keys each head can see: the sum of exp(position bias) over those of "
+        "the row, which is their number with all positions but alibi and table",
+        choices=("visible", "sequence", "effective"),
     )
     row_scale: str = option(
         "auto",

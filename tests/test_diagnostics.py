@@ -103,7 +103,7 @@ def test_jacobian_norm_of_linear_maps_is_their_largest_singular_value() -> None:
 
 
 WORDS = [
-    ("sigmoid", "alibi", []),
+    ("sigmoid", "alibi", ["attention.count=effective", "attention.shift_exponent=true"]),
     ("sigmoid", "relative", ["attention.qk_norm=true", "attention.shift_per_head=true"]),
     pytest.param("softmax", "rope", ["attention.output_norm=true"], marks=pytest.mark.slow),
     pytest.param("relu", "table", ["attention.num_kv_heads=1"], marks=pytest.mark.slow),

@@ -32,6 +32,15 @@ VARIANTS = [
     ],
     ["attention.weighting=relu"],
     ["attention.shift_per_head=true", "encoder.norm=post", "attention.num_kv_heads=2"],
+    *[
+        [f"attention.count={count}", f"attention.position={position}", f"attention.{exponent}"]
+        for count, position, exponent in (
+            ("visible", "alibi", "shift_exponent=false"),
+            ("effective", "alibi", "shift_exponent=true"),
+            ("effective", "table", "shift_exponent=false"),
+            ("visible", "relative", "shift_exponent=true"),
+        )
+    ],
     ["encoder.subsampling=8", "attention.qk_norm=true"],
     ["encoder.kind=transformer", "encoder.causal=false"],
 ]

@@ -34,6 +34,7 @@ class MultiHeadAttention(nn.Module):
         backend: str = "auto",
         num_kv_heads: int | None = None,
         bias_h: nn.Parameter | None = None,
+        exponent_h: nn.Parameter | None = None,
         head_norm: Callable[[int], nn.Module] = nn.Identity,
         output_norm: Callable[[int], nn.Module] = nn.Identity,
         linformer: Linformer | None = None,
@@ -43,6 +44,7 @@ class MultiHeadAttention(nn.Module):
             num_kv_heads: heads of keys and values, each shared by ``num_heads / num_kv_heads`` heads
                 of queries (grouped-query attention, Ainslie et al. 2023, arXiv 2305.13245).
             bias_h: a trained number per head, added to the shift of the weighting.
+            exponent_h: a trained factor per head on the shift ``-log n``.
             head_norm: of each head's queries and keys, before position enters (QK-norm).
             output_norm: of what is added to the residual ("hybrid norm", Ramapuram et al. 2024).
             linformer: mixes keys and values into a fixed number of them, which have no position.
@@ -60,6 +62,7 @@ class MultiHeadAttention(nn.Module):
         self.weighting = weighting
         self.backend = backend
         self.bias_h = bias_h
+        self.exponent_h = exponent_h
         self.norm_q, self.norm_k = head_norm(head_dim), head_norm(head_dim)
         self.project_qkv = nn.Linear(dim, sum(self.heads) * head_dim)
         self.project_out = nn.Linear(dim, dim)
@@ -76,14 +79,13 @@ class MultiHeadAttention(nn.Module):
             k_bhsd, v_bhsd, mask = self.linformer(k_bhsd, v_bhsd, mask)
         q_bhtd, k_bhsd, bias = self.position(q_bhtd, k_bhsd, mask.q_start, mask.k_start)
         attend = self.resolve(q_bhtd.device, q_bhtd.dtype)
-        o_bhtd = attend(q_bhtd, k_bhsd, v_bhsd, position=bias, mask=mask, bias_h=self.bias_h)
+        trained = {"bias_h": self.bias_h, "exponent_h": self.exponent_h}
+        o_bhtd = attend(q_bhtd, k_bhsd, v_bhsd, position=bias, mask=mask, **trained)
         return self.norm_out(self.project_out(o_bhtd.transpose(1, 2).flatten(2)))
 
     def trained_weighting(self) -> Weighting:
         """The weighting with what training has learnt of it."""
-        if self.bias_h is None:
-            return self.weighting
-        return replace(self.weighting, bias_h=self.bias_h)
+        return replace(self.weighting, bias_h=self.bias_h, exponent_h=self.exponent_h)
 
     def use(self, backend: str) -> None:
         """Compute by this backend from now on, as ``attention.backend`` would have it."""
@@ -153,6 +155,7 @@ def build_attention(config: AttentionConfig, dim: int) -> MultiHeadAttention:
         config.backend,
         num_kv_heads=config.num_kv_heads or num_heads,
         bias_h=nn.Parameter(torch.zeros(num_heads)) if config.shift_per_head else None,
+        exponent_h=nn.Parameter(torch.ones(num_heads)) if config.shift_exponent else None,
         head_norm=nn.RMSNorm if config.qk_norm else nn.Identity,
         output_norm=nn.LayerNorm if config.output_norm else nn.Identity,
         linformer=KEYS[config.keys](config),

@@ -27,8 +27,9 @@ def check_call(
     """
     check_tensors(q_bhtd, k_bhsd, v_bhsd)
     num_heads = q_bhtd.shape[1]
-    if weighting.bias_h is not None:
-        _check_heads("Weighting.bias_h", weighting.bias_h, num_heads, q_bhtd)
+    for name in ("bias_h", "exponent_h"):
+        if getattr(weighting, name) is not None:
+            _check_heads(f"Weighting.{name}", getattr(weighting, name), num_heads, q_bhtd)
     if isinstance(weighting.n, Tensor):
         _check_n(weighting.n, q_bhtd)
     if position is not None:
@@ -99,10 +100,11 @@ def _check_heads(name: str, x: Tensor, num_heads: int, like: Tensor) -> None:
 
 def _check_n(n: Tensor, q_bhtd: Tensor) -> None:
     _check_layout("Weighting.n", n)
-    batch, frames = q_bhtd.shape[0], q_bhtd.shape[2]
-    if tuple(n.shape) not in ((batch,), (batch, frames)):
+    batch, heads, frames, _ = q_bhtd.shape
+    if tuple(n.shape) not in ((batch,), (batch, frames), (batch, heads, frames)):
         raise ValueError(
-            f"Weighting.n: got shape {tuple(n.shape)}, allowed: ({batch},) or ({batch}, {frames})"
+            f"Weighting.n: got shape {tuple(n.shape)}, allowed: ({batch},), ({batch}, {frames}) or "
+            f"({batch}, {heads}, {frames})"
         )
     if n.device != q_bhtd.device:
         raise ValueError(f"Weighting.n: got device {n.device}, allowed: {q_bhtd.device}")

@@ -13,8 +13,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .counts import log_counts
 from .dispatch import attend
-from .flat import row_counts, visible_runs
+from .flat import visible_runs
 from .spec import NO_MASK, Mask, PositionBias, Weighting
 
 _BIASES = ("slopes_h", "table_hp", "u_hd", "v_hd", "r_hpd")
@@ -49,13 +50,12 @@ def attend_context_parallel(
         raise ValueError("mask: got cu_seqlens, allowed: any other limit; shards cut sequences")
     rank, size = dist.get_rank(group), dist.get_world_size(group)
     _check_shapes(q_bhtd, k_bhsd, size, group)
-    num_queries, num_keys = q_bhtd.shape[2] * size, k_bhsd.shape[2] * size
+    num_keys = k_bhsd.shape[2] * size
     local = _local_mask(mask, k_bhsd.shape[2], rank)
-    everywhere = _global_count(weighting, mask, num_queries, num_keys, q_bhtd)
-    if everywhere.bias_h is not None:
-        everywhere = dataclasses.replace(
-            everywhere, bias_h=_SumGradient.apply(everywhere.bias_h, group)
-        )
+    for name in ("bias_h", "exponent_h"):
+        if getattr(weighting, name) is not None:
+            shared_h = _SumGradient.apply(getattr(weighting, name), group)
+            weighting = dataclasses.replace(weighting, **{name: shared_h})
     if position is not None:
         shared = {
             name: _SumGradient.apply(getattr(position, name), group)
@@ -63,6 +63,7 @@ def attend_context_parallel(
             if getattr(position, name) is not None
         }
         position = dataclasses.replace(position, **shared)
+    everywhere = _global_count(weighting, position, mask, num_keys, q_bhtd, size)
     part_bhtd = attend(
         _Gather.apply(q_bhtd, group),
         k_bhsd,
@@ -97,16 +98,20 @@ def _local_mask(mask: Mask, shard: int, rank: int) -> Mask:
 
 
 def _global_count(
-    weighting: Weighting, mask: Mask, num_queries: int, num_keys: int, q: Tensor
+    weighting: Weighting,
+    position: PositionBias | None,
+    mask: Mask,
+    num_keys: int,
+    q: Tensor,
+    size: int,
 ) -> Weighting:
-    """The weighting with n counted over the keys of all shards."""
-    if not weighting.counts or isinstance(weighting.n, int):
+    """The weighting with n counted over the keys of all shards, for the queries of all."""
+    if not weighting.counts or not isinstance(weighting.n, str):
         return weighting
-    runs = visible_runs(mask, num_queries, num_keys, q.device)
-    if isinstance(weighting.n, Tensor):
-        return weighting
-    n_bt = row_counts(weighting, mask, runs, num_queries, num_keys, q.device)
-    return dataclasses.replace(weighting, n=n_bt.expand(q.shape[0], num_queries))
+    everyone = q.new_empty(()).expand(q.shape[0], q.shape[1], q.shape[2] * size, q.shape[3])
+    runs = visible_runs(mask, everyone.shape[2], num_keys, q.device)
+    log_n_bht = log_counts(weighting, position, mask, runs, everyone, num_keys)
+    return dataclasses.replace(weighting, n=log_n_bht.exp().expand(everyone.shape[:3]))
 
 
 def _gather_time(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:

@@ -51,7 +51,8 @@ class Resolved:
 
     Call it with q_bhtd, k_bhsd, v_bhsd and the position and mask of this batch; tensors must be of
     the device and dtype, position and mask of the kinds that it was resolved for. `bias_h` (H,)
-    replaces the weighting's own, for a module that wants its parameter to travel through each call.
+    and `exponent_h` (H,) replace the weighting's own, for a module that wants its parameters to travel
+    through each call.
     `backend` is what was asked for.
     """
 
@@ -81,11 +82,16 @@ class Resolved:
         mask: Mask | None = None,
         scale: float | None = None,
         bias_h: Tensor | None = None,
+        exponent_h: Tensor | None = None,
     ) -> Tensor:
         """o_bhtd (B, H, T, Dv); see `attend`."""
         check_objects(position, mask, scale)
         mask = mask or NO_MASK
-        weighting = self.weighting if bias_h is None else replace(self.weighting, bias_h=bias_h)
+        weighting = self.weighting
+        if bias_h is not None:
+            weighting = replace(weighting, bias_h=bias_h)
+        if exponent_h is not None:
+            weighting = replace(weighting, exponent_h=exponent_h)
         self._check_as_resolved(q_bhtd, position, mask)
         check_call(q_bhtd, k_bhsd, v_bhsd, weighting, position, mask)
         if self.name == "reference":
@@ -109,10 +115,10 @@ class Resolved:
         if self.name == "sdpa":
             return sdpa.attend(flat)
         o_bhtd = ops.call(flat, self.engine)
-        factor_bt = row_factor(q_bhtd, k_bhsd.shape[2], weighting, mask)
-        if factor_bt is None:
+        factor_bht = row_factor(q_bhtd, k_bhsd.shape[2], weighting, position, mask)
+        if factor_bht is None:
             return o_bhtd
-        return (o_bhtd * factor_bt[:, None, :, None]).to(o_bhtd.dtype)
+        return (o_bhtd * factor_bht[..., None]).to(o_bhtd.dtype)
 
     def _check_as_resolved(self, q_bhtd: Tensor, position: PositionBias | None, mask: Mask) -> None:
         if q_bhtd.device.type != self.device.type or q_bhtd.dtype != self.dtype:

@@ -1,7 +1,7 @@
 """The flat form of a call: tensors and numbers only, what kernels and torch.library see.
 
 Every mask of `Mask` leaves a row one run of visible keys, [lo, hi); so a kernel knows two integers
-per row and no mask by name. The same runs give the counts that n may mean.
+per row and no mask by name. The same runs give the counts that n may mean (counts.py).
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .spec import Mask, PositionBias, Weighting, compute_dtype, default_scale
+from .counts import log_counts
+from .spec import Mask, PositionBias, Weighting, default_scale
 
 
 class Flat(NamedTuple):
     """One call. B' is 1 where all utterances agree, else B; runs and rows may be missing.
 
     lo_bt, hi_bt: (B', T) int32, row t sees keys lo <= s < hi; none visible as lo = hi = 0.
-    row_shift_bt: (B', T) added to scores, (B', 1) where all rows of an utterance get the same;
-    row_factor_bt: (B', T) times the weights, for maps that
-    are not bounded (sigmoid's weights are at most 1, so its factor may wait for the sum: `row_factor`).
+    row_shift_bht: (B', H', T') added to scores; an axis is 1 where all get the same.
+    row_factor_bht: the same, times the weights, for maps that are not bounded (sigmoid's weights are
+    at most 1, so its factor may wait for the sum: `row_factor`).
     prefix: rows without keys aside, lo is 0 and hi does not depend on t.
     delta: offset of key 0 and query 0.
     """
@@ -31,8 +32,8 @@ class Flat(NamedTuple):
     v: Tensor
     lo_bt: Tensor | None
     hi_bt: Tensor | None
-    row_shift_bt: Tensor | None
-    row_factor_bt: Tensor | None
+    row_shift_bht: Tensor | None
+    row_factor_bht: Tensor | None
     bias_h: Tensor | None
     slopes_h: Tensor | None
     table_hp: Tensor | None
@@ -61,18 +62,19 @@ def flatten(
     """The flat form of one checked call; no channels become one of zeros, which kernels can tile."""
     scale = float(default_scale(q_bhtd, scale))
     widen = _with_a_channel if q_bhtd.shape[3] == 0 else _same
-    num_queries, num_keys = q_bhtd.shape[2], k_bhsd.shape[2]
-    runs = visible_runs(mask, num_queries, num_keys, q_bhtd.device)
-    dtype = compute_dtype(q_bhtd.dtype)
-    shift, row_shift_bt, row_factor_bt = 0.0, None, None
+    num_keys = k_bhsd.shape[2]
+    runs = visible_runs(mask, q_bhtd.shape[2], num_keys, q_bhtd.device)
+    shift, row_shift_bht, row_factor_bht = 0.0, None, None
     if weighting.shift is not None and not isinstance(weighting.shift, str):
         shift = float(weighting.shift)
     if weighting.counts:
-        n_bt = row_counts(weighting, mask, runs, num_queries, num_keys, q_bhtd.device).to(dtype)
+        log_n_bht = log_counts(weighting, position, mask, runs, q_bhtd, num_keys)
         if weighting.shift == "-log n":
-            row_shift_bt = -n_bt.log()
+            row_shift_bht = -log_n_bht
+            if weighting.exponent_h is not None:
+                row_shift_bht = row_shift_bht * weighting.exponent_h.to(log_n_bht)[:, None]
         if weighting.map != "sigmoid":
-            row_factor_bt = _factor(weighting, n_bt.expand(-1, num_queries))
+            row_factor_bht = _factor(weighting, log_n_bht)
     p = position
     return Flat(
         widen(q_bhtd),
@@ -80,8 +82,8 @@ def flatten(
         v_bhsd,
         runs[0] if runs else None,
         runs[1] if runs else None,
-        row_shift_bt,
-        row_factor_bt,
+        row_shift_bht,
+        row_factor_bht,
         weighting.bias_h,
         p.slopes_h if p else None,
         p.table_hp if p else None,
@@ -149,56 +151,32 @@ def visible_runs(
     return lo_bt.masked_fill(empty_bt, 0).int(), hi_bt.masked_fill(empty_bt, 0).int()
 
 
-def row_counts(
-    weighting: Weighting,
-    mask: Mask,
-    runs: tuple[Tensor, Tensor] | None,
-    num_queries: int,
-    num_keys: int,
-    device: torch.device,
-) -> Tensor:
-    """n of each row, at least 1, as (B', T), or (B', 1) where the rows that see a key agree."""
-    if isinstance(weighting.n, Tensor):
-        n_bt = weighting.n if weighting.n.dim() == 2 else weighting.n[:, None]
-    elif weighting.n == "visible" and runs is not None and mask.banded:
-        n_bt = runs[1] - runs[0]
-    elif weighting.n == "visible" and mask.key_lens is not None:
-        n_bt = mask.key_lens.clamp(max=num_keys)[:, None]
-    elif weighting.n == "sequence" and mask.cu_seqlens is not None:
-        lens_n = mask.cu_seqlens.long().diff()
-        n_bt = lens_n.repeat_interleave(lens_n, output_size=num_queries)[None]
-    elif weighting.n == "sequence" and mask.key_lens is not None:
-        n_bt = mask.key_lens[:, None]
-    else:
-        n = num_keys if isinstance(weighting.n, str) else weighting.n
-        n_bt = torch.full((1, 1), n, device=device)
-    return n_bt.clamp(min=1)
-
-
-def row_factor(q_bhtd: Tensor, num_keys: int, weighting: Weighting, mask: Mask) -> Tensor | None:
-    """(B', T) what sigmoid's output is multiplied by; None for nothing."""
+def row_factor(
+    q_bhtd: Tensor, num_keys: int, weighting: Weighting, position: PositionBias | None, mask: Mask
+) -> Tensor | None:
+    """Return what sigmoid's output is multiplied by, (B', H', T'); None for nothing."""
     if weighting.map != "sigmoid" or weighting.row_scale is None:
         return None
-    num_queries = q_bhtd.shape[2]
-    runs = visible_runs(mask, num_queries, num_keys, q_bhtd.device)
-    n_bt = row_counts(weighting, mask, runs, num_queries, num_keys, q_bhtd.device)
-    return _factor(weighting, n_bt.to(compute_dtype(q_bhtd.dtype)).expand(-1, num_queries))
+    runs = visible_runs(mask, q_bhtd.shape[2], num_keys, q_bhtd.device)
+    return _factor(weighting, log_counts(weighting, position, mask, runs, q_bhtd, num_keys))
 
 
-def _factor(weighting: Weighting, n_bt: Tensor) -> Tensor | None:
-    factors = {"1/n": n_bt.reciprocal, "1/sqrt n": n_bt.rsqrt}
-    return factors[weighting.row_scale]() if weighting.row_scale else None
+def _factor(weighting: Weighting, log_n_bht: Tensor) -> Tensor | None:
+    powers = {"1/n": 1.0, "1/sqrt n": 0.5}
+    if weighting.row_scale is None:
+        return None
+    return (-powers[weighting.row_scale] * log_n_bht.clamp(min=0.0)).exp()
 
 
 def row_term(flat: Flat) -> Tensor | None:
     """(B or 1, H or 1, T or 1) float32: what each score of a row gets; None for nothing."""
     if flat.map == "softmax" or not (
-        flat.shift or flat.row_shift_bt is not None or flat.bias_h is not None
+        flat.shift or flat.row_shift_bht is not None or flat.bias_h is not None
     ):
         return None
     term = torch.full((1, 1, 1), flat.shift, dtype=torch.float32, device=flat.q.device)
-    if flat.row_shift_bt is not None:
-        term = term + flat.row_shift_bt.float()[:, None]
+    if flat.row_shift_bht is not None:
+        term = term + flat.row_shift_bht.float()
     if flat.bias_h is not None:
         term = term + flat.bias_h.float()[:, None]
     return term

@@ -20,10 +20,21 @@ from .flat import Flat
 from .tiles import Sums
 
 # What a call can be differentiated by: positions of its arguments, in the order of gradients.
-TENSORS = ("q", "k", "v", "bias_h", "slopes_h", "table_hp", "u_hd", "vb_hd", "r_hpd")
+TENSORS = (
+    "q",
+    "k",
+    "v",
+    "row_shift_bht",
+    "bias_h",
+    "slopes_h",
+    "table_hp",
+    "u_hd",
+    "vb_hd",
+    "r_hpd",
+)
 _AT = tuple(Flat._fields.index(name) for name in TENSORS)
-# What a count n becomes: no kernel has their gradients.
-_COUNTS = tuple(Flat._fields.index(name) for name in ("row_shift_bt", "row_factor_bt"))
+# What 1 / n becomes: no kernel has its gradient.
+_FACTOR = Flat._fields.index("row_factor_bht")
 
 
 def _triton_forward(flat: Flat) -> Tensor:
@@ -52,8 +63,8 @@ _BACKWARD: dict[str, Callable[[Flat, Tensor, bool, bool], Sums]] = {
 }
 
 _ARGUMENTS = (
-    "Tensor q, Tensor k, Tensor v, Tensor? lo_bt, Tensor? hi_bt, Tensor? row_shift_bt, "
-    "Tensor? row_factor_bt, Tensor? bias_h, Tensor? slopes_h, Tensor? table_hp, Tensor? u_hd, "
+    "Tensor q, Tensor k, Tensor v, Tensor? lo_bt, Tensor? hi_bt, Tensor? row_shift_bht, "
+    "Tensor? row_factor_bht, Tensor? bias_h, Tensor? slopes_h, Tensor? table_hp, Tensor? u_hd, "
     "Tensor? vb_hd, Tensor? r_hpd, str map, int power, str precision, float scale, float shift, "
     "SymInt delta, SymInt zero, bool prefix, str engine"
 )
@@ -183,7 +194,8 @@ def _backward(do: Tensor, needs: list[bool], *args: Any) -> list[Tensor]:
     wanted = dict(zip(TENSORS, needs, strict=True))
     by_offset = wanted["slopes_h"] or wanted["table_hp"]
     with as_given(flat):
-        sums = _BACKWARD[engine](flat, do, wanted["bias_h"], by_offset)
+        row = wanted["bias_h"] or wanted["row_shift_bht"]
+        sums = _BACKWARD[engine](flat, do, row, by_offset)
         grads = finish(flat, sums)
     return [
         grads[name].to(getattr(flat, name).dtype).contiguous() for name in TENSORS if wanted[name]
@@ -207,7 +219,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _grad(ctx: Any, do: Tensor) -> tuple[Tensor | None, ...]:
-    if any(ctx.needs_input_grad[i] for i in _COUNTS):
+    if ctx.needs_input_grad[_FACTOR]:
         raise NotImplementedError(f"derivatives by Weighting.n of {_NO_DERIVATIVE}")
     saved = iter(ctx.saved_tensors)
     args = [next(saved) if x is None else x[0] for x in ctx.rest]
@@ -247,6 +259,8 @@ def finish(flat: Flat, sums: Sums) -> dict[str, Tensor]:
         grads |= {"u_hd": sums.u, "vb_hd": sums.vb, "r_hpd": sums.r}
     if sums.row is not None:
         grads["bias_h"] = sums.row.sum((0, 2))
+        if flat.row_shift_bht is not None:
+            grads["row_shift_bht"] = sums.row.sum_to_size(flat.row_shift_bht.shape)
     if sums.by_offset is not None and flat.r_hpd is None:
         lowest = flat.delta - (flat.q.shape[2] - 1)
         offset_o = torch.arange(lowest, lowest + sums.by_offset.shape[1], device=dq.device)

@@ -55,21 +55,23 @@ def attention_weights(
         # The inner fill keeps rows without keys away from 0/0; the outer one makes them exactly 0.
         lowest = torch.finfo(s_bhts.dtype).min
         return s_bhts.masked_fill(hidden, lowest).softmax(-1).masked_fill(hidden, 0.0)
-    n_bt = row_counts(weighting, mask, visible_bts).to(s_bhts.dtype)[:, None, :, None]
+    log_n_bht1 = log_counts(weighting, position, mask, visible_bts, s_bhts.dtype)[..., None]
     if weighting.map == "sigmoid":
         if weighting.bias_h is not None:
             s_bhts = s_bhts + weighting.bias_h.to(s_bhts.dtype)[:, None, None]
         if weighting.shift == "-log n":
-            s_bhts = s_bhts - n_bt.log()
+            exponent_h = weighting.exponent_h
+            times = 1.0 if exponent_h is None else exponent_h.to(s_bhts.dtype)[:, None, None]
+            s_bhts = s_bhts - times * log_n_bht1
         elif weighting.shift is not None:
             s_bhts = s_bhts + float(weighting.shift)
         p_bhts = s_bhts.sigmoid()
     else:
         p_bhts = ELEMENTWISE[weighting.map].weight(s_bhts, weighting.power)
     if weighting.row_scale == "1/n":
-        p_bhts = p_bhts / n_bt
+        p_bhts = p_bhts / log_n_bht1.exp().clamp(min=1.0)
     elif weighting.row_scale == "1/sqrt n":
-        p_bhts = p_bhts / n_bt.sqrt()
+        p_bhts = p_bhts / log_n_bht1.exp().clamp(min=1.0).sqrt()
     return p_bhts.masked_fill(hidden, 0.0)
 
 
@@ -82,12 +84,8 @@ def scores(
     if position is None:
         return q @ k.mT * scale
     offset_ts = offsets(q.shape[2], k.shape[2], delta, q.device)
-    if position.slopes_h is not None:
-        bias_hts = -position.slopes_h.to(dtype)[:, None, None] * offset_ts.abs()
-        return q @ k.mT * scale + bias_hts
-    if position.table_hp is not None:
-        column_ts = (offset_ts + position.zero).clamp(0, position.table_hp.shape[1] - 1)
-        return q @ k.mT * scale + position.table_hp.to(dtype)[:, column_ts]
+    if position.r_hpd is None:
+        return q @ k.mT * scale + position_bias(position, offset_ts, dtype)
     assert position.u_hd is not None
     assert position.v_hd is not None
     assert position.r_hpd is not None
@@ -95,6 +93,15 @@ def scores(
     by_offset_bhtp = (q + position.v_hd.to(dtype)[:, None]) @ position.r_hpd.to(dtype).mT
     column_bhts = (offset_ts + position.zero).expand(content.shape)
     return (content + by_offset_bhtp.gather(3, column_bhts)) * scale
+
+
+def position_bias(position: PositionBias, offset_ts: Tensor, dtype: torch.dtype) -> Tensor:
+    """bias_hts of ALiBi or a table: what they add to a score, whatever q and k are."""
+    if position.slopes_h is not None:
+        return -position.slopes_h.to(dtype)[:, None, None] * offset_ts.abs()
+    assert position.table_hp is not None
+    column_ts = (offset_ts + position.zero).clamp(0, position.table_hp.shape[1] - 1)
+    return position.table_hp.to(dtype)[:, column_ts]
 
 
 def offsets(num_queries: int, num_keys: int, delta: int, device: torch.device) -> Tensor:
@@ -137,14 +144,31 @@ def visible(mask: Mask, q_bhtd: Tensor, k_bhsd: Tensor) -> Tensor:
     return visible_bts
 
 
-def row_counts(weighting: Weighting, mask: Mask, visible_bts: Tensor) -> Tensor:
-    """n_bt of the weighting, at least 1."""
+def log_counts(
+    weighting: Weighting,
+    position: PositionBias | None,
+    mask: Mask,
+    visible_bts: Tensor,
+    dtype: torch.dtype,
+) -> Tensor:
+    """log n of each row, (B, H or 1, T); 0 for rows that see no key."""
     batch, num_queries, num_keys = visible_bts.shape
+    if weighting.counts_biases(position):
+        assert position is not None
+        delta = mask.k_start - mask.q_start
+        offset_ts = offsets(num_queries, num_keys, delta, visible_bts.device)
+        lowest = torch.finfo(dtype).min / 2
+        bias_hts = position_bias(position, offset_ts, dtype).clamp(min=lowest)
+        bias_bhts = torch.where(visible_bts[:, None], bias_hts, lowest)
+        empty_bt = ~visible_bts.any(2)
+        return bias_bhts.logsumexp(3).masked_fill(empty_bt[:, None], 0.0)
+    if isinstance(weighting.n, Tensor) and weighting.n.dim() == 3:
+        return weighting.n.to(dtype).log()
     if isinstance(weighting.n, Tensor):
         n_bt = weighting.n if weighting.n.dim() == 2 else weighting.n[:, None]
     elif isinstance(weighting.n, int):
         n_bt = visible_bts.new_full((1, 1), weighting.n, dtype=torch.int64)
-    elif weighting.n == "visible":
+    elif weighting.n != "sequence":
         n_bt = visible_bts.sum(2)
     elif mask.cu_seqlens is not None:
         lens_n = mask.cu_seqlens.long().diff()
@@ -153,7 +177,8 @@ def row_counts(weighting: Weighting, mask: Mask, visible_bts: Tensor) -> Tensor:
         n_bt = mask.key_lens[:, None]
     else:
         n_bt = visible_bts.new_full((1, 1), num_keys, dtype=torch.int64)
-    return n_bt.clamp(min=1).expand(batch, num_queries)
+    n_bt = n_bt.clamp(min=1).expand(batch, num_queries)
+    return n_bt.to(dtype).log()[:, None]
 
 
 def _repeat_heads(x_bhsd: Tensor, num_heads: int) -> Tensor:

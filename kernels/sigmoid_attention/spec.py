@@ -16,7 +16,7 @@ from torch import Tensor
 from .maps import ELEMENTWISE
 
 MAPS = ("softmax", "sigmoid", *ELEMENTWISE)
-COUNTS = ("visible", "sequence")
+COUNTS = ("visible", "sequence", "effective")
 ROW_SCALES = (None, "1/n", "1/sqrt n")
 PRECISIONS = ("exact", "fast")
 POSITIONS = ("alibi", "table", "relative")
@@ -55,8 +55,12 @@ class Weighting:
     `relu`: p = max(s, 0) / n. `polynomial`: p = s^power / sqrt(n) (Saratchandran et al. 2024).
 
     `n` says what is counted: "visible" (the keys this row may see), "sequence" (the utterance's
-    valid keys, the same for each of its rows), an int, or a tensor of shape (B,) or (B, T) (for
-    shards of the keys, which must be given the global count). n is at least 1.
+    valid keys, the same for each of its rows), "effective" (the sum of exp(position bias) over the
+    keys this row may see, by head: what a local head sees of them; as "visible" where position
+    adds no bias or one that depends on q), an int, or a tensor of shape (B,), (B, T) or (B, H, T)
+    (for shards of the keys, which must be given the global count). n is at least 1; an effective
+    count is below 1 where a row does not see its own position.
+    `exponent_h` (H,) may be trainable: the shift is -exponent_h * log n then.
     """
 
     map: str
@@ -66,6 +70,7 @@ class Weighting:
     n: str | int | Tensor = "visible"
     bias_h: Tensor | None = None
     precision: str = "exact"
+    exponent_h: Tensor | None = None
 
     def __post_init__(self) -> None:
         _check_choice("Weighting.map", self.map, MAPS)
@@ -84,7 +89,10 @@ class Weighting:
             )
         if isinstance(self.n, str):
             _check_choice(
-                "Weighting.n", self.n, COUNTS, "a positive int, a tensor (B,) or (B, T), "
+                "Weighting.n",
+                self.n,
+                COUNTS,
+                "a positive int, a tensor (B,), (B, T) or (B, H, T), ",
             )
         elif not isinstance(self.n, Tensor) and not (is_int(self.n) and 1 <= self.n <= MOST):
             raise ValueError(
@@ -94,13 +102,20 @@ class Weighting:
             raise ValueError(
                 f"Weighting.power: got {self.power}, allowed: an int of at least 1, below 2**63"
             )
-        if self.bias_h is not None:
-            check_type("Weighting.bias_h", self.bias_h, Tensor, "one value per head (H,)")
-            if self.bias_h.dim() != 1:
-                raise ValueError(
-                    f"Weighting.bias_h: got shape {tuple(self.bias_h.shape)}, "
-                    "allowed: one value per head (H,)"
-                )
+        for name in ("bias_h", "exponent_h"):
+            value = getattr(self, name)
+            if value is not None:
+                check_type(f"Weighting.{name}", value, Tensor, "one value per head (H,)")
+                if value.dim() != 1:
+                    raise ValueError(
+                        f"Weighting.{name}: got shape {tuple(value.shape)}, "
+                        "allowed: one value per head (H,)"
+                    )
+        if self.exponent_h is not None and self.shift != "-log n":
+            raise ValueError(
+                f"Weighting.exponent_h: got it with shift={self.shift!r}, allowed: only with "
+                "'-log n', which it multiplies"
+            )
         if self.map != "sigmoid" and (self.shift is not None or self.bias_h is not None):
             raise ValueError(
                 f"Weighting.shift: got a shift or bias_h with map={self.map!r}, "
@@ -129,13 +144,16 @@ class Weighting:
         n: str | int | Tensor = "visible",
         bias_h: Tensor | None = None,
         precision: str = "exact",
+        exponent_h: Tensor | None = None,
     ) -> Weighting:
         """Each weight alone: p = sigmoid(s + shift + bias_h); `bias_h` (H,) may be trainable.
+
+        `exponent_h` (H,) multiplies `-log n` head by head and may be trainable too.
 
         `precision="fast"` allows a kernel to trade accuracy in the left tail for speed; backends
         without such a mode compute the exact form.
         """
-        return Weighting("sigmoid", shift=shift, n=n, bias_h=bias_h, precision=precision)
+        return Weighting("sigmoid", shift, None, 1, n, bias_h, precision, exponent_h)
 
     @staticmethod
     def relu(n: str | int | Tensor = "visible") -> Weighting:
@@ -151,6 +169,11 @@ class Weighting:
     def counts(self) -> bool:
         """Tell whether `n` enters the weights at all."""
         return self.shift == "-log n" or self.row_scale is not None
+
+    def counts_biases(self, position: PositionBias | None) -> bool:
+        """Tell whether `n` sums the biases of this position, so that heads have counts of their own."""
+        fixed = position is not None and position.kind in ("alibi", "table")
+        return fixed and isinstance(self.n, str) and self.n == "effective"
 
 
 @dataclass(frozen=True, eq=False)

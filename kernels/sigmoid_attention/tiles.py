@@ -130,8 +130,8 @@ def unseen_keys(flat: Flat) -> Tensor | None:
 def row_term(flat: Flat, dtype: torch.dtype) -> Tensor | float:
     """What every score of a row gets: constant shift, -log n, per-head bias, HIDDEN if no keys."""
     term: Tensor | float = flat.shift
-    if flat.row_shift_bt is not None:
-        term = term + flat.row_shift_bt.to(dtype)[:, None]
+    if flat.row_shift_bht is not None:
+        term = term + flat.row_shift_bht.to(dtype)
     if flat.bias_h is not None:
         term = term + flat.bias_h.to(dtype)[:, None]
     if flat.hi_bt is not None:
@@ -221,8 +221,8 @@ def weigh_(x: Prepared, s: Tensor, tile: Tile, hide: bool) -> Tensor:
         p = s.sigmoid_()
     else:
         p = ELEMENTWISE[flat.map].weight(s, flat.power)
-    if flat.row_factor_bt is not None:
-        p *= _rows(flat.row_factor_bt, tile)[:, None, :, None]
+    if flat.row_factor_bht is not None:
+        p *= _rows(flat.row_factor_bht, tile)
     return p if hidden is None else p.masked_fill_(hidden, 0.0)
 
 
@@ -234,8 +234,8 @@ def unweigh_(x: Prepared, p: Tensor, dp: Tensor, s: Tensor | None, tile: Tile) -
     if flat.map == "softmax":
         out = torch.ops.aten._softmax_backward_data.out
         return out(dp, p, -1, p.dtype, grad_input=dp)
-    if flat.row_factor_bt is not None:
-        dp *= _rows(flat.row_factor_bt, tile)[:, None, :, None]
+    if flat.row_factor_bht is not None:
+        dp *= _rows(flat.row_factor_bht, tile)
     assert s is not None
     dp *= ELEMENTWISE[flat.map].slope(s, flat.power)
     return dp if flat.hi_bt is None else dp.masked_fill_(hidden_in(flat, tile), 0.0)
@@ -287,6 +287,8 @@ def _unskewed(ds: Tensor, tile: Tile) -> Tensor:
     return g
 
 
-def _rows(x_bt: Tensor, tile: Tile) -> Tensor:
-    rows = slice(tile.b0, tile.b1) if x_bt.shape[0] > 1 else slice(0, 1)
-    return x_bt[rows, tile.t0 : tile.t1]
+def _rows(x_bht: Tensor, tile: Tile) -> Tensor:
+    """Return the tile's part of a value per row, (b' or 1, H or 1, t or 1, 1)."""
+    utterances = slice(tile.b0, tile.b1) if x_bht.shape[0] > 1 else slice(0, 1)
+    rows = slice(tile.t0, tile.t1) if x_bht.shape[2] > 1 else slice(0, 1)
+    return x_bht[utterances, :, rows, None]

@@ -15,8 +15,11 @@ WEIGHTINGS = {
     "per_head": Weighting.sigmoid,  # with a trainable bias_h
     "sequence": lambda: Weighting.sigmoid(n="sequence"),
     "number": lambda: Weighting.sigmoid(n=5),
+    "effective": lambda: Weighting.sigmoid(n="effective"),
+    "exponent": lambda: Weighting.sigmoid(n="effective"),  # with a trainable exponent_h
     "mean": lambda: Weighting("sigmoid", row_scale="1/n"),
     "root": lambda: Weighting("sigmoid", shift="-log n", row_scale="1/sqrt n"),
+    "effective_root": lambda: Weighting("sigmoid", row_scale="1/sqrt n", n="effective"),
     "relu": Weighting.relu,
     "polynomial": lambda: Weighting.polynomial(2),
     "unscaled": lambda: Weighting("polynomial", power=3),
@@ -149,6 +152,9 @@ def make(weighting, position, mask, sizes=Sizes()):
     if weighting == "per_head":
         case.leaves.append(leaf(sizes.heads))
         case.weighting = Weighting.sigmoid(bias_h=case.leaves[-1])
+    elif weighting == "exponent":
+        case.leaves.append(leaf(sizes.heads))
+        case.weighting = Weighting.sigmoid(n="effective", exponent_h=case.leaves[-1])
     _add_position(case, position, leaf, sizes)
     if chosen_mask is not None:
         _poison(q, chosen_mask.query_lens)

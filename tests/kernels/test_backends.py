@@ -105,7 +105,7 @@ def test_half_precision_is_rounded_once(position, weighting, dtype):
 
 
 @pytest.mark.parametrize("position", POSITIONS)
-@pytest.mark.parametrize("weighting", ["softmax", "per_head", "relu", "polynomial"])
+@pytest.mark.parametrize("weighting", ["softmax", "per_head", "exponent", "relu", "polynomial"])
 @pytest.mark.parametrize("backend", ["reference", "blockwise"])
 def test_gradcheck(weighting, position, backend):
     sizes = Sizes(batch=2, heads=2, kv_heads=1, queries=3, keys=4, d=3, dv=2)
@@ -116,6 +116,8 @@ def test_gradcheck(weighting, position, backend):
         how = case.weighting
         if weighting == "per_head":
             how, rest = Weighting.sigmoid(bias_h=rest[0]), rest[1:]
+        elif weighting == "exponent":
+            how, rest = Weighting.sigmoid(n="effective", exponent_h=rest[0]), rest[1:]
         position_bias = case.position
         if position == "alibi":
             position_bias = PositionBias.alibi(rest[0])
@@ -132,7 +134,7 @@ def test_gradcheck(weighting, position, backend):
 
 @pytest.mark.parametrize("backend", ["reference", "blockwise", "sdpa"])
 @pytest.mark.parametrize("position", POSITIONS)
-@pytest.mark.parametrize("weighting", ["softmax", "visible", "sequence"])
+@pytest.mark.parametrize("weighting", ["softmax", "visible", "sequence", "effective"])
 def test_padding_changes_nothing(weighting, position, backend):
     if backend == "sdpa" and weighting != "softmax":
         pytest.skip("sdpa has softmax only")

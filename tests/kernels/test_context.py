@@ -20,6 +20,7 @@ CASES = {
     "visible": lambda b: Weighting.sigmoid(bias_h=b),
     "sequence": lambda b: Weighting.sigmoid(n="sequence", bias_h=b),
     "constant": lambda b: Weighting.sigmoid(shift=-2.0, bias_h=b),
+    "effective": lambda b: Weighting.sigmoid(n="effective", exponent_h=b),
 }
 
 
@@ -72,7 +73,13 @@ def process(rank, size, rendezvous):
     mine = [x.chunk(size, 2)[rank] for x in tensors]
     cases = [(weighting, mask, "alibi") for weighting in CASES for mask in masks]
     cases += [
-        ("visible", mask, kind) for mask in ("lens", "chunk") for kind in ("table", "relative")
+        (weighting, mask, kind)
+        for mask in ("lens", "chunk")
+        for weighting, kind in (
+            ("visible", "table"),
+            ("visible", "relative"),
+            ("effective", "table"),
+        )
     ]
     for weighting, mask, kind in cases:
         how = (weighting, masks[mask], kind, SHARD * size)

@@ -151,5 +151,5 @@ def test_gradients_are_contiguous_as_the_compiler_is_told(backend):
     needs = [getattr(flat, name) is not None for name in ops.TENSORS]
     engine = "c++" if backend == "c++" else "torch"
     grads = torch.ops.sigmoid_attention.attend_backward(torch.randn_like(q), needs, *flat, engine)
-    assert len(grads) == 6
+    assert len(grads) == 7  # q, k, v, the shift of rows, u, v, r
     assert all(g.is_contiguous() for g in grads)

@@ -35,7 +35,16 @@ from sigmoid_attention.triton import configs, device, launch  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 LENGTHS = (1, 7, 63, 111, 257)
-SHIFTS = ("no_shift", "constant", "visible", "per_head", "sequence", "number")
+SHIFTS = (
+    "no_shift",
+    "constant",
+    "visible",
+    "per_head",
+    "sequence",
+    "number",
+    "effective",
+    "exponent",
+)
 
 
 def check(weighting, position, mask, rtol=2e-5, **sizes):

@@ -122,7 +122,7 @@ def test_a_second_derivative_is_refused():
 
 @pytest.mark.parametrize("backend", ["auto", "blockwise"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("make", [Weighting.sigmoid, Weighting.relu, Weighting.polynomial])
+@pytest.mark.parametrize("make", [Weighting.relu, Weighting.polynomial])
 def test_the_derivative_by_a_count_is_refused_and_right_in_the_reference(make, dtype, backend):
     q, k, v = inputs(dtype)
     n = torch.full((q.shape[0],), 5.0, dtype=dtype, requires_grad=True)
@@ -133,13 +133,15 @@ def test_the_derivative_by_a_count_is_refused_and_right_in_the_reference(make, d
     assert n.grad.all()
 
 
-def test_the_derivative_by_a_count_that_only_scales_rows():
-    """The factor of sigmoid's rows is applied outside of the kernels, so its gradient is there."""
-    q, k, v = inputs(torch.float64)
+@pytest.mark.parametrize("how", [{"shift": "-log n"}, {"row_scale": "1/n"}])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_derivative_by_the_count_of_a_sigmoid(how, dtype):
+    """Of the shift by the kernels' sums over rows; the factor of rows is applied outside of them."""
+    q, k, v = inputs(dtype)
     grads = []
     for backend in ("auto", "reference"):
         n = torch.full((q.shape[0],), 5.0, dtype=q.dtype, requires_grad=True)
-        weighting = Weighting("sigmoid", row_scale="1/n", n=n)
+        weighting = Weighting("sigmoid", n=n, **how)
         attend(q, k, v, weighting=weighting, backend=backend).sum().backward()
         grads.append(n.grad)
     torch.testing.assert_close(*grads)

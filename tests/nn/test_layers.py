@@ -208,6 +208,8 @@ SIGMOIDS = [
     ({"shift": "none", "row_scale": "1/n"}, 0.0, 1 / 3),
     ({"shift": "none", "row_scale": "1/sqrt n"}, 0.0, 1 / math.sqrt(3)),
     ({"shift_per_head": True}, -math.log(3) + 0.7, 1.0),
+    ({"shift_exponent": True}, -0.6 * math.log(3), 1.0),
+    ({"count": "effective"}, -math.log(3), 1.0),  # no position, no bias
 ]
 
 
@@ -222,6 +224,8 @@ def test_sigmoid_shifts_by_hand(options: dict[str, object], shift: float, scale:
         attention.project_out.weight.copy_(torch.eye(4))
         if attention.bias_h is not None:
             attention.bias_h.fill_(0.7)
+        if attention.exponent_h is not None:
+            attention.exponent_h.fill_(0.6)
     mask = Mask(key_lens=torch.tensor([5]), chunk=3)
     out = attention(torch.randn(1, 6, 4), mask)[0, 2]
     expected = 3 * scale / (1 + math.exp(-shift))

@@ -28,7 +28,7 @@ RATE = 16000
 
 @pytest.mark.slow
 @pytest.mark.parametrize("weighting", ["sigmoid", "softmax"])
-@pytest.mark.parametrize("position", ["alibi", "rope", "relative", "none"])
+@pytest.mark.parametrize("position", ["alibi", "rope", "relative", "none", "table"])
 def test_onnx_runtime_gives_pytorchs_log_probabilities(
     tmp_path: Path, babble: np.ndarray, weighting: str, position: str
 ) -> None:
@@ -37,6 +37,8 @@ def test_onnx_runtime_gives_pytorchs_log_probabilities(
     onnxruntime = pytest.importorskip("onnxruntime")
     words = ["encoder.num_layers=1", "encoder.dim=32", "encoder.ff_dim=32", "tokenizer.kind=char"]
     attention = [f"attention.weighting={weighting}", f"attention.position={position}"]
+    if weighting == "sigmoid":
+        attention += ["attention.count=effective", "attention.shift_exponent=true"]
     cfg = config.load([], words + attention)
     tokenizer = train_tokenizer(["the quick brown fox"], cfg.tokenizer)
     torch.manual_seed(0)

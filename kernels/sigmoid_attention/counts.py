@@ -1,0 +1,156 @@
+"""What n means in `-log n` and in 1 / n: how many keys a row sees, or how many a head can see.
+
+The effective count N of a row is the sum of exp(position bias) over its visible keys, so that weights
+exp(score - log N) of a row sum to 1 where q . k is 0, as n makes them without a position. ALiBi has a
+closed form; a table is summed by doubling, O(log S) steps for each row.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .spec import Mask, PositionBias, Weighting, compute_dtype
+
+# Of a bias, where a table says "never" by -inf: differences of two stay numbers.
+LOWEST = -1.0e30
+
+Runs = tuple[Tensor, Tensor]
+
+
+def log_counts(
+    weighting: Weighting,
+    position: PositionBias | None,
+    mask: Mask,
+    runs: Runs | None,
+    q_bhtd: Tensor,
+    num_keys: int,
+) -> Tensor:
+    """Return log n of each row, (B', H', T'): an axis is 1 where all that see a key agree.
+
+    runs: (lo_bt, hi_bt) of `flat.visible_runs`. Rows that see no key count as n = 1.
+    """
+    dtype, num_queries = compute_dtype(q_bhtd.dtype), q_bhtd.shape[2]
+    if weighting.counts_biases(position) and num_queries * num_keys > 0:
+        assert position is not None
+        if runs is None:
+            ends_bt = torch.tensor([[0], [num_keys]], device=q_bhtd.device).expand(2, num_queries)
+            runs = (ends_bt[:1], ends_bt[1:])
+        delta = mask.k_start - mask.q_start  # offset of key 0 and query 0
+        count = _log_of_slopes if position.slopes_h is not None else _log_of_table
+        empty_bt = runs[1] <= runs[0]
+        log_n_bht = count(position, runs[0].long(), runs[1].long(), delta, num_keys, dtype)
+        return log_n_bht.masked_fill(empty_bt[:, None], 0.0)
+    if isinstance(weighting.n, Tensor):
+        n = weighting.n.to(dtype)
+        n_bht = n if n.dim() == 3 else n[:, None, None] if n.dim() == 1 else n[:, None]
+        # A count of biases may be below 1, and is not 0 but by underflow.
+        return n_bht.clamp(min=1.0 if n.dim() < 3 else torch.finfo(dtype).tiny).log()
+    n_bt = _keys(weighting, mask, runs, num_queries, num_keys, q_bhtd.device)
+    return n_bt[:, None].clamp(min=1).to(dtype).log()
+
+
+def _keys(
+    weighting: Weighting,
+    mask: Mask,
+    runs: Runs | None,
+    num_queries: int,
+    num_keys: int,
+    device: torch.device,
+) -> Tensor:
+    """Return n as (B', T), or (B', 1) where the rows that see a key agree."""
+    sequence = weighting.n == "sequence"
+    if not sequence and isinstance(weighting.n, str) and runs is not None and mask.banded:
+        return runs[1] - runs[0]
+    if sequence and mask.cu_seqlens is not None:
+        lens_n = mask.cu_seqlens.long().diff()
+        return lens_n.repeat_interleave(lens_n, output_size=num_queries)[None]
+    if isinstance(weighting.n, str) and mask.key_lens is not None:
+        return mask.key_lens.clamp(max=num_keys)[:, None]
+    n = num_keys if isinstance(weighting.n, str) else weighting.n
+    return torch.full((1, 1), n, device=device)  # type: ignore[arg-type]
+
+
+def _log_of_slopes(
+    position: PositionBias,
+    lo_bt: Tensor,
+    hi_bt: Tensor,
+    delta: int,
+    num_keys: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Return log sum over lo <= j < hi of exp(-slope |j - own|): two geometric sums, (B', H, T).
+
+    From the visible key nearest to the row's own position, which both contain, to either end. Where
+    a slope is below 0 the farthest key has the largest bias, and all are divided by that one.
+    """
+    assert position.slopes_h is not None
+    own_t = torch.arange(lo_bt.shape[1], device=lo_bt.device) - delta
+    slope_h11 = position.slopes_h.to(dtype)[:, None]
+    nearest_bt = torch.minimum(torch.maximum(own_t, lo_bt), (hi_bt - 1).clamp(min=0))
+    gap, left, right = (
+        x_bt[:, None].to(dtype)
+        for x_bt in (
+            (nearest_bt - own_t).abs(),
+            (nearest_bt - lo_bt + 1).clamp(min=1),
+            (hi_bt - nearest_bt).clamp(min=1),
+        )
+    )
+    # Not abs and clamp: at a slope of 0 both would lose half of its gradient.
+    steep = torch.where(slope_h11 < 0, -slope_h11, slope_h11)
+    rise = torch.where(slope_h11 < 0, -slope_h11, torch.zeros_like(slope_h11))
+    most = torch.maximum(left, right) - 1
+    total = -(-rise * most).exp()
+    for num in (left, right):
+        total = total + (rise * (num - 1 - most)).exp() * _geometric(steep, num)
+    return -slope_h11 * gap + rise * most + total.log()
+
+
+def _geometric(slope: Tensor, num: Tensor) -> Tensor:
+    """Return 1 + r + ... + r^(num - 1) for r = exp(-slope), slope at least 0."""
+    return num * _decayed(slope * num) / _decayed(slope)
+
+
+def _decayed(x: Tensor) -> Tensor:
+    """Return (1 - exp(-x)) / x, 1 at 0, with its gradient there."""
+    small = x < 1e-3
+    above = torch.where(small, torch.ones_like(x), x)
+    series = 1 - x / 2 * (1 - x / 3 * (1 - x / 4))
+    return torch.where(small, series, -torch.expm1(-above) / above)
+
+
+def _log_of_table(
+    position: PositionBias,
+    lo_bt: Tensor,
+    hi_bt: Tensor,
+    delta: int,
+    num_keys: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Return log sum over lo <= j < hi of exp(table[j - own]), (B', H, T).
+
+    Sums of 1, 2, 4, ... neighbouring offsets; a run is made of those of its length's binary digits.
+    Sums of a prefix would lose small biases beside large ones.
+    """
+    assert position.table_hp is not None
+    table_hp = position.table_hp.to(dtype).clamp(min=LOWEST)
+    num_queries = lo_bt.shape[1]
+    offset_o = torch.arange(num_queries + num_keys - 1, device=lo_bt.device)
+    offset_o = offset_o + delta - (num_queries - 1)
+    sums_ho = table_hp[:, (offset_o + position.zero).clamp(0, table_hp.shape[1] - 1)]
+    row_t = torch.arange(num_queries, device=lo_bt.device)
+    at_bt, length_bt = lo_bt - row_t + (num_queries - 1), hi_bt - lo_bt
+    heads, num_offsets = sums_ho.shape
+    total = sums_ho.new_full((lo_bt.shape[0], heads, num_queries), LOWEST)
+    size = 1
+    while size <= num_keys:
+        taken_bt = (length_bt // size) % 2 == 1
+        part_hbt = sums_ho[:, at_bt.clamp(0, num_offsets - 1)]
+        joined = torch.logaddexp(total, part_hbt.transpose(0, 1))
+        total = torch.where(taken_bt[:, None], joined, total)
+        at_bt = at_bt + size * taken_bt
+        beyond = sums_ho.new_full((heads, min(size, num_offsets)), LOWEST)
+        ahead_ho = torch.cat([sums_ho[:, size:], beyond], 1)
+        sums_ho = torch.logaddexp(sums_ho, ahead_ho)
+        size *= 2
+    return total
