@@ -79,8 +79,15 @@ class MultiHeadAttention(nn.Module):
             k_bhsd, v_bhsd, mask = self.linformer(k_bhsd, v_bhsd, mask)
         q_bhtd, k_bhsd, bias = self.position(q_bhtd, k_bhsd, mask.q_start, mask.k_start)
         attend = self.resolve(q_bhtd.device, q_bhtd.dtype)
-        trained = {"bias_h": self.bias_h, "exponent_h": self.exponent_h}
-        o_bhtd = attend(q_bhtd, k_bhsd, v_bhsd, position=bias, mask=mask, **trained)
+        o_bhtd = attend(
+            q_bhtd,
+            k_bhsd,
+            v_bhsd,
+            position=bias,
+            mask=mask,
+            bias_h=self.bias_h,
+            exponent_h=self.exponent_h,
+        )
         return self.norm_out(self.project_out(o_bhtd.transpose(1, 2).flatten(2)))
 
     def trained_weighting(self) -> Weighting:
