@@ -36,7 +36,8 @@ def add(verbs: Verbs) -> None:
         nargs="+",
         default=[],
         metavar="S",
-        help="also decode each speaker's utterances joined to these seconds",
+        help="also decode each speaker's utterances joined to about these seconds; durations that make "
+        "recordings hardly longer than the one before are left out",
     )
     parser.add_argument(
         "--device", default="auto", help="that decodes --lengths: auto, cpu, cuda or cuda:N"

@@ -17,6 +17,8 @@ from asr.evaluate.statistics import Interval
 MIN_RUNS = 2
 # What a claim in words takes; fewer seeds are an indication.
 CLAIM_RUNS = 5
+# Of corrected p-values.
+SIGNIFICANT = 0.05
 
 Type = tuple[str, str]
 """(weighting, position)"""
@@ -132,7 +134,13 @@ def type_differences(
             if kind == "weighting" and len(common) > 1:
                 scopes += [[other] for other in common]
             for scope in scopes:
-                results += _difference(group, types, (kind, axis), (word, baseline), scope, level)
+                signs = {
+                    _pair(axis, name, other): sign / len(scope)
+                    for name, sign in ((word, 1.0), (baseline, -1.0))
+                    for other in scope
+                }
+                how = (kind, (word, baseline), scope)
+                results += type_difference(group, types, how, signs, level)
     return results
 
 
@@ -183,20 +191,20 @@ def widest(differences: Sequence[TypeDifference], kind: str) -> list[TypeDiffere
     return list(chosen.values())
 
 
-def _difference(
+def type_difference(
     group: Group,
     types: dict[Type, list[int]],
-    what: tuple[str, int],
-    words: tuple[str, str],
-    scope: list[str],
+    how: tuple[str, tuple[str, str], list[str]],
+    signs: dict[Type, float],
     level: float,
 ) -> list[TypeDifference]:
-    (kind, axis), (word, baseline) = what, words
-    signs = {
-        _pair(axis, name, other): sign / len(scope)
-        for name, sign in ((word, 1.0), (baseline, -1.0))
-        for other in scope
-    }
+    """Return one tested contrast of types, or nothing where there is nothing to test.
+
+    Args:
+        how: (kind, (name, baseline), within) of the difference.
+        signs: of each type's mean in the contrast.
+    """
+    kind, (word, baseline), scope = how
     found = _contrast(group, signs, types)
     if found is None:
         return []

@@ -8,28 +8,24 @@ from pathlib import Path
 
 from asr.data.speakers import UNKNOWN_SPEAKER
 from asr.errors import InputError
-from asr.evaluate.attention_types import (
-    corrected_types,
-    find_types,
-    type_differences,
-    type_results,
-    with_costs,
-)
+from asr.evaluate.attention_types import Type, find_types, type_results, with_costs
 from asr.evaluate.comparison import (
     Comparison,
     Difference,
     Part,
     Row,
     SetResult,
-    TypeDifference,
     TypeResult,
     corrected,
 )
 from asr.evaluate.experiment import Experiment, ScoredSet, read_experiment
+from asr.evaluate.interactions import compared_types
 from asr.evaluate.paired import (
     Bootstrap,
+    Group,
     group_of,
     paired_differences,
+    units_of,
     wer_intervals,
     wer_method,
 )
@@ -62,7 +58,7 @@ def compare(
     results: dict[tuple[int, str], SetResult] = {}
     differences: list[Difference] = []
     types: list[TypeResult] = []
-    type_differences_: list[TypeDifference] = []
+    typed: list[tuple[Group, dict[Type, list[int]]]] = []
     parts: list[Part] = []
     unpaired: list[str] = []
     for set_name in set_names:
@@ -70,8 +66,7 @@ def compare(
         for numbers in _groups_of_equal_references(members):
             group = group_of(set_name, {k: members[k] for k in numbers})
             for k, interval in zip(numbers, wer_intervals(group, how), strict=True):
-                method = wer_method(group, k)
-                results[k, set_name] = _set_result(members[k], group.unit, interval, method)
+                results[k, set_name] = _set_result(members[k], group, k, interval)
             parts += parts_of(group, names, read_noise_db(members[numbers[0]].decoding.cuts))
             base = min(members)
             if base not in numbers:
@@ -89,7 +84,7 @@ def compare(
                 found, replicas = find_types(group, experiments, names)
                 unpaired += replicas
                 types += type_results(group, found, names, level)
-                type_differences_ += type_differences(group, found, level)
+                typed.append((group, found))
 
     rows = [
         Row(name, str(experiment.folder), experiment.run, _sets_of(results, k))
@@ -99,7 +94,7 @@ def compare(
         rows=rows,
         differences=corrected(differences),
         types=with_costs(types, rows),
-        type_differences=corrected_types(type_differences_),
+        type_differences=compared_types(typed, level),
         parts=parts,
         lengths=[],
         length_types=[],
@@ -108,12 +103,31 @@ def compare(
             *_decoded_twice(experiments, names),
             *_warnings(rows),
             *unpaired,
+            *(_fairness(experiments) if types else []),
             *(n for e in experiments for n in e.left_out),
         ],
         level=level,
         num_resamples=num_resamples,
         seed=seed,
     )
+
+
+def _fairness(experiments: Sequence[Experiment]) -> list[str]:
+    """Say what a comparison of types holds equal that might not suit each of them equally."""
+    rates = {one.settings.get("optimizer.lr") for one in experiments}
+    notes = []
+    if len(rates) == 1 and None not in rates:
+        (rate,) = rates
+        notes.append(
+            f"all types were trained with one peak learning rate, optimizer.lr = {rate}, tuned for "
+            f"none of them here"
+        )
+    if any(one.run.position == "cape" for one in experiments):
+        notes.append(
+            "cape augments too: in training it shifts and stretches positions at random, so its "
+            "difference from the others is not one of positions alone"
+        )
+    return notes
 
 
 def _check_arguments(folders: Sequence[Path], num_resamples: int, level: float) -> None:
@@ -146,7 +160,9 @@ def _groups_of_equal_references(members: dict[int, ScoredSet]) -> list[list[int]
     return list(groups.values())
 
 
-def _set_result(scored: ScoredSet, unit: str, interval: Interval | None, method: str) -> SetResult:
+def _set_result(
+    scored: ScoredSet, group: Group, member: int, interval: Interval | None
+) -> SetResult:
     counts = sum(scored.counts, ErrorCounts())
     decoding = scored.decoding
     speakers = {utterance.speaker for utterance in scored.utterances}
@@ -155,10 +171,11 @@ def _set_result(scored: ScoredSet, unit: str, interval: Interval | None, method:
         wer=counts.wer if counts.reference_words else None,
         cer=scored.cer,
         interval=interval,
-        unit=unit,
-        method=method,
+        unit=group.unit,
+        method=wer_method(group, member),
         num_utterances=len(scored.utterances),
         num_speakers=0 if speakers == {UNKNOWN_SPEAKER} else len(speakers),
+        units=units_of(group, group.column(member)),
         normaliser=decoding.normaliser,
         search=decoding.search,
         beam=decoding.beam,

@@ -13,6 +13,15 @@ from asr.wer import ErrorCounts
 
 
 @dataclass(frozen=True)
+class UnitErrors:
+    """A speaker's (or, where too few are known, an utterance's) errors and reference words."""
+
+    name: str
+    errors: int
+    words: int
+
+
+@dataclass(frozen=True)
 class SetResult:
     """One system on one test set.
 
@@ -22,6 +31,7 @@ class SetResult:
         unit: what is independent of each other, ``speaker`` or ``utterance``.
         method: of the interval, ``bootstrap``, ``t``, or ``exact`` where no or all words are wrong.
         num_speakers: 0 where none is known.
+        units: errors and words of each unit, what intervals and p-values are made of.
         rtf: seconds of decoding per second of audio.
     """
 
@@ -33,6 +43,7 @@ class SetResult:
     method: str
     num_utterances: int
     num_speakers: int
+    units: list[UnitErrors]
     normaliser: str
     search: str | None
     beam: int | None
@@ -102,7 +113,8 @@ class TypeDifference:
     """A type's mean WER minus another's, over seeds and speakers (or utterances).
 
     Attributes:
-        kind: what differs, ``weighting`` or ``position``.
+        kind: what differs, ``weighting`` or ``position``; ``interaction``: a difference of weightings
+            at one position, ``within``, minus the mean of the same at the others.
         within: what is the same: one word, or several where their mean is compared.
         num_seeds: the fewest runs of any type that takes part.
         df: degrees of freedom of the t test; None where nothing varies.
@@ -149,14 +161,17 @@ class LengthResult:
     """A system on utterances joined to a duration, and its difference from the first system there.
 
     Attributes:
-        length_s: what they were joined to at most; mean_duration_s: what came out.
+        label: of the duration; length_s: what they were joined to; mean_duration_s: what came out.
+        units: errors and words of each unit.
         p_holm: corrected over all systems and durations.
     """
 
     name: str
+    label: str
     length_s: float
     mean_duration_s: float
     num_utterances: int
+    units: list[UnitErrors]
     wer: float
     interval: Interval | None
     difference: float | None

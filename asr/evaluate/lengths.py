@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,19 +19,26 @@ from asr.data.index import cut_speaker
 from asr.data.manifest import load_waveform, read_cuts
 from asr.data.speakers import UNKNOWN_SPEAKER
 from asr.errors import InputError
-from asr.evaluate.attention_types import corrected_types, type_differences, type_results
+from asr.evaluate.attention_types import Type, type_results
 from asr.evaluate.comparison import (
     Comparison,
     Difference,
     LengthResult,
     Row,
-    TypeDifference,
     TypeResult,
     corrected,
 )
 from asr.evaluate.decoded import read_decoding
 from asr.evaluate.experiment import ScoredSet, read_scored_set
-from asr.evaluate.paired import Bootstrap, Group, group_of, paired_differences, wer_intervals
+from asr.evaluate.interactions import compared_types
+from asr.evaluate.paired import (
+    Bootstrap,
+    Group,
+    group_of,
+    paired_differences,
+    units_of,
+    wer_intervals,
+)
 from asr.evaluate.score import score_folder
 from asr.files import write_atomically
 from asr.model_folder import Model, find_model, load_model
@@ -39,6 +46,22 @@ from asr.search.factory import GREEDY, build_search
 from asr.text.normalise import Normaliser, get_normaliser
 
 CPU = torch.device("cpu")
+# A longer recording than the last one's by less than this factor is the same measurement again.
+LEAST_GROWTH = 1.25
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A set's utterances joined to about ``length_s``, groups in order; ``mean_s`` came out."""
+
+    length_s: float
+    groups: list[list[Cut]]
+    mean_s: float
+
+    @property
+    def label(self) -> str:
+        """What was joined, not what was asked for."""
+        return f"{self.mean_s:.3g} s"
 
 
 def compare_lengths(
@@ -46,8 +69,9 @@ def compare_lengths(
 ) -> Comparison:
     """With each system's WER on the first set's utterances joined to each duration, and each type's.
 
-    What was decoded before stays in EXP/lengths/ and is used again until the model or the utterances
-    change.
+    A duration that makes recordings hardly longer than the one before is left out, with a note: it
+    would be the same measurement twice, and be counted twice by Holm's correction. What was decoded
+    before stays in EXP/lengths/ and is used again until the model or the utterances change.
 
     Raises:
         InputError: a duration not above 0, no system with a decoded set, its manifest is gone, or no
@@ -56,8 +80,6 @@ def compare_lengths(
     for length_s in lengths_s:
         if not length_s > 0:
             raise InputError(f"--lengths {length_s:g}: must be above 0 seconds")
-    # a duration that is given twice is one column
-    lengths_s = list({f"{length_s:g}": length_s for length_s in lengths_s}.values())
     first = comparison.rows[0]
     if not first.sets:
         raise InputError(f"--lengths: {first.folder} has no decoded set to take utterances from")
@@ -65,7 +87,8 @@ def compare_lengths(
     rows = [row for row in comparison.rows if set_name in row.sets]
     names = [row.name for row in rows]
     cuts = _manifest(first, set_name)
-    sets = [_decode(row, cuts, lengths_s, set_name, device) for row in rows]
+    kept, notes = _durations(cuts, lengths_s)
+    sets = [_decode(row, kept, set_name, device) for row in rows]
     # Systems are numbered by their place in ``rows`` here, so that a type's are columns too.
     types = {
         (one.weighting, one.position): [names.index(name) for name in one.names]
@@ -74,49 +97,58 @@ def compare_lengths(
     }
     groups: list[Group] = []
     of_types: list[TypeResult] = []
-    differences: list[TypeDifference] = []
-    for number, length_s in enumerate(lengths_s):
+    typed: list[tuple[Group, dict[Type, list[int]]]] = []
+    for number, joined in enumerate(kept):
         members = {k: of_lengths[number] for k, of_lengths in enumerate(sets)}
-        group = group_of(f"{length_s:g} s", members)
+        group = group_of(joined.label, members)
         groups.append(group)
         of_types += type_results(group, types, names, comparison.level)
-        differences += type_differences(group, types, comparison.level)
-    results = _results(names, groups, lengths_s, comparison)
+        typed.append((group, types))
     return replace(
         comparison,
-        notes=[*comparison.notes, *_not_reached(results)],
-        lengths=results,
+        notes=[*comparison.notes, *notes],
+        lengths=_results(names, groups, kept, comparison),
         length_types=of_types,
-        length_differences=corrected_types(differences),
+        length_differences=compared_types(typed, comparison.level),
     )
 
 
-def _not_reached(results: Sequence[LengthResult]) -> list[str]:
-    """Durations that the speakers have too few utterances for."""
-    means = {one.length_s: one.mean_duration_s for one in results}
-    return [
-        f"joined to {length_s:g} s: speakers have too few utterances for more than {mean_s:.1f} s on "
-        f"average"
-        for length_s, mean_s in means.items()
-        if mean_s < length_s / 2
-    ]
+def _durations(cuts: Sequence[Cut], lengths_s: Sequence[float]) -> tuple[list[Joined], list[str]]:
+    """Return the durations that say something new, shortest first, and why others do not."""
+    kept: list[Joined] = []
+    notes = []
+    for length_s in sorted(set(lengths_s)):
+        groups = join(cuts, length_s)
+        joined = Joined(length_s, groups, sum(map(_seconds, groups)) / len(groups))
+        if kept and joined.mean_s < LEAST_GROWTH * kept[-1].mean_s:
+            notes.append(
+                f"joined to {length_s:g} s: left out, speakers have utterances for "
+                f"{joined.mean_s:.1f} s on average, and {kept[-1].mean_s:.1f} s are there already"
+            )
+        else:
+            kept.append(joined)
+    return kept, notes
 
 
 def join(cuts: Sequence[Cut], length_s: float) -> list[list[Cut]]:
-    """Groups of one speaker's utterances, in the order of their ids, of at most ``length_s``.
+    """Groups of one speaker's utterances, in the order of their ids, of about ``length_s`` each.
 
-    An utterance that is longer by itself stays alone.
+    A speaker's utterances are shared out evenly, cut between utterances where an even share ends: no
+    group is a short rest, and a speaker with less than ``length_s`` is one group.
     """
+    by_speaker: dict[str, list[Cut]] = {}
+    for cut in sorted(cuts, key=lambda cut: (cut.supervisions[0].speaker, cut.id)):
+        by_speaker.setdefault(cut.supervisions[0].speaker, []).append(cut)
     groups: list[list[Cut]] = []
-    by_speaker = sorted(cuts, key=lambda cut: (cut.supervisions[0].speaker, cut.id))
-    filled_s, speaker = 0.0, None
-    for cut in by_speaker:
-        fits = filled_s + cut.duration <= length_s
-        if cut.supervisions[0].speaker != speaker or not fits:
-            groups.append([])
-            filled_s, speaker = 0.0, cut.supervisions[0].speaker
-        groups[-1].append(cut)
-        filled_s += cut.duration
+    for own in by_speaker.values():
+        whole_s = _seconds(own)
+        share_s = whole_s / max(1, round(min(whole_s / length_s, 1e6)))
+        shares: dict[int, list[Cut]] = {}
+        before_s = 0.0
+        for cut in own:
+            shares.setdefault(int((before_s + cut.duration / 2) / share_s), []).append(cut)
+            before_s += cut.duration
+        groups += shares.values()
     return groups
 
 
@@ -134,20 +166,15 @@ def _manifest(row: Row, set_name: str) -> list[Cut]:
 
 
 def _decode(
-    row: Row,
-    cuts: Sequence[Cut],
-    lengths_s: Sequence[float],
-    set_name: str,
-    device: torch.device,
+    row: Row, durations: Sequence[Joined], set_name: str, device: torch.device
 ) -> list[ScoredSet]:
     """Of each duration."""
     model: Model | None = None
     weights = find_model(Path(row.folder)) / "model.safetensors"
     results = []
-    for length_s in lengths_s:
-        name = f"{set_name}-joined-{length_s:g}s"
+    for joined in durations:
+        name, groups = f"{set_name}-joined-{joined.length_s:g}s", joined.groups
         out = Path(row.folder) / "lengths" / name
-        groups = join(cuts, length_s)
         found = _read_newer(out, weights)
         if found is None or not _is_of(found, groups):
             model = model or load_model(Path(row.folder), device)
@@ -225,7 +252,7 @@ def _decode_joined(
 def _results(
     names: Sequence[str],
     groups: Sequence[Group],
-    lengths_s: Sequence[float],
+    durations: Sequence[Joined],
     comparison: Comparison,
 ) -> list[LengthResult]:
     """Of all durations; they stand in one table, so Holm's correction is over them all."""
@@ -233,9 +260,9 @@ def _results(
     found = [paired_differences(group, names, how) for group in groups]
     all_of_them = iter(corrected([one for each in found for one in each]))
     results = []
-    for group, length_s in zip(groups, lengths_s, strict=True):
+    for group, joined in zip(groups, durations, strict=True):
         differences = [next(all_of_them) for _ in names[1:]]
-        results += _of_length(names, group, length_s, differences, how)
+        results += _of_length(names, group, joined.length_s, differences, how)
     return results
 
 
@@ -252,16 +279,18 @@ def _of_length(
     return [
         LengthResult(
             name=name,
+            label=group.set_name,
             length_s=length_s,
             mean_duration_s=duration_s,
             num_utterances=len(group.utterances),
+            units=units_of(group, number),
             wer=float(wer),
             interval=interval,
             difference=None if one is None else one.difference,
             p_value=None if one is None else one.p_value,
             p_holm=None if one is None else one.p_holm,
         )
-        for name, wer, interval, one in zip(
-            names, wer_m, wer_intervals(group, how), differences, strict=True
+        for number, (name, wer, interval, one) in enumerate(
+            zip(names, wer_m, wer_intervals(group, how), differences, strict=True)
         )
     ]

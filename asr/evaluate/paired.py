@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from asr.evaluate.comparison import Difference
+from asr.evaluate.comparison import Difference, UnitErrors
 from asr.evaluate.decoded import Utterance
 from asr.evaluate.experiment import ScoredSet
 from asr.evaluate.mapsswe import Mapsswe, errors_by_word, mapsswe, segment_errors
@@ -46,7 +46,7 @@ class Group:
         members: the systems' numbers in the table.
         utterances: of the first; sorted by id, so that no figure depends on a file's order.
         hypotheses_mu: words.
-        unit: ``speaker`` or ``utterance``.
+        unit: ``speaker`` or ``utterance``; names_n: which.
     """
 
     set_name: str
@@ -56,6 +56,7 @@ class Group:
     errors_um: Floats
     words_u: Floats
     unit: str
+    names_n: list[str]
     errors_nm: Floats
     words_n: Floats
 
@@ -102,9 +103,20 @@ def group_of(set_name: str, members: dict[int, ScoredSet]) -> Group:
         errors_um=errors_um,
         words_u=words_u,
         unit=unit,
+        names_n=sorted(set(speakers)) if unit == "speaker" else order,
         errors_nm=values[:, :-1],
         words_n=values[:, -1],
     )
+
+
+def units_of(group: Group, column: int) -> list[UnitErrors]:
+    """Return errors and words of each unit of one system."""
+    return [
+        UnitErrors(name, int(errors), int(words))
+        for name, errors, words in zip(
+            group.names_n, group.errors_nm[:, column], group.words_n, strict=True
+        )
+    ]
 
 
 def wer_intervals(group: Group, how: Bootstrap) -> list[Interval | None]:

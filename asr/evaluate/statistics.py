@@ -9,7 +9,7 @@ What is done with how many units is decided by the simulations of docs/statistic
 - a WER over ten units or more: studentised bootstrap (Efron 1981). Percentile intervals cover 86 to
   92 % where they say 95 % at 10 to 20 speakers.
 - a difference over ten units or more: random signs. Where two systems do not differ, their labels can
-  be exchanged unit by unit; the p-value is the share of the exchanges that give a difference as large
+  be exchanged unit by unit; the p-value is the share of all exchanges that give a difference as large
   (Fisher's randomisation test; as a bootstrap, the wild cluster bootstrap of Cameron, Gelbach and
   Miller 2008). The interval holds the differences that this test does not reject.
 - a WER over fewer: Student's t over the units, of its logarithm (rates are skewed).
@@ -36,6 +36,8 @@ MIN_RESAMPLED = 10
 # Below, not even a t interval says anything: utterances are taken, for these speakers alone.
 MIN_SPEAKERS = 3
 
+# Of subsets of units, times units, that are counted one by one.
+_MOST_SUMS = 2_000_000_000
 # Entries of the resampling matrix that are in memory at once.
 _CHUNK = 4_000_000
 
@@ -150,6 +152,7 @@ def random_signs(
     as typical values", 1969).
 
     Splits that tie count half (the mid p-value); the split into all and none counts as one more.
+    The p-value of whole numbers is exact, over all splits; only that of others is of the resamples.
     """
     words_uk = np.broadcast_to(words_uk, differences_uk.shape)
     num_units, num_columns = differences_uk.shape
@@ -166,8 +169,42 @@ def random_signs(
     count = num_resamples + 1
     p_k = (1 + share_rk.sum(axis=0) + ties_rk.sum(axis=0) / 2) / count
     p_k = np.where(all_k[:num_columns] == 0, 1.0, np.minimum(p_k, 1.0))
+    if (words_uk > 0).all():
+        for k in range(num_columns):
+            exact = exact_signs(differences_uk[:, k])
+            p_k[k] = p_k[k] if exact is None else exact
     kept = int((1 - level) * count)
     return Tested(_end(low_rk, kept), -_end(-high_rk, kept), p_k)
+
+
+def exact_signs(difference_u: Floats) -> float | None:
+    """Return the p-value of ``random_signs`` over all 2^units splits; None where it is out of reach.
+
+    Counts how many of the subsets of the units have each sum, which is quick for whole numbers.
+    """
+    if (difference_u != np.round(difference_u)).any():
+        return None
+    total = int(difference_u.sum())
+    if total == 0:
+        return 1.0
+    steps = [int(step) * (1 if total > 0 else -1) for step in difference_u]
+    total = abs(total)
+    lowest, highest = sum(s for s in steps if s < 0), sum(s for s in steps if s > 0)
+    if len(steps) * (highest - lowest) > _MOST_SUMS:
+        return None
+    share_s = np.zeros(highest - lowest + 1)  # of the subsets with sum s + lowest
+    share_s[-lowest] = 1.0
+    for step in steps:
+        moved_s = np.zeros_like(share_s)
+        if step >= 0:
+            moved_s[step:] = share_s[: len(share_s) - step]
+        else:
+            moved_s[:step] = share_s[-step:]
+        share_s = (share_s + moved_s) / 2
+    beyond = share_s[:-lowest].sum() + share_s[total + 1 - lowest :].sum()
+    ties = share_s[-lowest] + share_s[total - lowest]
+    all_and_none = 2.0 ** (1 - len(steps))
+    return float(min(1.0, beyond + (ties + all_and_none) / 2))
 
 
 def all_signs(differences_uk: Floats, words_uk: Floats, level: float) -> Tested:

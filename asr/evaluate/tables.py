@@ -196,10 +196,16 @@ def type_tables(comparison: Comparison) -> list[tuple[str, Table]]:
 def _type_differences(
     differences: Sequence[TypeDifference], set_is: str, level: str
 ) -> list[tuple[str, Table]]:
-    """A table of weightings and one of positions, as Holm's correction goes."""
+    """Tables of weightings, positions and interactions, as Holm's correction goes."""
     header = ["what", "within", set_is, "seeds", "difference", level, "p", "p (Holm)", "df"]
     tables = []
-    for kind in ("weighting", "position"):
+    captions = {
+        "weighting": "Differences of weightings in points of WER",
+        "position": "Differences of positions in points of WER",
+        "interaction": "Interaction: differences of weightings at one position, less their mean at the "
+        "other positions, in points of WER",
+    }
+    for kind, caption in captions.items():
         rows = [
             [
                 f"{one.name} - {one.baseline}",
@@ -217,8 +223,7 @@ def _type_differences(
         ]
         if rows:
             over = units_text(differences)
-            caption = f"Differences of {kind}s in points of WER, over seeds and {over}:"
-            tables.append((caption, Table(header, rows)))
+            tables.append((f"{caption}, over seeds and {over}:", Table(header, rows)))
     return tables
 
 
@@ -226,9 +231,8 @@ def length_tables(comparison: Comparison) -> list[tuple[str, Table]]:
     """WER by joined duration: of types and their differences where there are types, of systems."""
     if not comparison.lengths:
         return []
-    lengths = {f"{one.length_s:g} s": one.mean_duration_s for one in comparison.lengths}
-    header = [f"{name} ({mean_s:.1f} s)" for name, mean_s in lengths.items()]
-    caption = "WER % on a speaker's utterances joined to a duration (mean) and decoded whole"
+    header = lengths = list(dict.fromkeys(one.label for one in comparison.lengths))
+    caption = "WER % on a speaker's utterances joined to a mean duration and decoded whole"
     tables = []
     if comparison.length_types:
         cells = {
@@ -322,6 +326,7 @@ def legend_lines(comparison: Comparison) -> list[str]:
         )
     lines.append(f"{_TRAIN} commit +: with local changes.")
     if comparison.differences:
+        lines.append("p: share of all exchanges of labels whose difference is as large.")
         lines.append("MAPSSWE: NIST's matched-pairs sentence-segment test, blind to speakers.")
         lines.append("better in: share of the resamples in which the system had fewer errors.")
     if max(len(comparison.differences), len(comparison.type_differences)) > 1:
@@ -366,8 +371,8 @@ def _method_line(comparison: Comparison, set_name: str, unit: str, method: str) 
             f"or more: all exchanges of labels."
         )
     return (
-        f"{level}: studentised bootstrap, p: random signs; {comparison.num_resamples} resamples of "
-        f"{unit}s of {set_name} (seed {comparison.seed})."
+        f"{level}: studentised bootstrap, {comparison.num_resamples} resamples of {unit}s of "
+        f"{set_name} (seed {comparison.seed})."
     )
 
 

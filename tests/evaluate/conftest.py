@@ -8,6 +8,8 @@ import pytest
 from made_experiments import write_decoded, write_experiment
 from made_models import decode, write_run
 
+from asr.data.manifest import read_cuts, write_cuts
+
 
 @pytest.fixture
 def pair(tmp_path: Path) -> list[Path]:
@@ -23,7 +25,18 @@ def pair(tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def grid(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path) -> list[Path]:
+def three_speakers(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path) -> Path:
+    """Six utterances, two of each speaker: 2.5 s alone, 5.1 s joined on average."""
+    cuts = list(read_cuts(tiny_corpus / "test.cuts.jsonl.gz"))
+    for number, cut in enumerate(cuts):
+        cut.supervisions[0].speaker = f"s{number // 2}"
+    path = tmp_path_factory.mktemp("speakers") / "test.cuts.jsonl.gz"
+    write_cuts(cuts, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def grid(tmp_path_factory: pytest.TempPathFactory, three_speakers: Path) -> list[Path]:
     """Two weightings x two positions x two seeds."""
     folder = tmp_path_factory.mktemp("grid")
     experiments = [
@@ -33,5 +46,5 @@ def grid(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path) -> list[Pa
         for weighting in ("softmax", "sigmoid")
     ]
     for exp in experiments:
-        decode(exp, tiny_corpus / "test.cuts.jsonl.gz", exp / "decode" / "test")
+        decode(exp, three_speakers, exp / "decode" / "test")
     return experiments

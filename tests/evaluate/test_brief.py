@@ -57,10 +57,12 @@ def test_a_page_of_types(tmp_path: Path) -> None:
     assert "6 types of attention, 3 seeds of each; conformer; 18.3M parameters" in page
     found = verdict(comparison)
     assert f"**{found.answer}**" in page
-    assert "Cannot tell sigmoid from softmax: nothing here speaks for either" in found.answer
-    best, other = ("rope", "alibi") if "to rope, or alibi" in found.answer else ("alibi", "rope")
-    assert f"it points to {best}, or {other}, which cannot be told from it" in found.answer
-    assert found.answer.endswith("no position at all makes more errors.")
+    assert "No significant difference between sigmoid and softmax: up to " in found.answer
+    best, other = ("rope", "alibi") if "than rope" in found.answer else ("alibi", "rope")
+    assert found.answer.endswith(
+        f"Of the positions, no position at all makes more errors than {best}; between that and "
+        f"{other} no difference is significant."
+    )
     for one in comparison.type_differences:
         line = f"| {one.name} - {one.baseline} |"
         shown = next(
@@ -110,20 +112,21 @@ def test_positions_are_claimed_as_weightings_are(tmp_path: Path, seeds: int, wor
 def test_lengths_of_positions_alone(grid: list[Path]) -> None:
     """One weighting, two positions, two seeds: types all the same."""
     sigmoid = [exp for exp in grid if exp.name.startswith("sigmoid")]
-    compare_lengths(compare(sigmoid), [5.0, 60.0])
+    compare_lengths(compare(sigmoid), [1.0, 60.0])
     for out in [out for exp in sigmoid for out in (exp / "lengths").iterdir()]:
         mishear(out, str(out))
-    comparison = compare_lengths(compare(sigmoid), [5.0, 60.0])
+    comparison = compare_lengths(compare(sigmoid), [1.0, 60.0])
     assert comparison.length_differences
     found = length_verdict(comparison)
     assert "Each system is one training" not in " ".join(found.reasons)
-    (at_most,) = (one for one in comparison.length_differences if one.set_name == "60 s")
-    shown = next(reason for reason in found.reasons if "on 60 s" in reason)
+    (at_most,) = (one for one in comparison.length_differences if one.set_name == "5.09 s")
+    shown = next(reason for reason in found.reasons if "on 5.09 s" in reason)
     assert f"{100 * abs(at_most.difference):+.2f}" in shown
 
 
 def test_weightings_that_differ_at_one_position_stand_in_the_answer(tmp_path: Path) -> None:
-    """On average they do not, for they differ the other way round at the other position."""
+    """On average they do not, for they differ the other way round at the other position: the mean
+    answers nothing, and positions are ranked within each weighting."""
     rates = {
         ("softmax", "none"): 0.2,
         ("sigmoid", "none"): 0.2,
@@ -134,11 +137,15 @@ def test_weightings_that_differ_at_one_position_stand_in_the_answer(tmp_path: Pa
     }
     comparison = compare([e for w, rate in rates.items() for e in seeds_of(tmp_path, *w, rate)])
     found = verdict(comparison)
-    assert "Cannot tell sigmoid from softmax" in found.answer
-    assert "With alibi, it points to softmax rather than sigmoid." in found.answer
-    assert "With rope, it points to sigmoid rather than softmax." in found.answer
-    assert "With no position" not in found.answer
-    (reason,) = (one for one in found.reasons if one.startswith("With alibi alone, on test,"))
+    assert found.answer.startswith(
+        "How sigmoid compares with softmax depends on the position (a significant interaction), so "
+        "their mean over positions answers nothing; with rope it points to sigmoid rather than "
+        "softmax; with alibi it points to softmax rather than sigmoid; with no position at all no "
+        "difference is significant by itself. With softmax, for the position, it points to alibi; "
+    )
+    assert "With sigmoid, for the position, it points to rope; " in found.answer
+    assert sum(one.startswith("Interaction on test: ") for one in found.reasons) >= 2
+    (reason,) = (one for one in found.reasons if one.startswith("With alibi, on test,"))
     (difference,) = (
         one
         for one in comparison.type_differences
@@ -147,20 +154,21 @@ def test_weightings_that_differ_at_one_position_stand_in_the_answer(tmp_path: Pa
     assert f"is {100 * difference.difference:.2f} points higher" in reason
     joined = replace(
         comparison,
-        lengths=[LengthResult("a", 9.0, 9.0, 1, 0.1, None, None, None, None)],
+        lengths=[LengthResult("a", "9 s", 9.0, 9.0, 1, [], 0.1, None, None, None, None)],
         length_types=[replace(one, set_name="9 s") for one in comparison.types],
         length_differences=[replace(o, set_name="9 s") for o in comparison.type_differences],
     )
     at_length = length_verdict(joined)
-    assert "With alibi at 9 s, it points to softmax rather than sigmoid." in at_length.answer
-    assert any(one.startswith("With rope alone, at 9 s,") for one in at_length.reasons)
+    assert at_length.answer.startswith("At 9 s, how sigmoid compares with softmax depends on ")
+    assert "With sigmoid at 9 s, for the position, it points to rope; " in at_length.answer
+    assert any(one.startswith("With rope, on 9 s,") for one in at_length.reasons)
 
 
 def test_a_page_of_lengths(grid: list[Path]) -> None:
-    compare_lengths(compare(grid), [5.0, 60.0])
+    compare_lengths(compare(grid), [1.0, 60.0])
     for out in [out for exp in grid for out in (exp / "lengths").iterdir()]:
         mishear(out, str(out))
-    comparison = compare_lengths(compare(grid), [5.0, 60.0])
+    comparison = compare_lengths(compare(grid), [1.0, 60.0])
     page = page_of(comparison)
     assert "# Longer audio" in page
     for one in comparison.length_types:
@@ -171,16 +179,16 @@ def test_a_page_of_lengths(grid: list[Path]) -> None:
         )
         assert cell in line
     differences = comparison.length_differences
-    assert {one.set_name for one in differences} == {"5 s", "60 s"}
+    assert {one.set_name for one in differences} == {"2.54 s", "5.09 s"}
     # a type's WER is the mean of its trainings', and a difference that of two types
     wers = {(one.name, one.length_s): one.wer for one in comparison.lengths}
     sigmoid = [wers[exp.name, 60.0] for exp in grid if exp.name.startswith("sigmoid")]
     softmax = [wers[exp.name, 60.0] for exp in grid if exp.name.startswith("softmax")]
     weightings = [one for one in differences if one.kind == "weighting"]
-    (overall,) = (o for o in weightings if o.set_name == "60 s" and len(o.within) == 2)
+    (overall,) = (o for o in weightings if o.set_name == "5.09 s" and len(o.within) == 2)
     assert overall.difference != 0
     assert overall.difference == pytest.approx(sum(sigmoid) / 4 - sum(softmax) / 4)
-    assert "At 60 s" in page
+    assert "at 5.09 s" in page
     # of single systems: no types, no claim about any
     alone = replace(comparison, types=[], length_types=[], length_differences=[])
     assert "says nothing yet about attention types" in page_of(alone)

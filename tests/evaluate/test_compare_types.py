@@ -40,9 +40,19 @@ def test_types_over_seeds(tmp_path: Path) -> None:
         ("relu", "softmax", ["alibi"]),
         ("relu", "sigmoid", ["alibi"]),
         ("alibi", "rope", ["softmax", "sigmoid"]),
+        ("sigmoid", "softmax", ["alibi"]),
     ]
+    interaction = comparison.type_differences[6]
+    assert interaction.kind == "interaction"
     overall, relu, alibi = (comparison.type_differences[k] for k in (0, 3, 5))
     mean = {(one.weighting, one.position): one.wer for one in comparison.types}
+    assert interaction.difference == pytest.approx(
+        mean["sigmoid", "alibi"]
+        - mean["softmax", "alibi"]
+        - (mean["sigmoid", "rope"] - mean["softmax", "rope"])
+    )
+    assert interaction.p_value == interaction.p_holm
+    assert interaction.p_value > 0.05
     sigmoid = (mean["sigmoid", "rope"] + mean["sigmoid", "alibi"]) / 2
     softmax = (mean["softmax", "rope"] + mean["softmax", "alibi"]) / 2
     assert overall.difference == pytest.approx(sigmoid - softmax)

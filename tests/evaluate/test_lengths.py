@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lhotse import MonoCut, SupervisionSegment
 
 from asr.config import load
 from asr.data.manifest import load_waveform, read_cuts, write_cuts
@@ -25,10 +26,10 @@ from asr.wer import count_errors
 
 
 @pytest.fixture(scope="module")
-def experiments(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path) -> list[Path]:
+def experiments(tmp_path_factory: pytest.TempPathFactory, three_speakers: Path) -> list[Path]:
     """Two small untrained models, decoded."""
     folder = tmp_path_factory.mktemp("lengths")
-    cuts = tiny_corpus / "test.cuts.jsonl.gz"
+    cuts = three_speakers
     found = []
     for seed, weighting in enumerate(("softmax", "sigmoid"), start=1):
         words = ["encoder.num_layers=1", "encoder.dim=16", "encoder.ff_dim=16"]
@@ -57,16 +58,37 @@ def test_groups_are_of_one_speaker_and_hold_everything_once(tiny_corpus: Path) -
         assert sorted(cut.id for group in groups for cut in group) == sorted(cut.id for cut in cuts)
         for group in groups:
             assert len({cut.supervisions[0].speaker for cut in group}) == 1
-            assert len(group) == 1 or sum(cut.duration for cut in group) <= length_s
+            assert [cut.id for cut in group] == sorted(cut.id for cut in group)
     assert len(join(cuts, 1.0)) == len(cuts)
     assert len(join(cuts, 1000.0)) == len({cut.id[:1] for cut in cuts})
 
 
-def test_wer_of_joined_audio_by_hand(experiments: list[Path], tiny_corpus: Path) -> None:
+def test_groups_share_a_speakers_time_evenly() -> None:
+    """133 s: once whole, in halves, in quarters and in ninths, each within half an utterance."""
+    rng = np.random.default_rng(0)
+    durations_s = rng.uniform(1.5, 4.0, 48)
+    durations_s *= 133 / durations_s.sum()
+    cuts = [
+        MonoCut(
+            id=f"u{k:02}",
+            start=0.0,
+            duration=float(duration_s),
+            channel=0,
+            supervisions=[SupervisionSegment(f"u{k:02}", "r", 0.0, float(duration_s), speaker="s")],
+        )
+        for k, duration_s in enumerate(durations_s)
+    ]
+    for length_s, number in ((120.0, 1), (60.0, 2), (30.0, 4), (15.0, 9)):
+        lengths_s = [sum(cut.duration for cut in group) for group in join(cuts, length_s)]
+        assert len(lengths_s) == number
+        assert max(abs(one - 133 / number) for one in lengths_s) < durations_s.max()
+    assert [len(group) for group in join(cuts, 1e-300)] == [1] * 48
+
+
+def test_wer_of_joined_audio_by_hand(experiments: list[Path], three_speakers: Path) -> None:
     comparison = compare(experiments)
-    joined = compare_lengths(comparison, [1.0, 600.0])
-    assert len(joined.notes) == len(comparison.notes) + 1
-    assert joined.notes[-1].startswith("joined to 600 s: speakers have too few utterances for more")
+    joined = compare_lengths(comparison, [600.0, 1.0])
+    assert joined.notes == comparison.notes
     results = joined.lengths
     assert [(one.name, one.length_s) for one in results] == [
         ("softmax", 1.0),
@@ -79,7 +101,7 @@ def test_wer_of_joined_audio_by_hand(experiments: list[Path], tiny_corpus: Path)
         assert one.wer == row.sets["test"].wer
         assert one.num_utterances == 6
     cuts = sorted(
-        read_cuts(tiny_corpus / "test.cuts.jsonl.gz"),
+        read_cuts(three_speakers),
         key=lambda cut: (cut.supervisions[0].speaker, cut.id),
     )
     model = load_model(experiments[1])
@@ -110,7 +132,7 @@ def test_what_was_decoded_is_used_again(experiments: list[Path]) -> None:
 
 
 def test_another_manifest_of_the_same_name_is_decoded_anew(
-    experiments: list[Path], tiny_corpus: Path, tmp_path: Path
+    experiments: list[Path], three_speakers: Path, tiny_corpus: Path, tmp_path: Path
 ) -> None:
     """With one system it gave the old utterances' WER, with two a KeyError."""
     one = experiments[:1]
@@ -127,12 +149,12 @@ def test_another_manifest_of_the_same_name_is_decoded_anew(
             0
         ].num_utterances == pytest.approx(sum(cut.duration for cut in cuts), abs=0.1)
     for exp in experiments:
-        decode_set(load_model(exp), tiny_corpus / "test.cuts.jsonl.gz", exp / "decode" / "test")
+        decode_set(load_model(exp), three_speakers, exp / "decode" / "test")
         score_folder(exp / "decode" / "test")
 
 
 def test_holms_correction_is_over_all_durations(experiments: list[Path]) -> None:
-    joined = compare_lengths(compare(experiments), [1.0, 3.0, 600.0])
+    joined = compare_lengths(compare(experiments), [1.0, 600.0])
     tested = [one for one in joined.lengths if one.p_value is not None]
     assert len(tested) >= 2
     by_hand = {}
@@ -147,11 +169,35 @@ def test_a_duration_given_twice_is_one_column(experiments: list[Path]) -> None:
     comparison = compare(experiments)
     joined = compare_lengths(comparison, [1.0, 600.0, 1.0])
     assert joined == compare_lengths(comparison, [1.0, 600.0])
-    assert format_terminal(joined).count("1 s (") == 1
+    assert [one.label for one in joined.lengths] == ["2.54 s", "2.54 s", "5.09 s", "5.09 s"]
+    (header,) = [x for x in format_terminal(joined).splitlines() if "2.54 s" in x]
+    assert header.split()[1:] == ["2.54", "s", "5.09", "s"]
+
+
+def test_a_duration_that_adds_nothing_is_left_out_and_not_corrected_for(
+    experiments: list[Path],
+) -> None:
+    """It was the recordings of the duration before once more, under another name."""
+    comparison = compare(experiments)
+    joined = compare_lengths(comparison, [1.0, 60.0, 120.0, 600.0])
+    assert joined.lengths == compare_lengths(comparison, [1.0, 60.0]).lengths
+    assert joined.notes[len(comparison.notes) :] == [
+        f"joined to {length_s} s: left out, speakers have utterances for 5.1 s on average, and 5.1 s "
+        f"are there already"
+        for length_s in (120, 600)
+    ]
+
+
+def test_errors_of_each_speaker_stand_in_the_result(experiments: list[Path]) -> None:
+    joined = compare_lengths(compare(experiments), [600.0])
+    for one in [*joined.lengths, *(row.sets["test"] for row in joined.rows)]:
+        assert [unit.name for unit in one.units] == ["s0", "s1", "s2"]
+        words = sum(unit.words for unit in one.units)
+        assert sum(unit.errors for unit in one.units) / words == pytest.approx(one.wer)
 
 
 def test_utterances_of_no_known_speaker_are_not_joined(
-    experiments: list[Path], tiny_corpus: Path, tmp_path: Path
+    experiments: list[Path], three_speakers: Path, tiny_corpus: Path, tmp_path: Path
 ) -> None:
     decoding = experiments[0] / "decode" / "test" / "decode.json"
     content = decoding.read_text()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from asr.evaluate.statistics import (
     all_signs,
+    exact_signs,
     holm,
     log_t,
     lowest_p,
@@ -126,6 +127,27 @@ def test_random_signs_against_all_exchanges() -> None:
     for end, inwards in ((found.low_k[0], 1), (found.high_k[0], -1)):
         assert enumerated_p(end + inwards * 0.004) > 0.05
         assert enumerated_p(end - inwards * 0.004) < 0.05
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_exact_signs_count_every_split(seed: int) -> None:
+    """Ties count half, the split into all and none whole."""
+    rng = np.random.default_rng(seed)
+    for units in range(1, 11):
+        steps = rng.integers(-4, 5, units)
+        splits = np.array(list(itertools.product([0, 1], repeat=units)))
+        halves = np.stack([splits @ steps, (1 - splits) @ steps])
+        apart = (halves.min(axis=0) < 0) & (halves.max(axis=0) > 0)
+        ties = (halves == 0).any(axis=0) / 2
+        whole = (splits.sum(axis=1) % units == 0) if units > 1 else np.array([True, True])
+        p_value = 1.0 if steps.sum() == 0 else min(1.0, np.where(whole, 1, apart + ties).mean())
+        assert exact_signs(steps.astype(float)) == pytest.approx(p_value, rel=1e-12)
+
+
+def test_exact_signs_of_twenty_units_for_the_same_system() -> None:
+    assert exact_signs(np.arange(1.0, 21.0)) == 2.0**-19
+    assert random_signs(column([2.0] * 20), column([10.0] * 20), 99, 1, 0.95).p_k[0] == 2.0**-19
+    assert exact_signs(np.array([0.5, 1.0])) is None
 
 
 def test_random_signs_of_nothing_and_of_everything() -> None:

@@ -72,11 +72,11 @@ def test_what_only_the_correction_takes_away_is_said_to_lean(tmp_path: Path) -> 
     only = replace(one, p_value=0.03, p_holm=0.2)
     found = verdict(replace(comparison, type_differences=[only]))
     assert found.answer == (
-        "Cannot tell sigmoid from softmax once the number of comparisons counts, though by itself this "
-        "leans to sigmoid."
+        "No significant difference between sigmoid and softmax after correction for the number of "
+        "comparisons; by itself this favours sigmoid."
     )
     none = verdict(replace(comparison, type_differences=[replace(only, p_value=0.3)]))
-    assert "nothing here speaks for either, and up to" in none.answer
+    assert "points either way would fit" in none.answer
 
 
 def test_an_answer_for_each_set(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def weighting_rows(comparison: Comparison) -> list[Whisker]:
 
 def position_rows(comparison: Comparison) -> list[Whisker]:
     """Each minus the one with the fewest errors, set by set."""
-    positions = [one for one in comparison.type_differences if one.kind == "position"]
+    positions = widest(comparison.type_differences, "position")
     rows = []
     for set_name in dict.fromkeys(one.set_name for one in positions):
         best, others = from_best_position(positions, set_name)
@@ -181,10 +181,9 @@ def by_part(comparison: Comparison, by: str) -> list[Panel]:
 
 def lengths(comparison: Comparison) -> list[Panel]:
     """WER with intervals by joined duration: types where there are types, else systems."""
-    values = list(dict.fromkeys(one.length_s for one in comparison.lengths))
-    ticks = [f"{value:g} s" for value in values]
+    ticks = list(dict.fromkeys(one.label for one in comparison.lengths))
     found: dict[tuple[str, str], tuple[float, Interval | None]] = {
-        (one.name, f"{one.length_s:g} s"): (one.wer, one.interval) for one in comparison.lengths
+        (one.name, one.label): (one.wer, one.interval) for one in comparison.lengths
     } | {
         (f"{one.weighting} {one.position}", one.set_name): (one.wer, one.interval)
         for one in comparison.length_types

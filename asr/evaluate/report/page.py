@@ -104,6 +104,12 @@ def _types(comparison: Comparison) -> str:
             )
             + weightings
         )
+    interactions = _type_differences(comparison, "interaction")
+    if interactions:
+        parts.append(
+            "<h2>Does that depend on the position?</h2><p>The difference of two weightings at one "
+            "position, less the mean of that difference at the other positions.</p>" + interactions
+        )
     positions = _type_differences(comparison, "position")
     if positions:
         summary = "Every two positions"
@@ -224,7 +230,7 @@ def _lengths(comparison: Comparison) -> str:
         caption = "Left of 0: the first-named makes fewer errors at that duration."
         tables = "".join(
             _type_differences(comparison, kind, of_lengths=True)
-            for kind in ("weighting", "position")
+            for kind in ("weighting", "position", "interaction")
         )
         parts += [
             html_figure(figures.length_differences(comparison), caption),

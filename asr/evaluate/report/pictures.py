@@ -42,7 +42,7 @@ def draw_comparison(comparison: Comparison) -> bytes:
 
 def draw_lengths(comparison: Comparison) -> bytes:
     """WER with intervals by joined duration, a panel per position."""
-    durations = list(dict.fromkeys(f"{one.length_s:g} s" for one in comparison.lengths))
+    durations = list(dict.fromkeys(one.label for one in comparison.lengths))
     if comparison.length_types:
         found = [
             (one.position, one.weighting, one.set_name, one.wer, one.interval)
@@ -51,7 +51,7 @@ def draw_lengths(comparison: Comparison) -> bytes:
     else:
         run = {row.name: row.run for row in comparison.rows}
         found = [
-            (run[one.name].position or "-", one.name, f"{one.length_s:g} s", one.wer, one.interval)
+            (run[one.name].position or "-", one.name, one.label, one.wer, one.interval)
             for one in comparison.lengths
         ]
     titles = list(dict.fromkeys(position for position, *_ in found))

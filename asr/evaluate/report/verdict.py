@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from asr.evaluate.attention_types import CLAIM_RUNS, from_best_position, known_mean, widest
+from asr.evaluate.attention_types import (
+    CLAIM_RUNS,
+    SIGNIFICANT,
+    from_best_position,
+    widest,
+)
 from asr.evaluate.comparison import Comparison, Difference, TypeDifference, TypeResult
+from asr.evaluate.interactions import significant_interactions
 from asr.evaluate.statistics import Interval, holm
 from asr.evaluate.tables import points, within_text
-
-_ALPHA = 0.05
 
 
 @dataclass(frozen=True)
@@ -38,28 +42,24 @@ def verdict(comparison: Comparison) -> Verdict:
 
 def length_verdict(comparison: Comparison) -> Verdict:
     """Whether it stays so for longer audio, where lengths were compared."""
-    durations = list(dict.fromkeys(f"{one.length_s:g} s" for one in comparison.lengths))
+    durations = list(dict.fromkeys(one.label for one in comparison.lengths))
     short, long = durations[0], durations[-1]
     if not comparison.length_differences:
-        rates = {(one.name, f"{one.length_s:g} s"): one.wer for one in comparison.lengths}
+        rates = {(one.name, one.label): one.wer for one in comparison.lengths}
         names = list(dict.fromkeys(name for name, _ in rates))
         changes = [f"{name} {_change(rates[name, short], rates[name, long])}" for name in names]
         why = "There is one attention type: nothing to compare it with."
         if not comparison.length_types:
             why = "Each system is one training: this says nothing yet about attention types."
         return Verdict(f"Word error rates at {short} and at {long}: {'; '.join(changes)}.", [why])
-    overall = widest(comparison.length_differences, "weighting")
-    alone = _at_one_position(comparison.length_differences)
-    answers = [_answer(one, f"At {long}") for one in overall if one.set_name == long]
-    answers += [
-        _answer(one, f"With {place} at {long}") for one, place in alone if one.set_name == long
-    ]
-    reasons = [_reason(one, f"At {one.set_name}") for one in overall]
-    reasons += [_reason(one, f"With {place} alone, at {one.set_name},") for one, place in alone]
-    if any(one.kind == "position" for one in comparison.length_differences):
-        answer, reason = _positions(comparison.length_differences, long, f"At {long}")
-        answers.append(answer)
-        reasons.append(reason)
+    answers: list[str] = []
+    reasons: list[str] = []
+    for duration in durations:
+        found, because = _of_set(comparison.length_differences, duration, f"at {duration}")
+        if duration == long:
+            answers, reasons = found, [*reasons, *because]
+        else:
+            reasons += [one for one in because if not one.startswith(_POINTS)]
     by_type = {
         (one.weighting, one.position, one.set_name): one.wer for one in comparison.length_types
     }
@@ -76,27 +76,14 @@ def _change(before: float, after: float) -> str:
 
 
 def _of_types(comparison: Comparison) -> Verdict:
-    overall = widest(comparison.type_differences, "weighting")
-    alone = _at_one_position(comparison.type_differences)
-    set_names = list(dict.fromkeys(one.set_name for one in comparison.type_differences))
+    differences = comparison.type_differences
+    set_names = list(dict.fromkeys(one.set_name for one in differences))
     answers, reasons = [], []
     for set_name in set_names:
-        where = f"On {set_name}" if len(set_names) > 1 else ""
-        here = [one for one in overall if one.set_name == set_name]
-        exceptions = [(one, place) for one, place in alone if one.set_name == set_name]
-        answers += [_answer(one, where) for one in here]
-        answers += [
-            _answer(one, f"With {place}{f' on {set_name}' if where else ''}")
-            for one, place in exceptions
-        ]
-        reasons += [_reason(one, f"On {set_name}") for one in here]
-        reasons += [
-            _reason(one, f"With {place} alone, on {set_name},") for one, place in exceptions
-        ]
-        if any((o.kind, o.set_name) == ("position", set_name) for o in comparison.type_differences):
-            answer, reason = _positions(comparison.type_differences, set_name, where)
-            answers.append(answer)
-            reasons.append(reason)
+        where = f"on {set_name}" if len(set_names) > 1 else ""
+        said, why = _of_set(differences, set_name, where)
+        answers += said
+        reasons += why
     reasons.append(_best_text(comparison))
     return Verdict(
         " ".join(answers),
@@ -104,18 +91,83 @@ def _of_types(comparison: Comparison) -> Verdict:
     )
 
 
-def _at_one_position(differences: Sequence[TypeDifference]) -> list[tuple[TypeDifference, str]]:
-    """(weightings that differ at one position whatever they do on average, that position)."""
-    overall = widest(differences, "weighting")
-    return [
-        (one, _said(within_text(one)))
-        for one in differences
-        if one.kind == "weighting" and one not in overall and _certain(one)
-    ]
+def _of_set(
+    differences: Sequence[TypeDifference], set_name: str, where: str
+) -> tuple[list[str], list[str]]:
+    """(answers, reasons) of one set; ``where`` is empty where there is no other."""
+    here = [one for one in differences if one.set_name == set_name]
+    interactions = significant_interactions(here, set_name)
+    answers, reasons = [], []
+    for one in widest(here, "weighting"):
+        pair = [o for o in here if (o.name, o.baseline) == (one.name, one.baseline)]
+        places = [o for o in pair if o.kind == "weighting" and o is not one]
+        deviating = [o for o in interactions if o in pair]
+        if deviating:
+            answers.append(_depends(one, places, where))
+            reasons += [_interaction(o, set_name) for o in deviating]
+            reasons += [_reason(o, f"With {_said(within_text(o))}, on {set_name},") for o in places]
+            continue
+        exceptions = [(o, _said(within_text(o))) for o in places if _certain(o)]
+        answers.append(_answer(one, _capital(where)))
+        answers += [_answer(o, f"With {place} {where}".rstrip()) for o, place in exceptions]
+        reasons.append(_reason(one, f"On {set_name}"))
+        reasons += [_reason(o, f"With {place} alone, on {set_name},") for o, place in exceptions]
+    positions = [one for one in here if one.kind == "position"]
+    scopes: list[tuple[list[TypeDifference], str]] = []
+    if positions and not interactions:
+        scopes = [(widest(positions, "position"), _capital(where))]
+    elif positions:
+        words = dict.fromkeys(one.within[0] for one in positions if len(one.within) == 1)
+        scopes = [
+            ([one for one in positions if one.within == [word]], f"With {word} {where}".rstrip())
+            for word in words
+        ]
+    for of_scope, beginning in scopes:
+        answer, reason = _positions(of_scope, set_name, beginning)
+        answers.append(answer)
+        reasons.append(reason)
+    return answers, reasons
+
+
+def _depends(one: TypeDifference, places: Sequence[TypeDifference], where: str) -> str:
+    """The answer where a difference of weightings is not the same at all positions."""
+    text = (
+        f"how {one.name} compares with {one.baseline} depends on the position (a significant "
+        f"interaction), so their mean over positions answers nothing"
+    )
+    for sign, name in ((-1, one.name), (1, one.baseline)):
+        better = [o for o in places if _certain(o) and o.difference * sign > 0]
+        if better:
+            other = one.baseline if name == one.name else one.name
+            named = _listed([_said(within_text(o)) for o in better])
+            text += f"; with {named} {_claim(better)} {name} rather than {other}"
+    alike = [_said(within_text(o)) for o in places if not _certain(o)]
+    if alike:
+        text += f"; with {_listed(alike)} no difference is significant by itself"
+    return _sentence(text, _capital(where))
+
+
+def _interaction(one: TypeDifference, set_name: str) -> str:
+    side = "above" if one.difference > 0 else "below"
+    ends = ""
+    if one.interval is not None:
+        ends = f" [{points(one.interval.low)}, {points(one.interval.high)}]"
+    return (
+        f"Interaction on {set_name}: {one.name} minus {one.baseline} with {_said(one.within[0])} is "
+        f"{_points(abs(one.difference))} points {side} its mean with the other positions{ends} "
+        f"(corrected p {_p_text(one)})."
+    )
+
+
+def _capital(where: str) -> str:
+    return where[:1].upper() + where[1:]
+
+
+_POINTS = "Points of word error rate above "
 
 
 def _positions(differences: Sequence[TypeDifference], set_name: str, where: str) -> tuple[str, str]:
-    """(which positions to use, by how much the others are worse)."""
+    """(which positions make more errors than another, by how much)."""
     best, others = from_best_position(differences, set_name)
     worse = [one for one in others if _certain(one) and one.difference > 0]
     better = [_said(one.name) for one in others if _certain(one) and one.difference < 0]
@@ -124,17 +176,26 @@ def _positions(differences: Sequence[TypeDifference], set_name: str, where: str)
         text = f"no position is ahead of every other: over what they share {_listed(better)} "
         text += f"{'makes' if len(better) == 1 else 'make'} fewer errors than {_said(best)}"
     elif not worse:
-        text = f"no position can be told from {_said(best)}, which makes the fewest errors here"
-    else:
-        text = f"for the position, {_claim(others)} {_said(best)}"
-        if alike:
-            text += f", or {_listed(alike, 'or')}, which cannot be told from it"
-        text += f"; {_listed([_said(one.name) for one in worse])} "
+        text = (
+            f"no position differs significantly from {_said(best)}, which makes the fewest errors "
+        )
+        text += "here"
+    elif alike:
+        text = f"of the positions, {_listed([_said(one.name) for one in worse])} "
         text += "makes more errors" if len(worse) == 1 else "make more errors"
+        text += (
+            f" than {_said(best)}; between that and {_listed(alike)} no difference is significant"
+        )
+    else:
+        text = f"for the position, {_claim(others)} {_said(best)}; "
+        text += _listed([_said(one.name) for one in worse])
+        text += " makes more errors" if len(worse) == 1 else " make more errors"
     compared = {best, *(one.name for one in others)}
-    here = [one for one in differences if (one.kind, one.set_name) == ("position", set_name)]
     apart = {
-        name: None for one in here for name in (one.baseline, one.name) if name not in compared
+        name: None
+        for one in differences
+        for name in (one.baseline, one.name)
+        if name not in compared
     }
     if apart:
         text += f"; nothing is said of {_listed([_said(name) for name in apart])}, which shares no "
@@ -148,7 +209,9 @@ def _positions(differences: Sequence[TypeDifference], set_name: str, where: str)
         )
         for one in others
     )
-    reason = f"Points of word error rate above {_said(best)}, on {set_name}, each pair by itself: "
+    scope = differences[0].within
+    within = f" with {scope[0]}" if len(scope) == 1 else ""
+    reason = f"{_POINTS}{_said(best)}{within}, on {set_name}, each pair by itself: "
     return _sentence(text, where), f"{reason}{shown}."
 
 
@@ -208,33 +271,25 @@ def _of_these_alone(differences: Sequence[Difference]) -> str:
     told = [
         f"{one.name} makes {'fewer' if one.difference < 0 else 'more'} errors than {one.baseline}"
         for one, p_value in zip(known, p_values, strict=True)
-        if p_value <= _ALPHA
+        if p_value <= SIGNIFICANT
     ]
     return f"; of these alone, {_listed(told)} (MAPSSWE)" if told else ""
 
 
 def _certain(one: Difference | TypeDifference) -> bool:
-    return one.p_holm is not None and one.p_holm <= _ALPHA
+    return one.p_holm is not None and one.p_holm <= SIGNIFICANT
 
 
 def _answer(one: TypeDifference, where: str) -> str:
-    if not _certain(one):
-        text = f"cannot tell {one.name} from {one.baseline}"
-        if one.p_value is not None and one.p_value <= _ALPHA:
-            better = one.name if one.difference < 0 else one.baseline
-            text += (
-                f" once the number of comparisons counts, though by itself this leans to {better}"
-            )
-        elif one.interval is not None:
-            most = _points(_largest(one.interval))
-            text += (
-                f": nothing here speaks for either, and up to {most} points between them would fit"
-            )
-        else:
-            text += ": nothing here speaks for either"
-    else:
+    if _certain(one):
         better, worse = (one.name, one.baseline) if one.difference < 0 else (one.baseline, one.name)
-        text = f"{_claim([one])} {better} rather than {worse}"
+        return _sentence(f"{_claim([one])} {better} rather than {worse}", where)
+    text = f"no significant difference between {one.name} and {one.baseline}"
+    if one.p_value is not None and one.p_value <= SIGNIFICANT:
+        better = one.name if one.difference < 0 else one.baseline
+        text += f" after correction for the number of comparisons; by itself this favours {better}"
+    elif one.interval is not None:
+        text += f": up to {_points(_largest(one.interval))} points either way would fit"
     return _sentence(text, where)
 
 
@@ -278,10 +333,13 @@ def _reason(one: Difference | TypeDifference, where: str) -> str:
             f"would fit as well"
         )
     if one.p_holm is not None:
-        chance = "<0.001" if one.p_holm < 0.001 else f"{one.p_holm:.3f}"
-        text += f" (corrected p {'' if chance.startswith('<') else '= '}{chance}"
-        text += ": that is more than chance)" if _certain(one) else ": chance would do it)"
+        text += f" (corrected p {_p_text(one)}: {'' if _certain(one) else 'not '}significant)"
     return text + "."
+
+
+def _p_text(one: Difference | TypeDifference) -> str:
+    assert one.p_holm is not None
+    return "<0.001" if one.p_holm < 0.001 else f"= {one.p_holm:.3f}"
 
 
 def _best_text(comparison: Comparison) -> str:
@@ -296,15 +354,28 @@ def _best_text(comparison: Comparison) -> str:
 
 
 def _cost(comparison: Comparison) -> list[str]:
-    """What each weighting's trainings and decodings took, where that is known."""
+    """What each weighting's trainings and decodings took: the range over runs, where that is known."""
     set_name = comparison.types[0].set_name
     types = [one for one in comparison.types if one.set_name == set_name]
+    rows = {row.name: row for row in comparison.rows}
     parts = []
     for weighting in dict.fromkeys(one.weighting for one in types):
-        speed = known_mean([o.train_audio_s_per_s for o in types if o.weighting == weighting])
-        rtf = known_mean([one.rtf for one in types if one.weighting == weighting])
-        known = [f"trains on {speed:.4g} s of audio per second"] if speed is not None else []
-        known += [f"decodes {1 / rtf:.4g} s per second"] if rtf else []
+        runs = [rows[n] for one in types if one.weighting == weighting for n in one.names]
+        trained = [row.run.train_audio_s_per_s for row in runs]
+        decoded = [row.sets[set_name].rtf for row in runs]
+        known = [f"trains on {_range(trained)} s of audio per second"] if _range(trained) else []
+        if _range(decoded):
+            known.append(f"decodes {_range([1 / rtf for rtf in decoded if rtf])} s per second")
         if known:
             parts.append(f"{weighting} {' and '.join(known)}")
-    return [f"Cost: {'; '.join(parts)}."] if parts else []
+    if not parts:
+        return []
+    return [
+        f"Cost, lowest to highest of the runs, beside whatever else the machine did: {'; '.join(parts)}."
+    ]
+
+
+def _range(values: Sequence[float | None]) -> str:
+    """The lowest and the highest of several known values; nothing of fewer, which show no spread."""
+    known = sorted(value for value in values if value)
+    return f"{known[0]:.4g} to {known[-1]:.4g}" if len(known) > 1 else ""
