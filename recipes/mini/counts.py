@@ -5,8 +5,9 @@ python counts.py counts/softmax-alibi-s1 counts/visible-alibi-s1 ... --out count
 python counts.py --recount counts/visible-alibi-s1 --out counts/recounted-alibi-s1
 
 Experiments are folders called COUNT-POSITION-sSEED with a decoded set: softmax (no count), visible,
-effective, exponent (visible, with a trained exponent per head), recounted (visible in training,
-effective in decoding). The second form makes a folder of the last kind.
+effective, exponent (visible, with a trained exponent per head), recounted (visible in training, in
+decoding an effective count that equals it at the mean length of training). The second form makes a
+folder of the last kind.
 """
 
 from __future__ import annotations
@@ -14,10 +15,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+from sigmoid_attention import Mask, Weighting
+from sigmoid_attention.counts import log_counts
 
 from asr import config, provenance
 from asr.errors import InputError
@@ -32,6 +37,7 @@ from asr.evaluate.tables import interval_text, p_text, points
 from asr.files import write_atomically
 from asr.markdown import cell
 from asr.model_folder import load_model, save_model
+from asr.nn.attention import MultiHeadAttention
 
 LEVEL = 0.95
 ALONE = "alone"
@@ -83,25 +89,40 @@ def main() -> None:
     parser.add_argument("exp", type=Path, nargs="+", help="folders COUNT-POSITION-sSEED, decoded")
     parser.add_argument("--lengths", type=float, nargs="+", default=[15, 30, 60, 120], metavar="S")
     parser.add_argument("--recount", action="store_true", help="make a folder, compare nothing")
+    parser.add_argument(
+        "--frames", type=int, default=67, help="of the encoder: mean length of training, --recount"
+    )
     parser.add_argument("--made-by", default="recipes/mini/counts.sh", help="that the page names")
     parser.add_argument("--out", type=Path, required=True, help="page, or folder with --recount")
     args = parser.parse_args()
     try:
         if args.recount:
-            recount(args.exp[0], args.out)
+            recount(args.exp[0], args.frames, args.out)
         else:
             write_page(args.exp, args.lengths, args.made_by, args.out)
     except InputError as error:
         parser.exit(2, f"counts.py: error: {error}\n")
 
 
-def recount(exp: Path, out: Path) -> None:
-    """Write the experiment again as one that decodes with the effective count: the same weights."""
+def recount(exp: Path, num_frames: int, out: Path) -> None:
+    """Write the experiment again as one that decodes with the effective count: the same weights.
+
+    Each head's shift moves by a constant, so that its mean over an utterance of ``num_frames`` is
+    that of training: n becomes num_frames * N(n) / N(num_frames).
+    """
     model = load_model(exp)
-    attention = dataclasses.replace(model.config.attention, count="effective")
+    weights = dict(model.net.state_dict())
+    for name, module in model.net.named_modules():
+        if isinstance(module, MultiHeadAttention):
+            x = torch.zeros(1, module.heads[0], num_frames, 1)
+            _, _, bias = module.position(x, x, 0, 0)
+            how = Weighting.sigmoid(n="effective")
+            log_n_bht = log_counts(how, bias, Mask(), None, x, num_frames)
+            weights[f"{name}.bias_h"] = log_n_bht.mean(2)[0] - math.log(num_frames)
+    attention = dataclasses.replace(model.config.attention, count="effective", shift_per_head=True)
     changed = dataclasses.replace(model.config, attention=attention)
     out.mkdir(parents=True, exist_ok=True)
-    save_model(out / "model", model.net.state_dict(), changed, model.tokenizer)
+    save_model(out / "model", weights, changed, model.tokenizer)
     write_atomically(out / "config.yaml", config.dump(changed))
     record = json.loads((exp / "run.json").read_text())
     write_atomically(out / "run.json", json.dumps(record | {"name": out.name}) + "\n")
@@ -234,7 +255,8 @@ def _page(measured: Measured, found: Sequence[Change], facts: dict[str, object])
         "",
         "- softmax: no count. visible: n is the number of keys that a row sees. effective: n is the sum "
         "of exp(position bias) over them, by head.",
-        "- recounted: the weights of visible, decoded with the effective count; nothing trained.",
+        "- recounted: the weights of visible, decoded with an effective count, scaled by head to be n "
+        "at the mean length of training; nothing trained.",
         "- exponent: visible, and the shift is -a log n with a trained a for each head.",
         "",
         f"![WER against duration]({Path(str(facts['command'])).stem}.png)",

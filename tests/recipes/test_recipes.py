@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -16,8 +17,10 @@ import soundfile
 import soxr
 import yaml
 
+from asr import config
 from asr.cli import main
 from asr.data.manifest import read_cuts, write_cuts
+from asr.model import weight_shapes
 
 ROOT = Path(__file__).parents[2]
 DATA = os.environ.get("SIGMOID_ASR_DATA")
@@ -300,6 +303,29 @@ def linked(folder: Path, num_speakers: dict[str, int]) -> dict[str, list[str]]:
         texts = (path.read_text() for path in (folder / part).rglob("*.trans.txt"))
         lines[part] = [line for text in texts for line in text.splitlines()]
     return lines
+
+
+@pytest.mark.parametrize(
+    ("name", "position", "vocab_size"),
+    [
+        ("100h", "alibi", 500),
+        ("960h", "alibi", 1024),
+        ("960h", "relative", 1024),
+        ("sigmoid-paper", "alibi", 30),
+        ("sigmoid-paper", "rope", 30),
+        ("sigmoid-paper", "cape", 30),
+    ],
+)
+def test_presets_have_the_size_that_the_readme_states(
+    name: str, position: str, vocab_size: int
+) -> None:
+    folder = ROOT / "recipes" / "librispeech"
+    loaded = config.load([folder / "conf" / f"{name}.yaml"], [f"attention.position={position}"])
+    shapes = weight_shapes(loaded, vocab_size)
+    size = sum(math.prod(shape) for key, shape in shapes.items() if not key.startswith("norm."))
+    (row,) = re.findall(rf"^\| `conf/{name}\.yaml` .*$", (folder / "README.md").read_text(), re.M)
+    stated = re.findall(r"(\d+)M (?:parameters|with relative)", row)
+    assert f"{size / 1e6:.0f}" == stated[position == "relative"]
 
 
 @needs_data
