@@ -64,7 +64,7 @@ RULES = (
         "attention.row_scale = {attention.row_scale}: softmax's rows sum to one already",
     ),
     Rule(
-        lambda c: c.attention.count != "visible" and not _counts(c),
+        lambda c: c.attention.count == "sequence" and not _counts(c),
         "attention.count = {attention.count}: nothing is counted with weighting "
         "{attention.weighting}, shift {attention.shift} and row_scale {attention.row_scale}",
     ),

@@ -219,10 +219,11 @@ class AttentionConfig:
         False, "train an exponent a per head of sigmoid's count: shift -a log n, a = 1 at first"
     )
     count: str = option(
-        "visible",
+        "effective",
         "the n of shift and row_scale: the keys a row may see, the utterance's frames, or "
-        "(effective) how many keys each head can see: the sum of exp(position bias) over those of "
-        "the row, which is their number with all positions but alibi and table",
+        "(effective) how many of those keys each head can see: the sum of exp(position bias) over "
+        "them, which is their number with all positions but alibi and table; relu and polynomial "
+        "count the keys a row may see",
         choices=("visible", "sequence", "effective"),
     )
     row_scale: str = option(

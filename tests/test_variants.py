@@ -42,7 +42,7 @@ REMEDIES = {
     "shift per head": ["attention.shift_per_head=true"],
     "exponent": ["attention.shift_exponent=true"],
     "sequence": ["attention.count=sequence"],
-    "effective": ["attention.count=effective"],
+    "visible": ["attention.count=visible"],
     "no scale": ["attention.row_scale=none"],
     "1/n": ["attention.row_scale=1/n"],
     "1/sqrt n": ["attention.row_scale=1/sqrt n"],
@@ -66,7 +66,6 @@ REFUSED = {
         for remedy in ("no shift", "constant shift", "shift per head", "exponent")
     },
     ("softmax", "sequence"): "attention.count",
-    ("softmax", "effective"): "attention.count",
     ("softmax", "no scale"): "attention.row_scale",
     ("softmax", "1/n"): "attention.row_scale",
     ("softmax", "1/sqrt n"): "attention.row_scale",

@@ -123,11 +123,18 @@ def _scaled(weighting: Weighting, config: AttentionConfig) -> Weighting:
     return replace(weighting, row_scale=scales[config.row_scale])
 
 
+def _keys_counted(config: AttentionConfig) -> str:
+    """Return the n of maps that are divided by it: exp(bias) says nothing of how they fall off."""
+    return "visible" if config.count == "effective" else config.count
+
+
 WEIGHTINGS: dict[str, Callable[[AttentionConfig], Weighting]] = {
     "softmax": lambda config: Weighting.softmax(),
     "sigmoid": _sigmoid,
-    "relu": lambda config: _scaled(Weighting.relu(n=config.count), config),
-    "polynomial": lambda config: _scaled(Weighting.polynomial(config.power, config.count), config),
+    "relu": lambda config: _scaled(Weighting.relu(n=_keys_counted(config)), config),
+    "polynomial": lambda config: _scaled(
+        Weighting.polynomial(config.power, _keys_counted(config)), config
+    ),
 }
 
 # which keys there are; None: every frame

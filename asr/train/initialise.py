@@ -22,12 +22,13 @@ HEAD = "head."
 
 @dataclass(frozen=True)
 class Start:
-    """A model folder to begin from."""
+    """A model folder to begin from; ``changed`` says what its attention computed otherwise."""
 
     folder: Path
     config: Config
     tokenizer: Tokenizer
     weights: dict[str, Tensor]
+    changed: list[str]
 
 
 def read_start(path: Path, config: Config) -> Start:
@@ -48,7 +49,14 @@ def read_start(path: Path, config: Config) -> Start:
                 f"--init-from {path}: its features.{field.name} = {those!r}, here {ours!r}; "
                 "the features must be the same"
             )
-    return Start(folder, theirs, load_tokenizer(folder), weights.load())
+    changed = [
+        f"attention.{field.name} = {ours!r} (there {those!r})"
+        for field in dataclasses.fields(config.attention)
+        if field.name != "backend"
+        for ours, those in [(getattr(each.attention, field.name) for each in (config, theirs))]
+        if ours != those
+    ]
+    return Start(folder, theirs, load_tokenizer(folder), weights.load(), changed)
 
 
 def keeps_tokenizer(start: Start, config: Config) -> bool:
@@ -83,6 +91,8 @@ def take_weights(net: Recogniser, start: Start, tokenizer: Tokenizer) -> str:
             )
     net.load_state_dict({name: start.weights[name] for name in wanted}, strict=False)
     line = f"init        {len(wanted)} tensors from {start.folder}"
+    if start.changed:  # the same weights mean something else then
+        line += f", which computed attention otherwise: {', '.join(start.changed)}"
     if same_tokenizer:
         return f"{line}, its tokenizer too"
     new = ", ".join(sorted(set(own) - wanted))
