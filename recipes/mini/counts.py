@@ -143,7 +143,7 @@ def write_page(
     facts = {
         "command": made_by,
         "revisions": revisions,
-        "environment": provenance.environment(),
+        "environment": provenance.environment() | {"versions": provenance.versions()},
         "speakers": measured.speakers,
         "words": measured.words.tolist(),
         "durations": measured.durations,

@@ -69,15 +69,15 @@ def matched_losses(fitted_rkp: Tensor, true_jp: Tensor, experts: str) -> dict[st
     """
     totals, experts_alone = [], []
     for order in itertools.permutations(range(fitted_rkp.shape[1])):
-        own_r2p = fitted_rkp[:, order[:2]] - true_jp
+        own_r2p = fitted_rkp[:, order[: len(true_jp)]] - true_jp
         gates, parts = own_r2p[..., :GATE], own_r2p[..., GATE:]
         plain = gate_length(gates).sum(1), parts.norm(dim=-1).sum(1)
-        if len(order) == 2:
+        if len(order) == len(true_jp):
             options = [plain]
         else:
             spare_rp = fitted_rkp[:, order[2]]
             options = [(plain[0], plain[1] + spare_rp[:, GATE:].norm(dim=-1))]
-        if len(order) == 3 and experts == "linear":
+        if len(order) > len(true_jp) and experts == "linear":
             last_p, fitted_rp = true_jp[1], fitted_rkp[:, order[1]]
             options += shared(own_r2p[:, 0], fitted_rp, spare_rp, last_p)
             first_p = true_jp[0]
