@@ -7,7 +7,7 @@
 #   --positions "none sinusoidal cape rope alibi relative"
 #   --seeds "1 2 3"                           of the trainings; a claim in words takes five
 #   --hours 10 --corpus-seed 1                of training speech, and of the corpus
-#   --dev 150, --test 400                     utterances of the other parts
+#   --dev 150, --test 1000                    utterances of the other parts; 1000 are two minutes a speaker
 #   --config conf/grid.yaml                   training configuration, the same for all
 #   --jobs 2                                  models trained side by side, one thread each
 #   --lengths "15 30 60 120"                  seconds that the test set is joined to; '' for none
@@ -19,7 +19,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 weightings='softmax sigmoid' positions='none sinusoidal cape rope alibi relative' seeds='1 2 3'
-hours=10 corpus_seed=1 dev=150 test=400 config=conf/grid.yaml jobs=2
+hours=10 corpus_seed=1 dev=150 test=1000 config=conf/grid.yaml jobs=2
 lengths='15 30 60 120'
 options='weightings positions seeds hours corpus_seed dev test config jobs lengths' paths='config'
 source ../../tools/stages.sh

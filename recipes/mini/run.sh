@@ -4,7 +4,7 @@
 #   recipes/mini/run.sh [options] [-- section.key=value ...]
 #
 #   --systems "softmax+alibi sigmoid+alibi"   weighting+position of each model
-#   --hours 10                                of training speech
+#   --hours 7.5                               of training speech
 #   --seed 1                                  of the corpus
 #   --dev 150, --test 400                     utterances of the other parts
 #   --config conf/mini.yaml                   training configuration
@@ -14,7 +14,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-systems='softmax+alibi sigmoid+alibi' hours=10 seed=1 dev=150 test=400 config=conf/mini.yaml
+systems='softmax+alibi sigmoid+alibi' hours=7.5 seed=1 dev=150 test=400 config=conf/mini.yaml
 jobs=2 neural_epochs=0
 options='systems hours seed dev test config jobs neural_epochs' paths='config'
 source ../../tools/stages.sh

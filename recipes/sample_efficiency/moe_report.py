@@ -20,10 +20,10 @@ MEASURES = {
 }
 NOTES = """\
 - Voronoi loss: each fitted expert belongs to the true one that is nearest. For softmax, and for \
-sigmoid where the gate of the expert that is fitted twice is constant (sparse): what the weights of each \
-cell miss, and the weighted differences of gates and experts, squared where two fitted experts share a \
-cell. For dense sigmoid: the differences, unsquared, from the nearest set of three experts that gives the \
-true function; bounded: from the best three experts that the box holds (`voronoi.py`).
+sigmoid where the gate of the expert that is fitted twice is constant (sparse): what the weights of \
+each cell miss, and the weighted differences of gates and experts, squared where two fitted experts \
+share a cell. For dense sigmoid: the differences, unsquared, from the nearest set of three experts that \
+gives the true function; bounded: from the best three experts that the box holds (`voronoi.py`).
 - Information: rank of J'J / n at the answer, out of the number of parameters that are free there, and \
 its least eigenvalue. Parameters that the box holds are not free. A rate of -1/2 rests on full rank for \
 exact fits and for dense sigmoid with one too many. With a free box the third expert of the dense \
