@@ -51,7 +51,11 @@ def test_blockwise_torch(weighting, position, mask, blocks, pure_torch):
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize(
-    "weighting", ["softmax", "no_shift", "constant", "per_head", "sequence", "mean", "root"]
+    "weighting",
+    [
+        *("softmax", "no_shift", "constant", "per_head", "sequence", "effective", "exponent"),
+        *("mean", "root", "effective_root"),
+    ],
 )
 def test_blockwise_cpp(weighting, position, mask):
     case = make(weighting, position, mask, Sizes(dtype=torch.float32, queries=61, keys=150, d=20))
