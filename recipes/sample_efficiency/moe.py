@@ -39,8 +39,8 @@ TRUTH: dict[tuple[str, str], Rows] = {
     ("sigmoid", "dense"): [FIRST, LAST],
     ("sigmoid", "sparse"): [FIRST, [0.0, 0.0, 0.5, *LAST[GATE:]]],
 }
-# In the bounded regime the truth was chosen, of some fifty random ones, for the best condition of the
-# information matrix at the best answer.
+# Truths of the bounded regime: of 50 to 140 random ones in each of three boxes, those with the best
+# condition of the information matrix at the best answer.
 BOUNDED: dict[str, Rows] = {
     "tanh": [[1.71, -0.41, 0.29, 0.4, 2.38], [-0.32, -0.77, 0.33, -1.1, 2.24]],
     "linear": [[-1.1, 0.65, 1.53, 1.94, 1.76], [-1.99, -1.32, 0.35, 0.67, 1.89]],
