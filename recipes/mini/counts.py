@@ -155,7 +155,7 @@ def write_page(
         "differences": [dataclasses.asdict(one) for one in found],
         "exponents": {name: values for name, values in exponents.items() if values},
     }
-    page = _page(measured, found, facts)
+    page = _page(measured, found, facts, out.with_suffix(".png").name)
     write_atomically(out.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
     write_atomically(out.with_suffix(".png"), _picture(measured))
     write_atomically(out, page)
@@ -242,7 +242,9 @@ def _exponents(folder: Path) -> list[list[float]]:
     ]
 
 
-def _page(measured: Measured, found: Sequence[Change], facts: dict[str, object]) -> str:
+def _page(
+    measured: Measured, found: Sequence[Change], facts: dict[str, object], picture: str
+) -> str:
     num = int(measured.words.sum())
     lines = [
         "# What n counts in sigmoid's shift -log n",
@@ -259,7 +261,7 @@ def _page(measured: Measured, found: Sequence[Change], facts: dict[str, object])
         "at the mean length of training; nothing trained.",
         "- exponent: visible, and the shift is -a log n with a trained a for each head.",
         "",
-        f"![WER against duration]({Path(str(facts['command'])).stem}.png)",
+        f"![WER against duration]({picture})",
         "",
         "WER % [95 %], over seeds and speakers:",
         "",

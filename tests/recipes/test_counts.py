@@ -106,7 +106,7 @@ def test_a_page_from_folders(program: types.ModuleType, tmp_path: Path, tiny_cor
             decode(exp, manifest, exp / "decode" / "test")
             folders.append(exp)
     out = tmp_path / "counts.md"
-    what = (folders, [1.0, 60.0, 120.0], "recipes/mini/counts.sh", out)
+    what = (folders, [1.0, 60.0, 120.0], "recipes/mini/counts.sh --hours '0.5'", out)
     program.write_page(*what)
     for joined in [joined for exp in folders for joined in (exp / "lengths").iterdir()]:
         mishear(joined, str(joined))
@@ -119,5 +119,6 @@ def test_a_page_from_folders(program: types.ModuleType, tmp_path: Path, tiny_cor
         count, position = name.split(", ")[0].split("-")
         assert re.search(rf"\| {count} \| {position} \| 2 \|.* {shown:.2f} \[", page)
     assert "visible - softmax" in page
+    assert "](counts.png)" in page
     assert out.with_suffix(".png").stat().st_size > 10_000
     assert str(tmp_path) not in page
