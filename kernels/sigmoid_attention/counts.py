@@ -81,29 +81,24 @@ def _log_of_slopes(
 ) -> Tensor:
     """Return log sum over lo <= j < hi of exp(-slope |j - own|): two geometric sums, (B', H, T).
 
-    From the visible key nearest to the row's own position, which both contain, to either end. Where
-    a slope is below 0 the farthest key has the largest bias, and all are divided by that one.
+    From the visible key nearest to the row's own position, which both contain, to either end; sums
+    of each length are formed once per head, in logarithms, since those of a slope below 0 grow.
     """
     assert position.slopes_h is not None
-    own_t = torch.arange(lo_bt.shape[1], device=lo_bt.device) - delta
-    slope_h11 = position.slopes_h.to(dtype)[:, None]
-    nearest_bt = torch.minimum(torch.maximum(own_t, lo_bt), (hi_bt - 1).clamp(min=0))
-    gap, left, right = (
-        x_bt[:, None].to(dtype)
-        for x_bt in (
-            (nearest_bt - own_t).abs(),
-            (nearest_bt - lo_bt + 1).clamp(min=1),
-            (hi_bt - nearest_bt).clamp(min=1),
-        )
-    )
+    slope_h1 = position.slopes_h.to(dtype)[:, None]
     # Not abs and clamp: at a slope of 0 both would lose half of its gradient.
-    steep = torch.where(slope_h11 < 0, -slope_h11, slope_h11)
-    rise = torch.where(slope_h11 < 0, -slope_h11, torch.zeros_like(slope_h11))
-    most = torch.maximum(left, right) - 1
-    total = -(-rise * most).exp()
-    for num in (left, right):
-        total = total + (rise * (num - 1 - most)).exp() * _geometric(steep, num)
-    return -slope_h11 * gap + rise * most + total.log()
+    steep_h1 = torch.where(slope_h1 < 0, -slope_h1, slope_h1)
+    rise_h1 = torch.where(slope_h1 < 0, -slope_h1, torch.zeros_like(slope_h1))
+    num_m = torch.arange(1, num_keys + 1, device=lo_bt.device, dtype=dtype)
+    log_sums_hm = rise_h1 * (num_m - 1) + _geometric(steep_h1, num_m).log()
+    own_t = torch.arange(lo_bt.shape[1], device=lo_bt.device) - delta
+    nearest_bt = torch.minimum(torch.maximum(own_t, lo_bt), (hi_bt - 1).clamp(min=0))
+    before = log_sums_hm[:, (nearest_bt - lo_bt).clamp(min=0)].transpose(0, 1)
+    after = log_sums_hm[:, (hi_bt - 1 - nearest_bt).clamp(min=0)].transpose(0, 1)
+    most = torch.maximum(before, after)
+    total = (before - most).exp() + (after - most).exp() - (-most).exp()
+    gap_b1t = (nearest_bt - own_t).abs()[:, None].to(dtype)
+    return most + total.log() - slope_h1 * gap_b1t
 
 
 def _geometric(slope: Tensor, num: Tensor) -> Tensor:

@@ -88,11 +88,22 @@ def test_second_and_forward_derivatives_are_refused(backend):
 
 
 @pytest.mark.parametrize("backend", FUSED)
-def test_the_derivative_by_a_count_is_refused(backend):
+def test_the_derivative_by_a_count_where_weights_are_divided_by_it_is_refused(backend):
     q, k, v = torch.randn(3, 2, 2, 5, 4).unbind(0)
 
     def of(n):
-        return attend(q, k, v, weighting=Weighting.sigmoid(n=n), backend=backend).sum()
+        return attend(q, k, v, weighting=Weighting.relu(n=n), backend=backend).sum()
 
     with pytest.raises(NotImplementedError, match=r"Weighting\.n .*backend='reference'"):
         torch.func.grad(of)(torch.tensor([5.0, 3.0]))
+
+
+@pytest.mark.parametrize("backend", FUSED)
+def test_the_derivative_by_a_count_of_the_shift(backend):
+    q, k, v = torch.randn(3, 2, 2, 5, 4).unbind(0)
+
+    def of(n, backend):
+        return attend(q, k, v, weighting=Weighting.sigmoid(n=n), backend=backend).sum()
+
+    n = torch.tensor([5.0, 3.0])
+    torch.testing.assert_close(torch.func.grad(of)(n, backend), torch.func.grad(of)(n, "reference"))
