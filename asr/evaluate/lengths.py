@@ -7,6 +7,7 @@ is the length alone (and the seams).
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,8 +79,8 @@ def compare_lengths(
             model folder.
     """
     for length_s in lengths_s:
-        if not length_s > 0:
-            raise InputError(f"--lengths {length_s:g}: must be above 0 seconds")
+        if not 0 < length_s < math.inf:
+            raise InputError(f"--lengths {length_s:g}: must be above 0 seconds, and finite")
     first = comparison.rows[0]
     if not first.sets:
         raise InputError(f"--lengths: {first.folder} has no decoded set to take utterances from")

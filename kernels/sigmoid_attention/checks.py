@@ -106,6 +106,8 @@ def _check_n(n: Tensor, q_bhtd: Tensor) -> None:
             f"Weighting.n: got shape {tuple(n.shape)}, allowed: ({batch},), ({batch}, {frames}) or "
             f"({batch}, {heads}, {frames})"
         )
+    if n.is_complex() or n.dtype == torch.bool:
+        raise ValueError(f"Weighting.n: got dtype {n.dtype}, allowed: a real number's")
     if n.device != q_bhtd.device:
         raise ValueError(f"Weighting.n: got device {n.device}, allowed: {q_bhtd.device}")
 

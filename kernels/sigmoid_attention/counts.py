@@ -28,7 +28,8 @@ def log_counts(
 ) -> Tensor:
     """Return log n of each row, (B', H', T'): an axis is 1 where all that see a key agree.
 
-    runs: (lo_bt, hi_bt) of `flat.visible_runs`. Rows that see no key count as n = 1.
+    runs: (lo_bt, hi_bt) of `flat.visible_runs`. Rows that see no key, or only keys whose biases say
+    "never", count as n = 1.
     """
     dtype, num_queries = compute_dtype(q_bhtd.dtype), q_bhtd.shape[2]
     if weighting.counts_biases(position) and num_queries * num_keys > 0:
@@ -37,10 +38,14 @@ def log_counts(
             ends_bt = torch.tensor([[0], [num_keys]], device=q_bhtd.device).expand(2, num_queries)
             runs = (ends_bt[:1], ends_bt[1:])
         delta = mask.k_start - mask.q_start  # offset of key 0 and query 0
-        count = _log_of_slopes if position.slopes_h is not None else _log_of_table
-        empty_bt = runs[1] <= runs[0]
-        log_n_bht = count(position, runs[0].long(), runs[1].long(), delta, num_keys, dtype)
-        return log_n_bht.masked_fill(empty_bt[:, None], 0.0)
+        lo_bt, hi_bt = runs[0].long(), runs[1].long()
+        if position.slopes_h is not None:
+            log_n_bht = _log_of_slopes(position.slopes_h.to(dtype), lo_bt, hi_bt, delta, num_keys)
+        else:
+            log_n_bht = _log_of_table(position, lo_bt, hi_bt, delta, dtype)
+        # A shift by -LOWEST would undo what hides keys in the engines.
+        nothing_bht = (hi_bt <= lo_bt)[:, None] | (log_n_bht < LOWEST / 2)
+        return log_n_bht.masked_fill(nothing_bht, 0.0)
     if isinstance(weighting.n, Tensor):
         n = weighting.n.to(dtype)
         n_bht = n if n.dim() == 3 else n[:, None, None] if n.dim() == 1 else n[:, None]
@@ -72,20 +77,14 @@ def _keys(
 
 
 def _log_of_slopes(
-    position: PositionBias,
-    lo_bt: Tensor,
-    hi_bt: Tensor,
-    delta: int,
-    num_keys: int,
-    dtype: torch.dtype,
+    slopes_h: Tensor, lo_bt: Tensor, hi_bt: Tensor, delta: int, num_keys: int
 ) -> Tensor:
     """Return log sum over lo <= j < hi of exp(-slope |j - own|): two geometric sums, (B', H, T).
 
     From the visible key nearest to the row's own position, which both contain, to either end; sums
     of each length are formed once per head, in logarithms, since those of a slope below 0 grow.
     """
-    assert position.slopes_h is not None
-    slope_h1 = position.slopes_h.to(dtype)[:, None]
+    dtype, slope_h1 = slopes_h.dtype, slopes_h[:, None]
     # Not abs and clamp: at a slope of 0 both would lose half of its gradient.
     steep_h1 = torch.where(slope_h1 < 0, -slope_h1, slope_h1)
     rise_h1 = torch.where(slope_h1 < 0, -slope_h1, torch.zeros_like(slope_h1))
@@ -115,37 +114,35 @@ def _decayed(x: Tensor) -> Tensor:
 
 
 def _log_of_table(
-    position: PositionBias,
-    lo_bt: Tensor,
-    hi_bt: Tensor,
-    delta: int,
-    num_keys: int,
-    dtype: torch.dtype,
+    position: PositionBias, lo_bt: Tensor, hi_bt: Tensor, delta: int, dtype: torch.dtype
 ) -> Tensor:
     """Return log sum over lo <= j < hi of exp(table[j - own]), (B', H, T).
 
-    Sums of 1, 2, 4, ... neighbouring offsets; a run is made of those of its length's binary digits.
-    Sums of a prefix would lose small biases beside large ones.
+    The outermost columns serve all offsets beyond. A run of the others is made of sums of 1, 2, 4, ...
+    neighbouring columns, those of its length's binary digits; sums of a prefix would lose small
+    biases beside large ones.
     """
     assert position.table_hp is not None
-    table_hp = position.table_hp.to(dtype).clamp(min=LOWEST)
-    num_queries = lo_bt.shape[1]
-    offset_o = torch.arange(num_queries + num_keys - 1, device=lo_bt.device)
-    offset_o = offset_o + delta - (num_queries - 1)
-    sums_ho = table_hp[:, (offset_o + position.zero).clamp(0, table_hp.shape[1] - 1)]
-    row_t = torch.arange(num_queries, device=lo_bt.device)
-    at_bt, length_bt = lo_bt - row_t + (num_queries - 1), hi_bt - lo_bt
-    heads, num_offsets = sums_ho.shape
-    total = sums_ho.new_full((lo_bt.shape[0], heads, num_queries), LOWEST)
+    sums_hp = table_hp = position.table_hp.to(dtype).clamp(min=LOWEST)
+    heads, num_columns = table_hp.shape
+    own_t = torch.arange(lo_bt.shape[1], device=lo_bt.device) - delta
+    first_bt, end_bt = lo_bt - own_t + position.zero, hi_bt - own_t + position.zero
+    at_bt, inner_end_bt = first_bt.clamp(0, num_columns), end_bt.clamp(0, num_columns)
+    length_bt = (inner_end_bt - at_bt).clamp(min=0)
+    total = sums_hp.new_full((lo_bt.shape[0], heads, lo_bt.shape[1]), LOWEST)
     size = 1
-    while size <= num_keys:
+    while size <= num_columns:
         taken_bt = (length_bt // size) % 2 == 1
-        part_hbt = sums_ho[:, at_bt.clamp(0, num_offsets - 1)]
+        part_hbt = sums_hp[:, at_bt.clamp(max=num_columns - 1)]
         joined = torch.logaddexp(total, part_hbt.transpose(0, 1))
         total = torch.where(taken_bt[:, None], joined, total)
         at_bt = at_bt + size * taken_bt
-        beyond = sums_ho.new_full((heads, min(size, num_offsets)), LOWEST)
-        ahead_ho = torch.cat([sums_ho[:, size:], beyond], 1)
-        sums_ho = torch.logaddexp(sums_ho, ahead_ho)
+        beyond_hp = sums_hp.new_full((heads, size), LOWEST)
+        sums_hp = torch.logaddexp(sums_hp, torch.cat([sums_hp[:, size:], beyond_hp], 1))
         size *= 2
+    before_bt = torch.minimum(end_bt, torch.zeros_like(end_bt)) - first_bt
+    after_bt = end_bt - first_bt.clamp(min=num_columns)
+    for num_bt, bias_h in ((before_bt, table_hp[:, 0]), (after_bt, table_hp[:, -1])):
+        outer = num_bt.clamp(min=1).to(dtype).log()[:, None] + bias_h[:, None]
+        total = torch.where((num_bt > 0)[:, None], torch.logaddexp(total, outer), total)
     return total

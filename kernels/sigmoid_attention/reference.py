@@ -160,10 +160,10 @@ def log_counts(
         lowest = torch.finfo(dtype).min / 2
         bias_hts = position_bias(position, offset_ts, dtype).clamp(min=lowest)
         bias_bhts = torch.where(visible_bts[:, None], bias_hts, lowest)
-        empty_bt = ~visible_bts.any(2)
-        return bias_bhts.logsumexp(3).masked_fill(empty_bt[:, None], 0.0)
+        log_n_bht = bias_bhts.logsumexp(3)  # lowest for a row that no bias lets see anything
+        return log_n_bht.masked_fill(log_n_bht < lowest / 2, 0.0)
     if isinstance(weighting.n, Tensor) and weighting.n.dim() == 3:
-        return weighting.n.to(dtype).log()
+        return weighting.n.to(dtype).clamp(min=torch.finfo(dtype).tiny).log()
     if isinstance(weighting.n, Tensor):
         n_bt = weighting.n if weighting.n.dim() == 2 else weighting.n[:, None]
     elif isinstance(weighting.n, int):

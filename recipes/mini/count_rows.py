@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from asr import provenance
 from asr.data.manifest import load_waveform, read_cuts
 from asr.diagnostics import Seen, watch_attention
+from asr.errors import InputError
 from asr.evaluate.curves import COLOURS, as_png, new_figure
 from asr.evaluate.lengths import join
 from asr.files import write_atomically
@@ -46,6 +47,14 @@ def main() -> None:
     parser.add_argument("--lengths", type=float, nargs="+", default=[1, 15, 30, 60, 120])
     parser.add_argument("--out", type=Path, required=True, help="stem of the files written")
     args = parser.parse_args()
+    try:
+        write(args)
+    except InputError as error:
+        parser.exit(2, f"count_rows.py: error: {error}\n")
+
+
+def write(args: argparse.Namespace) -> None:
+    """Write the picture and its JSON."""
     cuts = list(read_cuts(args.cuts))
     recordings = [join(cuts, length_s) for length_s in args.lengths]
     recordings = [groups[:: max(1, len(groups) // NUM_RECORDINGS)] for groups in recordings]
@@ -56,6 +65,7 @@ def main() -> None:
     }
     seconds = [float(np.mean([_seconds(g) for g in groups])) for groups in recordings]
     content = {
+        "lengths_s": args.lengths,
         "environment": provenance.environment() | {"versions": provenance.versions()},
         "seconds": seconds,
         "models": {

@@ -97,6 +97,8 @@ def main() -> None:
     args = parser.parse_args()
     try:
         if args.recount:
+            if len(args.exp) != 1:
+                raise InputError(f"--recount: give one folder, not {len(args.exp)}")
             recount(args.exp[0], args.frames, args.out)
         else:
             write_page(args.exp, args.lengths, args.made_by, args.out)
@@ -111,6 +113,17 @@ def recount(exp: Path, num_frames: int, out: Path) -> None:
     that of training: n becomes num_frames * N(n) / N(num_frames).
     """
     model = load_model(exp)
+    told = model.config.attention
+    plain = told.weighting == "sigmoid" and told.shift == "-log n" and not told.shift_per_head
+    if not plain or told.shift_exponent or told.count == "effective" or told.position != "alibi":
+        raise InputError(
+            f"--recount {exp}: must be sigmoid with alibi, shift -log n, another count than effective, no "
+            f"shift_per_head and no shift_exponent"
+        )
+    if num_frames < 1:
+        raise InputError(f"--frames {num_frames}: must be at least 1")
+    if out.exists():
+        raise InputError(f"--out {out}: is there already")
     weights = dict(model.net.state_dict())
     for name, module in model.net.named_modules():
         if isinstance(module, MultiHeadAttention):
@@ -119,7 +132,7 @@ def recount(exp: Path, num_frames: int, out: Path) -> None:
             how = Weighting.sigmoid(n="effective")
             log_n_bht = log_counts(how, bias, Mask(), None, x, num_frames)
             weights[f"{name}.bias_h"] = log_n_bht.mean(2)[0] - math.log(num_frames)
-    attention = dataclasses.replace(model.config.attention, count="effective", shift_per_head=True)
+    attention = dataclasses.replace(told, count="effective", shift_per_head=True)
     changed = dataclasses.replace(model.config, attention=attention)
     out.mkdir(parents=True, exist_ok=True)
     save_model(out / "model", weights, changed, model.tokenizer)
@@ -133,11 +146,17 @@ def write_page(
 ) -> None:
     """Write the page, its picture and its JSON."""
     comparison = compare_lengths(compare(folders), lengths_s)
+    bare = [row.folder for row in comparison.rows if not row.sets]
+    if bare:
+        raise InputError(f"{bare[0]}: has no decoded set (asr decode)")
+    called = {row.name: Path(row.folder).name for row in comparison.rows}
     measured = _measured(
-        {row.name: {ALONE: next(iter(row.sets.values())).units} for row in comparison.rows},
-        [(one.name, one.label, one.units) for one in comparison.lengths],
+        {called[row.name]: {ALONE: next(iter(row.sets.values())).units} for row in comparison.rows},
+        [(called[one.name], one.label, one.units) for one in comparison.lengths],
     )
     found = changes(measured)
+    if not found:
+        raise InputError("no two counts of one position have two seeds each: nothing to compare")
     revisions = sorted({row.run.revision or "-" for row in comparison.rows})
     exponents = {folder.name: _exponents(folder) for folder in folders}
     facts = {

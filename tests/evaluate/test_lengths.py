@@ -215,7 +215,7 @@ def test_utterances_of_no_known_speaker_are_not_joined(
 
 
 def test_refusals(experiments: list[Path]) -> None:
-    with pytest.raises(InputError, match="--lengths 0: must be above 0 seconds"):
+    with pytest.raises(InputError, match="--lengths 0: must be above 0 seconds, and finite"):
         compare_lengths(compare(experiments), [0.0])
     decoding = experiments[0] / "decode" / "test" / "decode.json"
     content = json.loads(decoding.read_text())

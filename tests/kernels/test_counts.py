@@ -8,6 +8,7 @@ from sigmoid_attention import Mask, PositionBias, Weighting, attend
 from sigmoid_attention.counts import log_counts
 from sigmoid_attention.flat import visible_runs
 from sigmoid_attention.reference import attention_weights, offsets, position_bias, visible
+from torch._dynamo.testing import CompileCounter
 
 HEADS = 6
 SLOPES = torch.tensor([2.0**-2, 2.0**-4, 2.0**-8, 3.0, 0.0, -0.125], dtype=torch.float64)
@@ -107,6 +108,47 @@ def test_long_audio_leaves_local_heads_their_sum():
         assert (sums["effective", frames] < 1).all()
 
 
+@pytest.mark.parametrize("backend", ["reference", "blockwise"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_biases_that_hide_all_keys_give_padding_no_gradient(backend, dtype):
+    """The shift of such a row had undone what hides padded keys."""
+    table = torch.full((1, 9), -math.inf, dtype=dtype)
+    table[0, 3:6] = 0.0
+    q, k, v = (torch.ones(1, 1, 8, 2, dtype=dtype, requires_grad=True) for _ in range(3))
+    o = attend(
+        q,
+        k,
+        v,
+        weighting=Weighting.sigmoid(n="effective"),
+        position=PositionBias.table(table, 4),
+        mask=Mask(key_lens=torch.tensor([2])),
+        backend=backend,
+    )
+    o.sum().backward()
+    assert (v.grad[:, :, 2:] == 0).all()
+    assert (v.grad[:, :, :2] > 0).all()
+    assert (o[:, :, 3:] < 1e-30).all()
+
+
+@pytest.mark.parametrize("kind", ["alibi", "table"])
+def test_compiled_once_for_all_lengths(kind):
+    """Not for every power of two, as a loop over the keys had it."""
+    position = biases()[kind]
+    how = Weighting.sigmoid(n="effective")
+    counter = CompileCounter()
+    torch._dynamo.reset()
+
+    @torch.compile(backend=counter, dynamic=True, fullgraph=True)
+    def count(q):
+        return log_counts(how, position, Mask(causal=True), None, q, q.shape[2])
+
+    for frames in (9, 17, 40, 70, 130, 300, 1000):
+        q = torch.zeros(1, HEADS, frames, 2, dtype=torch.float64)
+        expected = log_counts(how, position, Mask(causal=True), None, q, frames)
+        torch.testing.assert_close(count(q), expected)
+    assert counter.frame_count <= 2
+
+
 def test_by_hand():
     """Slope log 2: weights 1/2, 1, 1/2, 1/4 around the second of four keys."""
     position = PositionBias.alibi(torch.tensor([math.log(2.0)]))
@@ -172,6 +214,9 @@ def test_an_exponent_needs_what_it_multiplies():
     x = torch.zeros(1, 4, 3, 2)
     with pytest.raises(ValueError, match="exponent_h: got 2 heads, allowed: 4"):
         attend(x, x, x, weighting=Weighting.sigmoid(exponent_h=ones))
+    for dtype in (torch.bool, torch.complex64):
+        with pytest.raises(ValueError, match=f"Weighting.n: got dtype {dtype}, allowed: a real"):
+            attend(x, x, x, weighting=Weighting.sigmoid(n=torch.ones(1, dtype=dtype)))
     with pytest.raises(ValueError, match=r"Weighting.n: got shape \(1, 3, 4\), allowed: \(1,\), "):
         attend(x, x, x, weighting=Weighting.sigmoid(n=torch.ones(1, 3, 4)))
 
