@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from asr.config import Config
+    from asr.config import AttentionConfig, Config
 
 
 class Rule(NamedTuple):
@@ -182,8 +182,29 @@ def refusal(config: Config) -> str | None:
     return None
 
 
+def attention_terms(attention: AttentionConfig) -> dict[str, object]:
+    """Return the options that enter what attention computes; two that agree in them compute alike."""
+    terms: dict[str, object] = dict(vars(attention))
+    unused = {"backend"}
+    if attention.weighting != "sigmoid":
+        unused |= {"shift", "shift_constant", "shift_per_head", "shift_exponent"}
+    elif attention.shift != "constant":
+        unused.add("shift_constant")
+    biased = attention.weighting == "sigmoid" and attention.position in ("alibi", "table")
+    # Without a bias the effective count is that of the visible keys.
+    if not _attention_counts(attention) or (attention.count != "sequence" and not biased):
+        unused.add("count")
+    if attention.keys != "linformer":
+        unused |= {"linformer_length", "linformer_frames"}
+    terms["num_kv_heads"] = attention.num_kv_heads or attention.num_heads
+    return {name: value for name, value in terms.items() if name not in unused}
+
+
 def _counts(config: Config) -> bool:
-    attention = config.attention
+    return _attention_counts(config.attention)
+
+
+def _attention_counts(attention: AttentionConfig) -> bool:
     if attention.weighting == "softmax":
         return False
     if attention.row_scale not in ("auto", "none"):

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 
+from asr.capabilities import attention_terms
+from asr.config import AttentionConfig, Config
 from asr.evaluate.comparison import Row, TypeDifference, TypeResult, corrected
 from asr.evaluate.experiment import Experiment
 from asr.evaluate.hierarchical import Contrast, contrast, tested
@@ -66,11 +72,42 @@ def find_types(
 
 
 def _unequal(experiments: Sequence[Experiment]) -> list[str]:
-    """Settings that should be the same and are not, as far as they are known."""
+    """Settings that should be the same and are not, as far as they are known.
+
+    A setting that an older version did not write has its default; one of attention that enters nothing
+    that a type computes (a count with softmax) is no difference.
+    """
     found = ["encoder"] if len({one.run.encoder for one in experiments}) > 1 else []
     known = [one.settings for one in experiments if one.settings]
     keys = sorted({key for settings in known for key in settings} - _FREE)
-    return found + [key for key in keys if len({settings.get(key) for settings in known}) > 1]
+    values: dict[str, set[str | None]] = {key: set() for key in keys}
+    defaults = _defaults()
+    for settings in known:
+        terms = _attention_terms(settings)
+        for key in keys:
+            name = key.removeprefix("attention.")
+            if name == key:
+                values[key].add(settings.get(key, defaults.get(key)))
+            elif name in terms:
+                values[key].add(str(terms[name]))
+    return found + [key for key in keys if len(values[key]) > 1]
+
+
+def _attention_terms(settings: dict[str, str]) -> dict[str, object]:
+    options = {
+        field.name: settings.get(f"attention.{field.name}", _defaults()[f"attention.{field.name}"])
+        for field in dataclasses.fields(AttentionConfig)
+    }
+    return attention_terms(cast(AttentionConfig, SimpleNamespace(**options)))
+
+
+@functools.cache
+def _defaults() -> dict[str, str]:
+    return {
+        f"{section}.{name}": str(value)
+        for section, options in vars(Config()).items()
+        for name, value in vars(options).items()
+    }
 
 
 def type_results(

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from asr import config as configuration
+from asr.capabilities import attention_terms
 from asr.config import Config
 from asr.errors import InputError
 from asr.model import Recogniser
@@ -49,12 +50,11 @@ def read_start(path: Path, config: Config) -> Start:
                 f"--init-from {path}: its features.{field.name} = {those!r}, here {ours!r}; "
                 "the features must be the same"
             )
+    ours, those = (attention_terms(each.attention) for each in (config, theirs))
     changed = [
-        f"attention.{field.name} = {ours!r} (there {those!r})"
-        for field in dataclasses.fields(config.attention)
-        if field.name != "backend"
-        for ours, those in [(getattr(each.attention, field.name) for each in (config, theirs))]
-        if ours != those
+        f"attention.{name} = {ours.get(name)!r} (there {those.get(name)!r})"
+        for name in [*ours, *(name for name in those if name not in ours)]
+        if ours.get(name) != those.get(name)
     ]
     return Start(folder, theirs, load_tokenizer(folder), weights.load(), changed)
 

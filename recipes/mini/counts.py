@@ -117,8 +117,8 @@ def recount(exp: Path, num_frames: int, out: Path) -> None:
     plain = told.weighting == "sigmoid" and told.shift == "-log n" and not told.shift_per_head
     if not plain or told.shift_exponent or told.count == "effective" or told.position != "alibi":
         raise InputError(
-            f"--recount {exp}: must be sigmoid with alibi, shift -log n, another count than effective, no "
-            f"shift_per_head and no shift_exponent"
+            f"--recount {exp}: must be sigmoid with alibi, shift -log n, another count than effective, "
+            f"no shift_per_head and no shift_exponent"
         )
     if num_frames < 1:
         raise InputError(f"--frames {num_frames}: must be at least 1")

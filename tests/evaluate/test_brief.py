@@ -57,7 +57,7 @@ def test_a_page_of_types(tmp_path: Path) -> None:
     assert "6 types of attention, 3 seeds of each; conformer; 18.3M parameters" in page
     found = verdict(comparison)
     assert f"**{found.answer}**" in page
-    assert "No significant difference between sigmoid and softmax: up to " in found.answer
+    assert "No significant difference between sigmoid and softmax: anything from " in found.answer
     best, other = ("rope", "alibi") if "than rope" in found.answer else ("alibi", "rope")
     assert found.answer.endswith(
         f"Of the positions, no position at all makes more errors than {best}; between that and "
@@ -120,7 +120,7 @@ def test_lengths_of_positions_alone(grid: list[Path]) -> None:
     found = length_verdict(comparison)
     assert "Each system is one training" not in " ".join(found.reasons)
     (at_most,) = (one for one in comparison.length_differences if one.set_name == "5.09 s")
-    shown = next(reason for reason in found.reasons if "on 5.09 s" in reason)
+    shown = next(reason for reason in found.reasons if "at 5.09 s" in reason)
     assert f"{100 * abs(at_most.difference):+.2f}" in shown
 
 
@@ -141,7 +141,8 @@ def test_weightings_that_differ_at_one_position_stand_in_the_answer(tmp_path: Pa
         "How sigmoid compares with softmax depends on the position (a significant interaction), so "
         "their mean over positions answers nothing; with rope it points to sigmoid rather than "
         "softmax; with alibi it points to softmax rather than sigmoid; with no position at all no "
-        "difference is significant by itself. With softmax, for the position, it points to alibi; "
+        "difference is significant after correction. With softmax, for the position, it points to "
+        "alibi; "
     )
     assert "With sigmoid, for the position, it points to rope; " in found.answer
     assert sum(one.startswith("Interaction on test: ") for one in found.reasons) >= 2
@@ -161,7 +162,7 @@ def test_weightings_that_differ_at_one_position_stand_in_the_answer(tmp_path: Pa
     at_length = length_verdict(joined)
     assert at_length.answer.startswith("At 9 s, how sigmoid compares with softmax depends on ")
     assert "With sigmoid at 9 s, for the position, it points to rope; " in at_length.answer
-    assert any(one.startswith("With rope, on 9 s,") for one in at_length.reasons)
+    assert any(one.startswith("With rope, at 9 s,") for one in at_length.reasons)
 
 
 def test_a_page_of_lengths(grid: list[Path]) -> None:

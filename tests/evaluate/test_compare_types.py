@@ -97,6 +97,30 @@ def test_types_of_unequal_budgets_are_not_compared(tmp_path: Path) -> None:
     assert "(encoder, train.epochs)" in compare(folders).notes[0]
 
 
+def test_settings_that_compute_the_same_are_no_difference(tmp_path: Path) -> None:
+    """A count with softmax or without a bias, what an older version did not write."""
+    folders = [
+        *seeds_of(tmp_path, "softmax", "alibi", 0.2),
+        *seeds_of(tmp_path, "sigmoid", "rope", 0.2),
+        *seeds_of(tmp_path, "sigmoid", "alibi", 0.2),
+    ]
+
+    def write(folder: Path, **attention: object) -> None:
+        weighting, position, _ = folder.name.split("-")
+        words = {"weighting": weighting, "position": position, **attention}
+        (folder / "config.yaml").write_text(json.dumps({"attention": words}))
+
+    for folder in folders[:6]:
+        write(folder, count="visible")
+    for folder in folders[6:]:
+        write(folder, count="effective", shift_exponent=False)
+    assert len(compare(folders).types) == 3
+    write(folders[6], count="visible")
+    assert "(attention.count)" in compare(folders).notes[0]
+    write(folders[6], count="effective", shift_exponent=True)
+    assert "(attention.shift_exponent)" in compare(folders).notes[0]
+
+
 def test_parts_by_length_speaker_and_noise(tmp_path: Path) -> None:
     """Utterances of 1 to 60 s, the longer ones noisier; every word of the last part is wrong."""
     exp = write_experiment(tmp_path / "a")

@@ -8,6 +8,7 @@ import math
 import re
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from made_models import decode, mishear, write_run
 from sigmoid_attention import Mask, Weighting, attend
 
 from asr.data.manifest import read_cuts, write_cuts
-from asr.model_folder import load_model
+from asr.errors import InputError
+from asr.model_folder import load_model, save_model
 from asr.nn.attention import attentions
 
 PROGRAM = Path(__file__).parents[2] / "recipes" / "mini" / "counts.py"
@@ -68,8 +70,20 @@ def test_recounted_weights_compute_the_same_at_the_length_of_training(
     program: types.ModuleType, tmp_path: Path
 ) -> None:
     """On average over the rows of such an utterance the shift of each head is -log n, as before."""
-    exp = write_run(tmp_path, "sigmoid", "alibi", 1)
+    new = write_run(tmp_path, "sigmoid", "alibi", 1)
+    with pytest.raises(InputError, match=r"must be sigmoid with alibi, .* another count than effec"):
+        program.recount(new, 67, tmp_path / "recounted")
+    model = load_model(new)
+    attention = replace(model.config.attention, count="visible")
+    exp = tmp_path / "visible"
+    old = replace(model.config, attention=attention)
+    save_model(exp / "model", model.net.state_dict(), old, model.tokenizer)
+    (exp / "run.json").write_text((new / "run.json").read_text())
     program.recount(exp, 67, tmp_path / "recounted")
+    with pytest.raises(InputError, match="recounted: is there already"):
+        program.recount(exp, 67, tmp_path / "recounted")
+    with pytest.raises(InputError, match="--frames 0: must be at least 1"):
+        program.recount(exp, 0, tmp_path / "other")
     before, after = load_model(exp), load_model(tmp_path / "recounted")
     assert after.config.attention.count == "effective"
     assert json.loads((tmp_path / "recounted" / "run.json").read_text())["name"] == "recounted"

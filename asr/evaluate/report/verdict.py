@@ -13,7 +13,7 @@ from asr.evaluate.attention_types import (
 )
 from asr.evaluate.comparison import Comparison, Difference, TypeDifference, TypeResult
 from asr.evaluate.interactions import significant_interactions
-from asr.evaluate.statistics import Interval, holm
+from asr.evaluate.statistics import holm
 from asr.evaluate.tables import points, within_text
 
 
@@ -55,7 +55,7 @@ def length_verdict(comparison: Comparison) -> Verdict:
     answers: list[str] = []
     reasons: list[str] = []
     for duration in durations:
-        found, because = _of_set(comparison.length_differences, duration, f"at {duration}")
+        found, because = _of_set(comparison.length_differences, duration, f"At {duration}", True)
         if duration == long:
             answers, reasons = found, [*reasons, *because]
         else:
@@ -80,8 +80,7 @@ def _of_types(comparison: Comparison) -> Verdict:
     set_names = list(dict.fromkeys(one.set_name for one in differences))
     answers, reasons = [], []
     for set_name in set_names:
-        where = f"on {set_name}" if len(set_names) > 1 else ""
-        said, why = _of_set(differences, set_name, where)
+        said, why = _of_set(differences, set_name, f"On {set_name}", len(set_names) > 1)
         answers += said
         reasons += why
     reasons.append(_best_text(comparison))
@@ -92,10 +91,13 @@ def _of_types(comparison: Comparison) -> Verdict:
 
 
 def _of_set(
-    differences: Sequence[TypeDifference], set_name: str, where: str
+    differences: Sequence[TypeDifference], set_name: str, at: str, named: bool
 ) -> tuple[list[str], list[str]]:
-    """(answers, reasons) of one set; ``where`` is empty where there is no other."""
+    """(answers, reasons) of one set, such as "On test"; ``named``: answers say it too."""
     here = [one for one in differences if one.set_name == set_name]
+    beside = f"{at[0].lower()}{at[1:]}"
+    where, also = (at, f" {beside}") if named else ("", "")
+    num_positions = len({p for one in here if one.kind == "weighting" for p in one.within})
     interactions = significant_interactions(here, set_name)
     answers, reasons = [], []
     for one in widest(here, "weighting"):
@@ -104,26 +106,31 @@ def _of_set(
         deviating = [o for o in interactions if o in pair]
         if deviating:
             answers.append(_depends(one, places, where))
-            reasons += [_interaction(o, set_name) for o in deviating]
-            reasons += [_reason(o, f"With {_said(within_text(o))}, on {set_name},") for o in places]
+            reasons += [_interaction(o, beside, len(one.within)) for o in deviating]
+            reasons += [_reason(o, f"With {_said(within_text(o))}, {beside},") for o in places]
+            continue
+        if len(one.within) == 1 and num_positions > 1:  # of a pair that shares one position only
+            place = _said(one.within[0])
+            answers.append(_answer(one, f"With {place}{also}"))
+            reasons.append(_reason(one, f"With {place}, {beside},"))
             continue
         exceptions = [(o, _said(within_text(o))) for o in places if _certain(o)]
-        answers.append(_answer(one, _capital(where)))
-        answers += [_answer(o, f"With {place} {where}".rstrip()) for o, place in exceptions]
-        reasons.append(_reason(one, f"On {set_name}"))
-        reasons += [_reason(o, f"With {place} alone, on {set_name},") for o, place in exceptions]
+        answers.append(_answer(one, where))
+        answers += [_answer(o, f"With {place}{also}") for o, place in exceptions]
+        reasons.append(_reason(one, at))
+        reasons += [_reason(o, f"With {place} alone, {beside},") for o, place in exceptions]
     positions = [one for one in here if one.kind == "position"]
     scopes: list[tuple[list[TypeDifference], str]] = []
     if positions and not interactions:
-        scopes = [(widest(positions, "position"), _capital(where))]
+        scopes = [(widest(positions, "position"), where)]
     elif positions:
         words = dict.fromkeys(one.within[0] for one in positions if len(one.within) == 1)
         scopes = [
-            ([one for one in positions if one.within == [word]], f"With {word} {where}".rstrip())
+            ([one for one in positions if one.within == [word]], f"With {word}{also}")
             for word in words
         ]
     for of_scope, beginning in scopes:
-        answer, reason = _positions(of_scope, set_name, beginning)
+        answer, reason = _positions(of_scope, beside, beginning)
         answers.append(answer)
         reasons.append(reason)
     return answers, reasons
@@ -143,32 +150,30 @@ def _depends(one: TypeDifference, places: Sequence[TypeDifference], where: str) 
             text += f"; with {named} {_claim(better)} {name} rather than {other}"
     alike = [_said(within_text(o)) for o in places if not _certain(o)]
     if alike:
-        text += f"; with {_listed(alike)} no difference is significant by itself"
-    return _sentence(text, _capital(where))
+        text += f"; with {_listed(alike)} no difference is significant after correction"
+    return _sentence(text, where)
 
 
-def _interaction(one: TypeDifference, set_name: str) -> str:
+def _interaction(one: TypeDifference, beside: str, num_positions: int) -> str:
     side = "above" if one.difference > 0 else "below"
     ends = ""
     if one.interval is not None:
         ends = f" [{points(one.interval.low)}, {points(one.interval.high)}]"
+    others = "its mean with the other positions"
+    if num_positions == 2:
+        others = "that with the other position"
     return (
-        f"Interaction on {set_name}: {one.name} minus {one.baseline} with {_said(one.within[0])} is "
-        f"{_points(abs(one.difference))} points {side} its mean with the other positions{ends} "
-        f"(corrected p {_p_text(one)})."
+        f"Interaction {beside}: {one.name} minus {one.baseline} with {_said(one.within[0])} is "
+        f"{_points(abs(one.difference))} points {side} {others}{ends} (corrected p {_p_text(one)})."
     )
-
-
-def _capital(where: str) -> str:
-    return where[:1].upper() + where[1:]
 
 
 _POINTS = "Points of word error rate above "
 
 
-def _positions(differences: Sequence[TypeDifference], set_name: str, where: str) -> tuple[str, str]:
+def _positions(differences: Sequence[TypeDifference], beside: str, where: str) -> tuple[str, str]:
     """(which positions make more errors than another, by how much)."""
-    best, others = from_best_position(differences, set_name)
+    best, others = from_best_position(differences, differences[0].set_name)
     worse = [one for one in others if _certain(one) and one.difference > 0]
     better = [_said(one.name) for one in others if _certain(one) and one.difference < 0]
     alike = [_said(one.name) for one in others if not _certain(one)]
@@ -209,9 +214,10 @@ def _positions(differences: Sequence[TypeDifference], set_name: str, where: str)
         )
         for one in others
     )
-    scope = differences[0].within
-    within = f" with {scope[0]}" if len(scope) == 1 else ""
-    reason = f"{_POINTS}{_said(best)}{within}, on {set_name}, each pair by itself: "
+    scopes = {tuple(one.within) for one in differences}
+    scope = next(iter(scopes))
+    within = f" with {scope[0]}" if len(scopes) == 1 and len(scope) == 1 else ""
+    reason = f"{_POINTS}{_said(best)}{within}, {beside}, each pair by itself: "
     return _sentence(text, where), f"{reason}{shown}."
 
 
@@ -289,7 +295,8 @@ def _answer(one: TypeDifference, where: str) -> str:
         better = one.name if one.difference < 0 else one.baseline
         text += f" after correction for the number of comparisons; by itself this favours {better}"
     elif one.interval is not None:
-        text += f": up to {_points(_largest(one.interval))} points either way would fit"
+        ends = (points(one.interval.low), points(one.interval.high))
+        text += f": anything from {ends[0]} to {ends[1]} points would fit"
     return _sentence(text, where)
 
 
@@ -309,10 +316,6 @@ def _listed(names: Sequence[str], last: str = "and") -> str:
 
 def _sentence(text: str, where: str) -> str:
     return f"{where}, {text}." if where else f"{text[0].upper()}{text[1:]}."
-
-
-def _largest(interval: Interval) -> float:
-    return max(abs(interval.low), abs(interval.high))
 
 
 def _points(value: float) -> str:
