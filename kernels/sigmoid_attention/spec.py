@@ -58,8 +58,8 @@ class Weighting:
     valid keys, the same for each of its rows), "effective" (the sum of exp(position bias) over the
     keys this row may see, by head: what a local head sees of them; as "visible" where position
     adds no bias or one that depends on q), an int, or a tensor of shape (B,), (B, T) or (B, H, T)
-    (for shards of the keys, which must be given the global count). n is at least 1; an effective
-    count is below 1 where a row does not see its own position.
+    (for shards of the keys, which must be given the global count). n is at least 1, but for
+    effective counts, which are below 1 where all visible biases are low.
     `exponent_h` (H,) may be trainable: the shift is -exponent_h * log n then.
     """
 

@@ -228,10 +228,10 @@ def other_weighting(results: Results, teacher: str, other: str) -> str:
         if (one := results.ratio(*pair, level)) is not None and np.isfinite(one.value)
     ]
     last = estimate(results.curve(teacher, other)[:, -1])
-    before = estimate(results.curve(teacher, other)[:, -2] / results.curve(teacher, other)[:, -1])
+    before = estimate(results.curve(teacher, other)[:, -1] / results.curve(teacher, other)[:, -2])
     level = f"{last.text()} of the teacher's variance at N = {results.sizes[-1]}"
     words = f"- {teacher.capitalize()} teacher: the {other} student's excess error is {level}, "
-    words += f"{before.fixed()} times lower than at N = {results.sizes[-2]}"
+    words += f"{before.fixed()} times that at N = {results.sizes[-2]}"
     if reached:
         last_level, one = reached[-1]
         words += (
