@@ -71,7 +71,9 @@ def test_recounted_weights_compute_the_same_at_the_length_of_training(
 ) -> None:
     """On average over the rows of such an utterance the shift of each head is -log n, as before."""
     new = write_run(tmp_path, "sigmoid", "alibi", 1)
-    with pytest.raises(InputError, match=r"must be sigmoid with alibi, .* another count than effec"):
+    with pytest.raises(
+        InputError, match=r"must be sigmoid with alibi, .* another count than effec"
+    ):
         program.recount(new, 67, tmp_path / "recounted")
     model = load_model(new)
     attention = replace(model.config.attention, count="visible")
