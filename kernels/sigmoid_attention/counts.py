@@ -2,7 +2,7 @@
 
 The effective count N of a row is the sum of exp(position bias) over its visible keys, so that weights
 exp(score - log N) of a row sum to 1 where q . k is 0, as n makes them without a position. ALiBi has a
-closed form; a table is summed by doubling, O(log S) steps for each row.
+closed form; a table of P columns is summed by doubling, O(log P) steps for each row.
 """
 
 from __future__ import annotations
