@@ -86,6 +86,7 @@ def compare(
                 types += type_results(group, found, names, level)
                 typed.append((group, found))
 
+    differences_of_types, interactions = compared_types(typed, level)
     rows = [
         Row(name, str(experiment.folder), experiment.run, _sets_of(results, k))
         for k, (name, experiment) in enumerate(zip(names, experiments, strict=True))
@@ -94,11 +95,13 @@ def compare(
         rows=rows,
         differences=corrected(differences),
         types=with_costs(types, rows),
-        type_differences=compared_types(typed, level),
+        type_differences=differences_of_types,
+        interactions=interactions,
         parts=parts,
         lengths=[],
         length_types=[],
         length_differences=[],
+        length_interactions=[],
         notes=[
             *_decoded_twice(experiments, names),
             *_warnings(rows),

@@ -113,8 +113,8 @@ class TypeDifference:
     """A type's mean WER minus another's, over seeds and speakers (or utterances).
 
     Attributes:
-        kind: what differs, ``weighting`` or ``position``; ``interaction``: a difference of weightings
-            at one position, ``within``, minus the mean of the same at the others.
+        kind: what differs, ``weighting`` or ``position``; ``contrast``: a difference of weightings at
+            one position, ``within``, minus the mean of the same at the others.
         within: what is the same: one word, or several where their mean is compared.
         num_seeds: the fewest runs of any type that takes part.
         df: degrees of freedom of the t test; None where nothing varies.
@@ -135,6 +135,27 @@ class TypeDifference:
     unit: str
     seed_error: float
     unit_error: float
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """Whether the difference of two weightings depends on the position, on one set.
+
+    Attributes:
+        positions: those that both weightings have.
+        f: Welch's F of the differences at ``positions``; df1, df2: its degrees of freedom.
+        p_value: of one difference at all positions; p_holm: corrected over all pairs and sets.
+    """
+
+    name: str
+    baseline: str
+    positions: list[str]
+    set_name: str
+    f: float
+    df1: int
+    df2: float
+    p_value: float
+    p_holm: float | None
 
 
 @dataclass(frozen=True)
@@ -183,10 +204,11 @@ class LengthResult:
 class Comparison:
     """Attributes:
     differences: paired ones; a pair whose utterances differ has a note instead.
-    types: of those trained at least twice, and their differences.
+    types: of those trained at least twice, and their differences and interactions.
     parts: WER by length, speaker and noise.
-    lengths: WER on joined utterances, where they were asked for; ``length_types`` and
-        ``length_differences`` are of types there, their set is the duration.
+    lengths: WER on joined utterances, where they were asked for; ``length_types``,
+        ``length_differences`` and ``length_interactions`` are of types there, their set is the
+        duration.
     notes: what a reader must know before believing the table, most important first.
     """
 
@@ -194,10 +216,12 @@ class Comparison:
     differences: list[Difference]
     types: list[TypeResult]
     type_differences: list[TypeDifference]
+    interactions: list[Interaction]
     parts: list[Part]
     lengths: list[LengthResult]
     length_types: list[TypeResult]
     length_differences: list[TypeDifference]
+    length_interactions: list[Interaction]
     notes: list[str]
     level: float
     num_resamples: int
@@ -209,7 +233,7 @@ class Comparison:
         return sorted({name for row in self.rows for name in row.sets})
 
 
-AnyDifference = TypeVar("AnyDifference", Difference, TypeDifference)
+AnyDifference = TypeVar("AnyDifference", Difference, TypeDifference, Interaction)
 
 
 def corrected(differences: Sequence[AnyDifference]) -> list[AnyDifference]:

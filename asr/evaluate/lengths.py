@@ -105,12 +105,14 @@ def compare_lengths(
         groups.append(group)
         of_types += type_results(group, types, names, comparison.level)
         typed.append((group, types))
+    differences, interactions = compared_types(typed, comparison.level)
     return replace(
         comparison,
         notes=[*comparison.notes, *notes],
         lengths=_results(names, groups, kept, comparison),
         length_types=of_types,
-        length_differences=compared_types(typed, comparison.level),
+        length_differences=differences,
+        length_interactions=interactions,
     )
 
 

@@ -1,4 +1,4 @@
-"""Student's t distribution for any degrees of freedom, and binomial intervals: both are incomplete
+"""Student's t and Fisher's F for any degrees of freedom, and binomial intervals: all are incomplete
 beta functions."""
 
 from __future__ import annotations
@@ -32,6 +32,19 @@ def t_quantile(level: float, df: float) -> float:
         else:
             high = middle
     return (low + high) / 2
+
+
+def f_tail(f: float, df1: float, df2: float) -> float:
+    """Return the probability that F of ``df1`` and ``df2`` degrees of freedom is at least ``f``.
+
+    Raises:
+        ValueError: ``f`` below 0 or no number, degrees of freedom not above 0.
+    """
+    if not f >= 0 or not df1 > 0 or not df2 > 0:
+        raise ValueError(f"F = {f}, df = {df1}, {df2}: must be at least 0, and above 0")
+    if math.isinf(f):
+        return 0.0
+    return _incomplete_beta(df2 / 2, df1 / 2, df2 / (df2 + df1 * f))
 
 
 def two_sided_normal(z: float) -> float:

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from asr import markdown
-from asr.evaluate.comparison import Comparison, Difference, Row, SetResult, TypeDifference
+from asr.evaluate.comparison import (
+    Comparison,
+    Difference,
+    Interaction,
+    Row,
+    SetResult,
+    TypeDifference,
+)
 from asr.evaluate.score import percent
 from asr.evaluate.statistics import Interval
 from asr.files import Files
@@ -27,6 +34,7 @@ _TEXT_COLUMNS = frozenset(
         "commit",
         "against",
         "what",
+        "positions",
         "within",
         "duration",
     }
@@ -190,21 +198,30 @@ def type_tables(comparison: Comparison) -> list[tuple[str, Table]]:
         ]
         table = Table([*header, "train", "RTF"], rows)
         tables.append(("Attention types, over the seeds of their trainings:", table))
-    return [*tables, *_type_differences(comparison.type_differences, "set", level)]
+    found = (comparison.type_differences, comparison.interactions)
+    return [*tables, *_type_differences(*found, "set", level)]
 
 
 def _type_differences(
-    differences: Sequence[TypeDifference], set_is: str, level: str
+    differences: Sequence[TypeDifference],
+    interactions: Sequence[Interaction],
+    set_is: str,
+    level: str,
 ) -> list[tuple[str, Table]]:
-    """Tables of weightings, positions and interactions, as Holm's correction goes."""
+    """Tables of weightings, positions, interactions and contrasts, as Holm's correction goes."""
     header = ["what", "within", set_is, "seeds", "difference", level, "p", "p (Holm)", "df"]
     tables = []
     captions = {
         "weighting": "Differences of weightings in points of WER",
         "position": "Differences of positions in points of WER",
-        "interaction": "Interaction: differences of weightings at one position, less their mean at the "
-        "other positions, in points of WER",
+        "contrast": "Differences of weightings at one position, less their mean at the other "
+        "positions, in points of WER",
     }
+    if interactions:
+        caption = (
+            "Interaction: Welch's analysis of variance of differences of weightings over positions:"
+        )
+        tables.append((caption, _interaction_table(interactions, set_is)))
     for kind, caption in captions.items():
         rows = [
             [
@@ -227,6 +244,24 @@ def _type_differences(
     return tables
 
 
+def _interaction_table(interactions: Sequence[Interaction], set_is: str) -> Table:
+    header = ["what", "positions", set_is, "F", "df", "df of errors", "p", "p (Holm)"]
+    rows = [
+        [
+            f"{one.name} - {one.baseline}",
+            " ".join(one.positions),
+            one.set_name,
+            f"{one.f:.2f}",
+            str(one.df1),
+            f"{one.df2:.1f}",
+            p_text(one.p_value),
+            p_text(one.p_holm),
+        ]
+        for one in interactions
+    ]
+    return Table(header, rows)
+
+
 def length_tables(comparison: Comparison) -> list[tuple[str, Table]]:
     """WER by joined duration: of types and their differences where there are types, of systems."""
     if not comparison.lengths:
@@ -244,7 +279,8 @@ def length_tables(comparison: Comparison) -> list[tuple[str, Table]]:
         table = Table(["weighting", "position", *header], rows)
         tables.append((f"{caption}, mean of the seeds:", table))
     level = f"[{100 * comparison.level:g} %]"
-    tables += _type_differences(comparison.length_differences, "duration", level)
+    found = (comparison.length_differences, comparison.length_interactions)
+    tables += _type_differences(*found, "duration", level)
     rows = [
         [
             name,

@@ -145,7 +145,11 @@ def test_weightings_that_differ_at_one_position_stand_in_the_answer(tmp_path: Pa
         "alibi; "
     )
     assert "With sigmoid, for the position, it points to rope; " in found.answer
-    assert sum(one.startswith("Interaction on test: ") for one in found.reasons) >= 2
+    (interaction,) = comparison.interactions
+    assert (
+        f"Interaction on test: sigmoid minus softmax is not the same at all 3 positions (Welch's F(2, "
+        f"{interaction.df2:.1f}) = {interaction.f:.1f}, corrected p <0.001)."
+    ) in found.reasons
     (reason,) = (one for one in found.reasons if one.startswith("With alibi, on test,"))
     (difference,) = (
         one
@@ -158,6 +162,7 @@ def test_weightings_that_differ_at_one_position_stand_in_the_answer(tmp_path: Pa
         lengths=[LengthResult("a", "9 s", 9.0, 9.0, 1, [], 0.1, None, None, None, None)],
         length_types=[replace(one, set_name="9 s") for one in comparison.types],
         length_differences=[replace(o, set_name="9 s") for o in comparison.type_differences],
+        length_interactions=[replace(o, set_name="9 s") for o in comparison.interactions],
     )
     at_length = length_verdict(joined)
     assert at_length.answer.startswith("At 9 s, how sigmoid compares with softmax depends on ")

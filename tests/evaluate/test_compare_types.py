@@ -42,16 +42,20 @@ def test_types_over_seeds(tmp_path: Path) -> None:
         ("alibi", "rope", ["softmax", "sigmoid"]),
         ("sigmoid", "softmax", ["alibi"]),
     ]
-    interaction = comparison.type_differences[6]
-    assert interaction.kind == "interaction"
+    difference = comparison.type_differences[6]
+    assert difference.kind == "contrast"
     overall, relu, alibi = (comparison.type_differences[k] for k in (0, 3, 5))
     mean = {(one.weighting, one.position): one.wer for one in comparison.types}
-    assert interaction.difference == pytest.approx(
+    assert difference.difference == pytest.approx(
         mean["sigmoid", "alibi"]
         - mean["softmax", "alibi"]
         - (mean["sigmoid", "rope"] - mean["softmax", "rope"])
     )
-    assert interaction.p_value == interaction.p_holm
+    assert difference.p_value == difference.p_holm
+    (interaction,) = comparison.interactions  # of two positions: the same question
+    assert interaction.positions == ["rope", "alibi"]
+    assert (interaction.df1, interaction.df2) == (1, pytest.approx(difference.df))
+    assert interaction.p_value == pytest.approx(difference.p_value)
     assert interaction.p_value > 0.05
     sigmoid = (mean["sigmoid", "rope"] + mean["sigmoid", "alibi"]) / 2
     softmax = (mean["softmax", "rope"] + mean["softmax", "alibi"]) / 2

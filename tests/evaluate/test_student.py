@@ -1,4 +1,4 @@
-"""Student's t against closed forms, tables and the normal distribution."""
+"""Student's t and Fisher's F against closed forms, tables and the normal distribution."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from asr.evaluate.student import clopper_pearson, t_quantile, two_sided_normal, two_sided_t
+from asr.evaluate.student import clopper_pearson, f_tail, t_quantile, two_sided_normal, two_sided_t
 
 TS = [0.01, 0.3, 1.0, 1.7, 2.5, 12.0, 200.0]
 
@@ -46,6 +46,28 @@ def test_refusals() -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
         t_quantile(1.0, 3)
     assert two_sided_t(math.inf, 3) == 0
+
+
+@pytest.mark.parametrize("f", [0.0, 0.2, 1.0, 3.7, 40.0])
+def test_f_where_it_has_a_closed_form(f: float) -> None:
+    for df in (1.0, 2.5, 9.6, 200.0):
+        assert f_tail(f, 1, df) == pytest.approx(two_sided_t(math.sqrt(f), df), rel=1e-9)
+        assert f_tail(f, 2, df) == pytest.approx((1 + 2 * f / df) ** (-df / 2), rel=1e-9)
+        assert f_tail(f, df, 2) == pytest.approx(1 - (1 + 2 / (df * f)) ** (-df / 2) if f else 1.0)
+
+
+@pytest.mark.parametrize(
+    ("df1", "df2", "quantile"), [(5, 10, 3.3258), (3, 4, 6.5914), (10, 60, 1.9926)]
+)
+def test_f_at_a_printed_table(df1: int, df2: int, quantile: float) -> None:
+    assert f_tail(quantile, df1, df2) == pytest.approx(0.05, abs=2e-6)
+
+
+def test_refusals_of_f() -> None:
+    for wrong in ((-0.1, 1.0, 1.0), (math.nan, 1.0, 1.0), (1.0, 0.0, 1.0), (1.0, 1.0, math.nan)):
+        with pytest.raises(ValueError, match="must be"):
+            f_tail(*wrong)
+    assert f_tail(math.inf, 2, 3) == 0
 
 
 @pytest.mark.parametrize("trials", [1, 7, 960, 50_000])

@@ -104,12 +104,7 @@ def _types(comparison: Comparison) -> str:
             )
             + weightings
         )
-    interactions = _type_differences(comparison, "interaction")
-    if interactions:
-        parts.append(
-            "<h2>Does that depend on the position?</h2><p>The difference of two weightings at one "
-            "position, less the mean of that difference at the other positions.</p>" + interactions
-        )
+    parts.append(_interactions(comparison))
     positions = _type_differences(comparison, "position")
     if positions:
         summary = "Every two positions"
@@ -124,6 +119,35 @@ def _types(comparison: Comparison) -> str:
             + f"<details><summary>{summary}</summary>{positions}</details>"
         )
     return "".join(parts)
+
+
+def _interactions(comparison: Comparison, of_lengths: bool = False) -> str:
+    """Whether differences of weightings depend on the position, empty where none is tested."""
+    key = "length_interactions" if of_lengths else "interactions"
+    found = comparison.length_interactions if of_lengths else comparison.interactions
+    if not found:
+        return ""
+    rows = [
+        [
+            escaped(f"{one.name} − {one.baseline}"),
+            escaped(" ".join(one.positions)),
+            number(f"{key}.{k}.set_name", "text", one.set_name),
+            number(f"{key}.{k}.f", "4 digits", digits(one.f)),
+            number(f"{key}.{k}.df1", "count", str(one.df1)),
+            number(f"{key}.{k}.df2", "4 digits", digits(one.df2)),
+            number(f"{key}.{k}.p_value", "p", p_text(one.p_value)),
+            number(f"{key}.{k}.p_holm", "p", p_text(one.p_holm)),
+        ]
+        for k, one in enumerate(found)
+    ]
+    header = ["what", "positions", "duration" if of_lengths else "set", "F", "df", "df of errors"]
+    return (
+        "<h2>Does that depend on the position?</h2><p>Welch’s analysis of variance of a difference of "
+        "two weightings over the positions; below it that difference at one position, less its mean "
+        "at the others.</p>"
+        + html_table([*header, "p", "p (Holm)"], rows, num_text=3)
+        + _type_differences(comparison, "contrast", of_lengths)
+    )
 
 
 def _type_differences(comparison: Comparison, kind: str, of_lengths: bool = False) -> str:
@@ -230,10 +254,11 @@ def _lengths(comparison: Comparison) -> str:
         caption = "Left of 0: the first-named makes fewer errors at that duration."
         tables = "".join(
             _type_differences(comparison, kind, of_lengths=True)
-            for kind in ("weighting", "position", "interaction")
+            for kind in ("weighting", "position")
         )
         parts += [
             html_figure(figures.length_differences(comparison), caption),
+            _interactions(comparison, of_lengths=True),
             f"<details><summary>Every difference</summary>{tables}</details>",
         ]
     return "".join(parts) + _length_systems(comparison)

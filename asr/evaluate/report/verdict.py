@@ -11,7 +11,13 @@ from asr.evaluate.attention_types import (
     from_best_position,
     widest,
 )
-from asr.evaluate.comparison import Comparison, Difference, TypeDifference, TypeResult
+from asr.evaluate.comparison import (
+    Comparison,
+    Difference,
+    Interaction,
+    TypeDifference,
+    TypeResult,
+)
 from asr.evaluate.interactions import significant_interactions
 from asr.evaluate.statistics import holm
 from asr.evaluate.tables import points, within_text
@@ -54,8 +60,9 @@ def length_verdict(comparison: Comparison) -> Verdict:
         return Verdict(f"Word error rates at {short} and at {long}: {'; '.join(changes)}.", [why])
     answers: list[str] = []
     reasons: list[str] = []
+    tested = (comparison.length_differences, comparison.length_interactions)
     for duration in durations:
-        found, because = _of_set(comparison.length_differences, duration, f"At {duration}", True)
+        found, because = _of_set(*tested, duration, f"At {duration}", True)
         if duration == long:
             answers, reasons = found, [*reasons, *because]
         else:
@@ -80,7 +87,8 @@ def _of_types(comparison: Comparison) -> Verdict:
     set_names = list(dict.fromkeys(one.set_name for one in differences))
     answers, reasons = [], []
     for set_name in set_names:
-        said, why = _of_set(differences, set_name, f"On {set_name}", len(set_names) > 1)
+        tested = (differences, comparison.interactions)
+        said, why = _of_set(*tested, set_name, f"On {set_name}", len(set_names) > 1)
         answers += said
         reasons += why
     reasons.append(_best_text(comparison))
@@ -91,22 +99,26 @@ def _of_types(comparison: Comparison) -> Verdict:
 
 
 def _of_set(
-    differences: Sequence[TypeDifference], set_name: str, at: str, named: bool
+    differences: Sequence[TypeDifference],
+    tested: Sequence[Interaction],
+    set_name: str,
+    at: str,
+    named: bool,
 ) -> tuple[list[str], list[str]]:
     """(answers, reasons) of one set, such as "On test"; ``named``: answers say it too."""
     here = [one for one in differences if one.set_name == set_name]
     beside = f"{at[0].lower()}{at[1:]}"
     where, also = (at, f" {beside}") if named else ("", "")
     num_positions = len({p for one in here if one.kind == "weighting" for p in one.within})
-    interactions = significant_interactions(here, set_name)
+    interactions = significant_interactions(tested, set_name)
     answers, reasons = [], []
     for one in widest(here, "weighting"):
         pair = [o for o in here if (o.name, o.baseline) == (one.name, one.baseline)]
         places = [o for o in pair if o.kind == "weighting" and o is not one]
-        deviating = [o for o in interactions if o in pair]
-        if deviating:
+        depending = [o for o in interactions if (o.name, o.baseline) == (one.name, one.baseline)]
+        if depending:
             answers.append(_depends(one, places, where))
-            reasons += [_interaction(o, beside, len(one.within)) for o in deviating]
+            reasons += [_interaction(o, beside) for o in depending]
             reasons += [_reason(o, f"With {_said(within_text(o))}, {beside},") for o in places]
             continue
         if len(one.within) == 1 and num_positions > 1:  # of a pair that shares one position only
@@ -154,17 +166,11 @@ def _depends(one: TypeDifference, places: Sequence[TypeDifference], where: str) 
     return _sentence(text, where)
 
 
-def _interaction(one: TypeDifference, beside: str, num_positions: int) -> str:
-    side = "above" if one.difference > 0 else "below"
-    ends = ""
-    if one.interval is not None:
-        ends = f" [{points(one.interval.low)}, {points(one.interval.high)}]"
-    others = "its mean with the other positions"
-    if num_positions == 2:
-        others = "that with the other position"
+def _interaction(one: Interaction, beside: str) -> str:
     return (
-        f"Interaction {beside}: {one.name} minus {one.baseline} with {_said(one.within[0])} is "
-        f"{_points(abs(one.difference))} points {side} {others}{ends} (corrected p {_p_text(one)})."
+        f"Interaction {beside}: {one.name} minus {one.baseline} is not the same at all "
+        f"{len(one.positions)} positions (Welch's F({one.df1}, {one.df2:.1f}) = {one.f:.1f}, corrected "
+        f"p {_p_text(one)})."
     )
 
 
@@ -340,7 +346,7 @@ def _reason(one: Difference | TypeDifference, where: str) -> str:
     return text + "."
 
 
-def _p_text(one: Difference | TypeDifference) -> str:
+def _p_text(one: Difference | TypeDifference | Interaction) -> str:
     assert one.p_holm is not None
     return "<0.001" if one.p_holm < 0.001 else f"= {one.p_holm:.3f}"
 
