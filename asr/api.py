@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from asr.errors import InputError
-from asr.model_folder import Model, load_model
+from asr.model.folder import Model, load_model
+from asr.model.stream import choose_chunk
 from asr.runtime import choose_device
 from asr.search.factory import GREEDY, SearchOptions, build_search
 from asr.search.options_checks import number, path, positive, shown, switch, whole, word
 from asr.search.units import units_of
-from asr.streaming import choose_chunk
 from asr.transcribe.assemble import Reader
 from asr.transcribe.live import StreamResult, TextStream
 from asr.transcribe.pipeline import Failure, Outcome, Pipeline, Progress

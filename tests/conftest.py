@@ -10,9 +10,11 @@ import pytest
 import sigmoid_attention
 import torch
 from compiled_files import damaged_bytecode
+from made_models import decode, write_run
 
 import asr
-from asr.data.synthetic.corpus import prepare_synthetic
+from asr.data.corpora.synthetic.corpus import prepare_synthetic
+from asr.data.store.manifest import read_cuts, write_cuts
 
 torch.set_num_threads(1)
 
@@ -57,3 +59,29 @@ def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("tiny")
     prepare_synthetic(out, hours=0.025, seed=3, num_jobs=1, num_dev=4, num_test=6)
     return out
+
+
+@pytest.fixture(scope="session")
+def three_speakers(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path) -> Path:
+    """Six utterances, two of each speaker: 2.5 s alone, 5.1 s joined on average."""
+    cuts = list(read_cuts(tiny_corpus / "test.cuts.jsonl.gz"))
+    for number, cut in enumerate(cuts):
+        cut.supervisions[0].speaker = f"s{number // 2}"
+    path = tmp_path_factory.mktemp("speakers") / "test.cuts.jsonl.gz"
+    write_cuts(cuts, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def grid(tmp_path_factory: pytest.TempPathFactory, three_speakers: Path) -> list[Path]:
+    """Two weightings x two positions x two seeds."""
+    folder = tmp_path_factory.mktemp("grid")
+    experiments = [
+        write_run(folder, weighting, position, seed)
+        for seed in (1, 2)
+        for position in ("none", "relative")
+        for weighting in ("softmax", "sigmoid")
+    ]
+    for exp in experiments:
+        decode(exp, three_speakers, exp / "decode" / "test")
+    return experiments

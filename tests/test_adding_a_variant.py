@@ -24,7 +24,8 @@ def tree(tmp_path: Path) -> Path:
     patch = ["patch", "--strip=1", "--fuzz=0", "--directory", str(tmp_path)]
     if shutil.which("patch") is None:
         pytest.skip("the program `patch` is not installed")
-    subprocess.run(patch, input=change, text=True, check=True, capture_output=True)
+    said = subprocess.run(patch, input=change, text=True, check=True, capture_output=True).stdout
+    assert "offset" not in said, said  # line numbers are right
     return tmp_path
 
 

@@ -19,10 +19,10 @@ from asr import config
 from asr.api import load
 from asr.cli import COMMANDS, _parser, main
 from asr.commands.parser import EXAMPLES
-from asr.data.manifest import load_waveform, read_cuts
+from asr.data.store.manifest import load_waveform, read_cuts
 from asr.errors import InputError
-from asr.model import Recogniser
-from asr.model_folder import save_model
+from asr.model.folder import save_model
+from asr.model.recogniser import Recogniser
 from asr.text.tokenizer import train_tokenizer
 
 Run = Callable[..., tuple[int, str, str]]

@@ -19,9 +19,9 @@ import torch
 
 from asr import config
 from asr.cli import _parser, main
-from asr.data.manifest import load_waveform, read_cuts
-from asr.model import Recogniser
-from asr.model_folder import save_model
+from asr.data.store.manifest import load_waveform, read_cuts
+from asr.model.folder import save_model
+from asr.model.recogniser import Recogniser
 from asr.text.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -272,7 +272,7 @@ def test_a_model_is_one_folder_of_what_the_readme_lists(home: Path) -> None:
 # What the README claims and no test above shows: where it is shown.
 CLAIMS = {
     "a stage that is done is skipped until something it depends on changes": "tests/recipes",
-    "a misspelt one is refused with the nearest right one": "tests/test_config.py",
+    "a misspelt one is refused with the nearest right one": "tests/config/test_config.py",
     "goes on with `--resume`, to the same weights bit for bit": "tests/train",
     "WAV, FLAC, Ogg, Opus and MP3": "tests/data/test_audio.py::test_every_format_gives_the_samples_back",
     "M4A and the sound of videos": "tests/data/test_audio.py::test_media_files_go_through_pyav",
@@ -281,8 +281,8 @@ CLAIMS = {
     "NeMo's manifests": "tests/data/test_tables.py::test_nemo_manifests",
     "Kaldi's data directories": "tests/data/test_kaldi_and_lhotse.py::test_kaldi_with_segments_equals_lhotse",  # noqa: E501
     "any Lhotse manifest": "tests/data/test_kaldi_and_lhotse.py::test_lhotse_cuts_of_any_kind",
-    "To the Hugging Face hub and back": "tests/test_hub.py::test_push_then_pull_gives_the_same_model",
-    "or nothing is there": "tests/test_hub.py::test_what_is_no_model_is_refused",
+    "To the Hugging Face hub and back": "tests/share/test_hub.py::test_push_then_pull_gives_the_same_model",  # noqa: E501
+    "or nothing is there": "tests/share/test_hub.py::test_what_is_no_model_is_refused",
     "every second is either transcribed or in a gap": "tests/transcribe/test_speech.py::test_every_sample_is_in_a_stretch_or_in_a_gap",  # noqa: E501
     "however the samples come": "tests/transcribe/test_live.py::test_any_cutting_gives_the_tokens_of_the_whole",  # noqa: E501
     "at most a chunk and 15 ms behind the sound": "tests/transcribe/test_live.py::test_results_come_as_soon_as_promised",  # noqa: E501
@@ -290,9 +290,9 @@ CLAIMS = {
     "`asr doctor` prints versions": "tests/test_cli.py::test_doctor_runs_every_backend_and_says_why_not",
     "one line that says what was wrong": "tests/hardening/test_commands.py::test_a_full_disk",
     "usable without the rest": "tests/test_layers_of_imports.py::test_attention_library_works_where_asr_cannot_be_imported",  # noqa: E501
-    "gives the same numbers alone and in any batch": "tests/test_model.py",
-    "tells what attention does, layer by layer and head by head": "tests/test_diagnostics.py::test_a_model_whose_attention_is_uniform",  # noqa: E501
-    "ends with status 1 where padding": "tests/evaluate/test_certify.py::test_the_command_fails_with_the_model",  # noqa: E501
+    "gives the same numbers alone and in any batch": "tests/model/test_model.py",
+    "tells what attention does, layer by layer and head by head": "tests/probe/test_diagnostics.py::test_a_model_whose_attention_is_uniform",  # noqa: E501
+    "ends with status 1 where padding": "tests/examine/test_certify.py::test_the_command_fails_with_the_model",  # noqa: E501
 }
 
 

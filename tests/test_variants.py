@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from asr import config
-from asr.capabilities import RULES
 from asr.config import Config
-from asr.config_layers import parse_override
+from asr.config.layers import parse_override
+from asr.config.rules import RULES
 from asr.errors import InputError
-from asr.model import Recogniser
-from asr.model_folder import load_model, save_model
+from asr.model.folder import load_model, save_model
+from asr.model.recogniser import Recogniser
 from asr.nn.attention import POSITIONS, WEIGHTINGS
 from asr.nn.encoder import LAYERS
 from asr.search.greedy import greedy

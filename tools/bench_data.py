@@ -26,9 +26,9 @@ import numpy as np
 from asr.config import AugmentConfig, DataConfig, FeatureConfig, TokenizerConfig
 from asr.data.batches import DurationBatches, padding_waste
 from asr.data.dataset import Utterances
-from asr.data.features import Fbank
-from asr.data.index import CutTable, open_cuts
 from asr.data.loader import Loader
+from asr.data.store.index import CutTable, open_cuts
+from asr.nn.features import Fbank
 from asr.text.normalise import get_normaliser
 from asr.text.tokenizer import train_tokenizer
 

@@ -31,7 +31,7 @@ from encoder_report import markdown
 from measure import Step, environment, interleaved_ms, peak_extra_mb, quartiles, status_kb
 from torch import Tensor, nn
 
-from asr.model import count_parameters
+from asr.model.recogniser import count_parameters
 
 PACKAGES = ("torch", "torchaudio", "speechbrain", "transformers")
 # by length: the fastest and the relative of everybody

@@ -31,10 +31,10 @@ from measure import environment
 import asr
 from asr import config
 from asr.api import Failure
-from asr.data.manifest import load_waveform, read_cuts
+from asr.data.store.manifest import load_waveform, read_cuts
 from asr.files import write_atomically
-from asr.model import Recogniser
-from asr.model_folder import save_model
+from asr.model.folder import save_model
+from asr.model.recogniser import Recogniser
 from asr.runtime import prepare_cpu
 from asr.search.factory import GREEDY, SearchOptions
 from asr.text.tokenizer import train_tokenizer

@@ -24,10 +24,9 @@ from statistics import NormalDist
 
 import numpy as np
 
-from asr.evaluate.decoded import read_utterances
-from asr.evaluate.hierarchical import contrast
-from asr.evaluate.mapsswe import Slot, errors_by_word, segment_errors
-from asr.evaluate.statistics import (
+from asr.compare.stats.hierarchical import contrast
+from asr.compare.stats.mapsswe import Slot, errors_by_word, segment_errors
+from asr.compare.stats.statistics import (
     MIN_RESAMPLED,
     Floats,
     all_signs,
@@ -37,7 +36,8 @@ from asr.evaluate.statistics import (
     student,
     studentised_bootstrap,
 )
-from asr.evaluate.student import two_sided_normal, two_sided_t
+from asr.compare.stats.student import two_sided_normal, two_sided_t
+from asr.decode.decoded import read_utterances
 
 LEVEL = 0.05
 RESAMPLES = 999

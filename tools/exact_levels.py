@@ -31,7 +31,7 @@ from check_statistics import (
 )
 from numpy.typing import NDArray
 
-from asr.evaluate.statistics import MIN_RESAMPLED, Floats
+from asr.compare.stats.statistics import MIN_RESAMPLED, Floats
 
 Levels = dict[str, float]  # by test, fractions
 

@@ -35,10 +35,10 @@ from forked import Ending, run_forked
 
 from asr import config
 from asr.cli import main as asr_main
-from asr.data.preparation import Utterance, prepare_part
+from asr.data.store.preparation import Utterance, prepare_part
 from asr.lm.neural import NeuralConfig, NeuralLm, save_neural
-from asr.model import Recogniser
-from asr.model_folder import save_model
+from asr.model.folder import save_model
+from asr.model.recogniser import Recogniser
 from asr.text.tokenizer import train_tokenizer
 
 SMALL = [

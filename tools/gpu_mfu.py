@@ -31,7 +31,7 @@ from torch.profiler import ProfilerActivity, profile
 from asr import config as configuration
 from asr.config import Config
 from asr.data.dataset import Batch
-from asr.model import Recogniser, count_parameters
+from asr.model.recogniser import Recogniser, count_parameters
 from asr.nn import depthwise
 from asr.processes import alone
 from asr.train.engines import build_engine

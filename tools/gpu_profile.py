@@ -15,7 +15,7 @@ from torch.autograd import DeviceType
 from torch.profiler import profile
 
 from asr.data.augment import spec_augment, utterance_rng
-from asr.model import ctc_loss
+from asr.model.recogniser import ctc_loss
 from asr.nn import depthwise
 from asr.nn.attention import frame_mask
 from asr.nn.residual import Frames

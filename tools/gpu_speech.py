@@ -27,8 +27,8 @@ from speech_pack import decode, index
 
 from asr import config as configuration
 from asr.config import Config
-from asr.model import Recogniser
-from asr.model_folder import save_model
+from asr.model.folder import save_model
+from asr.model.recogniser import Recogniser
 from asr.text.normalise import get_normaliser
 from asr.text.tokenizer import load_tokenizer, train_tokenizer
 

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from asr.config import Config
 from asr.data.augment import mask_features
-from asr.data.features import estimate_norm
-from asr.model import Recogniser, count_parameters
-from asr.model import ctc_loss as torch_ctc_loss
+from asr.model.recogniser import Recogniser, count_parameters
+from asr.model.recogniser import ctc_loss as torch_ctc_loss
+from asr.nn.features import estimate_norm
 from asr.search.greedy import greedy
 from asr.text.normalise import get_normaliser
 from asr.text.tokenizer import load_tokenizer

@@ -34,7 +34,7 @@ def add(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from asr.evaluate.align import (
+    from asr.decode.align import (
         NotAligned,
         align_file,
         align_set,
@@ -42,9 +42,9 @@ def run(args: argparse.Namespace) -> int:
         doubtful,
         write_alignments,
     )
-    from asr.evaluate.decode import set_name
+    from asr.decode.decode import set_name
     from asr.files import check_writable, read_text
-    from asr.model_folder import load_model
+    from asr.model.folder import load_model
     from asr.runtime import choose_device, prepare_cpu
 
     if (args.audio is None) != (args.text is None and args.text_file is None):

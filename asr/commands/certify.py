@@ -17,8 +17,8 @@ def run(args: argparse.Namespace) -> int:
     """Exit status 1 where something that is promised does not hold."""
     import json
 
-    from asr.evaluate.certify import certify
-    from asr.evaluate.certify_output import certificate_as_json, format_certificate
+    from asr.examine.certify import certify
+    from asr.examine.certify_output import certificate_as_json, format_certificate
     from asr.files import write_atomically
 
     certificate = certify(examined_model(args), args.cuts, args.utterances)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from asr.commands.options import Verbs, count, path
 
 if TYPE_CHECKING:
-    from asr.evaluate.comparison import Comparison
+    from asr.compare.comparison import Comparison
     from asr.files import Files
 
 
@@ -48,13 +48,13 @@ def add(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from asr.evaluate.compare import compare
-    from asr.evaluate.tables import format_terminal
+    from asr.compare.compare import compare
+    from asr.compare.tables import format_terminal
     from asr.files import write_all
 
     comparison = compare(args.exp, seed=args.seed)
     if args.lengths:
-        from asr.evaluate.lengths import compare_lengths
+        from asr.compare.lengths import compare_lengths
         from asr.runtime import choose_device
 
         comparison = compare_lengths(comparison, args.lengths, choose_device(args.device))
@@ -68,12 +68,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _files(args: argparse.Namespace, comparison: Comparison) -> tuple[Files, list[str]]:
     """(what was asked for, what to say when it is written)"""
-    from asr.evaluate.tables import comparison_files
+    from asr.compare.tables import comparison_files
 
     files: Files = {}
     told = []
     if args.out:
-        from asr.evaluate.curves_picture import draw_curves, gather_curves
+        from asr.compare.curves_picture import draw_curves, gather_curves
 
         curves, missing = gather_curves(comparison)
         picture, named = draw_curves(comparison, curves)
@@ -82,20 +82,20 @@ def _files(args: argparse.Namespace, comparison: Comparison) -> tuple[Files, lis
         files[args.out / "curves.png"] = picture
         told += [*missing, f"written to {args.out}: compare.md, compare.json, curves.png"]
     if args.html:
-        from asr.evaluate.report.gather import gather
-        from asr.evaluate.report.page import report_files
+        from asr.compare.report.gather import gather
+        from asr.compare.report.page import report_files
 
         files |= report_files(gather(comparison, args.utterance), args.html)
         told.append(f"written to {args.html}, and compare.json beside it")
     if args.page:
-        from asr.evaluate.report.brief import brief_files
+        from asr.compare.report.brief import brief_files
 
         files |= brief_files(comparison, args.page, args.made_by or args.command)
         told.append(
             f"written to {args.page}, with its picture {args.page.with_suffix('.png').name}"
         )
     if args.results:
-        from asr.evaluate.results import with_results
+        from asr.compare.results import with_results
 
         files[args.results], changed = with_results(comparison, args.results)
         told.append(f"{changed} rows of {args.results} are new or changed")

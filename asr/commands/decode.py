@@ -34,13 +34,13 @@ def add(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from asr.evaluate.decode import decode_set, set_name
-    from asr.evaluate.score import format_score, score_folder
+    from asr.decode.decode import decode_set, set_name
+    from asr.decode.score import format_score, score_folder
     from asr.locks import locked
-    from asr.model_folder import load_model
+    from asr.model.folder import load_model
+    from asr.model.stream import choose_chunk
     from asr.processes import join
     from asr.runtime import prepare_cpu
-    from asr.streaming import choose_chunk
 
     prepare_cpu(args.threads)
     out = args.out or args.model / "decode" / set_name(args.cuts)

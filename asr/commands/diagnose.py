@@ -18,8 +18,8 @@ def add(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     import json
 
-    from asr.evaluate.diagnose import diagnose_set, format_report, report_as_json
-    from asr.evaluate.diagnose_picture import draw
+    from asr.examine.diagnose import diagnose_set, format_report, report_as_json
+    from asr.examine.diagnose_picture import draw
     from asr.files import write_atomically
 
     report = diagnose_set(examined_model(args), args.cuts, args.utterances, args.near)

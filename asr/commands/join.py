@@ -20,7 +20,7 @@ def add(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from asr.data.joining import join_cuts
-    from asr.data.manifest import read_cuts, write_cuts
+    from asr.data.store.manifest import read_cuts, write_cuts
 
     cuts = list(read_cuts(args.cuts))
     rows = join_cuts(cuts, args.max_s, args.share, args.pause_s, args.seed)

@@ -58,7 +58,7 @@ def run_train(args: argparse.Namespace) -> int:
 def run_train_neural(args: argparse.Namespace) -> int:
     from asr.lm.neural import NeuralConfig, save_neural, train_neural
     from asr.lm.text import read_sentences
-    from asr.model_folder import find_model
+    from asr.model.folder import find_model
     from asr.runtime import prepare_cpu
     from asr.text.coverage import check_training_texts
     from asr.text.normalise import get_normaliser

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from asr.errors import InputError
 
 if TYPE_CHECKING:
-    from asr.model_folder import Model
+    from asr.model.folder import Model
     from asr.search.factory import SearchOptions
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -70,7 +70,7 @@ def add_examined(
 
 def examined_model(args: argparse.Namespace) -> Model:
     """The model of ``add_examined``, where it is to be computed."""
-    from asr.model_folder import load_model
+    from asr.model.folder import load_model
     from asr.runtime import choose_device, prepare_cpu
 
     prepare_cpu(args.threads)

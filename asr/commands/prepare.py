@@ -10,7 +10,7 @@ from asr.commands.options import Verbs, above_zero, count, path, share
 from asr.errors import InputError
 
 if TYPE_CHECKING:
-    from asr.data.preparation import Part, PartReport
+    from asr.data.store.preparation import Part, PartReport
 
 Corpora: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -126,7 +126,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def _prepare_librispeech(args: argparse.Namespace) -> int:
-    from asr.data.librispeech import download_librispeech, prepare_librispeech
+    from asr.data.corpora.librispeech import download_librispeech, prepare_librispeech
 
     if args.download:
         if not args.parts:
@@ -173,7 +173,7 @@ def _prepare_kaldi(args: argparse.Namespace) -> int:
 
 def _prepare(parts: list[Part], args: argparse.Namespace) -> int:
     from asr.data.corpora.common import split
-    from asr.data.preparation import prepare_parts
+    from asr.data.store.preparation import prepare_parts
 
     if args.dev_share or args.test_share:
         if len(parts) > 1:
@@ -193,7 +193,7 @@ def _prepare_lhotse(args: argparse.Namespace) -> int:
 
 
 def _prepare_synthetic(args: argparse.Namespace) -> int:
-    from asr.data.synthetic.corpus import describe, prepare_synthetic
+    from asr.data.corpora.synthetic.corpus import describe, prepare_synthetic
     from asr.locks import locked
 
     print("\n".join(describe()))

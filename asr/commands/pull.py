@@ -16,7 +16,7 @@ def add(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from asr.hub import pull
+    from asr.share.hub import pull
 
     folder = pull(args.source, args.out, args.revision)
     print(f"a model of {', '.join(sorted(path.name for path in folder.iterdir()))} in {folder}")

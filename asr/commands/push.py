@@ -18,8 +18,8 @@ def add(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from asr.hub import push
-    from asr.model_card import CardOptions
+    from asr.share.card import CardOptions
+    from asr.share.hub import push
 
     options = CardOptions(license=args.license, language=args.language)
     print(f"pushed to {push(args.model, args.target, options, args.private)}")

@@ -14,7 +14,7 @@ def add(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from asr.evaluate.score import format_score, score_folder
+    from asr.decode.score import format_score, score_folder
 
     for folder in args.folder:
         print(format_score(score_folder(folder)))

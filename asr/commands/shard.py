@@ -26,7 +26,7 @@ def add(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from asr.data.shards import write_shards
+    from asr.data.store.shards import write_shards
     from asr.locks import locked
 
     with locked(args.out):

@@ -13,7 +13,7 @@ from asr.errors import InputError
 from asr.stderr import tell
 
 if TYPE_CHECKING:
-    from asr.data.gaps import Gap
+    from asr.data.audio.gaps import Gap
 
 
 def add(verbs: Verbs) -> None:
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_gaps(gaps: list[Gap]) -> None:
-    from asr.data.gaps import Remark
+    from asr.data.audio.gaps import Remark
     from asr.transcribe.result import rounded
 
     while gaps:

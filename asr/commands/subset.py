@@ -20,7 +20,7 @@ def add(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from asr.data.manifest import read_cuts, write_cuts
+    from asr.data.store.manifest import read_cuts, write_cuts
 
     if args.every < 1:
         raise InputError(f"--every {args.every}: must be at least 1")

@@ -24,8 +24,8 @@ def add(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from asr.evaluate.tune import tune
-    from asr.model_folder import load_model
+    from asr.decode.tune import tune
+    from asr.model.folder import load_model
     from asr.runtime import choose_device, prepare_cpu
     from asr.search.weights import write_tuned
 

@@ -17,11 +17,11 @@ from torch.utils.data import Dataset
 
 from asr.config import AugmentConfig, DataConfig
 from asr.data.augment import change_speed, draw_edge_silences_s, draw_speeds, stable_hash
-from asr.data.index import CutList, CutTable, cut_speaker
-from asr.data.manifest import LeftOut, load_waveform
 from asr.data.mixing import Mixture
 from asr.data.noise import Surroundings
 from asr.data.sieve import NumFrames, Sieve
+from asr.data.store.index import CutList, CutTable, cut_speaker
+from asr.data.store.manifest import LeftOut, load_waveform
 from asr.errors import InputError
 from asr.text.normalise import Normaliser
 from asr.text.tokenizer import Tokenizer

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from torch import multiprocessing
 
-from asr.data.audio import AudioError
+from asr.data.audio.samples import AudioError
 from asr.data.dataset import Batch, Example, Utterances, collate
-from asr.data.manifest import LeftOut
+from asr.data.store.manifest import LeftOut
 from asr.errors import InputError
 
 # Batches that the thread or each worker has to do or has done before they are asked for.

@@ -7,10 +7,10 @@ import math
 import numpy as np
 
 from asr.config import AugmentConfig
-from asr.data.audio import to_mono
+from asr.data.audio.samples import to_mono
 from asr.data.augment import utterance_rng
-from asr.data.index import CutTable, open_cuts
-from asr.data.manifest import load_samples, load_waveform
+from asr.data.store.index import CutTable, open_cuts
+from asr.data.store.manifest import load_samples, load_waveform
 
 
 class Surroundings:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from asr.config import DataConfig
-from asr.data.index import NO_TEXT, CutTable
-from asr.data.manifest import LeftOut
+from asr.data.store.index import NO_TEXT, CutTable
+from asr.data.store.manifest import LeftOut
 
 NumFrames = Callable[[Tensor], Tensor]
 """From counts of samples to the frames that CTC gets, element by element."""

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from asr.data.index import cut_text
-from asr.data.manifest import MANIFEST_SUFFIX, read_cuts
+from asr.data.store.index import cut_text
+from asr.data.store.manifest import MANIFEST_SUFFIX, read_cuts
 from asr.errors import InputError
 from asr.files import MOST_PACKED, most_unpacked
 from asr.lm.arpa import MAX_WORD_BYTES

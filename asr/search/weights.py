@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
+from asr.config.strict_yaml import read_yaml
 from asr.errors import InputError
 from asr.files import field, required, write_atomically
-from asr.strict_yaml import read_yaml
 
 WEIGHTS_FILE = "search.yaml"
 MAX_WEIGHT = 1e4

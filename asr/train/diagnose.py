@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from asr.config import TrainConfig
 from asr.data.dataset import Batch
-from asr.diagnostics import diagnose, series
-from asr.model import Recogniser
+from asr.model.recogniser import Recogniser
+from asr.probe.diagnostics import diagnose, series
 from asr.train.step import part_of
 
 NUM_UTTERANCES = 4

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from asr.config import TrainConfig
-from asr.model import Recogniser
+from asr.model.recogniser import Recogniser
 from asr.processes import Processes
 from asr.train.checkpoint import FileStore, ShardedStore, Store
 from asr.train.objective import Objective

@@ -14,8 +14,8 @@ from asr.config import Config, TrainConfig
 from asr.data.batches import costs_s
 from asr.data.dataset import Batch
 from asr.errors import InputError
-from asr.model import Recogniser
-from asr.nn.finite import watch_forward
+from asr.model.recogniser import Recogniser
+from asr.probe.finite import watch_forward
 from asr.train.engines import Engine
 from asr.train.flops import Flops, count_layers
 from asr.train.step import Launched, Step, cut, silence, update

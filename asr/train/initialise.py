@@ -9,11 +9,11 @@ from pathlib import Path
 from torch import Tensor
 
 from asr import config as configuration
-from asr.capabilities import attention_terms
 from asr.config import Config
+from asr.config.rules import attention_terms
 from asr.errors import InputError
-from asr.model import Recogniser
-from asr.model_folder import CONFIG, WEIGHTS, find_model
+from asr.model.folder import CONFIG, WEIGHTS, find_model
+from asr.model.recogniser import Recogniser
 from asr.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_file
 from asr.weights_file import WeightsFile
 

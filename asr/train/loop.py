@@ -13,7 +13,7 @@ from asr.config import load as load_config
 from asr.errors import InputError
 from asr.files import read_json_object
 from asr.locks import locked
-from asr.model_folder import save_model
+from asr.model.folder import save_model
 from asr.processes import Processes, alone, join
 from asr.runtime import prepare_cpu
 from asr.text.tokenizer import load_tokenizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from asr.model import Augment, Recogniser
+from asr.model.recogniser import Augment, Recogniser
 
 
 class Objective(nn.Module):

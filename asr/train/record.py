@@ -10,7 +10,7 @@ import torch
 
 from asr.config import Config
 from asr.files import read_json_object, write_atomically
-from asr.model import count_parameters
+from asr.model.recogniser import count_parameters
 from asr.provenance import commit, environment, uncommitted, versions
 from asr.train.resuming import Change
 from asr.train.setup import Experiment, Setup

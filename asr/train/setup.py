@@ -17,13 +17,13 @@ from asr import config as configuration
 from asr.config import Config, DataConfig
 from asr.data.batches import DurationBatches, check_durations, sorted_batches
 from asr.data.dataset import Utterances
-from asr.data.features import estimate_norm
-from asr.data.index import CutTable, open_cuts
 from asr.data.loader import Loader
+from asr.data.store.index import CutTable, open_cuts
 from asr.errors import InputError, warn
 from asr.files import write_atomically
-from asr.model import Recogniser, count_parameters
-from asr.model_folder import new_folder
+from asr.model.folder import new_folder
+from asr.model.recogniser import Recogniser, count_parameters
+from asr.nn.features import estimate_norm
 from asr.processes import Processes
 from asr.text.coverage import check_training_texts, warn_of_references
 from asr.text.normalise import Normaliser, get_normaliser

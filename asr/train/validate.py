@@ -11,9 +11,9 @@ import torch
 
 from asr.data.batches import sorted_batches
 from asr.data.dataset import Batch, Utterances
-from asr.data.manifest import LeftOut
+from asr.data.store.manifest import LeftOut
 from asr.errors import InputError
-from asr.model import Recogniser, ctc_loss
+from asr.model.recogniser import Recogniser, ctc_loss
 from asr.processes import Processes
 from asr.search.greedy import greedy
 from asr.search.hypothesis import rows_with_nan

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from asr.data.blocks import Converter, resampling_delay_s
-from asr.data.gaps import Gap
-from asr.data.levels import to_floats
+from asr.data.audio.blocks import Converter, resampling_delay_s
+from asr.data.audio.gaps import Gap
+from asr.data.audio.levels import to_floats
 from asr.errors import InputError
-from asr.model_folder import Model
+from asr.model.folder import Model
+from asr.model.stream import LogProbStream
 from asr.nn.encoder import Chunk
 from asr.search.factory import GREEDY, build_search
 from asr.search.options_checks import number, shown, whole
-from asr.streaming import LogProbStream
 from asr.transcribe.assemble import Reader, within
 from asr.transcribe.pieces import Piece, PieceCutter
 from asr.transcribe.result import Segment, rounded

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asr.data.mp3 import parse_frame
+from asr.data.audio.mp3 import parse_frame
 
 # As much as three frames of MP3 or AAC, or three packets of MPEG-TS, need at the usual rates.
 HEAD_BYTES = 8192

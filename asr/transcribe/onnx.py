@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from asr.data.features import LOG_FLOOR, PREEMPHASIS, Fbank, padding_mask
 from asr.errors import InputError
 from asr.files import file_hash, make_folder, read_json_object, required, write_atomically
-from asr.model import Recogniser
-from asr.model_folder import WEIGHTS, Model, load_model
+from asr.model.folder import WEIGHTS, Model, load_model
+from asr.model.recogniser import Recogniser
+from asr.nn.features import LOG_FLOOR, PREEMPHASIS, Fbank, padding_mask
 from asr.search.words import START_SHIFT_S
 from asr.text.tokenizer import BLANK, UNKNOWN, UNKNOWN_TEXT
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from asr.data.audio.gaps import Gap, Remark
 from asr.data.batches import sorted_batches
-from asr.data.gaps import Gap, Remark
 from asr.errors import InputError
-from asr.model import Recogniser
+from asr.model.recogniser import Recogniser
 from asr.transcribe.assemble import Assembler, Reader
 from asr.transcribe.result import Transcript
 from asr.transcribe.sources import Source

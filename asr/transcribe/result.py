@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from asr.data.gaps import Gap
+from asr.data.audio.gaps import Gap
 from asr.search.words import Word
 
 __all__ = ["Alternative", "Gap", "Segment", "Transcript", "Word"]

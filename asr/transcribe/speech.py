@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from asr.data.gaps import Gap
+from asr.data.audio.gaps import Gap
 from asr.errors import InputError
 from asr.transcribe.voice_activity import FRAME_SAMPLES, RATE, ActivityStream, VoiceActivity
 from asr.transcribe.windows import Grid

@@ -25,18 +25,18 @@ from sigmoid_attention import Mask, Weighting
 from sigmoid_attention.counts import log_counts
 
 from asr import config, provenance
+from asr.compare.compare import compare
+from asr.compare.comparison import UnitErrors
+from asr.compare.curves import COLOURS, as_png, new_figure
+from asr.compare.lengths import compare_lengths
+from asr.compare.stats.hierarchical import contrast, tested
+from asr.compare.stats.statistics import Floats, Interval, holm
+from asr.compare.tables import interval_text, p_text, points
+from asr.decode.score import percent
 from asr.errors import InputError
-from asr.evaluate.compare import compare
-from asr.evaluate.comparison import UnitErrors
-from asr.evaluate.curves import COLOURS, as_png, new_figure
-from asr.evaluate.hierarchical import contrast, tested
-from asr.evaluate.lengths import compare_lengths
-from asr.evaluate.score import percent
-from asr.evaluate.statistics import Floats, Interval, holm
-from asr.evaluate.tables import interval_text, p_text, points
 from asr.files import write_atomically
 from asr.markdown import cell
-from asr.model_folder import load_model, save_model
+from asr.model.folder import load_model, save_model
 from asr.nn.attention import MultiHeadAttention
 
 LEVEL = 0.95

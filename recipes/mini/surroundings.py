@@ -20,8 +20,8 @@ from lhotse.cut import Cut
 from tqdm import tqdm
 
 from asr.config import AugmentConfig
-from asr.data.manifest import load_waveform, read_cuts, write_cuts
 from asr.data.noise import Surroundings
+from asr.data.store.manifest import load_waveform, read_cuts, write_cuts
 
 RATE = 16000
 NOISE_S = 15.0

@@ -9,7 +9,7 @@ import numpy as np
 from curves import Array, Estimate, estimate, means, number, ratio_at, resamples, size_at, slopes
 from run_record import stated
 
-from asr.evaluate.curves import as_png, new_figure
+from asr.compare.curves import as_png, new_figure
 from asr.files import write_atomically
 
 LEVELS = [0.4, 0.3, 0.2, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001]

@@ -9,7 +9,7 @@ import numpy as np
 from curves import DRAWS, Array, Estimate, slopes
 from run_record import stated
 
-from asr.evaluate.curves import as_png, new_figure
+from asr.compare.curves import as_png, new_figure
 from asr.files import write_atomically
 
 MEASURES = {

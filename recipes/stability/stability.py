@@ -17,8 +17,8 @@ from typing import Any
 
 import yaml
 
+from asr.compare.curves import as_png, new_figure
 from asr.errors import InputError
-from asr.evaluate.curves import as_png, new_figure
 from asr.files import write_atomically
 from asr.markdown import cell
 

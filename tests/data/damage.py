@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from asr.data.audio import AudioError, check_audio, probe, read_audio
-from asr.data.blocks import read_blocks
+from asr.data.audio.blocks import read_blocks
+from asr.data.audio.samples import AudioError, check_audio, probe, read_audio
 
 MEMORY_BYTES = 1 << 30
 SECONDS = 120

@@ -9,10 +9,9 @@ import pytest
 import soundfile
 import soxr
 
-from asr.data import blocks
-from asr.data.audio import AudioError
-from asr.data.blocks import read_blocks
-from asr.data.gaps import Gap
+from asr.data.audio.blocks import read_blocks
+from asr.data.audio.gaps import Gap
+from asr.data.audio.samples import AudioError, blocks
 
 RATE = 16000
 

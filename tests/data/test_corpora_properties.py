@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from asr.data.corpora.common import split
 from asr.data.corpora.kaldi import read_kaldi
 from asr.data.corpora.tables import read_jsonl, read_tsv
-from asr.data.preparation import Part, Utterance
+from asr.data.store.preparation import Part, Utterance
 from asr.errors import InputError
 
 # Bytes that mean something to a reader, between any others.

@@ -17,10 +17,10 @@ from lhotse import MonoCut, SupervisionSegment
 from lhotse.cut import Cut
 
 from asr.cli import main
-from asr.data import index
-from asr.data.index import open_cuts
-from asr.data.manifest import load_waveform, read_cuts, write_cuts
-from asr.data.preparation import Utterance, prepare_part
+from asr.data.store import index
+from asr.data.store.index import open_cuts
+from asr.data.store.manifest import load_waveform, read_cuts, write_cuts
+from asr.data.store.preparation import Utterance, prepare_part
 from asr.errors import InputError
 
 NAN = float("nan")

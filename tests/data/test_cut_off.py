@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr.data.audio import check_audio
-from asr.data.audio_error import AudioError
-from asr.data.blocks import read_blocks
-from asr.data.gaps import Gap
+from asr.data.audio.blocks import read_blocks
+from asr.data.audio.error import AudioError
+from asr.data.audio.gaps import Gap
+from asr.data.audio.samples import check_audio
 
 RATE = 16000
 FORMATS = [

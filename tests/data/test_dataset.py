@@ -10,14 +10,14 @@ import torch
 from lhotse.cut import Cut
 
 from asr.config import AugmentConfig, DataConfig, FeatureConfig, TokenizerConfig
-from asr.data.audio import AudioInfo
+from asr.data.audio.samples import AudioInfo
 from asr.data.batches import DurationBatches
 from asr.data.dataset import Batch, Utterances, collate, shuffled_givers
-from asr.data.features import Fbank, GlobalNorm, estimate_norm
 from asr.data.loader import Loader, iterate
-from asr.data.manifest import min_ctc_frames
-from asr.data.preparation import Utterance, make_cut
+from asr.data.store.manifest import min_ctc_frames
+from asr.data.store.preparation import Utterance, make_cut
 from asr.errors import InputError
+from asr.nn.features import Fbank, GlobalNorm, estimate_norm
 from asr.text.normalise import get_normaliser
 from asr.text.tokenizer import load_tokenizer, train_tokenizer
 

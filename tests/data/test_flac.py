@@ -12,10 +12,10 @@ import pytest
 import soundfile
 from lhotse import AudioSource, Recording
 
-from asr.data import flac
-from asr.data.blocks import read_blocks
-from asr.data.gaps import Gap
-from asr.data.manifest import load_waveform
+from asr.data.audio.blocks import read_blocks
+from asr.data.audio.gaps import Gap
+from asr.data.audio.samples import flac
+from asr.data.store.manifest import load_waveform
 from asr.errors import InputError
 
 

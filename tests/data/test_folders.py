@@ -11,9 +11,9 @@ import soundfile
 from made_corpora import RATE, left_out, prepare, prepared, tone
 
 from asr.data.corpora.common import split
-from asr.data.manifest import LeftOut
-from asr.data.preparation import Part, Utterance
 from asr.data.speakers import UNKNOWN_SPEAKER
+from asr.data.store.manifest import LeftOut
+from asr.data.store.preparation import Part, Utterance
 from asr.errors import InputError
 
 

@@ -11,10 +11,10 @@ from lhotse.cut import Cut
 from lhotse.testing.dummies import dummy_cut, dummy_supervision
 
 from asr.config import AugmentConfig, DataConfig, TokenizerConfig
-from asr.data import index as index_module
 from asr.data.batches import DurationBatches
 from asr.data.dataset import Utterances
-from asr.data.index import NO_TEXT, CutIndex, CutList, build_index, open_cuts
+from asr.data.store import index as index_module
+from asr.data.store.index import NO_TEXT, CutIndex, CutList, build_index, open_cuts
 from asr.errors import InputError
 from asr.text.normalise import get_normaliser
 from asr.text.tokenizer import train_tokenizer

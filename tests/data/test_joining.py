@@ -8,9 +8,9 @@ import soundfile
 from lhotse import MonoCut, Recording, SupervisionSegment
 from lhotse.cut import Cut, MixedCut
 
-from asr.data.index import CutIndex, build_index, cut_text
 from asr.data.joining import join_cuts
-from asr.data.manifest import load_waveform, read_cuts, write_cuts
+from asr.data.store.index import CutIndex, build_index, cut_text
+from asr.data.store.manifest import load_waveform, read_cuts, write_cuts
 from asr.errors import InputError
 
 RATE = 8000

@@ -12,8 +12,8 @@ import yaml
 from lhotse import MonoCut, SupervisionSegment
 from made_corpora import RATE, Refusal, left_out, prepare, prepared, steps, tone
 
-from asr.data.manifest import load_waveform, read_cuts
 from asr.data.speakers import UNKNOWN_SPEAKER
+from asr.data.store.manifest import load_waveform, read_cuts
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from lhotse import (
 from lhotse.cut import Cut
 
 from asr.data.corpora.lhotse import prepare_lhotse
-from asr.data.manifest import load_samples, read_cuts
+from asr.data.store.manifest import load_samples, read_cuts
 
 RATE = 8000
 SECONDS = 20

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr.data import librispeech
-from asr.data.librispeech import download_librispeech, prepare_librispeech
-from asr.data.manifest import load_waveform, read_cuts
+from asr.data.corpora import librispeech
+from asr.data.corpora.librispeech import download_librispeech, prepare_librispeech
+from asr.data.store.manifest import load_waveform, read_cuts
 from asr.errors import InputError
 
 RATE = 16000

@@ -12,11 +12,11 @@ import torch
 from lhotse.cut import Cut
 
 from asr.config import DataConfig, TokenizerConfig
-from asr.data.audio import AudioInfo
+from asr.data.audio.samples import AudioInfo
 from asr.data.dataset import LoadWaveform, Utterances
 from asr.data.loader import AHEAD, Loader
-from asr.data.manifest import load_waveform
-from asr.data.preparation import Utterance, make_cut
+from asr.data.store.manifest import load_waveform
+from asr.data.store.preparation import Utterance, make_cut
 from asr.errors import InputError
 from asr.text.normalise import get_normaliser
 from asr.text.tokenizer import train_tokenizer
@@ -144,7 +144,7 @@ KILLER = """
 import os
 import signal
 
-from asr.data.manifest import load_waveform
+from asr.data.store.manifest import load_waveform
 
 
 def load(cut, sample_rate):

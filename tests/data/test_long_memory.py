@@ -17,7 +17,7 @@ RATE = 44100
 CHECK = """
 import re, sys
 from pathlib import Path
-from asr.data.audio import check_audio
+from asr.data.audio.samples import check_audio
 info = check_audio(sys.argv[1])
 # getrusage would count what the parent had before exec
 peak = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())

@@ -11,10 +11,10 @@ import soundfile
 import torch
 from lhotse import CutSet, MonoCut, MultiCut
 
-from asr.data import manifest, preparation
-from asr.data.audio import AudioInfo, check_audio
-from asr.data.manifest import min_ctc_frames
-from asr.data.preparation import Utterance
+from asr.data.audio.samples import AudioInfo, check_audio
+from asr.data.store import manifest, preparation
+from asr.data.store.manifest import min_ctc_frames
+from asr.data.store.preparation import Utterance
 from asr.errors import InputError
 
 RATE = 16000

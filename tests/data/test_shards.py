@@ -14,12 +14,12 @@ from lhotse.recipes.yesno import prepare_yesno
 
 from asr import cli, config
 from asr.config import DataConfig, TokenizerConfig
-from asr.data.audio import AudioError
+from asr.data.audio.samples import AudioError
 from asr.data.dataset import Utterances
 from asr.data.loader import Loader
-from asr.data.manifest import load_waveform, read_cuts
-from asr.data.members import Member
-from asr.data.shards import write_shards
+from asr.data.store.manifest import load_waveform, read_cuts
+from asr.data.store.members import Member
+from asr.data.store.shards import write_shards
 from asr.errors import InputError
 from asr.text.normalise import get_normaliser
 from asr.text.tokenizer import train_tokenizer

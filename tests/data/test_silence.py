@@ -11,7 +11,7 @@ import soundfile
 from lhotse import CutSet, Recording, SupervisionSegment
 
 from asr.cli import main
-from asr.data.manifest import read_cuts
+from asr.data.store.manifest import read_cuts
 
 RATE = 16000
 STEP = 1 / 32768

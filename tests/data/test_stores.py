@@ -16,12 +16,12 @@ import pytest
 from lhotse import CutSet
 
 from asr.config import DataConfig, TokenizerConfig
-from asr.data import members
-from asr.data.audio import AudioError
+from asr.data.audio.samples import AudioError
 from asr.data.dataset import Utterances
 from asr.data.loader import Loader
-from asr.data.manifest import load_waveform, read_cuts
-from asr.data.shards import write_shards
+from asr.data.store import members
+from asr.data.store.manifest import load_waveform, read_cuts
+from asr.data.store.shards import write_shards
 from asr.text.normalise import get_normaliser
 from asr.text.tokenizer import train_tokenizer
 

@@ -11,14 +11,20 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr.data.manifest import min_ctc_frames, read_cuts
-from asr.data.preparation import ENCODER_FRAME_S
-from asr.data.synthetic import corpus, grammar, render
-from asr.data.synthetic.corpus import prepare_synthetic, read_marker
-from asr.data.synthetic.espeak import Espeak
-from asr.data.synthetic.grammar import CLASSES, RULES, class_sequences, draw_sentence, entropy
-from asr.data.synthetic.render import Plan
-from asr.data.synthetic.voices import ACCENTS, VOICES
+from asr.data.corpora.synthetic import corpus, grammar, render
+from asr.data.corpora.synthetic.corpus import prepare_synthetic, read_marker
+from asr.data.corpora.synthetic.espeak import Espeak
+from asr.data.corpora.synthetic.grammar import (
+    CLASSES,
+    RULES,
+    class_sequences,
+    draw_sentence,
+    entropy,
+)
+from asr.data.corpora.synthetic.render import Plan
+from asr.data.corpora.synthetic.voices import ACCENTS, VOICES
+from asr.data.store.manifest import min_ctc_frames, read_cuts
+from asr.data.store.preparation import ENCODER_FRAME_S
 from asr.errors import InputError
 
 needs_espeak = pytest.mark.skipif(

@@ -19,9 +19,9 @@ from forked import Ending, run_forked
 
 from asr import config
 from asr.cli import main
-from asr.data.manifest import read_cuts, write_cuts
-from asr.model import Recogniser
-from asr.model_folder import save_model
+from asr.data.store.manifest import read_cuts, write_cuts
+from asr.model.folder import save_model
+from asr.model.recogniser import Recogniser
 from asr.text.tokenizer import train_tokenizer
 from asr.train.checkpoint import write_file
 

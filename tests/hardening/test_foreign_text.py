@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from lhotse.cut import Cut
 
-from asr.data.manifest import read_cuts, write_cuts
+from asr.data.store.manifest import read_cuts, write_cuts
 
 from .conftest import TINY, Workspace, run_apart
 

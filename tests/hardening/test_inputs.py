@@ -12,7 +12,7 @@ import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 
-from asr.data.manifest import read_cuts, write_cuts
+from asr.data.store.manifest import read_cuts, write_cuts
 
 from .conftest import TINY, Workspace, run_apart, visible_files
 

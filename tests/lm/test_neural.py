@@ -16,8 +16,8 @@ from asr.cli import main
 from asr.config import TokenizerConfig
 from asr.errors import InputError
 from asr.lm.neural import NeuralConfig, NeuralLm, load_neural, save_neural, train_neural
-from asr.model import Recogniser
-from asr.model_folder import save_model
+from asr.model.folder import save_model
+from asr.model.recogniser import Recogniser
 from asr.search.hypothesis import Hypothesis, ScoreParts
 from asr.search.rescore import rescore
 from asr.search.weights import Weights, read_tuned

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from asr.data.manifest import read_cuts
+from asr.data.store.manifest import read_cuts
 from asr.errors import InputError
 from asr.lm.arpa import MAX_WORD_BYTES, read_arpa, write_arpa
 from asr.lm.kneser_ney import MAX_ORDER, estimate

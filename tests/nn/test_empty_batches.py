@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from asr import config
-from asr.model import Recogniser
+from asr.model.recogniser import Recogniser
 
 SMALL = [
     *("encoder.num_layers=1", "encoder.dim=32", "encoder.ff_dim=32", "encoder.conv_kernel=5"),

@@ -17,9 +17,9 @@ import torch
 from made_models import decode, mishear, write_run
 from sigmoid_attention import Mask, Weighting, attend
 
-from asr.data.manifest import read_cuts, write_cuts
+from asr.data.store.manifest import read_cuts, write_cuts
 from asr.errors import InputError
-from asr.model_folder import load_model, save_model
+from asr.model.folder import load_model, save_model
 from asr.nn.attention import attentions
 
 PROGRAM = Path(__file__).parents[2] / "recipes" / "mini" / "counts.py"

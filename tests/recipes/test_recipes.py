@@ -19,8 +19,8 @@ import yaml
 
 from asr import config
 from asr.cli import main
-from asr.data.manifest import read_cuts, write_cuts
-from asr.model import weight_shapes
+from asr.data.store.manifest import read_cuts, write_cuts
+from asr.model.recogniser import weight_shapes
 
 ROOT = Path(__file__).parents[2]
 DATA = os.environ.get("SIGMOID_ASR_DATA")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from made_experiments import seeds_of
 
-from asr.evaluate.compare import compare
-from asr.evaluate.tables import comparison_as_json
+from asr.compare.compare import compare
+from asr.compare.tables import comparison_as_json
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "sample_efficiency"

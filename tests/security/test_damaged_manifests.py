@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from asr.data import index
-from asr.data import manifest as manifests
-from asr.data.audio import AudioError
+from asr.data.audio.samples import AudioError
 from asr.data.corpora.lhotse import read_lhotse_cuts
-from asr.data.index import open_cuts
-from asr.data.manifest import load_waveform, read_cuts
+from asr.data.store import index
+from asr.data.store import manifest as manifests
+from asr.data.store.index import open_cuts
+from asr.data.store.manifest import load_waveform, read_cuts
 from asr.errors import InputError
 
 

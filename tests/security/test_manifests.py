@@ -13,9 +13,9 @@ import pytest
 from foreign_cuts import FORMS, HUGE, RARER, Form, with_source, with_transforms
 
 from asr.cli import main
-from asr.data import index
-from asr.data.gate import check_item
-from asr.data.manifest import read_cuts
+from asr.data.store import index
+from asr.data.store.gate import check_item
+from asr.data.store.manifest import read_cuts
 from asr.errors import InputError
 
 from ..hardening.conftest import TINY, Workspace
@@ -200,7 +200,7 @@ def test_what_would_take_any_memory_is_malformed(
 ) -> None:
     from lhotse.serialization import deserialize_item
 
-    from asr.data.manifest import load_waveform
+    from asr.data.store.manifest import load_waveform
 
     cuts = manifest(workspace, HUGE[form], tmp_path, tmp_path / "canary")
     line = refused(COMMANDS["decode"](workspace, cuts, tmp_path), capsys)
@@ -214,8 +214,8 @@ def test_refused_where_only_the_samples_are_loaded(workspace: Workspace, tmp_pat
     """A cut that came by another way than a manifest."""
     from lhotse.serialization import deserialize_item
 
-    from asr.data.gate import ForeignSource
-    from asr.data.manifest import load_waveform
+    from asr.data.store.gate import ForeignSource
+    from asr.data.store.manifest import load_waveform
 
     (first, *_) = [cut.to_dict() for cut in read_cuts(workspace.cuts)]
     for form in ("command", "pipe", "address", "track", "transform", "shard of a pipe"):

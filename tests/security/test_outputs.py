@@ -14,9 +14,9 @@ import pytest
 import soundfile
 
 from asr.cli import main
-from asr.data.audio import AudioError
-from asr.data.manifest import load_waveform, read_cuts
-from asr.data.preparation import Utterance, prepare_part
+from asr.data.audio.samples import AudioError
+from asr.data.store.manifest import load_waveform, read_cuts
+from asr.data.store.preparation import Utterance, prepare_part
 from asr.errors import InputError
 from asr.files import write_atomically
 

@@ -16,8 +16,8 @@ from asr.cli import main
 from asr.data.corpora.common import read_lines
 from asr.errors import InputError
 from asr.files import file_hash, open_regular, read_json_object, read_text
-from asr.model import Recogniser
-from asr.model_folder import load_model, save_model
+from asr.model.folder import load_model, save_model
+from asr.model.recogniser import Recogniser
 from asr.text.tokenizer import train_tokenizer
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr.data import containers
-from asr.data.audio import decode
+from asr.data.audio.samples import containers, decode
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
 
@@ -42,8 +41,8 @@ NAMES = ["x.wav", "x.mp3", "x.m4a", "x.m3u8", "x.mpd", "x.ffconcat", "x.sdp", "x
 PROGRAM = """
 import json, resource, signal, sys
 from pathlib import Path
-from asr.data.audio import AudioError, check_audio, decode, probe
-from asr.data.blocks import read_blocks
+from asr.data.audio.samples import AudioError, check_audio, decode, probe
+from asr.data.audio.blocks import read_blocks
 resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
 signal.alarm(60)
 for line in sys.stdin:

@@ -15,10 +15,10 @@ import torch
 from asr import config
 from asr.cli import main
 from asr.config import Config
-from asr.hub import push, without_free_texts
-from asr.model import Recogniser
-from asr.model_card import CardOptions
-from asr.model_folder import load_model, save_model
+from asr.model.folder import load_model, save_model
+from asr.model.recogniser import Recogniser
+from asr.share.card import CardOptions
+from asr.share.hub import push, without_free_texts
 from asr.text.tokenizer import train_tokenizer
 
 TINY = ["encoder.num_layers=1", "encoder.dim=32", "encoder.ff_dim=32"]

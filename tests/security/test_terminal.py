@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from made_experiments import write_decoded, write_experiment
 
+from asr.compare.compare import compare
+from asr.compare.tables import format_markdown, format_terminal
+from asr.decode.score import format_score, score_folder
 from asr.errors import InputError
-from asr.evaluate.compare import compare
-from asr.evaluate.score import format_score, score_folder
-from asr.evaluate.tables import format_markdown, format_terminal
 from asr.printable import printable
 from asr.wer import edit_distance
 

@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 
 from asr.cli import main
-from asr.data.manifest import load_waveform, read_cuts
+from asr.data.store.manifest import load_waveform, read_cuts
 
 RATE = 16000
 

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from asr.evaluate.score import score_folder
+from asr.decode.score import score_folder
 
 RUN = {
     "weighting": "softmax",

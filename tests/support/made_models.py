@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 from asr.config import load
-from asr.evaluate.decode import decode_set
-from asr.evaluate.score import score_folder
-from asr.model import Recogniser
-from asr.model_folder import load_model, save_model
+from asr.decode.decode import decode_set
+from asr.decode.score import score_folder
+from asr.model.folder import load_model, save_model
+from asr.model.recogniser import Recogniser
 from asr.text.tokenizer import train_tokenizer
 
 TINY = [

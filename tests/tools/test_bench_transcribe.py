@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from asr import config
-from asr.data.manifest import read_cuts
-from asr.model import Recogniser
-from asr.model_folder import save_model
+from asr.data.store.manifest import read_cuts
+from asr.model.folder import save_model
+from asr.model.recogniser import Recogniser
 from asr.text.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ import pytest
 from lhotse.cut import Cut
 
 from asr import config
-from asr.data.manifest import read_cuts, write_cuts
+from asr.data.store.manifest import read_cuts, write_cuts
 from asr.errors import InputError
 from asr.train.checkpoint import list_checkpoints, read_file
 from asr.train.loop import Options, train

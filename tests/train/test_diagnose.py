@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from asr import config
 from asr.data.dataset import Batch
-from asr.model import Recogniser
+from asr.model.recogniser import Recogniser
 from asr.train.diagnose import diagnose_step
 from asr.train.loop import train
 

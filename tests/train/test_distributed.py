@@ -23,8 +23,8 @@ from safetensors.torch import load_file
 
 from asr import config
 from asr.cli import main
-from asr.evaluate.decode import decode_set
-from asr.model_folder import load_model
+from asr.decode.decode import decode_set
+from asr.model.folder import load_model
 from asr.train.checkpoint import list_checkpoints
 from asr.train.loop import train
 

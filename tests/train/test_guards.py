@@ -18,7 +18,7 @@ from torch import nn
 from asr import config
 from asr.data.dataset import Batch
 from asr.errors import InputError
-from asr.model import Recogniser
+from asr.model.recogniser import Recogniser
 from asr.processes import alone
 from asr.search.greedy import greedy
 from asr.text.tokenizer import train_tokenizer

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from asr import config
-from asr.model import Recogniser
-from asr.model_folder import CONFIG, load_model, save_model
+from asr.model.folder import CONFIG, load_model, save_model
+from asr.model.recogniser import Recogniser
 from asr.text.tokenizer import load_tokenizer, train_tokenizer
 from asr.train.initialise import read_start, take_weights
 

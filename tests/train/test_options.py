@@ -18,8 +18,8 @@ from torch.distributions import Categorical, kl_divergence
 
 from asr import config
 from asr.errors import InputError
-from asr.model import Recogniser
-from asr.model_folder import load_model
+from asr.model.folder import load_model
+from asr.model.recogniser import Recogniser
 from asr.nn.encoder import Encoder
 from asr.processes import alone
 from asr.text.tokenizer import load_tokenizer

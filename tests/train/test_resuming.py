@@ -12,9 +12,9 @@ import pytest
 from lhotse.cut import Cut
 
 from asr import config
-from asr.data import index
-from asr.data.index import open_cuts
-from asr.data.manifest import read_cuts, write_cuts
+from asr.data.store import index
+from asr.data.store.index import open_cuts
+from asr.data.store.manifest import read_cuts, write_cuts
 from asr.errors import InputError, InputWarning
 from asr.train.loop import Options, train
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from asr import config
+from asr.compare.experiment import read_experiment
 from asr.errors import InputError
-from asr.evaluate.experiment import read_experiment
 from asr.train import record
 from asr.train.checkpoint import average_weights, choose_steps, list_checkpoints, write_file
 from asr.train.loop import Options, train
@@ -113,7 +113,7 @@ def test_learning_rate_warms_up_and_decays() -> None:
 
 
 def test_weight_decay_spares_norms_and_biases() -> None:
-    from asr.model import Recogniser
+    from asr.model.recogniser import Recogniser
 
     cfg = config.load([], [*TINY, "attention.position=relative"])
     net = Recogniser(cfg, 10)

@@ -17,8 +17,8 @@ import asr
 from asr import config
 from asr.api import Transcriber
 from asr.cli import main
-from asr.model import Recogniser
-from asr.model_folder import Model, save_model
+from asr.model.folder import Model, save_model
+from asr.model.recogniser import Recogniser
 from asr.text.tokenizer import train_tokenizer
 
 RATE = 16000

@@ -16,7 +16,7 @@ import soundfile
 
 import asr
 from asr.api import Failure
-from asr.data.manifest import read_cuts, write_cuts
+from asr.data.store.manifest import read_cuts, write_cuts
 from asr.transcribe.formats import to_json
 from asr.transcribe.result import Transcript
 

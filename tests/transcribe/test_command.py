@@ -19,7 +19,7 @@ import pytest
 import soundfile
 
 from asr.cli import main
-from asr.data.manifest import read_cuts
+from asr.data.store.manifest import read_cuts
 
 from .conftest import RATE, Run, needs_silero, write
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr.data.blocks import read_blocks
-from asr.data.extensions import AUDIO_EXTENSIONS
+from asr.data.audio.blocks import read_blocks
+from asr.data.audio.extensions import AUDIO_EXTENSIONS
 
 from .conftest import RATE, Run
 

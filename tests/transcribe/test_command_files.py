@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr.data.manifest import read_cuts, write_cuts
+from asr.data.store.manifest import read_cuts, write_cuts
 
 from .conftest import RATE, Run, write
 

@@ -15,10 +15,10 @@ import asr
 from asr import config
 from asr.cli import main
 from asr.config import FeatureConfig
-from asr.data.features import Fbank
 from asr.errors import InputError
-from asr.model import Recogniser
-from asr.model_folder import load_model, save_model
+from asr.model.folder import load_model, save_model
+from asr.model.recogniser import Recogniser
+from asr.nn.features import Fbank
 from asr.text.tokenizer import train_tokenizer
 from asr.transcribe.onnx import ConvolutionFbank, metadata
 from asr.transcribe.precision import Int8Linear

@@ -13,7 +13,7 @@ import torch
 import asr
 from asr.api import Failure, SearchOptions, Transcriber, Transcript
 from asr.errors import InputError
-from asr.model_folder import Model
+from asr.model.folder import Model
 from asr.search.greedy import greedy
 from asr.search.prefix_beam import prefix_beam
 

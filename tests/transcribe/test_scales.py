@@ -10,9 +10,9 @@ import soundfile
 import torch
 
 from asr.api import Transcriber
-from asr.data.audio import read_audio
-from asr.data.blocks import BAD_SAMPLES, convert, read_blocks
-from asr.data.gaps import Gap, Remark
+from asr.data.audio.blocks import BAD_SAMPLES, convert, read_blocks
+from asr.data.audio.gaps import Gap, Remark
+from asr.data.audio.samples import read_audio
 from asr.errors import InputError
 from asr.transcribe.live import Axes
 from asr.transcribe.sources import array_source

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 import asr
 from asr.api import Transcriber
 from asr.cli import main
-from asr.data.gaps import Gap
-from asr.data.manifest import load_waveform, read_cuts
+from asr.data.audio.gaps import Gap
+from asr.data.store.manifest import load_waveform, read_cuts
 from asr.errors import InputError
-from asr.model_folder import Model
+from asr.model.folder import Model
 from asr.transcribe.speech import NO_SPEECH, SpeechFinder, SpeechPart, Vad
 from asr.transcribe.voice_activity import ActivityStream, load_voice_activity
 from asr.transcribe.windows import Grid

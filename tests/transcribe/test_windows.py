@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr.config import FeatureConfig
-from asr.data.features import Fbank
 from asr.errors import InputError
+from asr.nn.features import Fbank
 from asr.transcribe.windows import Grid, Window, WindowCutter, make_grid
 
 FRAME = 640

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from asr.data.manifest import LeftOut
-from asr.data.preparation import Part, Utterance
 from asr.data.speakers import UNKNOWN_SPEAKER
+from asr.data.store.manifest import LeftOut
+from asr.data.store.preparation import Part, Utterance
 from asr.errors import InputError
 from asr.files import read_bytes
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from asr.data.audio.extensions import is_audio_name, is_unknown_name, walk_files
 from asr.data.corpora.common import name_utterances
-from asr.data.extensions import is_audio_name, is_unknown_name, walk_files
-from asr.data.manifest import LeftOut
-from asr.data.preparation import Part, Utterance
 from asr.data.speakers import UNKNOWN_SPEAKER
+from asr.data.store.manifest import LeftOut
+from asr.data.store.preparation import Part, Utterance
 from asr.errors import InputError
 from asr.files import read_bytes
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from asr.data.corpora.common import line_left_out, number_or_none, read_lines
-from asr.data.manifest import LeftOut
-from asr.data.preparation import Part, Utterance
 from asr.data.speakers import UNKNOWN_SPEAKER
+from asr.data.store.manifest import LeftOut
+from asr.data.store.preparation import Part, Utterance
 from asr.errors import InputError
 
 

@@ -22,8 +22,9 @@ from lhotse.cut import Cut, MixedCut, PaddingCut
 from lhotse.cut.data import DataCut
 from lhotse.utils import fastcopy
 
-from asr.data.audio import AudioError, is_silent
-from asr.data.manifest import (
+from asr.data.audio.samples import AudioError, is_silent
+from asr.data.speakers import UNKNOWN_SPEAKER
+from asr.data.store.manifest import (
     MALFORMED,
     LeftOut,
     audio_source,
@@ -32,7 +33,7 @@ from asr.data.manifest import (
     load_samples,
     read_items,
 )
-from asr.data.preparation import (
+from asr.data.store.preparation import (
     PartReport,
     check_name,
     check_names,
@@ -40,7 +41,6 @@ from asr.data.preparation import (
     inspect_all,
     write_part,
 )
-from asr.data.speakers import UNKNOWN_SPEAKER
 from asr.errors import InputError
 
 MAX_OUTSIDE_S = 0.1

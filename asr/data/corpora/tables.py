@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asr.data.corpora.common import line_left_out, name_utterances, number_or_none, read_lines
-from asr.data.manifest import LeftOut
-from asr.data.preparation import Part, Utterance
 from asr.data.speakers import UNKNOWN_SPEAKER
+from asr.data.store.manifest import LeftOut
+from asr.data.store.preparation import Part, Utterance
 from asr.errors import InputError
 from asr.files import field, parse_object, required
 

@@ -1,0 +1,280 @@
+"""Experiments side by side: word error rates with intervals, and which differences are real."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from asr.compare.attention_types import Type, find_types, type_results, with_costs
+from asr.compare.comparison import (
+    Comparison,
+    Difference,
+    Part,
+    Row,
+    SetResult,
+    TypeResult,
+    corrected,
+)
+from asr.compare.experiment import Experiment, ScoredSet, read_experiment
+from asr.compare.interactions import compared_types
+from asr.compare.parts import parts_of, read_noise_db
+from asr.compare.stats.paired import (
+    Bootstrap,
+    Group,
+    group_of,
+    paired_differences,
+    units_of,
+    wer_intervals,
+    wer_method,
+)
+from asr.compare.stats.statistics import MIN_RESAMPLED, MIN_SPEAKERS, Interval, lowest_p
+from asr.data.speakers import UNKNOWN_SPEAKER
+from asr.errors import InputError
+from asr.wer import ErrorCounts
+
+
+def compare(
+    folders: Sequence[Path], *, num_resamples: int = 10_000, seed: int = 1, level: float = 0.95
+) -> Comparison:
+    """WER, interval and cost of each experiment, and its paired difference against the first.
+
+    Args:
+        folders: experiment folders; the first is what the others are measured against.
+        num_resamples: of the bootstrap.
+        seed: of the bootstrap; the same seed gives the same figures.
+        level: of the intervals.
+
+    Raises:
+        InputError: no folder given, one given twice, a value out of range; see also
+            ``read_experiment``.
+    """
+    _check_arguments(folders, num_resamples, level)
+    experiments = [read_experiment(folder) for folder in folders]
+    names = _distinct_names(experiments)
+    set_names = sorted({name for experiment in experiments for name in experiment.sets})
+
+    how = Bootstrap(level, num_resamples, seed)
+    results: dict[tuple[int, str], SetResult] = {}
+    differences: list[Difference] = []
+    types: list[TypeResult] = []
+    typed: list[tuple[Group, dict[Type, list[int]]]] = []
+    parts: list[Part] = []
+    unpaired: list[str] = []
+    for set_name in set_names:
+        members = {k: e.sets[set_name] for k, e in enumerate(experiments) if set_name in e.sets}
+        for numbers in _groups_of_equal_references(members):
+            group = group_of(set_name, {k: members[k] for k in numbers})
+            for k, interval in zip(numbers, wer_intervals(group, how), strict=True):
+                results[k, set_name] = _set_result(members[k], group, k, interval)
+            parts += parts_of(group, names, read_noise_db(members[numbers[0]].decoding.cuts))
+            base = min(members)
+            if base not in numbers:
+                unpaired += [_why_unpaired(members, (base, k), names, set_name) for k in numbers]
+            elif not group.words_u.any():
+                unpaired.append(f"{set_name}: there are no words in its references to get wrong")
+            else:
+                if base == 0:
+                    differences += paired_differences(group, names, how)
+                else:
+                    unpaired.append(
+                        f"{set_name}: {names[0]} was not decoded on it, so no system is compared "
+                        f"with {names[0]} there"
+                    )
+                found, replicas = find_types(group, experiments, names)
+                unpaired += replicas
+                types += type_results(group, found, names, level)
+                typed.append((group, found))
+
+    differences_of_types, interactions = compared_types(typed, level)
+    rows = [
+        Row(name, str(experiment.folder), experiment.run, _sets_of(results, k))
+        for k, (name, experiment) in enumerate(zip(names, experiments, strict=True))
+    ]
+    return Comparison(
+        rows=rows,
+        differences=corrected(differences),
+        types=with_costs(types, rows),
+        type_differences=differences_of_types,
+        interactions=interactions,
+        parts=parts,
+        lengths=[],
+        length_types=[],
+        length_differences=[],
+        length_interactions=[],
+        notes=[
+            *_decoded_twice(experiments, names),
+            *_warnings(rows),
+            *unpaired,
+            *(_fairness(experiments) if types else []),
+            *(n for e in experiments for n in e.left_out),
+        ],
+        level=level,
+        num_resamples=num_resamples,
+        seed=seed,
+    )
+
+
+def _fairness(experiments: Sequence[Experiment]) -> list[str]:
+    """Say what a comparison of types holds equal that might not suit each of them equally."""
+    rates = {one.settings.get("optimizer.lr") for one in experiments}
+    notes = []
+    if len(rates) == 1 and None not in rates:
+        (rate,) = rates
+        notes.append(
+            f"all types were trained with one peak learning rate, optimizer.lr = {rate}, tuned for "
+            f"none of them here"
+        )
+    if any(one.run.position == "cape" for one in experiments):
+        notes.append(
+            "cape augments too: in training it shifts and stretches positions at random, so its "
+            "difference from the others is not one of positions alone"
+        )
+    return notes
+
+
+def _check_arguments(folders: Sequence[Path], num_resamples: int, level: float) -> None:
+    if not folders:
+        raise InputError("compare: give at least one experiment folder")
+    if num_resamples < 1:
+        raise InputError(f"num_resamples = {num_resamples}: must be at least 1")
+    if not 0 < level < 1:
+        raise InputError(f"level = {level}: must be between 0 and 1")
+    resolved = [folder.resolve() for folder in folders]
+    for folder, times in Counter(resolved).items():
+        if times > 1:
+            raise InputError(f"{folder}: given {times} times")
+
+
+def _distinct_names(experiments: Sequence[Experiment]) -> list[str]:
+    """Runs' names; folders where two runs are called the same."""
+    times = Counter(experiment.run.name for experiment in experiments)
+    return [e.run.name if times[e.run.name] == 1 else str(e.folder) for e in experiments]
+
+
+def _groups_of_equal_references(members: dict[int, ScoredSet]) -> list[list[int]]:
+    """Members that were scored on the very same utterances; only those can be paired."""
+    groups: dict[tuple[tuple[str, str, tuple[str, ...]], ...], list[int]] = {}
+    for k, scored in members.items():
+        key = tuple(
+            sorted((u.id, u.speaker, tuple(u.reference.split())) for u in scored.utterances)
+        )
+        groups.setdefault(key, []).append(k)
+    return list(groups.values())
+
+
+def _set_result(
+    scored: ScoredSet, group: Group, member: int, interval: Interval | None
+) -> SetResult:
+    counts = sum(scored.counts, ErrorCounts())
+    decoding = scored.decoding
+    speakers = {utterance.speaker for utterance in scored.utterances}
+    return SetResult(
+        counts=counts,
+        wer=counts.wer if counts.reference_words else None,
+        cer=scored.cer,
+        interval=interval,
+        unit=group.unit,
+        method=wer_method(group, member),
+        num_utterances=len(scored.utterances),
+        num_speakers=0 if speakers == {UNKNOWN_SPEAKER} else len(speakers),
+        units=units_of(group, group.column(member)),
+        normaliser=decoding.normaliser,
+        search=decoding.search,
+        beam=decoding.beam,
+        rtf=decoding.rtf,
+        device=decoding.device,
+    )
+
+
+def _why_unpaired(
+    members: dict[int, ScoredSet], pair: tuple[int, int], names: Sequence[str], set_name: str
+) -> str:
+    base, k = pair
+    left, right = ({u.id: u for u in members[i].utterances} for i in pair)
+    common = left.keys() & right.keys()
+    only_one = len(left.keys() ^ right.keys())
+    texts = sum(left[id_].reference.split() != right[id_].reference.split() for id_ in common)
+    speakers = sum(left[id_].speaker != right[id_].speaker for id_ in common)
+    reasons = [
+        f"{number} {what}"
+        for number, what in (
+            (only_one, "utterances are in only one of them"),
+            (texts, "references differ"),
+            (speakers, "speakers differ"),
+        )
+        if number
+    ]
+    return (
+        f"{set_name}: {names[k]} and {names[base]} were not scored on the same utterances "
+        f"({', '.join(reasons)}), so there is no paired difference"
+    )
+
+
+def _sets_of(results: dict[tuple[int, str], SetResult], k: int) -> dict[str, SetResult]:
+    return {set_name: result for (i, set_name), result in results.items() if i == k}
+
+
+def _decoded_twice(experiments: Sequence[Experiment], names: Sequence[str]) -> list[str]:
+    """Sets of one system with the same utterances and hypotheses: one measurement counted twice."""
+    notes = []
+    for name, experiment in zip(names, experiments, strict=True):
+        seen: dict[tuple[tuple[str, str, str], ...], str] = {}
+        for set_name, scored in experiment.sets.items():
+            found = sorted((u.id, u.reference, u.hypothesis) for u in scored.utterances)
+            first = seen.setdefault(tuple(found), set_name)
+            if first != set_name:
+                notes.append(
+                    f"WARNING: {set_name} of {name} has the utterances and hypotheses of {first}: "
+                    f"the same set twice, not a second measurement"
+                )
+    return notes
+
+
+def _warnings(rows: Sequence[Row]) -> list[str]:
+    """List what makes the rows of a set not comparable at all, or not in every column."""
+    notes = []
+    for set_name in sorted({name for row in rows for name in row.sets}):
+        present = [(row.name, row.sets[set_name]) for row in rows if set_name in row.sets]
+        normalisers = {name: result.normaliser for name, result in present}
+        if len(set(normalisers.values())) > 1:
+            notes.append(
+                f"WARNING: {set_name}: normalisers differ ({_listed(normalisers)}): "
+                f"these word error rates cannot be compared"
+            )
+        searches = {
+            name: " ".join(str(part) for part in (result.search, result.beam) if part is not None)
+            for name, result in present
+        }
+        if len(set(searches.values())) > 1:
+            notes.append(f"{set_name}: searches differ ({_listed(searches)})")
+        devices = {name: result.device or "-" for name, result in present}
+        if len(set(devices.values())) > 1:
+            notes.append(
+                f"{set_name}: real-time factors are of different devices ({_listed(devices)})"
+            )
+        few = min(result.num_speakers for _, result in present)
+        if few == 0:
+            notes.append(
+                f"{set_name}: who speaks is not known: intervals and p-values are over utterances, and "
+                f"say nothing of another speaker"
+            )
+        elif few < MIN_SPEAKERS:
+            notes.append(
+                f"{set_name}: {few} speaker{'s are' if few > 1 else ' is'} too few to say anything "
+                f"of another speaker: intervals and p-values are over utterances, for these alone"
+            )
+        elif few < MIN_RESAMPLED:
+            notes.append(
+                f"{set_name}: {few} speakers are too few to resample, so intervals are wide"
+            )
+            if lowest_p(few) > 0.05 and len(present) > 1:
+                notes[-1] += (
+                    f", and no difference can be told: even if all {few} speakers favour one system, "
+                    f"chance does as much with p = {lowest_p(few):g}"
+                )
+    return notes
+
+
+def _listed(values: dict[str, str]) -> str:
+    return ", ".join(f"{name}: {value or '-'}" for name, value in values.items())

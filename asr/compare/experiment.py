@@ -1,0 +1,166 @@
+"""Contents of an experiment folder: ``run.json`` and every decoded set under ``decode/``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asr.config.strict_yaml import read_yaml
+from asr.decode.decoded import Decoding, Utterance, bounded_field, name_field, read_decoded
+from asr.decode.score import utterance_counts
+from asr.errors import InputError
+from asr.files import field, read_json_object, required
+from asr.wer import ErrorCounts
+
+# Larger than any that is true, and short in a table.
+_MAX_PARAMS, _MAX_SPEED, _MAX_CER, _MAX_SEED = 10**15, 1e9, 1e9, 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """A record of how a model came about; what an older ``run.json`` does not say is None.
+
+    Attributes:
+        revision: the commit that trained it, short, with + where the checkout had more; several where
+            the run was resumed with another.
+    """
+
+    name: str
+    weighting: str | None
+    position: str | None
+    encoder: str | None
+    num_params: int | None
+    attention_backend: str | None
+    normaliser: str | None
+    commit: str | None
+    dirty: bool | None
+    revision: str | None
+    seed: int | None
+    command: str | None
+    train_audio_s_per_s: float | None
+
+
+@dataclass(frozen=True)
+class ScoredSet:
+    """A decoded set with the error counts of each of its utterances.
+
+    Attributes:
+        cer: character error rate, a fraction; None without characters, and in older files.
+    """
+
+    decoding: Decoding
+    utterances: list[Utterance]
+    counts: list[ErrorCounts]
+    cer: float | None = None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Attributes:
+    settings: the training's configuration by ``section.key``; empty where it is not there.
+    sets: by the name of their folder under ``decode/``, in sorted order.
+    left_out: why a folder under ``decode/`` is not among them.
+    """
+
+    folder: Path
+    run: Run
+    settings: dict[str, str]
+    sets: dict[str, ScoredSet]
+    left_out: list[str]
+
+
+def read_experiment(folder: Path) -> Experiment:
+    """Everything that is compared.
+
+    Raises:
+        InputError: no such folder, no ``run.json``, a file that is malformed, or a ``score.json``
+            that belongs to other hypotheses.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    run = _read_run(folder)
+    sets: dict[str, ScoredSet] = {}
+    left_out = []
+    decoded = folder / "decode"
+    for path in sorted(decoded.iterdir()) if decoded.is_dir() else []:
+        if not path.is_dir():
+            continue
+        if (path / "score.json").is_file():
+            sets[path.name] = read_scored_set(path)
+        else:
+            left_out.append(f"{run.name}: {path} is not scored (asr score {path}), left out")
+    if not sets:
+        left_out.append(f"{run.name}: no scored set under {decoded}")
+    return Experiment(folder, run, _read_settings(folder), sets, left_out)
+
+
+def _read_settings(folder: Path) -> dict[str, str]:
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return {}
+    content = read_yaml(path) or {}
+    if not isinstance(content, dict):
+        found = type(content).__name__
+        raise InputError(f"{path}: expected sections with settings, found a {found}")
+    return {
+        f"{section}.{key}": str(value)
+        for section, values in content.items()
+        if isinstance(values, dict)
+        for key, value in values.items()
+    }
+
+
+def _read_run(folder: Path) -> Run:
+    path = folder / "run.json"
+    if not path.is_file():
+        raise InputError(f"{folder}: no run.json in it, so not an experiment folder of `asr train`")
+    content, where = read_json_object(path), str(path)
+    return Run(
+        name=name_field(content, "name", where) or folder.resolve().name,
+        weighting=name_field(content, "weighting", where),
+        position=name_field(content, "position", where),
+        encoder=name_field(content, "encoder", where),
+        num_params=bounded_field(content, "num_params", int, where, _MAX_PARAMS),
+        attention_backend=field(content, "attention_backend", str, where),
+        normaliser=field(content, "normaliser", str, where),
+        commit=field(content, "commit", str, where),
+        dirty=field(content, "dirty", bool, where),
+        revision=_revision(content, where),
+        seed=bounded_field(content, "seed", int, where, _MAX_SEED),
+        command=field(content, "command", str, where),
+        train_audio_s_per_s=bounded_field(content, "train_audio_s_per_s", float, where, _MAX_SPEED),
+    )
+
+
+def _revision(content: dict[str, Any], where: str) -> str | None:
+    found = []
+    for start in (content, *(field(content, "resumed", list, where) or [])):
+        if not isinstance(start, dict):
+            raise InputError(f"{where}: 'resumed' holds {start!r}, expected objects")
+        commit = field(start, "commit", str, where)
+        if commit is not None:
+            found.append(commit[:7] + ("+" if field(start, "dirty", bool, where) else ""))
+    return ", ".join(dict.fromkeys(found)) or None
+
+
+def read_scored_set(folder: Path) -> ScoredSet:
+    """One decoded and scored folder.
+
+    Raises:
+        InputError: a file is missing or malformed, or ``score.json`` is of other hypotheses.
+    """
+    utterances, decoding = read_decoded(folder)
+    counts = utterance_counts(utterances)
+    path = folder / "score.json"
+    content = read_json_object(path)
+    total = sum(counts, ErrorCounts())
+    recorded = tuple(
+        required(content, key, int, str(path))
+        for key in ("reference_words", "substitutions", "deletions", "insertions")
+    )
+    counted = (total.reference_words, total.substitutions, total.deletions, total.insertions)
+    if recorded != counted:
+        raise InputError(f"{path}: not of the hypotheses beside it; run `asr score {folder}` again")
+    cer = bounded_field(content, "cer", float, str(path), _MAX_CER)
+    return ScoredSet(decoding, utterances, counts, cer)

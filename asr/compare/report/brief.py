@@ -1,0 +1,111 @@
+"""A page to keep: what was compared and found as Markdown, with one picture beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import quote
+
+from asr.compare.comparison import Comparison
+from asr.compare.report.pictures import draw_comparison, draw_lengths
+from asr.compare.report.verdict import Verdict, length_verdict, verdict
+from asr.compare.tables import (
+    difference_caption,
+    legend_lines,
+    length_tables,
+    markdown_items,
+    markdown_lines,
+    markdown_tables,
+    set_lines,
+    short_count,
+    system_differences,
+    systems_table,
+    type_legend_lines,
+    type_tables,
+)
+from asr.errors import InputError
+from asr.files import Files
+from asr.markdown import cell, code
+from asr.printable import printable
+
+
+def brief_files(comparison: Comparison, path: Path, made_by: str) -> Files:
+    """The page and its picture, which has the page's name: of lengths where there are any.
+
+    Args:
+        path: ends in ``.md``.
+        made_by: the command that the page names.
+
+    Raises:
+        InputError: another ending, nothing decoded, or matplotlib is not installed.
+    """
+    if path.suffix != ".md":
+        raise InputError(f"--page {path}: must end in .md; the picture is put beside it as .png")
+    if not comparison.set_names:
+        raise InputError(f"--page {path}: nothing is decoded yet")
+    picture = path.with_suffix(".png")
+    if comparison.lengths:
+        text = _length_page(comparison, picture.name, made_by)
+        return {path: text, picture: draw_lengths(comparison)}
+    text = _page(comparison, picture.name, made_by)
+    return {path: text, picture: draw_comparison(comparison)}
+
+
+def _page(comparison: Comparison, picture: str, made_by: str) -> str:
+    found = verdict(comparison)
+    parts = [
+        "# Attention types compared" if comparison.types else "# Systems compared",
+        *_opening(comparison, made_by, found),
+        f"![word error rates and differences with intervals]({quote(picture)})",
+    ]
+    if comparison.types:
+        tables = type_tables(comparison)
+    else:
+        tables = [("Systems:", systems_table(comparison, repeat=True))]
+        if comparison.differences:
+            tables.append((difference_caption(comparison), system_differences(comparison)))
+    return _joined([*parts, *markdown_tables(tables)], comparison)
+
+
+def _length_page(comparison: Comparison, picture: str, made_by: str) -> str:
+    parts = [
+        "# Longer audio",
+        *_opening(comparison, made_by, length_verdict(comparison)),
+        "Utterances of one speaker are joined to each duration and decoded whole, so the words are "
+        "the same at every duration and what changes is the length alone (and the seams).",
+        f"![word error rate by joined duration]({quote(picture)})",
+    ]
+    return _joined([*parts, *markdown_tables(length_tables(comparison))], comparison)
+
+
+def _opening(comparison: Comparison, made_by: str, found: Verdict) -> list[str]:
+    return [
+        code(made_by),
+        markdown_lines(f"{printable(_what(comparison))}\n{set_lines(comparison)}"),
+        f"**{cell(printable(found.answer))}**",
+        markdown_items(found.reasons),
+    ]
+
+
+def _what(comparison: Comparison) -> str:
+    """Say how many systems of which kind and size, from which code."""
+    runs = [row.run for row in comparison.rows]
+    parts = [f"{len(runs)} system{'s' if len(runs) > 1 else ''}"]
+    if comparison.types:
+        kinds = {(one.weighting, one.position) for one in comparison.types}
+        seeds = sorted({len(one.names) for one in comparison.types})
+        parts = [f"{len(kinds)} types of attention, {'/'.join(map(str, seeds))} seeds of each"]
+    parts += sorted({run.encoder for run in runs if run.encoder})
+    sizes = sorted({run.num_params for run in runs if run.num_params is not None})
+    if sizes:
+        ends = list(dict.fromkeys(short_count(size) for size in (sizes[0], sizes[-1])))
+        parts.append(f"{' to '.join(ends)} parameters")
+    commits = sorted({run.revision for run in runs if run.revision})
+    if commits:
+        parts.append(f"commit {' '.join(commits)}")
+    return "; ".join(parts) + "."
+
+
+def _joined(parts: list[str], comparison: Comparison) -> str:
+    legend = type_legend_lines(comparison) if comparison.types else legend_lines(comparison)
+    parts.append(markdown_items([*comparison.notes, *legend]))
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,69 @@
+"""RESULTS.md: a row per decoded set with what is needed to get it again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from asr.compare.comparison import Comparison, Row
+from asr.compare.tables import interval_text
+from asr.decode.score import percent
+from asr.files import read_text
+from asr.markdown import cell, code
+from asr.markdown import row as table_row
+from asr.printable import printable
+
+_HEADER = ["system", "set", "WER % [95 %]", "words", "search", "seed", "commit", "command"]
+
+
+def with_results(comparison: Comparison, path: Path) -> tuple[str, int]:
+    """(a Markdown table with the comparison's systems added, how many rows are new or changed).
+
+    Rows that are there stay, but for those of the same system, set, seed and commit.
+
+    Args:
+        path: of the table as it is; it may be missing.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    lines = read_text(path).splitlines() if path.is_file() else _new()
+    before = list(lines)
+    changed = 0
+    for row in comparison.rows:
+        for set_name in row.sets:
+            line = _line(row, set_name)
+            same = [k for k, old in enumerate(lines) if _key(old) == _key(line)]
+            if same:
+                lines[same[0]] = line
+            else:
+                lines.append(line)
+            changed += line not in before
+    return "\n".join(lines) + "\n", changed
+
+
+def _new() -> list[str]:
+    ruler = ["---", "---", "---:", "---:", "---", "---:", "---", "---"]
+    return ["# Results", "", table_row(_HEADER), table_row(ruler)]
+
+
+def _line(row: Row, set_name: str) -> str:
+    result, run = row.sets[set_name], row.run
+    wer = "-" if result.wer is None else percent(result.wer)
+    search = " ".join(str(part) for part in (result.search, result.beam) if part is not None)
+    texts = [
+        row.name,
+        set_name,
+        f"{wer} {interval_text(result.interval)}".rstrip(),
+        str(result.counts.reference_words),
+        search or "-",
+        "-" if run.seed is None else str(run.seed),
+        run.revision or "-",
+    ]
+    command = code(printable(run.command or ""), in_table=True)
+    return table_row([*(cell(printable(text)) for text in texts), command or "-"])
+
+
+def _key(line: str) -> tuple[str, ...]:
+    """System, set, search, seed and commit of a row; something else's for any other line."""
+    cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+    return (cells[0], cells[1], *cells[4:7]) if len(cells) == len(_HEADER) else ()

@@ -1,0 +1,489 @@
+"""A comparison as a table for the terminal, as Markdown and as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from asr import markdown
+from asr.compare.comparison import (
+    Comparison,
+    Difference,
+    Interaction,
+    Row,
+    SetResult,
+    TypeDifference,
+)
+from asr.compare.stats.statistics import Interval
+from asr.decode.score import percent
+from asr.files import Files
+from asr.printable import printable
+
+_NONE = "-"
+# Columns of text; all others hold numbers and are aligned to the right.
+_TEXT_COLUMNS = frozenset(
+    {
+        "system",
+        "weighting",
+        "position",
+        "encoder",
+        "set",
+        "commit",
+        "against",
+        "what",
+        "positions",
+        "within",
+        "duration",
+    }
+)
+
+
+_TRAIN = "train: seconds of audio per second of training, beside whatever else the machine did."
+_HOLM = "p (Holm): corrected for the number of comparisons in its table; intervals are not."
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    header: list[str]
+    rows: list[list[str]]
+
+
+def format_terminal(comparison: Comparison) -> str:
+    """The tables as plain text in columns, then the notes."""
+    parts = [set_lines(comparison), _as_columns(systems_table(comparison, repeat=False))]
+    if comparison.differences:
+        caption = printable(difference_caption(comparison))
+        parts += [caption, _as_columns(system_differences(comparison))]
+    tables = (character_tables, type_tables, length_tables)
+    for caption, table in [one for make in tables for one in make(comparison)]:
+        parts += [caption, _as_columns(table)]
+    parts.append("\n".join(map(printable, [*legend_lines(comparison), *comparison.notes])))
+    return "\n\n".join(parts)
+
+
+def format_markdown(comparison: Comparison) -> str:
+    """The tables as Markdown, every cell filled, and WER by length and by noise."""
+    tables = [("", systems_table(comparison, repeat=True))]
+    if comparison.differences:
+        tables.append((difference_caption(comparison), system_differences(comparison)))
+    for make in (character_tables, type_tables, length_tables, _part_tables):
+        tables += make(comparison)
+    parts = [markdown_lines(set_lines(comparison)), *markdown_tables(tables)]
+    parts.append(markdown_items([*comparison.notes, *legend_lines(comparison)]))
+    commands = [(row.name, row.run.command) for row in comparison.rows if row.run.command]
+    lines = [
+        f"- {markdown.text_line(printable(name))}: {markdown.code(printable(text))}"
+        for name, text in commands
+    ]
+    if lines:
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def comparison_as_json(comparison: Comparison) -> dict[str, Any]:
+    """Everything at full precision; rates are fractions."""
+    content = dataclasses.asdict(comparison)
+    for row, row_content in zip(comparison.rows, content["rows"], strict=True):
+        for name, result in row.sets.items():
+            row_content["sets"][name]["counts"]["errors"] = result.counts.errors
+    return content
+
+
+def comparison_files(comparison: Comparison, out: Path) -> Files:
+    """``compare.md`` and ``compare.json`` in a folder."""
+    content = json.dumps(comparison_as_json(comparison), indent=2, allow_nan=False)
+    return {
+        out / "compare.md": format_markdown(comparison),
+        out / "compare.json": content + "\n",
+    }
+
+
+def systems_table(comparison: Comparison, repeat: bool) -> Table:
+    """One line per system and set; the set is a column only where there are several."""
+    set_names = comparison.set_names
+    interval = f"WER % [{100 * comparison.level:g} %]"
+    several = ["set"] if len(set_names) > 1 else []
+    header = ["system", "weighting", "position", "encoder", "params", *several, interval, "S/D/I"]
+    header += ["RTF", "train", "commit", "seed"]
+    rows = []
+    for row in comparison.rows:
+        before, after = _run_cells(row)
+        for number, (set_name, result) in enumerate(row.sets.items() or [(_NONE, None)]):
+            if number and not repeat:
+                before, after = [""] * len(before), [""] * len(after)
+            rows.append([*before, *([set_name] if several else []), *_set_cells(result), *after])
+    return Table(header, rows)
+
+
+def _run_cells(row: Row) -> tuple[list[str], list[str]]:
+    """Cells left and right of the test set's."""
+    run = row.run
+    before = [row.name, run.weighting or _NONE, run.position or _NONE, run.encoder or _NONE]
+    before.append(_NONE if run.num_params is None else short_count(run.num_params))
+    after = [
+        _NONE if run.train_audio_s_per_s is None else f"{run.train_audio_s_per_s:.4g}",
+        run.revision or _NONE,
+        _NONE if run.seed is None else str(run.seed),
+    ]
+    return before, after
+
+
+def _set_cells(result: SetResult | None) -> list[str]:
+    if result is None:
+        return [_NONE, _NONE, _NONE]
+    counts = result.counts
+    wer = _NONE if result.wer is None else percent(result.wer)
+    return [
+        f"{wer} {interval_text(result.interval)}".rstrip(),
+        f"{counts.substitutions}/{counts.deletions}/{counts.insertions}",
+        _NONE if result.rtf is None else f"{result.rtf:.4f}",
+    ]
+
+
+def system_differences(comparison: Comparison) -> Table:
+    header = ["system", "set", "difference", f"[{100 * comparison.level:g} %]", "p"]
+    header += ["p (Holm)", "p (MAPSSWE)", "better in"]
+    return Table(header, [_difference_cells(one) for one in comparison.differences])
+
+
+def _difference_cells(one: Difference) -> list[str]:
+    better = _NONE if one.better_share is None else f"{100 * one.better_share:.1f} %"
+    segments = None if one.mapsswe is None else one.mapsswe.p_value
+    tests = [p_text(one.p_value), p_text(one.p_holm), p_text(segments)]
+    return [
+        one.name,
+        one.set_name,
+        points(one.difference),
+        interval_text(one.interval),
+        *tests,
+        better,
+    ]
+
+
+def character_tables(comparison: Comparison) -> list[tuple[str, Table]]:
+    """Character error rates, a column per set; none where no set has any."""
+    names = comparison.set_names
+    rates = [{name: result.cer for name, result in row.sets.items()} for row in comparison.rows]
+    if all(rate is None for row in rates for rate in row.values()):
+        return []
+    cells = [[row.get(name) for name in names] for row in rates]
+    rows = [
+        [row.name, *(_NONE if rate is None else percent(rate) for rate in line)]
+        for row, line in zip(comparison.rows, cells, strict=True)
+    ]
+    return [("Character error rate, %:", Table(["system", *names], rows))]
+
+
+def type_tables(comparison: Comparison) -> list[tuple[str, Table]]:
+    """Types and their differences, with captions; none where no type was trained twice."""
+    level = f"[{100 * comparison.level:g} %]"
+    tables = []
+    if comparison.types:
+        header = ["weighting", "position", "set", "runs", f"mean WER % {level}", "runs' WERs"]
+        rows = [
+            [
+                one.weighting,
+                one.position,
+                one.set_name,
+                str(len(one.names)),
+                _rate(one.wer, one.interval),
+                " ".join(percent(wer) for wer in one.wers),
+                _NONE if one.train_audio_s_per_s is None else f"{one.train_audio_s_per_s:.4g}",
+                _NONE if one.rtf is None else f"{one.rtf:.4f}",
+            ]
+            for one in comparison.types
+        ]
+        table = Table([*header, "train", "RTF"], rows)
+        tables.append(("Attention types, over the seeds of their trainings:", table))
+    found = (comparison.type_differences, comparison.interactions)
+    return [*tables, *_type_differences(*found, "set", level)]
+
+
+def _type_differences(
+    differences: Sequence[TypeDifference],
+    interactions: Sequence[Interaction],
+    set_is: str,
+    level: str,
+) -> list[tuple[str, Table]]:
+    """Tables of weightings, positions, interactions and contrasts, as Holm's correction goes."""
+    header = ["what", "within", set_is, "seeds", "difference", level, "p", "p (Holm)", "df"]
+    tables = []
+    captions = {
+        "weighting": "Differences of weightings in points of WER",
+        "position": "Differences of positions in points of WER",
+        "contrast": "Differences of weightings at one position, less their mean at the other "
+        "positions, in points of WER",
+    }
+    if interactions:
+        caption = (
+            "Interaction: Welch's analysis of variance of differences of weightings over positions:"
+        )
+        tables.append((caption, _interaction_table(interactions, set_is)))
+    for kind, caption in captions.items():
+        rows = [
+            [
+                f"{one.name} - {one.baseline}",
+                within_text(one),
+                one.set_name,
+                str(one.num_seeds),
+                points(one.difference),
+                interval_text(one.interval),
+                p_text(one.p_value),
+                p_text(one.p_holm),
+                _NONE if one.df is None else f"{one.df:.1f}",
+            ]
+            for one in differences
+            if one.kind == kind
+        ]
+        if rows:
+            over = units_text(differences)
+            tables.append((f"{caption}, over seeds and {over}:", Table(header, rows)))
+    return tables
+
+
+def _interaction_table(interactions: Sequence[Interaction], set_is: str) -> Table:
+    header = ["what", "positions", set_is, "F", "df", "df of errors", "p", "p (Holm)"]
+    rows = [
+        [
+            f"{one.name} - {one.baseline}",
+            " ".join(one.positions),
+            one.set_name,
+            f"{one.f:.2f}",
+            str(one.df1),
+            f"{one.df2:.1f}",
+            p_text(one.p_value),
+            p_text(one.p_holm),
+        ]
+        for one in interactions
+    ]
+    return Table(header, rows)
+
+
+def length_tables(comparison: Comparison) -> list[tuple[str, Table]]:
+    """WER by joined duration: of types and their differences where there are types, of systems."""
+    if not comparison.lengths:
+        return []
+    header = lengths = list(dict.fromkeys(one.label for one in comparison.lengths))
+    caption = "WER % on a speaker's utterances joined to a mean duration and decoded whole"
+    tables = []
+    if comparison.length_types:
+        cells = {
+            (one.weighting, one.position, one.set_name): _rate(one.wer, one.interval)
+            for one in comparison.length_types
+        }
+        kinds = dict.fromkeys((w, p) for w, p, _ in cells)
+        rows = [[w, p, *(cells[w, p, name] for name in lengths)] for w, p in kinds]
+        table = Table(["weighting", "position", *header], rows)
+        tables.append((f"{caption}, mean of the seeds:", table))
+    level = f"[{100 * comparison.level:g} %]"
+    found = (comparison.length_differences, comparison.length_interactions)
+    tables += _type_differences(*found, "duration", level)
+    rows = [
+        [
+            name,
+            *(_rate(one.wer, one.interval) for one in comparison.lengths if one.name == name),
+        ]
+        for name in dict.fromkeys(one.name for one in comparison.lengths)
+    ]
+    return [*tables, (f"{caption}:", Table(["system", *header], rows))]
+
+
+def _rate(wer: float, interval: Interval | None) -> str:
+    return f"{percent(wer)} {interval_text(interval)}".rstrip()
+
+
+def _part_tables(comparison: Comparison) -> list[tuple[str, Table]]:
+    tables = []
+    for by in ("length", "noise"):
+        parts = [part for part in comparison.parts if part.by == by]
+        if not parts:
+            continue
+        labels = list(dict.fromkeys((part.set_name, part.label) for part in parts))
+        several = len({set_name for set_name, _ in labels}) > 1
+        header = ["system", *(f"{name} {label}" if several else label for name, label in labels)]
+        rows = []
+        for row in comparison.rows:
+            cells = []
+            for key in labels:
+                found = [
+                    part.wers[row.name]
+                    for part in parts
+                    if (part.set_name, part.label) == key and row.name in part.wers
+                ]
+                cells.append(_NONE if not found or found[0] is None else percent(found[0]))
+            rows.append([row.name, *cells])
+        tables.append((f"WER % by {by}:", Table(header, rows)))
+    return tables
+
+
+def set_lines(comparison: Comparison) -> str:
+    """Say which sets, how large, how normalised and how decoded."""
+    lines = []
+    for set_name in comparison.set_names:
+        results = [row.sets[set_name] for row in comparison.rows if set_name in row.sets]
+        first = results[0]
+        normalisers = sorted({result.normaliser for result in results})
+        searches = sorted({_search(result) for result in results})
+        speakers = f"{first.num_speakers} speakers" if first.num_speakers else "no known speakers"
+        line = (
+            f"{set_name}: {first.num_utterances} utterances, {speakers}, "
+            f"{first.counts.reference_words} words; normaliser {' / '.join(normalisers)}; "
+            f"search {' / '.join(searches)}"
+        )
+        lines.append(printable(line))
+    return "\n".join(lines) or "Nothing decoded yet."
+
+
+def _search(result: SetResult) -> str:
+    name = result.search or _NONE
+    return name if result.beam is None else f"{name} {result.beam}"
+
+
+def difference_caption(comparison: Comparison) -> str:
+    baseline = comparison.differences[0].baseline
+    return f"WER minus that of {baseline}, in points, on the same utterances:"
+
+
+def legend_lines(comparison: Comparison) -> list[str]:
+    """Explain what the columns mean, where there is something to explain."""
+    units = {
+        (name, result.unit, result.method)
+        for row in comparison.rows
+        for name, result in row.sets.items()
+    }
+    lines = []
+    if units:
+        lines += [_method_line(comparison, *unit) for unit in sorted(units)]
+        lines.append(
+            "S/D/I: substituted, deleted, inserted words. RTF: decoding time over audio time."
+        )
+    lines.append(f"{_TRAIN} commit +: with local changes.")
+    if comparison.differences:
+        lines.append("p: share of all exchanges of labels whose difference is as large.")
+        lines.append("MAPSSWE: NIST's matched-pairs sentence-segment test, blind to speakers.")
+        lines.append("better in: share of the resamples in which the system had fewer errors.")
+    if max(len(comparison.differences), len(comparison.type_differences)) > 1:
+        lines.append(_HOLM)
+    if comparison.type_differences:
+        lines.append(_types_line(comparison.type_differences))
+    return lines
+
+
+def type_legend_lines(comparison: Comparison) -> list[str]:
+    """Explain what the columns of the types' tables mean, alone."""
+    differences = [*comparison.type_differences, *comparison.length_differences]
+    level = f"[{100 * comparison.level:g} %]"
+    return [
+        f"{_types_line(differences)} {level}: for another training and other "
+        f"{units_text(differences)}.",
+        _HOLM,
+        f"{_TRAIN} RTF: decoding time over audio time.",
+    ]
+
+
+def _types_line(differences: Sequence[TypeDifference]) -> str:
+    units = units_text(differences)
+    return f"Types: t over seeds and {units}, both taken as samples (docs/statistics.md)."
+
+
+def units_text(differences: Sequence[TypeDifference]) -> str:
+    """``speakers``, ``utterances``, or both where sets differ."""
+    return " or ".join(sorted({f"{one.unit}s" for one in differences}))
+
+
+def _method_line(comparison: Comparison, set_name: str, unit: str, method: str) -> str:
+    level = f"[{100 * comparison.level:g} %]"
+    if method == "exact":
+        return (
+            f"{level} of a system with no or all words of {set_name} wrong: Clopper-Pearson, words "
+            f"taken as independent."
+        )
+    if method == "t":
+        return (
+            f"{level}: Student's t over {unit}s of {set_name}; p, and {level} of a difference over six "
+            f"or more: all exchanges of labels."
+        )
+    return (
+        f"{level}: studentised bootstrap, {comparison.num_resamples} resamples of {unit}s of "
+        f"{set_name} (seed {comparison.seed})."
+    )
+
+
+def within_text(one: TypeDifference) -> str:
+    """Name what is the same in a difference of types: a word, or how many words' mean."""
+    if len(one.within) == 1:
+        return one.within[0]
+    other = "position" if one.kind == "weighting" else "weighting"
+    return f"mean of {len(one.within)} {other}s"
+
+
+def points(difference: float) -> str:
+    """A difference of two rates in points of percent."""
+    return f"{round(100 * difference, 2) + 0.0:+.2f}"  # never -0.00
+
+
+def interval_text(interval: Interval | None, scale: float = 100.0) -> str:
+    if interval is None:
+        return ""
+    low, high = (round(scale * end, 2) + 0.0 for end in (interval.low, interval.high))
+    return f"[{low:.2f}, {high:.2f}]"  # never -0.00
+
+
+def p_text(value: float | None) -> str:
+    """Three decimals, or that it is below 0.001."""
+    if value is None:
+        return _NONE
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def short_count(number: int) -> str:
+    """18.3M, 950k, 12"""
+    if number >= 999_500:
+        return f"{number / 1e6:.1f}M"
+    return f"{number / 1e3:.0f}k" if number >= 1000 else str(number)
+
+
+def _as_columns(table: Table) -> str:
+    left = [k for k, name in enumerate(table.header) if name in _TEXT_COLUMNS]
+    return in_columns([table.header, *table.rows], left)
+
+
+def in_columns(rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:
+    """Plain text, a rule under the first row; columns ``left`` start at the left, others end at the
+    right. Cells show what they hold, whoever wrote it.
+    """
+    rows = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        padded = [
+            cell.ljust(width) if k in left else cell.rjust(width)
+            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(padded).rstrip())
+    lines.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
+    return "\n".join(lines)
+
+
+def markdown_tables(tables: Sequence[tuple[str, Table]]) -> list[str]:
+    """Captions and tables as Markdown, one after the other."""
+    parts = []
+    for caption, table in tables:
+        ruler = ["---" if name in _TEXT_COLUMNS else "---:" for name in table.header]
+        parts += [markdown.text_line(printable(caption))] if caption else []
+        header, *rows = [[printable(cell) for cell in row] for row in (table.header, *table.rows)]
+        parts.append(markdown.table(header, ruler, rows))
+    return parts
+
+
+def markdown_lines(text: str) -> str:
+    """Lines of plain text as Markdown."""
+    return "\n".join(map(markdown.text_line, text.splitlines()))
+
+
+def markdown_items(texts: Sequence[str]) -> str:
+    """A list of plain texts as Markdown."""
+    return "\n".join(f"- {markdown.text_line(printable(text))}" for text in texts)

@@ -1,0 +1,115 @@
+"""A configuration from yaml files and overrides, checked; and what an option may be, in words.
+
+``load()`` merges defaults < base yaml < yaml < command line into frozen dataclasses. Past it there is
+no dict and no OmegaConf object: each component takes its own sub-config.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from asr.config.layers import check_keys, parse_override, read_yaml_chain
+from asr.config.rules import refusal
+from asr.config.schema import Config, walk
+from asr.errors import InputError
+
+
+def load(
+    files: Sequence[str | Path] = (), overrides: Sequence[str] = (), follow_base: bool = True
+) -> Config:
+    """Defaults < each yaml in order < ``section.key=value`` overrides.
+
+    A yaml may name a ``base:`` (another yaml, relative to it, or one of the package's own by name),
+    unless ``follow_base`` is false: a model folder's configuration stands alone.
+
+    Raises:
+        InputError: no such file, not yaml, an unknown key (the nearest known one is named), a value
+            of the wrong type, out of range or not among the choices, or a ``${...}`` interpolation
+            (refused: a stranger's configuration must not read the environment).
+    """
+    merged = OmegaConf.structured(Config)
+    layers: list[tuple[str, dict[str, Any]]] = []
+    for file in files:
+        layers += read_yaml_chain(Path(file), (), follow_base)
+    layers += [(f"override {text[:200]!r}", parse_override(text)) for text in overrides]
+    for origin, layer in layers:
+        check_keys(layer, [key for key, _, _ in walk(Config())], origin)
+        try:
+            # a section of which every line is a comment is None
+            written = {section: part for section, part in layer.items() if part is not None}
+            merged = OmegaConf.merge(merged, OmegaConf.create(written))
+        except OmegaConfBaseException as error:
+            reason = str(error).splitlines()[0][:300]
+            raise InputError(f"{origin}: {error.full_key or '?'}: {reason}") from None
+        except TypeError as error:  # a mapping in place of a list
+            raise InputError(f"{origin}: {str(error).splitlines()[0][:300]}") from None
+    config = OmegaConf.to_object(merged)
+    assert isinstance(config, Config)
+    _check_values(config)
+    return config
+
+
+def dump(config: Config) -> str:
+    """The whole configuration as yaml, every key present."""
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
+
+
+def explain(item: dataclasses.Field[Any]) -> str:
+    """An option's meaning and allowed values."""
+    meaning = str(item.metadata["help"])
+    if item.metadata["choices"]:
+        return f"{meaning}; one of {allowed(item)}"
+    if _bounds(item):
+        return f"{meaning}; {_bounds(item)}"
+    return meaning
+
+
+def allowed(item: dataclasses.Field[Any]) -> str:
+    """What an option may be: its choices, or its type and bounds."""
+    if item.metadata["choices"]:
+        return ", ".join(map(str, item.metadata["choices"]))
+    kind = _TYPE_NAMES[str(item.type)]
+    return f"{kind} {_bounds(item)}" if _bounds(item) else kind
+
+
+_TYPE_NAMES = {
+    "bool": "true or false",
+    "int": "whole number",
+    "float": "number",
+    "str": "text",
+    "list[int]": "list of whole numbers",
+    "list[float]": "list of numbers",
+    "list[str]": "list of texts",
+}
+
+
+def _bounds(item: dataclasses.Field[Any]) -> str:
+    low, high = item.metadata["low"], item.metadata["high"]
+    return "" if low is None else f"from {low:g} to {high:g}"
+
+
+def _check_values(config: Config) -> None:
+    for key, value, item in walk(config):
+        values = value if isinstance(value, list) else [value]
+        choices, low, high = (item.metadata[name] for name in ("choices", "low", "high"))
+        for one in values:
+            if isinstance(one, (list, dict)):
+                raise InputError(f"{key} = {value!r}: expected a {_TYPE_NAMES[str(item.type)]}")
+            if choices is not None and one not in choices:
+                raise InputError(f"{key} = {one!r}: choose one of {', '.join(map(str, choices))}")
+            if isinstance(one, float) and one != one:
+                raise InputError(f"{key} = {one!r}: must be a number")
+            if low is not None and one < low:
+                raise InputError(f"{key} = {one!r}: must be at least {low:g}")
+            if high is not None and one > high:
+                raise InputError(f"{key} = {one!r}: must be at most {high:g}")
+    reason = refusal(config)
+    if reason:
+        raise InputError(reason)

@@ -1,0 +1,213 @@
+"""Which combinations of options exist: one table that drives refusals and tests alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from asr.config.schema import AttentionConfig, Config
+
+
+class Rule(NamedTuple):
+    """A combination that is refused: ``broken`` says whether it is there, ``reason`` why not."""
+
+    broken: Callable[[Config], bool]
+    reason: str
+    """Filled with the configuration's sections: "{attention.shift}"."""
+
+
+MAX_WINDOW = 8192  # samples; the mel bank and a batch of spectra grow with it
+
+RULES = (
+    Rule(
+        lambda c: c.features.sample_rate * c.features.frame_ms > 1000 * MAX_WINDOW,
+        "features.frame_ms = {features.frame_ms}: at features.sample_rate = {features.sample_rate} a "
+        f"window may have {MAX_WINDOW} samples",
+    ),
+    Rule(
+        lambda c: c.encoder.dim % c.attention.num_heads != 0,
+        "encoder.dim = {encoder.dim} must be a multiple of attention.num_heads = {attention.num_heads}",
+    ),
+    Rule(
+        lambda c: (
+            bool(c.attention.num_kv_heads) and c.attention.num_heads % c.attention.num_kv_heads != 0
+        ),
+        "attention.num_heads = {attention.num_heads} must be a multiple of "
+        "attention.num_kv_heads = {attention.num_kv_heads}",
+    ),
+    Rule(
+        lambda c: (
+            c.attention.position == "rope" and (c.encoder.dim // c.attention.num_heads) % 2 != 0
+        ),
+        "attention.position = rope needs an even width per head, "
+        "not {encoder.dim} / {attention.num_heads}",
+    ),
+    Rule(
+        lambda c: c.attention.weighting != "sigmoid" and c.attention.shift != "-log n",
+        "attention.shift = {attention.shift}: only sigmoid has a shift, not {attention.weighting}",
+    ),
+    Rule(
+        lambda c: c.attention.weighting != "sigmoid" and c.attention.shift_per_head,
+        "attention.shift_per_head: only sigmoid has a shift, not {attention.weighting}",
+    ),
+    Rule(
+        lambda c: (
+            c.attention.shift_exponent
+            and (c.attention.weighting != "sigmoid" or c.attention.shift != "-log n")
+        ),
+        "attention.shift_exponent: only sigmoid with shift -log n has a count with an exponent, not "
+        "{attention.weighting} with shift {attention.shift}",
+    ),
+    Rule(
+        lambda c: c.attention.weighting == "softmax" and c.attention.row_scale != "auto",
+        "attention.row_scale = {attention.row_scale}: softmax's rows sum to one already",
+    ),
+    Rule(
+        lambda c: c.attention.count == "sequence" and not _counts(c),
+        "attention.count = {attention.count}: nothing is counted with weighting "
+        "{attention.weighting}, shift {attention.shift} and row_scale {attention.row_scale}",
+    ),
+    Rule(
+        lambda c: c.attention.weighting != "polynomial" and c.attention.power != 3,
+        "attention.power = {attention.power}: only polynomial has a power, not {attention.weighting}",
+    ),
+    Rule(
+        lambda c: c.attention.power % 2 == 0,
+        "attention.power = {attention.power}: must be odd, or opposite scores weigh the same",
+    ),
+    Rule(
+        lambda c: c.attention.backend == "sdpa" and c.attention.weighting != "softmax",
+        "attention.backend = sdpa has softmax only, not {attention.weighting}",
+    ),
+    Rule(
+        lambda c: c.attention.backend == "triton" and c.attention.weighting != "sigmoid",
+        "attention.backend = triton has sigmoid only, not {attention.weighting}",
+    ),
+    Rule(
+        lambda c: (
+            c.attention.keys == "linformer"
+            and c.attention.position not in ("none", "sinusoidal", "cape")
+        ),
+        "attention.keys = linformer: its mixtures stand at no frame, so {attention.position} has "
+        "nothing to measure; choose none, sinusoidal or cape",
+    ),
+    Rule(
+        lambda c: c.encoder.conv_kernel % 2 == 0,
+        "encoder.conv_kernel = {encoder.conv_kernel}: must be odd",
+    ),
+    Rule(
+        lambda c: (
+            len(set(c.encoder.intermediate_ctc)) < len(c.encoder.intermediate_ctc)
+            or any(layer >= c.encoder.num_layers for layer in c.encoder.intermediate_ctc)
+        ),
+        "encoder.intermediate_ctc = {encoder.intermediate_ctc}: give different layers below the last, "
+        "which is {encoder.num_layers}",
+    ),
+    Rule(
+        lambda c: not c.encoder.left_chunks,
+        "encoder.left_chunks = []: give at least one number, -1 for all",
+    ),
+    Rule(
+        lambda c: not c.augment.speed_factors,
+        "augment.speed_factors = []: give at least one speed, 1.0 for none",
+    ),
+    Rule(
+        lambda c: (
+            len(c.augment.noise_snr_db) != 2
+            or c.augment.noise_snr_db[0] > c.augment.noise_snr_db[1]
+        ),
+        "augment.noise_snr_db = {augment.noise_snr_db}: give the lowest and the highest ratio",
+    ),
+    Rule(
+        lambda c: (
+            bool(c.augment.hiss_db)
+            and (len(c.augment.hiss_db) != 2 or c.augment.hiss_db[0] > c.augment.hiss_db[1])
+        ),
+        "augment.hiss_db = {augment.hiss_db}: give the lowest and the highest level, or neither",
+    ),
+    Rule(
+        lambda c: len(c.optimizer.betas) != 2,
+        "optimizer.betas = {optimizer.betas}: give two numbers",
+    ),
+    Rule(
+        lambda c: c.train.diagnose_steps > 0 and c.train.parallel == "fsdp",
+        "train.diagnose_steps = {train.diagnose_steps}: with train.parallel = fsdp no process holds "
+        "the weights that it would look at",
+    ),
+    Rule(
+        lambda c: c.data.min_duration_s > c.data.max_duration_s,
+        "data.min_duration_s = {data.min_duration_s} is above "
+        "data.max_duration_s = {data.max_duration_s}",
+    ),
+)
+
+
+CHUNK_RULES = (
+    Rule(
+        lambda c: c.encoder.kind == "conformer" and not c.encoder.causal,
+        "{what} needs encoder.causal = true: a Conformer's convolution would look past the chunk",
+    ),
+    Rule(
+        lambda c: c.attention.keys == "linformer",
+        "{what}: attention.keys = linformer needs whole utterances, it mixes all of their frames",
+    ),
+    Rule(
+        lambda c: c.attention.position == "cape",
+        "{what}: attention.position = cape needs whole utterances, it centres them",
+    ),
+    Rule(
+        lambda c: c.attention.count == "sequence",
+        "{what}: attention.count = sequence needs whole utterances, it counts their frames",
+    ),
+)
+"""Refused where frames see chunks only, in training or in a stream."""
+
+
+def chunk_refusal(config: Config, what: str) -> str | None:
+    """Why ``what`` cannot cut utterances into chunks with this configuration; None where it can."""
+    for rule in CHUNK_RULES:
+        if rule.broken(config):
+            return rule.reason.format(what=what)
+    return None
+
+
+def refusal(config: Config) -> str | None:
+    """Why this configuration cannot be, in one line; None where it can."""
+    for rule in RULES:
+        if rule.broken(config):
+            return rule.reason.format(**vars(config))
+    if config.encoder.chunk_sizes:
+        return chunk_refusal(config, f"encoder.chunk_sizes = {config.encoder.chunk_sizes}")
+    return None
+
+
+def attention_terms(attention: AttentionConfig) -> dict[str, object]:
+    """Return the options that enter what attention computes; two that agree in them compute alike."""
+    terms: dict[str, object] = dict(vars(attention))
+    unused = {"backend"}
+    if attention.weighting != "sigmoid":
+        unused |= {"shift", "shift_constant", "shift_per_head", "shift_exponent"}
+    elif attention.shift != "constant":
+        unused.add("shift_constant")
+    biased = attention.weighting == "sigmoid" and attention.position in ("alibi", "table")
+    # Without a bias the effective count is that of the visible keys.
+    if not _attention_counts(attention) or (attention.count != "sequence" and not biased):
+        unused.add("count")
+    if attention.keys != "linformer":
+        unused |= {"linformer_length", "linformer_frames"}
+    terms["num_kv_heads"] = attention.num_kv_heads or attention.num_heads
+    return {name: value for name, value in terms.items() if name not in unused}
+
+
+def _counts(config: Config) -> bool:
+    return _attention_counts(config.attention)
+
+
+def _attention_counts(attention: AttentionConfig) -> bool:
+    if attention.weighting == "softmax":
+        return False
+    if attention.row_scale not in ("auto", "none"):
+        return True
+    if attention.weighting == "sigmoid":
+        return attention.shift == "-log n"
+    return attention.row_scale == "auto"

@@ -1,0 +1,437 @@
+"""Every option of the package, its default, its meaning and its bounds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+# What may become of an option when a run goes on.
+FIXED = "fixed"
+FREE = "free"
+"""Another value changes no result but for rounding, or only when a run is saved or gives up."""
+REPORTED = "reported"
+"""Another value is a wish for another result from here on: it is taken and reported."""
+CONTENT = "content"
+"""Files that must hold the same, wherever they lie."""
+
+
+def option(
+    default: Any,
+    meaning: str,
+    *,
+    choices: Sequence[str | int] | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    on_resume: str = FIXED,
+) -> Any:
+    """A dataclass field with the documentation and bounds that ``load`` checks (both inclusive).
+
+    A number needs both: a stranger's configuration decides how much memory is asked for.
+    ``on_resume``: whether it may be another when a run goes on.
+    """
+    metadata = {
+        "help": meaning,
+        "choices": choices,
+        "low": low,
+        "high": high,
+        "on_resume": on_resume,
+    }
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+DAY_S = 86400.0
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    train: list[str] = option([], "manifests (Lhotse cuts) to train on", on_resume=CONTENT)
+    train_weights: list[float] = option(
+        [],
+        "shares of the audio of each manifest of data.train; empty: all that each holds",
+        low=0.0,
+        high=1e9,
+    )
+    dev: list[str] = option([], "manifests that validation reads", on_resume=CONTENT)
+    min_duration_s: float = option(
+        0.1, "shorter utterances are left out of training", low=0.0, high=DAY_S
+    )
+    max_duration_s: float = option(
+        30.0, "longer utterances are left out of training", low=0.1, high=DAY_S
+    )
+    max_utterances: int = option(
+        0, "train on the first N utterances only; 0 is all", low=0, high=10**12
+    )
+    num_workers: int = option(
+        0,
+        "processes that read audio; 0 is a thread of the training process",
+        low=0,
+        high=1024,
+        on_resume=FREE,
+    )
+    cache_mb: int = option(
+        0, "keep up to this much decoded audio in memory", low=0, high=10**8, on_resume=FREE
+    )
+    index_folder: str = option(
+        "", "where indices of large manifests are kept; empty: beside each manifest", on_resume=FREE
+    )
+    max_unreadable: float = option(
+        0.01,
+        "share of the training utterances, and of the dev utterances, that may turn out unreadable",
+        low=0.0,
+        high=1.0,
+        on_resume=FREE,
+    )
+    shuffle_labels: bool = option(
+        False, "give every training utterance another one's text: the control that must fail"
+    )
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """Log-mel filterbank with Kaldi's definitions (dither 0, Povey window, pre-emphasis 0.97)."""
+
+    sample_rate: int = option(
+        16000, "samples per second that everything is resampled to", low=1000, high=192000
+    )
+    num_mels: int = option(80, "mel bins", low=8, high=512)
+    frame_ms: float = option(25.0, "window length", low=1.0, high=1000.0)
+    hop_ms: float = option(10.0, "frame shift", low=1.0, high=1000.0)
+    low_hz: float = option(20.0, "lower edge of the mel bank", low=0.0, high=96000.0)
+    high_hz: float = option(
+        0.0,
+        "upper edge; 0 or negative counts from the Nyquist frequency",
+        low=-96000.0,
+        high=96000.0,
+    )
+    snip_edges: bool = option(True, "only whole windows; false centres frames and reflects edges")
+    scale: float = option(
+        32768.0, "factor on samples in [-1, 1]; Kaldi reads 16-bit integers", low=1e-6, high=1e38
+    )
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    speed_factors: list[float] = option(
+        [1.0], "speeds, one drawn per utterance and epoch", low=0.5, high=2.0
+    )
+    num_freq_masks: int = option(2, "SpecAugment: frequency masks per utterance", low=0, high=1000)
+    max_freq_mask: int = option(27, "SpecAugment: widest frequency mask, mel bins", low=0, high=512)
+    num_time_masks: int = option(10, "SpecAugment: most time masks per utterance", low=0, high=1000)
+    time_mask_fraction: float = option(
+        0.05, "SpecAugment: widest time mask as a share of the utterance", low=0.0, high=1.0
+    )
+    time_masks_per_s: float = option(
+        1.0,
+        "SpecAugment: time masks per second of speech, up to num_time_masks",
+        low=0.0,
+        high=1000.0,
+    )
+    noises: list[str] = option(
+        [], "manifests of noises mixed into training utterances", on_resume=CONTENT
+    )
+    noise_probability: float = option(
+        0.5, "share of the utterances that get a noise, if there are any", low=0.0, high=1.0
+    )
+    noise_snr_db: list[float] = option(
+        [5.0, 25.0], "lowest and highest signal-to-noise ratio", low=-50.0, high=100.0
+    )
+    edge_silence_s: float = option(
+        0.0,
+        "most silence put before and after a training utterance: none at half of the edges, else as "
+        "much as is drawn; rooms, noises and hiss lie over it",
+        low=0.0,
+        high=10.0,
+    )
+    hiss_db: list[float] = option(
+        [],
+        "lowest and highest level of white noise under training utterances, dB of full scale",
+        low=-120.0,
+        high=0.0,
+    )
+    hiss_probability: float = option(
+        1.0, "share of the utterances that get hiss, if it has levels", low=0.0, high=1.0
+    )
+    rooms: list[str] = option(
+        [], "manifests of room impulse responses to play utterances in", on_resume=CONTENT
+    )
+    room_probability: float = option(
+        0.5, "share of the utterances played in a room, if there are any", low=0.0, high=1.0
+    )
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    kind: str = option("bpe", "text units", choices=("char", "bpe", "unigram"))
+    vocab_size: int = option(
+        500,
+        "units of bpe and unigram, blank and unknown included (char: ignored)",
+        low=8,
+        high=65536,
+    )
+    normaliser: str = option(
+        "lowercase-apostrophe",
+        "what happens to a text before it is tokenized and scored",
+        choices=("none", "lowercase-apostrophe"),
+    )
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    weighting: str = option(
+        "sigmoid",
+        "how scores become weights",
+        choices=("softmax", "sigmoid", "relu", "polynomial"),
+    )
+    position: str = option(
+        "alibi",
+        "how position enters the scores, or the frames before the first layer (sinusoidal, cape)",
+        choices=("none", "sinusoidal", "cape", "rope", "alibi", "relative", "table"),
+    )
+    num_heads: int = option(4, "attention heads", low=1, high=1024)
+    num_kv_heads: int = option(
+        0, "heads of keys and values, shared by groups of heads; 0 is num_heads", low=0, high=1024
+    )
+    shift: str = option(
+        "-log n", "what is added to sigmoid's scores", choices=("none", "constant", "-log n")
+    )
+    shift_constant: float = option(
+        -5.0, "the constant of shift: constant", low=-1000.0, high=1000.0
+    )
+    shift_per_head: bool = option(False, "add a trained number per head to sigmoid's shift")
+    shift_exponent: bool = option(
+        False, "train an exponent a per head of sigmoid's count: shift -a log n, a = 1 at first"
+    )
+    count: str = option(
+        "effective",
+        "the n of shift and row_scale: the keys a row may see, the utterance's frames, or "
+        "(effective) how many of those keys each head can see: the sum of exp(position bias) over "
+        "them, which is their number with all positions but alibi and table; relu and polynomial "
+        "count the keys a row may see",
+        choices=("visible", "sequence", "effective"),
+    )
+    row_scale: str = option(
+        "auto",
+        "factor on the weights; auto: 1/n for relu, 1/sqrt n for polynomial, none for sigmoid",
+        choices=("auto", "none", "1/n", "1/sqrt n"),
+    )
+    power: int = option(3, "exponent of polynomial (odd)", low=1, high=15)
+    qk_norm: bool = option(
+        False, "QK-norm: each head's queries and keys to a root mean square of 1"
+    )
+    output_norm: bool = option(False, "hybrid norm: a norm on what attention adds to the residual")
+    keys: str = option(
+        "full",
+        "what queries are compared with: the frames, or a fixed number of mixtures of them",
+        choices=("full", "linformer"),
+    )
+    linformer_length: int = option(64, "how many mixtures of keys: linformer", low=1, high=4096)
+    linformer_frames: int = option(
+        1024,
+        "the longest utterance of keys: linformer, in frames of the encoder",
+        low=1,
+        high=1 << 20,
+    )
+    backend: str = option(
+        "auto",
+        "attention backend",
+        choices=("auto", "reference", "sdpa", "blockwise", "triton"),
+        on_resume=FREE,
+    )
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    kind: str = option("conformer", "encoder layers", choices=("conformer", "transformer"))
+    num_layers: int = option(12, "layers", low=1, high=512)
+    dim: int = option(256, "width", low=8, high=16384)
+    ff_dim: int = option(1024, "width inside the feed-forward modules", low=8, high=65536)
+    conv_kernel: int = option(31, "frames of the depthwise convolution (odd)", low=1, high=1001)
+    conv_norm: str = option(
+        "layernorm", "norm inside the convolution module", choices=("layernorm", "rmsnorm")
+    )
+    subsampling: int = option(4, "feature frames per frame of the encoder", choices=(4, 8))
+    subsampling_channels: int = option(
+        64, "channels of the subsampling convolutions", low=1, high=4096
+    )
+    norm: str = option(
+        "pre", "norm before each module or after its residual sum", choices=("pre", "post")
+    )
+    layer_scale: float = option(
+        0.0,
+        "LayerScale: first value of a trained gain on each module; 0 is none",
+        low=0.0,
+        high=1.0,
+    )
+    stochastic_depth: float = option(
+        0.0,
+        "stochastic depth: drop probability of the last layer, linear over depth",
+        low=0.0,
+        high=0.9,
+    )
+    intermediate_ctc: list[int] = option(
+        [], "layers (from 1) whose output gets a CTC loss of its own", low=1, high=512
+    )
+    intermediate_ctc_weight: float = option(
+        0.3, "share of those losses in the whole", low=0.0, high=1.0
+    )
+    causal: bool = option(False, "convolutions see the past only, as streaming needs")
+    chunk_sizes: list[int] = option(
+        [],
+        "frames that see each other in training, one size drawn per batch; 0 is all of them",
+        low=0,
+        high=1 << 20,
+    )
+    left_chunks: list[int] = option(
+        [-1],
+        "chunks before that frames see too, one number drawn per batch; -1 is all",
+        low=-1,
+        high=1 << 20,
+    )
+    dropout: float = option(0.1, "dropout everywhere", low=0.0, high=0.9)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    lr: float = option(1e-3, "peak learning rate", low=1e-9, high=10.0, on_resume=REPORTED)
+    betas: list[float] = option([0.9, 0.98], "AdamW's two decay rates", low=0.0, high=0.99999)
+    eps: float = option(1e-8, "AdamW's epsilon", low=1e-20, high=1.0)
+    weight_decay: float = option(
+        0.01, "on matrices only, not on norms and biases", low=0.0, high=10.0
+    )
+    warmup_fraction: float = option(
+        0.1, "share of the steps that warm up linearly", low=0.0, high=1.0
+    )
+    schedule: str = option(
+        "cosine", "decay after the warm-up", choices=("cosine", "linear", "constant")
+    )
+    final_lr_fraction: float = option(0.01, "last learning rate over the peak's", low=0.0, high=1.0)
+    clip_norm: float = option(
+        5.0, "largest gradient norm; larger ones are scaled down", low=1e-6, high=1e9
+    )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    seed: int = option(
+        1, "random seed for initialisation, shuffling and augmentation", low=0, high=2**63 - 1
+    )
+    device: str = option("auto", "where to train: auto, cpu, cuda or cuda:N", on_resume=FREE)
+    precision: str = option(
+        "auto",
+        "auto is bf16 on CUDA, fp32 elsewhere",
+        choices=("auto", "fp32", "bf16", "fp64"),
+    )
+    parallel: str = option(
+        "ddp",
+        "how processes under torchrun share the work: each holds all weights, or a part of them",
+        choices=("ddp", "fsdp"),
+        on_resume=FREE,
+    )
+    timeout_minutes: float = option(
+        10.0,
+        "how long a process waits for another before it gives up",
+        low=0.1,
+        high=10080.0,
+        on_resume=FREE,
+    )
+    checkpoint_activations: bool = option(
+        False,
+        "recompute each layer in the backward pass: less memory, a third more work",
+        on_resume=FREE,
+    )
+    compile: bool = option(False, "compile the encoder's layers with torch.compile", on_resume=FREE)
+    num_threads: int = option(
+        0, "CPU threads; 0 is PyTorch's own choice", low=0, high=4096, on_resume=FREE
+    )
+    epochs: int = option(30, "passes over the data", low=1, high=10**6, on_resume=REPORTED)
+    global_batch_s: float = option(
+        600.0, "seconds of audio per optimiser step, the same on any machine", low=0.1, high=1e8
+    )
+    max_batch_s: float = option(
+        300.0, "padded seconds computed at once; more is accumulated", low=0.1, high=1e7
+    )
+    attention_balance_s: float = option(
+        0.0,
+        "length at which attention costs as much as all else: d seconds count d (1 + d / this) "
+        "towards max_batch_s; 0 counts seconds",
+        low=0.0,
+        high=1e9,
+    )
+    validate_epochs: int = option(1, "epochs between validations", low=1, high=10**6)
+    validate_steps: int = option(
+        0, "optimiser steps between validations; 0: validate_epochs counts", low=0, high=10**12
+    )
+    max_validate_utterances: int = option(
+        0, "validate on the first N utterances; 0 is all", low=0, high=10**12
+    )
+    average_checkpoints: int = option(
+        5, "weights of the final model: mean of N checkpoints", low=1, high=10**4
+    )
+    average_what: str = option(
+        "best", "which checkpoints: best by dev WER, or last", choices=("best", "last")
+    )
+    ema_decay: float = option(
+        0.0,
+        "of a moving average of the weights, validated and kept in their place; 0 is none",
+        low=0.0,
+        high=0.999999,
+    )
+    cr_ctc: float = option(
+        0.0,
+        "weight of the consistency between two SpecAugmented views (CR-CTC; its paper takes 0.2); 0 is "
+        "one view",
+        low=0.0,
+        high=1000.0,
+    )
+    max_skipped: int = option(
+        10, "steps in a row that may turn out not finite", low=1, high=10**9, on_resume=FREE
+    )
+    checkpoint_minutes: float = option(
+        10.0,
+        "minutes between checkpoints, beside those of validations; 0 is none",
+        low=0.0,
+        high=1e6,
+        on_resume=FREE,
+    )
+    checkpoint_steps: int = option(
+        0,
+        "optimiser steps between checkpoints, beside the others; 0 is none",
+        low=0,
+        high=10**12,
+        on_resume=FREE,
+    )
+    log_steps: int = option(
+        10, "optimiser steps between log lines", low=1, high=10**12, on_resume=FREE
+    )
+    diagnose_steps: int = option(
+        0,
+        "optimiser steps between looks at what attention does; 0 is none",
+        low=0,
+        high=10**12,
+        on_resume=FREE,
+    )
+    tensorboard: bool = option(True, "write TensorBoard series beside log.jsonl", on_resume=FREE)
+
+
+@dataclass(frozen=True)
+class Config:
+    data: DataConfig = field(default_factory=DataConfig)
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def walk(config: Config) -> Iterator[tuple[str, Any, dataclasses.Field[Any]]]:
+    """(dotted key, value, field) of every option."""
+    for section in dataclasses.fields(config):
+        part = getattr(config, section.name)
+        for item in dataclasses.fields(part):
+            yield f"{section.name}.{item.name}", getattr(part, item.name), item

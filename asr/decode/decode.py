@@ -1,0 +1,223 @@
+"""Decoding a set: from a manifest and a model to ``hypotheses.jsonl``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from asr.config import DataConfig
+from asr.data.batches import sorted_batches
+from asr.data.dataset import Utterances
+from asr.data.loader import iterate
+from asr.data.speakers import UNKNOWN_SPEAKER
+from asr.data.store.manifest import read_cuts
+from asr.errors import InputError
+from asr.files import read_json_object, write_atomically
+from asr.model.folder import Model
+from asr.model.stream import LogProbStream
+from asr.nn.encoder import Chunk
+from asr.processes import Processes
+from asr.search.factory import GREEDY, Search, SearchOptions, build_search
+from asr.search.hypothesis import Hypothesis
+from asr.text.coverage import warn_of_references
+
+
+def set_name(cuts: Path) -> str:
+    """``test-clean`` for ``data/test-clean.cuts.jsonl.gz`` and for ``data/test-clean.jsonl``."""
+    name = cuts.name
+    for suffix in (".gz", ".jsonl", ".cuts"):
+        name = name.removesuffix(suffix)
+    return name or cuts.name
+
+
+def decode_set(
+    model: Model,
+    cuts: Path,
+    out: Path,
+    *,
+    options: SearchOptions = GREEDY,
+    max_batch_s: float = 300.0,
+    num_workers: int = 0,
+    processes: Processes | None = None,
+    chunk: Chunk | None = None,
+    replace: bool = True,
+) -> dict[str, Any]:
+    """Decodes a manifest into ``out``: ``hypotheses.jsonl`` in the manifest's order and
+    ``decode.json``, which is returned. Both appear whole, at the end.
+
+    Args:
+        processes: those that share the work, each of whole batches, so that their number changes no
+            result; the first one writes. By default there is one.
+        chunk: decode as a stream with these chunks would (``choose_chunk``), whose latency goes into
+            ``decode.json``; None: whole utterances.
+        replace: also where ``out`` holds another set.
+
+    Raises:
+        InputError: no such manifest, audio that cannot be read, a folder that cannot be written or
+            holds another set that is not to be replaced.
+    """
+    utterances = read_utterances(model, cuts)
+    fingerprint = utterances.fingerprint()
+    if not replace:
+        _refuse_another_set(out, cuts, fingerprint)
+    search = build_search(options, model.tokenizer, model.folder, model.normaliser)
+    config = model.config
+    device = next(model.net.parameters()).device
+    processes = processes or Processes(0, 1, device)
+    if processes.first:
+        warn_of_references(utterances.texts, model.tokenizer, str(cuts))
+    begun = time.perf_counter()
+    mine = _decode(model, utterances, search, max_batch_s, num_workers, processes, chunk)
+    results = {index: found for part in processes.gather(mine) for index, found in part.items()}
+    wall_s = time.perf_counter() - begun
+    several = options.num_best > 1
+    audio_s = float(utterances.durations_s.sum())
+    summary = {
+        "set": set_name(cuts),
+        "cuts": str(cuts.absolute()),
+        "fingerprint": fingerprint,
+        **search.settings,
+        **({} if chunk is None else _stream_settings(model, chunk)),
+        "normaliser": config.tokenizer.normaliser,
+        "num_utterances": len(utterances),
+        "audio_s": round(audio_s, 2),
+        "wall_s": round(wall_s, 3),
+        "rtf": round(wall_s / audio_s, 5),
+        "device": str(device),
+        "num_processes": processes.size,
+        "num_threads": torch.get_num_threads(),
+        "attention_backend": model.net.attention_backend(),
+    }
+    lines = [
+        {
+            "id": utterances.ids[index],
+            "speaker": utterances.speakers[index] or UNKNOWN_SPEAKER,
+            "duration_s": round(float(utterances.durations_s[index]), 4),
+            "reference": utterances.texts[index],
+            **_described(model, hypotheses[0], "hypothesis"),
+            **(
+                {"nbest": [_described(model, one, "text") for one in hypotheses]} if several else {}
+            ),
+        }
+        for index, hypotheses in sorted(results.items())
+    ]
+    if processes.first:
+        content = "".join(json.dumps(line) + "\n" for line in lines)
+        write_atomically(out / "hypotheses.jsonl", content)
+        write_atomically(out / "decode.json", json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def read_utterances(model: Model, cuts: Path) -> Utterances:
+    """The utterances of a manifest as a model reads them, none left out.
+
+    Raises:
+        InputError: no such manifest.
+    """
+    return Utterances(
+        read_cuts(cuts),
+        tokenizer=model.tokenizer,
+        normaliser=model.normaliser,
+        sample_rate=model.config.features.sample_rate,
+        data=DataConfig(),
+        seed=0,
+        train=False,
+    )
+
+
+def _refuse_another_set(out: Path, cuts: Path, fingerprint: str) -> None:
+    """InputError if ``out`` was decoded from other utterances; older files name the manifest alone."""
+    if not (out / "decode.json").is_file():
+        return
+    before = read_json_object(out / "decode.json")
+    if "fingerprint" in before:
+        same = before["fingerprint"] == fingerprint
+    else:
+        same = before.get("cuts") in (None, str(cuts), str(cuts.absolute()))
+    if not same:
+        raise InputError(
+            f"{out}: holds another set of that name, decoded from {before.get('cuts')}; name another "
+            "folder with --out, or replace it with --overwrite"
+        )
+
+
+def spread(durations_s: np.ndarray, count: int) -> list[int]:
+    """At most so many indices, in rising order, of utterances from the shortest to the longest."""
+    rising = np.argsort(durations_s, kind="stable")
+    places = np.linspace(0, len(rising) - 1, min(count, len(rising))).round().astype(int)
+    return sorted(int(index) for index in rising[places])
+
+
+def log_probs_of(
+    model: Model,
+    utterances: Utterances,
+    max_batch_s: float,
+    num_workers: int = 0,
+    processes: Processes | None = None,
+    chunk: Chunk | None = None,
+) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """(indices, log_probs_btv, lens_b) of batches of similar length, all utterances in the end.
+
+    Args:
+        processes: those among which whole batches are shared; None: all batches are this one's.
+        chunk: what frames may see of each other; None: everything.
+
+    Raises:
+        InputError: audio that cannot be read.
+    """
+    device = next(model.net.parameters()).device
+    plan = sorted_batches(utterances.durations_s, max_batch_s)
+    if processes is not None:
+        plan = plan[processes.rank :: processes.size]
+    bar = tqdm(total=sum(map(len, plan)), desc="decoding", unit="utt", leave=False, disable=None)
+    with bar, torch.inference_mode():
+        for indices, batch in zip(plan, iterate(utterances, plan, num_workers), strict=True):
+            waves_bn, lens_b = batch.wave_bn.to(device), batch.wave_lens_b.to(device)
+            outputs = model.net(waves_bn, lens_b, chunk=chunk)
+            yield [int(index) for index in indices], *outputs
+            bar.update(len(indices))
+
+
+def _decode(
+    model: Model,
+    utterances: Utterances,
+    search: Search,
+    max_batch_s: float,
+    num_workers: int,
+    processes: Processes,
+    chunk: Chunk | None,
+) -> dict[int, list[Hypothesis]]:
+    return {
+        index: hypotheses
+        for indices, *outputs in log_probs_of(
+            model, utterances, max_batch_s, num_workers, processes, chunk
+        )
+        for index, hypotheses in zip(indices, search(*outputs), strict=True)
+    }
+
+
+def _stream_settings(model: Model, chunk: Chunk) -> dict[str, Any]:
+    """For ``decode.json``: the chunks, and the longest time that a stream with them lags behind."""
+    stream = LogProbStream(model.net, model.config, chunk)
+    size, left_chunks = chunk
+    latency_s = round(stream.chunk_s + stream.lookahead_s, 4)
+    return {"chunk": size, "left_chunks": left_chunks, "latency_s": latency_s}
+
+
+def _described(model: Model, hypothesis: Hypothesis, key: str) -> dict[str, Any]:
+    """A hypothesis for JSON, with the parts of its score where it has any."""
+    parts = {} if hypothesis.parts is None else dataclasses.asdict(hypothesis.parts)
+    return {
+        key: model.tokenizer.decode(hypothesis.tokens),
+        "score": round(hypothesis.score, 4),
+        **{name: round(value, 4) for name, value in parts.items()},
+    }

@@ -1,0 +1,276 @@
+"""Does a trained model keep what is promised of every model here: the result of an utterance depends on
+its samples alone, not on padding, batch, order, on how a stream is cut, or on who computes attention.
+
+Everything is computed twice. In float32, as decoding does, differently shaped layers round differently,
+so a small difference says little; in float64 rounding is gone and any leak stands out.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import torch
+from sigmoid_attention.dispatch import BACKENDS, refusal
+from torch import Tensor
+
+from asr.decode.decode import read_utterances, spread
+from asr.errors import InputError
+from asr.files import file_hash
+from asr.model.folder import WEIGHTS, Model
+from asr.model.recogniser import Recogniser
+from asr.model.stream import LogProbStream
+from asr.nn.attention import attentions
+from asr.nn.encoder import Chunk
+from asr.search.greedy import greedy
+
+# Largest difference of a log-probability (natural logarithm) that counts as rounding.
+MOST = {"float32": 1e-3, "float64": 1e-8}
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+HOLDS, FAILS, NOT_APPLICABLE = "holds", "FAILS", "not applicable"
+
+# Samples that a stream gets at once: no multiple of a hop, so windows are cut everywhere.
+_FED_SAMPLES = 1237
+
+Run = Callable[[Recogniser], list[Tensor]]
+"""A model, in one precision -> log_probs_tv of each utterance."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One thing that must change nothing: what is computed, and what it must be equal to.
+
+    Attributes:
+        reason: why there is nothing to compute; empty where there is.
+        dtypes: the precisions in which it can be.
+    """
+
+    property: str
+    what: str
+    run: Run | None = None
+    expected: Run | None = None
+    reason: str = ""
+    dtypes: tuple[str, ...] = tuple(DTYPES)
+
+
+@dataclass(frozen=True)
+class Line:
+    """What came of a trial.
+
+    Attributes:
+        largest: by precision, the largest difference of a log-probability; not finite where numbers of
+            frames differ or something is not a number.
+        texts_equal: greedy transcripts that are the same in every precision; of ``num_texts``.
+    """
+
+    property: str
+    what: str
+    verdict: str
+    reason: str = ""
+    largest: dict[str, float] = field(default_factory=dict)
+    texts_equal: int = 0
+    num_texts: int = 0
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Attributes:
+    weights_sha256: of the model's weights.
+    ids, durations_s: of the utterances.
+    """
+
+    model: str
+    weights_sha256: str
+    cuts: str
+    device: str
+    attention_backend: str
+    ids: list[str]
+    durations_s: list[float]
+    lines: list[Line]
+
+    @property
+    def certified(self) -> bool:
+        """Whether everything that is promised holds."""
+        return all(line.verdict != FAILS for line in self.lines)
+
+
+@torch.inference_mode()
+def certify(model: Model, cuts: Path, num_utterances: int = 8) -> Certificate:
+    """Tries a model on utterances of a manifest, spread over its durations.
+
+    Raises:
+        InputError: no such manifest, audio that cannot be read, or fewer than two utterances that are
+            long enough for a frame.
+    """
+    device = next(model.net.parameters()).device
+    utterances = read_utterances(model, cuts)
+    chosen = spread(utterances.durations_s, num_utterances)
+    waves = [torch.from_numpy(utterances[0, int(index)].wave_n).to(device) for index in chosen]
+    num_frames = [model.net.num_output_frames(len(wave_n)) for wave_n in waves]
+    if sum(count > 0 for count in num_frames) < 2:
+        raise InputError(f"{cuts}: certify needs at least two utterances with a frame each")
+    nets = {"float32": model.net, "float64": copy.deepcopy(model.net).double()}
+    # TF32 on a GPU rounds so coarsely that a leak could hide in it
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        lines = [_judge(trial, nets, model) for trial in _trials(model, waves)]
+    return Certificate(
+        model=str(model.folder),
+        weights_sha256=file_hash(model.folder / WEIGHTS),
+        cuts=str(cuts),
+        device=str(device),
+        attention_backend=model.net.attention_backend(),
+        ids=[utterances.ids[int(index)] for index in chosen],
+        durations_s=[round(float(utterances.durations_s[index]), 3) for index in chosen],
+        lines=lines,
+    )
+
+
+def _trials(model: Model, waves: Sequence[Tensor]) -> Iterator[Trial]:
+    rate, longest = model.config.features.sample_rate, max(len(wave_n) for wave_n in waves)
+    everyone = range(len(waves))
+
+    def padded(most: int, extra: int, value: float = 0.0) -> Run:
+        return lambda net: [
+            log_probs(net, [wave_n], max(most, len(wave_n) + extra), value)[0] for wave_n in waves
+        ]
+
+    def batched(*batches: Sequence[int]) -> Run:
+        """Every utterance, computed in these batches."""
+
+        def run(net: Recogniser) -> list[Tensor]:
+            found: dict[int, Tensor] = {}
+            for batch in batches:
+                found |= zip(batch, log_probs(net, [waves[i] for i in batch]), strict=True)
+            return [found[i] for i in everyone]
+
+        return run
+
+    alone, together, half_s = cache(padded(0, 0)), cache(batched(everyone)), rate // 2
+    yield Trial("padding", "half a second of silence after each", padded(0, half_s), alone)
+    yield Trial("padding", "each silent up to the longest one", padded(longest, 0), alone)
+    yield Trial("padding", "half a second of NaN after each", padded(0, half_s, math.nan), alone)
+    by_length = sorted(everyone, key=lambda i: len(waves[i]))
+    pairs = [sorted({by_length[i], by_length[~i]}) for i in range((len(waves) + 1) // 2)]
+    yield Trial("batch", "all in one against each alone", together, alone)
+    yield Trial("batch", "pairs of long and short against each alone", batched(*pairs), alone)
+    yield Trial("order", "one batch, reversed", batched(everyone[::-1]), together)
+    yield Trial("order", "one batch, by length", batched(by_length), together)
+    yield from _chunk_trials(model, waves)
+    yield from _backend_trials(model, batched(everyone))
+
+
+def log_probs(
+    net: Recogniser,
+    waves: Sequence[Tensor],
+    num_samples: int = 0,
+    padding: float = 0.0,
+    chunk: Chunk | None = None,
+) -> list[Tensor]:
+    """log_probs_tv of each utterance of a batch, padded to ``num_samples`` at least."""
+    longest = max(num_samples, *(len(wave_n) for wave_n in waves))
+    wave_bn = net.head.weight.new_full((len(waves), longest), padding)
+    for row_n, wave_n in zip(wave_bn, waves, strict=True):
+        row_n[: len(wave_n)] = wave_n
+    lens_b = torch.tensor([len(wave_n) for wave_n in waves], device=wave_bn.device)
+    log_probs_btv, lens_b = net(wave_bn, lens_b, chunk=chunk)
+    return [row_tv[:length] for row_tv, length in zip(log_probs_btv, lens_b.tolist(), strict=True)]
+
+
+def _chunk_trials(model: Model, waves: Sequence[Tensor]) -> Iterator[Trial]:
+    encoder = model.config.encoder
+    sizes = [size for size in encoder.chunk_sizes if size]
+    if not sizes:
+        reason = f"trained without chunks (encoder.chunk_sizes = {encoder.chunk_sizes})"
+        yield Trial("chunking", "a stream against the whole file", reason=reason)
+    for size in sizes:
+        for left in encoder.left_chunks:
+            chunk = (size, None if left < 0 else left)
+            before = "all" if left < 0 else left
+            what = f"a stream against the whole file, chunks of {size} frames, {before} before"
+            try:
+                LogProbStream(model.net, model.config, chunk)
+            except InputError as error:
+                yield Trial("chunking", what, reason=str(error))
+                continue
+
+            def streamed(net: Recogniser, chunk: Chunk = chunk) -> list[Tensor]:
+                return [_stream(net, model, wave_n, chunk) for wave_n in waves]
+
+            def whole(net: Recogniser, chunk: Chunk = chunk) -> list[Tensor]:
+                return [log_probs(net, [wave_n], chunk=chunk)[0] for wave_n in waves]
+
+            yield Trial("chunking", what, streamed, whole)
+
+
+def _stream(net: Recogniser, model: Model, wave_n: Tensor, chunk: Chunk) -> Tensor:
+    stream = LogProbStream(net, model.config, chunk)
+    return torch.cat([*(stream.feed(part) for part in wave_n.split(_FED_SAMPLES)), stream.finish()])
+
+
+def _backend_trials(model: Model, run: Run) -> Iterator[Trial]:
+    """Every backend that can serve, on one batch, against the reference."""
+    attention = attentions(model.net)[0]
+    device = next(model.net.parameters()).device
+
+    def by(backend: str) -> Run:
+        def run_by(net: Recogniser) -> list[Tensor]:
+            before = [module.backend for module in attentions(net)]
+            try:
+                for module in attentions(net):
+                    module.use(backend)
+                return run(net)
+            finally:
+                for module, chosen in zip(attentions(net), before, strict=True):
+                    module.use(chosen)
+
+        return run_by
+
+    reference = cache(by("reference"))
+    for backend in BACKENDS:
+        if backend in ("auto", "reference"):
+            continue
+        reasons = {
+            name: refusal(backend, attention.weighting, device, dtype)
+            for name, dtype in DTYPES.items()
+        }
+        serving = tuple(name for name, reason in reasons.items() if reason is None)
+        what = f"{backend} against reference, one batch"
+        if serving:
+            yield Trial("backend", what, by(backend), reference, dtypes=serving)
+        else:
+            yield Trial("backend", what, reason=f"{reasons['float32']}")
+
+
+def _judge(trial: Trial, nets: dict[str, Recogniser], model: Model) -> Line:
+    if trial.run is None or trial.expected is None:
+        return Line(trial.property, trial.what, NOT_APPLICABLE, trial.reason)
+    largest: dict[str, float] = {}
+    equal: list[bool] = []
+    for name in trial.dtypes:
+        got, expected = trial.run(nets[name]), trial.expected(nets[name])
+        largest[name] = largest_difference(got, expected)
+        same = [_text(model, a) == _text(model, b) for a, b in zip(got, expected, strict=True)]
+        equal = [a and b for a, b in zip(equal or same, same, strict=True)]
+    # written so that a NaN, which compares as false, fails
+    within = all(value <= MOST[name] for name, value in largest.items())
+    verdict = HOLDS if within and all(equal) else FAILS
+    return Line(trial.property, trial.what, verdict, "", largest, sum(equal), len(equal))
+
+
+def largest_difference(got: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """Over all utterances; infinite where numbers of frames differ, NaN where anything is."""
+    if any(a.shape != b.shape for a, b in zip(got, expected, strict=True)):
+        return math.inf
+    differences = [(a - b).abs().flatten() for a, b in zip(got, expected, strict=True)]
+    return float(torch.cat(differences).max())
+
+
+def _text(model: Model, log_probs_tv: Tensor) -> str:
+    if not bool(log_probs_tv.isfinite().all()):
+        return "not finite"
+    lens_b = torch.tensor([len(log_probs_tv)])
+    return model.tokenizer.decode(greedy(log_probs_tv[None].cpu(), lens_b)[0].tokens)

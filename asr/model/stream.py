@@ -1,0 +1,122 @@
+"""Log-probabilities while the audio still comes: bounded latency, and in the end what the whole file
+with the same chunks gives."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from asr.config import Config
+from asr.config.rules import chunk_refusal
+from asr.errors import InputError
+from asr.model.recogniser import Recogniser
+from asr.nn.encoder import Chunk
+
+
+def choose_chunk(config: Config, size: int | None = None, left_chunks: int | None = None) -> Chunk:
+    """The chunk to stream a trained model with, one that it knows from training.
+
+    Args:
+        size: frames that see each other; None: the largest of training.
+        left_chunks: chunks before that they see too; None: the most of training, and where that was
+            all of them, as many as the longest utterance had: a stream has no beginning to go back to.
+
+    Raises:
+        InputError: the model was not trained with chunks, or not with these.
+    """
+    sizes = sorted({size for size in config.encoder.chunk_sizes if size})
+    if not sizes:
+        raise InputError(
+            "streaming needs a model that was trained with chunks, this one saw whole utterances: "
+            "train with encoder.causal=true encoder.chunk_sizes=[0,8,16,32] "
+            "encoder.left_chunks=[4,8]"
+        )
+    if size is None:
+        size = sizes[-1]
+    if size not in sizes:
+        raise InputError(
+            f"chunks of {size} frames: this model was trained with {', '.join(map(str, sizes))}"
+        )
+    lefts = sorted(set(config.encoder.left_chunks))
+    sees_all = lefts[0] < 0
+    if left_chunks is None and sees_all:
+        frame_s = config.features.hop_ms / 1000 * config.encoder.subsampling
+        left_chunks = math.ceil(config.data.max_duration_s / frame_s / size)
+    elif left_chunks is None:
+        left_chunks = lefts[-1]
+    if left_chunks < 0 or not (sees_all or left_chunks in lefts):
+        known = "any number from 0" if sees_all else ", ".join(map(str, lefts))
+        raise InputError(f"{left_chunks} chunks before: this model was trained with {known}")
+    return size, left_chunks
+
+
+class LogProbStream:
+    """Samples in, as they come; log-probabilities out, a chunk of frames at a time.
+
+    A chunk of ``size`` frames needs ``size * subsampling`` feature frames; a sample waits at most for
+    ``chunk_s`` and ``lookahead_s``. Memory is bounded if ``left_chunks`` is.
+    """
+
+    def __init__(self, net: Recogniser, config: Config, chunk: Chunk):
+        """
+        Raises:
+            InputError: this configuration cannot be cut into chunks, or the chunk has no frames.
+        """
+        size, left_chunks = chunk
+        if size < 1 or (left_chunks is not None and left_chunks < 0):
+            raise InputError(
+                f"chunk = {size} frames with {left_chunks} before: give at least one frame, "
+                "and at least no chunk before"
+            )
+        reason = chunk_refusal(config, "streaming")
+        if reason:
+            raise InputError(reason)
+        if not config.features.snip_edges:
+            raise InputError(
+                "streaming needs features.snip_edges = true: there is no edge to mirror"
+            )
+        self._net = net
+        self._encoder = net.encoder.begin_stream(chunk)
+        self._num_feats = size * config.encoder.subsampling
+        self._rate = config.features.sample_rate
+        # nothing here reaches backwards: windows start at multiples of the hop
+        self._wave_n = next(net.parameters()).new_zeros(0)
+
+    @property
+    def chunk_s(self) -> float:
+        """Seconds from one chunk to the next."""
+        return self._num_feats * self._net.features.hop / self._rate
+
+    @property
+    def lookahead_s(self) -> float:
+        """Seconds after a chunk that its last window needs."""
+        fbank = self._net.features
+        return (fbank.window_size - fbank.hop) / self._rate
+
+    @torch.inference_mode()
+    def feed(self, wave_n: Tensor) -> Tensor:
+        """(n,) more samples in [-1, 1] at the model's rate -> (t, v) of the chunks they complete."""
+        self._wave_n = torch.cat([self._wave_n, wave_n.to(self._wave_n)])
+        fbank = self._net.features
+        chunk_hops = self._num_feats * fbank.hop
+        chunk_samples = chunk_hops - fbank.hop + fbank.window_size
+        parts = [self._net.head.weight.new_zeros(0, self._net.head.out_features).float()]
+        while len(self._wave_n) >= chunk_samples:
+            parts.append(self._chunk(self._wave_n[:chunk_samples]))
+            self._wave_n = self._wave_n[chunk_hops:]
+        return torch.cat(parts)
+
+    @torch.inference_mode()
+    def finish(self) -> Tensor:
+        """(t, v) of what is left, less than a chunk. The stream has ended."""
+        rest_n, self._wave_n = self._wave_n, self._wave_n[:0]
+        if self._net.features.num_frames(len(rest_n)) == 0:
+            return self._net.head.weight.new_zeros(0, self._net.head.out_features).float()
+        return self._chunk(rest_n)
+
+    def _chunk(self, wave_n: Tensor) -> Tensor:
+        lens_b = torch.tensor([len(wave_n)], device=wave_n.device)
+        feats_btf, _ = self._net.normalised_features(wave_n[None], lens_b)
+        return self._net.log_probs(self._net.encoder.stream(feats_btf, self._encoder))[0]

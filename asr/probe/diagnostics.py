@@ -1,0 +1,323 @@
+"""What attention does inside a model, layer by layer and head by head: read off by hooks, in evaluation.
+For `asr diagnose` and, while training, for series of the same numbers.
+
+Of one head let s_ij be the score of key j for query i (position's part included, before shift and map),
+p_ij its weight and a_ij = |p_ij| / sum_j |p_ij| its share of the row. Rows are the existing frames that
+see a key; means are over the rows of all utterances.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from sigmoid_attention import Mask, PositionBias
+from sigmoid_attention.reference import attention_weights, offsets, scores, visible
+from sigmoid_attention.spec import default_scale
+from torch import Tensor, nn
+
+from asr.data.dataset import Batch
+from asr.files import finite
+from asr.model.recogniser import BLANK, Recogniser
+from asr.nn.attention import MultiHeadAttention
+from asr.nn.conformer import SelfAttention
+from asr.nn.residual import Frames, PreNorm
+from asr.probe.finite import watch_forward
+from asr.probe.jacobian import jacobian_norms
+
+# Frames on both sides that count as near.
+NEAR_FRAMES = 5
+
+
+@dataclass(frozen=True)
+class Head:
+    """
+    entropy         mean of ``-sum_j a_ij log a_ij``, natural logarithm; rows without weight left out
+    of_uniform      mean of the same over the logarithm of the keys seen: 1 is uniform, 0 one key alone
+    row_sum         mean of ``sum_j p_ij``
+    largest_row_sum
+    largest_logit   largest s_ij
+    near            mean of a_ij summed over ``|i - j| <= near_frames``; NaN where keys are no frames
+    """
+
+    entropy: float
+    of_uniform: float
+    row_sum: float
+    largest_row_sum: float
+    largest_logit: float
+    near: float
+
+
+@dataclass(frozen=True)
+class Layer:
+    """
+    residual_norm   mean over frames of the Euclidean norm of what enters the residual connection
+    output_norm     of what attention adds to it, LayerScale and hybrid norm included
+    gradient_norm   of the loss per token with respect to the parameters of attention
+    jacobian_norm   see ``jacobian_norms``, of attention from its input to its output (projections,
+                    position and norms of heads and output included; the norm before it, the residual
+                    connection and LayerScale not), the largest over the utterances
+    """
+
+    heads: list[Head]
+    residual_norm: float
+    output_norm: float
+    gradient_norm: float
+    jacobian_norm: float
+
+    @property
+    def output_share(self) -> float:
+        """What attention adds, over what it is added to."""
+        return self.output_norm / self.residual_norm if self.residual_norm else math.nan
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """
+    loss            CTC's, per token
+    gradient_norm   of it with respect to all parameters
+    overflow        the first module that hands on a number that is not finite; None: there is none
+    """
+
+    layers: list[Layer]
+    loss: float
+    gradient_norm: float
+    overflow: str | None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one layer's attention got: its input, and queries and keys as they meet.
+
+    Attributes:
+        key_mask: of the keys; a Linformer's are mixtures, seen otherwise than frames.
+    """
+
+    attention: MultiHeadAttention
+    x_btd: Tensor
+    frame_mask: Mask
+    key_mask: Mask
+    q_bhtd: Tensor
+    k_bhsd: Tensor
+    bias: PositionBias | None
+
+    def weights(self) -> Tensor:
+        """p_bhts, by the reference implementation."""
+        return attention_weights(
+            self.q_bhtd,
+            self.k_bhsd,
+            weighting=self.attention.trained_weighting(),
+            position=self.bias,
+            mask=self.key_mask,
+        )
+
+
+@contextmanager
+def watch_attention(attention: MultiHeadAttention, tell: Callable[[Seen], None]) -> Iterator[None]:
+    """Tells of every forward pass of the module, for as long as the block lasts."""
+    got: dict[str, Any] = {}
+
+    def enters(module: nn.Module, args: tuple[Tensor, Mask, Any]) -> None:
+        got.update(x_btd=args[0], frame_mask=args[1], key_mask=args[1])
+
+    def mixed(module: nn.Module, args: Any, output: tuple[Tensor, Tensor, Mask]) -> None:
+        got["key_mask"] = output[2]
+
+    def meet(
+        module: nn.Module, args: Any, output: tuple[Tensor, Tensor, PositionBias | None]
+    ) -> None:
+        q_bhtd, k_bhsd, bias = output
+        tell(Seen(attention=attention, q_bhtd=q_bhtd, k_bhsd=k_bhsd, bias=bias, **got))
+
+    handles = [
+        attention.register_forward_pre_hook(enters),
+        attention.position.register_forward_hook(meet),
+    ]
+    if attention.linformer is not None:
+        handles.append(attention.linformer.register_forward_hook(mixed))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def diagnose(net: Recogniser, batch: Batch, near_frames: int = NEAR_FRAMES) -> Diagnosis:
+    """Of a batch on the model's device, computed as decoding does: no dropout, no augmentation, whole
+    utterances. Weights, gradients and random state stay as they are.
+    """
+    training = net.training
+    net.eval()
+    try:
+        probes = [_Probe(around, near_frames) for around in _around_attention(net)]
+        fault: dict[str, Any] = {}
+        with ExitStack() as stack:
+            for probe in probes:
+                stack.enter_context(probe.watching())
+            stack.enter_context(watch_forward(net, fault))
+            log_probs_btv, lens_b = net(batch.wave_bn, batch.wave_lens_b)
+        loss = nn.functional.ctc_loss(
+            log_probs_btv.transpose(0, 1),
+            batch.tokens_bu,
+            lens_b,
+            batch.token_lens_b,
+            blank=BLANK,
+            reduction="sum",
+            zero_infinity=True,  # a transcript that does not fit says nothing of attention
+        ) / max(int(batch.token_lens_b.sum()), 1)
+        gradients = _gradients(loss, net)
+        return Diagnosis(
+            layers=[probe.layer(gradients) for probe in probes],
+            loss=float(loss.detach()),
+            gradient_norm=_norm(list(gradients.values())),
+            overflow=fault.get("layer"),
+        )
+    finally:
+        net.train(training)
+
+
+def series(diagnosis: Diagnosis) -> dict[str, float | str | None]:
+    """Every number under a name of its own, as a log takes them; None where it is not finite."""
+    values: dict[str, Any] = {"loss": diagnosis.loss, "gradient_norm": diagnosis.gradient_norm}
+    for number, layer in enumerate(diagnosis.layers, start=1):
+        content = asdict(layer)
+        for place, head in enumerate(content.pop("heads"), start=1):
+            values |= {f"{name}/layer{number}.head{place}": head[name] for name in head}
+        values |= {f"{name}/layer{number}": content[name] for name in content}
+    return finite({**values, "overflow": diagnosis.overflow})
+
+
+def head_statistics(
+    p_bhts: Tensor,
+    s_bhts: Tensor,
+    visible_bts: Tensor,
+    offset_ts: Tensor | None,
+    near_frames: int,
+) -> list[Head]:
+    """Of weights and scores; offset is key minus query, None where keys are no frames."""
+    count_b1t = visible_bts.sum(2)[:, None]
+    total_bht = p_bhts.abs().sum(-1)
+    share_bhts = p_bhts.abs() / total_bht[..., None]
+    rows_bht = (count_b1t > 0).expand_as(total_bht)
+    # a row of NaN is not without weight: it shall be seen
+    weighed_bht = rows_bht & ~(total_bht == 0)
+    entropy_bht = torch.special.entr(share_bhts).sum(-1)
+    uniform_bht = entropy_bht / count_b1t.clamp(min=2).log()
+    several_bht = weighed_bht & (count_b1t > 1)
+    near_bht = torch.full_like(entropy_bht, math.nan)
+    if offset_ts is not None:
+        near_bht = share_bhts.masked_fill(offset_ts.abs() > near_frames, 0.0).sum(-1)
+    row_sum_bht = p_bhts.sum(-1)
+    lowest = -math.inf
+    columns = (
+        _mean(entropy_bht, weighed_bht),
+        _mean(uniform_bht, several_bht),
+        _mean(row_sum_bht, rows_bht),
+        row_sum_bht.masked_fill(~rows_bht, lowest).amax((0, 2)),
+        s_bhts.masked_fill(~visible_bts[:, None], lowest).amax((0, 2, 3)),
+        _mean(near_bht, weighed_bht),
+    )
+    return [Head(*row) for row in torch.stack(columns, dim=1).tolist()]
+
+
+def _mean(values_bht: Tensor, rows_bht: Tensor) -> Tensor:
+    """(h) over rows; NaN where there is none."""
+    return torch.where(rows_bht, values_bht, 0.0).sum((0, 2)) / rows_bht.sum((0, 2))
+
+
+def _around_attention(net: nn.Module) -> list[PreNorm]:
+    return [
+        module
+        for module in net.modules()
+        if isinstance(module, PreNorm) and isinstance(module.branch, SelfAttention)
+    ]
+
+
+def _gradients(loss: Tensor, net: nn.Module) -> dict[nn.Parameter, Tensor]:
+    """Without ``.grad``, which training may still need."""
+    parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return {key: value for key, value in zip(parameters, found, strict=True) if value is not None}
+
+
+def _norm(tensors: list[Tensor]) -> float:
+    return float(torch.stack([tensor.double().norm() for tensor in tensors]).norm())
+
+
+class _Probe:
+    """Reads off one layer's attention while data pass."""
+
+    exist_bt: Tensor
+    x_btd: Tensor
+    frame_mask: Mask
+    heads: list[Head]
+    residual_norm: float
+    output_norm: float
+
+    def __init__(self, around: PreNorm, near_frames: int):
+        assert isinstance(around.branch, SelfAttention)
+        self.around, self.near_frames = around, near_frames
+        self.attention: MultiHeadAttention = around.branch.attention
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Hooks on the modules, for as long as the block lasts."""
+        handles = [
+            self.around.register_forward_pre_hook(self._residual),
+            self.around.branch.register_forward_hook(self._added),
+        ]
+        try:
+            with watch_attention(self.attention, self._heads):
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def layer(self, gradients: dict[nn.Parameter, Tensor]) -> Layer:
+        """What was read, and what takes the gradients and a pass of its own."""
+        own = [gradients[key] for key in self.attention.parameters() if key in gradients]
+        return Layer(
+            heads=self.heads,
+            residual_norm=self.residual_norm,
+            output_norm=self.output_norm,
+            gradient_norm=_norm(own),
+            jacobian_norm=self._jacobian_norm(),
+        )
+
+    def _residual(self, module: nn.Module, args: tuple[Tensor, Frames]) -> None:
+        x_btd, frames = args
+        self.exist_bt = frames.exist_bt
+        self.residual_norm = self._frame_norm(x_btd)
+
+    def _added(self, module: nn.Module, args: Any, output_btd: Tensor) -> None:
+        gain_d = self.around.gain_d
+        added_btd = output_btd if gain_d is None else output_btd * gain_d
+        self.output_norm = self._frame_norm(added_btd) * self.around.weight
+
+    def _frame_norm(self, x_btd: Tensor) -> float:
+        return float(x_btd.detach().double().norm(dim=2)[self.exist_bt].mean())
+
+    @torch.no_grad()
+    def _heads(self, seen: Seen) -> None:
+        self.x_btd, self.frame_mask = seen.x_btd.detach(), seen.frame_mask
+        q_bhtd, k_bhsd, mask = seen.q_bhtd, seen.k_bhsd, seen.key_mask
+        delta = mask.k_start - mask.q_start
+        p_bhts = seen.weights()
+        s_bhts = scores(q_bhtd, k_bhsd, seen.bias, delta, default_scale(q_bhtd, None))
+        offset_ts = None
+        if self.attention.linformer is None:
+            offset_ts = offsets(q_bhtd.shape[2], k_bhsd.shape[2], delta, q_bhtd.device)
+        seen_bts = visible(mask, q_bhtd, k_bhsd)
+        self.heads = head_statistics(p_bhts, s_bhts, seen_bts, offset_ts, self.near_frames)
+
+    def _jacobian_norm(self) -> float:
+        """In float64 and by the reference, which can be differentiated forwards; on a copy."""
+        twin = copy.deepcopy(self.attention).double().requires_grad_(False)
+        twin.use("reference")
+        mask = self.frame_mask
+        return float(jacobian_norms(lambda x_btd: twin(x_btd, mask), self.x_btd.double()).max())

@@ -1,0 +1,162 @@
+"""Configuration: precedence, and one clear line for everything that can be wrong with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from asr import config
+from asr.cli import main
+from asr.config.layers import base_files
+from asr.errors import InputError
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_defaults_then_base_then_yaml_then_command_line(tmp_path: Path) -> None:
+    write(tmp_path / "base.yaml", "train: {epochs: 5, seed: 5}\nencoder: {dim: 64}\n")
+    top = write(tmp_path / "top.yaml", "base: base.yaml\ntrain: {seed: 7}\n")
+    loaded = config.load([top], ["encoder.dim=128", "data.train=[a, b]"])
+    assert loaded.train.epochs == 5
+    assert loaded.train.seed == 7
+    assert loaded.encoder.dim == 128
+    assert loaded.data.train == ["a", "b"]
+    assert loaded.optimizer == config.Config().optimizer
+
+
+def test_dump_reads_back_as_the_same_configuration(tmp_path: Path) -> None:
+    original = config.load([], ["train.epochs=3", "attention.position=rope"])
+    path = write(tmp_path / "config.yaml", config.dump(original))
+    assert config.load([path]) == original
+    assert set(yaml.safe_load(path.read_text())) == set(vars(original))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "attention.wieghting=softmax",
+            r"unknown key attention\.wieghting; did you mean attention\.weighting\?",
+        ),
+        ("atention.weighting=softmax", r"unknown section 'atention'; did you mean attention\?"),
+        (
+            "attention.weighting=sotfmax",
+            r"attention\.weighting = 'sotfmax': choose one of softmax, sigmoid",
+        ),
+        ("train.epochs=0", r"train\.epochs = 0: must be at least 1"),
+        ("encoder.dropout=2", r"encoder\.dropout = 2\.0: must be at most 0\.9"),
+        ("optimizer.lr=fast", r"optimizer\.lr: Value 'fast'"),
+        ("optimizer.lr=.nan", r"optimizer\.lr = nan: must be a number"),
+        ("train.epochs=1.5", r"train\.epochs: Value '1\.5'"),
+        ("train.epochs=", r"train\.epochs"),
+        ("train.epochs=" + "1" * 5000, "is not a yaml value"),
+        ("train.epochs=2000-13-45", "is not a yaml value"),
+        ("epochs=3", r"write it as section\.key=value"),
+        ("train.epochs", r"write it as section\.key=value"),
+        ("train.device=${oc.env:HOME}", r"interpolation is not allowed"),
+        ("encoder.dim=30", r"encoder\.dim = 30 must be a multiple of attention\.num_heads = 4"),
+        ("encoder.conv_kernel=4", r"encoder\.conv_kernel = 4: must be odd"),
+        ("augment.speed_factors=[]", r"augment\.speed_factors = \[\]"),
+        ("augment.speed_factors=[0.1]", r"augment\.speed_factors = 0\.1: must be at least 0\.5"),
+        ("optimizer.betas=[0.9]", r"optimizer\.betas"),
+        ("augment.speed_factors=[[1]]", r"augment\.speed_factors"),
+        ("data.train={a: 1}", r"data\.train"),
+        ("data.train=[{a: 1}]", r"data\.train"),
+        ("data.train=[[a]]", r"data\.train"),
+        ("data.min_duration_s=50", r"data\.min_duration_s = 50\.0 is above"),
+    ],
+)
+def test_a_wrong_override_is_refused_in_one_line(override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        config.load([], [override])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: [1, 2]", "train: expected keys and values"),
+        ("- 1", "a configuration is"),
+        ("train: {epochs: 3", "not valid yaml"),
+        ("train: {epochs: 2024-99-99}", "not valid yaml: month must be"),
+        ("[" * 100_000, "not valid yaml: maximum recursion depth"),
+        ("base: nowhere", "base: 'nowhere' is neither a file beside it nor one of conformer"),
+        ("train: {device: '${oc.env:HOME}'}", "interpolation is not allowed"),
+        ("base: me.yaml", "names itself in a circle"),
+    ],
+)
+def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path / "me.yaml", text)
+    with pytest.raises(InputError, match=message) as caught:
+        config.load([path])
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="cannot read configuration"):
+        config.load([tmp_path / "missing.yaml"])
+
+
+def test_every_option_is_explained_and_within_its_own_bounds() -> None:
+    for key, value, item in config.walk(config.Config()):
+        assert len(config.explain(item)) > 10, key
+        low = item.metadata["low"]
+        assert low is None or all(
+            v >= low for v in (value if isinstance(value, list) else [value])
+        ), key
+
+
+@pytest.mark.parametrize("name", sorted(base_files()))
+def test_the_packages_own_yamls_load(name: str) -> None:
+    assert isinstance(config.load([base_files()[name]]), config.Config)
+
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*/conf/*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parts[-3]}-{path.stem}")
+def test_the_recipes_yamls_load(path: Path) -> None:
+    assert isinstance(config.load([path]), config.Config)
+
+
+def test_show_tells_every_key_with_default_allowed_values_and_meaning(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["config", "--show"]) == 0
+    header, *lines = capsys.readouterr().out.splitlines()
+    starts = [header.index(word) for word in ("default", "allowed", "meaning")]
+    told = {}
+    for line in filter(None, lines):
+        key, default, allowed, meaning = (
+            line[start:end].strip()
+            for start, end in zip([0, *starts], [*starts, None], strict=True)
+        )
+        told[key] = (default, allowed, meaning)
+    for key, value, item in config.walk(config.Config()):
+        default, allowed, meaning = told.pop(key)
+        text = isinstance(value, str) and value != ""
+        assert (default if text else json.loads(default)) == value, key
+        assert meaning == item.metadata["help"], key
+        for choice in item.metadata["choices"] or ():
+            assert str(choice) in allowed, key
+        for bound in ("low", "high"):
+            assert item.metadata[bound] is None or f"{item.metadata[bound]:g}" in allowed, key
+    assert not told
+
+
+def test_show_and_the_plain_list_tell_the_effective_values(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["attention.weighting=softmax", "train.epochs=7"]
+    assert main(["config", "--show", *words]) == 0
+    table = capsys.readouterr().out
+    assert "sigmoid -> softmax" in table
+    assert "30 -> 7" in table
+    assert table.count(" -> ") == 2
+    assert main(["config", *words]) == 0
+    plain = capsys.readouterr().out
+    assert "attention.weighting = 'softmax'  # how scores become weights; one of softmax" in plain
+    assert "train.epochs = 7  # passes over the data; from 1 to 1e+06\n" in plain
