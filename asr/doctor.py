@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib import util
+from importlib import metadata, util
+from pathlib import Path
 
 import torch
 from sigmoid_attention import PositionBias, attend
@@ -15,6 +16,8 @@ from asr.config import AttentionConfig
 from asr.nn.attention import WEIGHTINGS
 from asr.provenance import commit, versions
 
+# Import names of this distribution, or of kernels/ installed alone.
+PACKAGES = {"asr": ("sigmoid-asr",), "sigmoid_attention": ("sigmoid-asr", "sigmoid-attention")}
 EXTRAS = {
     "synthetic": ("espeakng_loader", "asr prepare synthetic"),
     "media": ("av", "reading M4A, WebM and the sound of videos"),
@@ -40,6 +43,7 @@ def report() -> list[str]:
         )
         lines.append(f"[{extra}]".ljust(12) + f"{state}; for {purpose}")
     lines.append(f"engine      {engine().state}")
+    lines += [line for name in PACKAGES for line in _owners(name)]
     devices = ["cpu", *(["cuda"] if count else [])]
     for device in devices:
         for weighting in WEIGHTINGS:
@@ -47,6 +51,20 @@ def report() -> list[str]:
                 if backend != "auto":
                     works = _try_backend(device, weighting, backend)
                     lines.append(f"attention   {device} {weighting:10s} {backend:10s} {works}")
+    return lines
+
+
+def _owners(package: str) -> list[str]:
+    """Where a package of ours is imported from, and who else installed one of that name."""
+    spec = util.find_spec(package)
+    place = Path(spec.origin).parent if spec is not None and spec.origin else "nowhere"
+    lines = [f"{package:11s} imported from {place}"]
+    for owner in dict.fromkeys(metadata.packages_distributions().get(package, [])):
+        if owner not in PACKAGES[package]:
+            lines.append(
+                f"WARNING     {owner} {metadata.version(owner)} installs a package {package} too: one "
+                f"overwrites the other; pip uninstall {owner}, then install sigmoid-asr again"
+            )
     return lines
 
 

@@ -15,6 +15,7 @@ import pytest
 import soundfile
 import torch
 
+import asr
 from asr import config
 from asr.api import load
 from asr.cli import COMMANDS, _parser, main
@@ -232,6 +233,23 @@ def test_doctor_runs_every_backend_and_says_why_not(run: Run) -> None:
     assert works["cpu", "sigmoid", "blockwise"] == "works"
     assert works["cpu", "softmax", "sdpa"] == "works"
     assert "softmax only" in works["cpu", "sigmoid", "sdpa"]
+
+
+def test_doctor_names_another_distribution_that_owns_our_import_name(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "WARNING" not in run("doctor")[1]
+    info = tmp_path / "automatic_something-2.5.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: automatic-something\nVersion: 2.5\n"
+    )
+    (info / "top_level.txt").write_text("asr\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    out = run("doctor")[1]
+    assert f"asr         imported from {Path(asr.__file__).parent}" in out
+    assert "automatic-something 2.5 installs a package asr too" in out
+    assert out.count("WARNING") == 1
 
 
 def test_errors_come_without_a_traceback_from_the_installed_command(tmp_path: Path) -> None:

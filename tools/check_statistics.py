@@ -37,7 +37,7 @@ from asr.compare.stats.statistics import (
     studentised_bootstrap,
 )
 from asr.compare.stats.student import two_sided_normal, two_sided_t
-from asr.decode.decoded import read_utterances
+from asr.decode.decoded import read_hypotheses
 
 LEVEL = 0.05
 RESAMPLES = 999
@@ -118,7 +118,7 @@ def padded(speakers: Sequence[Sequence[tuple[int, list[int]]]]) -> Pool:
 def pool_of(pair: Sequence[Path], set_name: str) -> Pool:
     """The hypotheses of two experiments; speakers with fewer utterances are padded with nothing."""
     one, other = (
-        {u.id: u for u in read_utterances(folder / "decode" / set_name)} for folder in pair
+        {u.id: u for u in read_hypotheses(folder / "decode" / set_name)} for folder in pair
     )
     speakers: dict[str, list[tuple[int, list[int]]]] = {}
     for id_, utterance in one.items():

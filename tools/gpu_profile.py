@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.autograd import DeviceType
 from torch.profiler import profile
 
-from asr.data.augment import spec_augment, utterance_rng
+from asr.data.augment import spec_augment
+from asr.data.draws import utterance_rng
 from asr.model.recogniser import ctc_loss
 from asr.nn import depthwise
 from asr.nn.attention import frame_mask

@@ -20,7 +20,7 @@ def add(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from asr.locks import locked
-    from asr.train.loop import average
+    from asr.train.run import average
 
     with locked(args.out):
         steps = average(args.exp, args.out, args.last, args.own)

@@ -27,38 +27,29 @@ def run(args: argparse.Namespace) -> int:
 
     effective = config.load(args.config, args.overrides)
     if args.show:
-        print("\n".join(_table(effective)))
+        print(_table(effective))
         return 0
     for key, value, item in config.walk(effective):
         print(f"{key} = {value!r}  # {config.explain(item)}")
     return 0
 
 
-def _table(effective: Config) -> list[str]:
+def _table(effective: Config) -> str:
     """A section after the other in aligned columns; a value other than the default stands behind it."""
     from asr import config
+    from asr.columns import in_columns
 
     defaults = {key: value for key, value, _ in config.walk(config.Config())}
-    rows = []
+    rows: list[tuple[str, ...]] = [("key", "default", "allowed", "meaning")]
+    section = None
     for key, value, item in config.walk(effective):
+        if key.partition(".")[0] != section:
+            section = key.partition(".")[0]
+            rows.append(())
         default = _spell(defaults[key])
         shown = default if value == defaults[key] else f"{default} -> {_spell(value)}"
         rows.append((key, shown, config.allowed(item), str(item.metadata["help"])))
-    header = ("key", "default", "allowed", "meaning")
-    widths = [max(len(row[k]) for row in [header, *rows]) for k in range(3)]
-    lines = [_line(header, widths)]
-    section = None
-    for row in rows:
-        if row[0].partition(".")[0] != section:
-            section = row[0].partition(".")[0]
-            lines.append("")
-        lines.append(_line(row, widths))
-    return lines
-
-
-def _line(cells: tuple[str, ...], widths: list[int]) -> str:
-    columns = [cell.ljust(width) for cell, width in zip(cells, widths, strict=False)]
-    return "  ".join([*columns, cells[-1]])
+    return in_columns(rows, left=range(4), rule=False)
 
 
 def _spell(value: Any) -> str:

@@ -40,10 +40,11 @@ def run(args: argparse.Namespace) -> int:
     from asr.model.folder import load_model
     from asr.model.stream import choose_chunk
     from asr.processes import join
+    from asr.run_folder import RunFolder
     from asr.runtime import prepare_cpu
 
     prepare_cpu(args.threads)
-    out = args.out or args.model / "decode" / set_name(args.cuts)
+    out = args.out or RunFolder(args.model).decode / set_name(args.cuts)
     with join(args.device, TIMEOUT_MINUTES) as processes:
         model = load_model(args.model, processes.device)
         chunk = None

@@ -32,7 +32,7 @@ def add(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from asr import config
-    from asr.train.loop import Options, find_batch, train
+    from asr.train.run import Options, find_batch, train
     from asr.train.stopping import EXIT_STATUS, Stopped
 
     options = Options(

@@ -1,8 +1,7 @@
-"""Training curves as a run logged them, and what all pictures have in common."""
+"""Training curves as a run logged them."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from asr.errors import InputError
 from asr.files import parse_object, read_text
+from asr.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
-# The palette of Okabe and Ito, told apart by colour-blind readers too.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 # What a picture's axis can hold; an infinite value is above, and NaN is not below.
 _MAX_STEP, _MAX_VALUE = 1 << 53, 1e300
 
@@ -34,48 +32,13 @@ class Curves:
     valid_wer: Points
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches.
-
-    Raises:
-        InputError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InputError("pictures need matplotlib: pip install 'sigmoid-asr[plot]'") from None
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def as_png(figure: Figure) -> bytes:
-    _read_no_formulas(figure)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=150)
-    return picture.getvalue()
-
-
-def _read_no_formulas(figure: Figure) -> None:
-    """Names are a user's, and a $ in them is a dollar; 10^k at a logarithmic axis stays a formula."""
-    from matplotlib.text import Text
-
-    axes = [axis for panel in figure.axes for axis in (panel.xaxis, panel.yaxis)]
-    powers = {
-        text
-        for axis in axes
-        if axis.get_scale() == "log"
-        for text in axis.get_ticklabels(which="both")
-    }
-    for text in figure.findobj(Text):
-        text.set_parse_math(text in powers)
-
-
 def read_curves(folder: Path) -> Curves:
     """The curves of EXP/log.jsonl; points that are not finite are left out.
 
     Raises:
         InputError: it cannot be read, or a line is not a record.
     """
-    path = folder / "log.jsonl"
+    path = RunFolder(folder).log
     lines = read_text(path).split("\n")
     # A run that was killed may have left its last line unfinished.
     records = [_record(line, f"{path}, line {k}") for k, line in enumerate(lines[:-1], 1) if line]

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asr.compare.comparison import Comparison
-from asr.compare.curves import COLOURS, Curves, Points, as_png, new_figure, read_curves
+from asr.compare.curves import Curves, Points, read_curves
 from asr.errors import InputError
+from asr.pictures import COLOURS, as_png, new_figure
 from asr.printable import printable
 
 if TYPE_CHECKING:

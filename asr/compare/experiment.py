@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from asr.config.strict_yaml import read_yaml
-from asr.decode.decoded import Decoding, Utterance, bounded_field, name_field, read_decoded
+from asr.decode.decoded import DecodedUtterance, Decoding, bounded_field, name_field, read_decoded
 from asr.decode.score import utterance_counts
 from asr.errors import InputError
 from asr.files import field, read_json_object, required
+from asr.run_folder import DecodedFolder, RunFolder
 from asr.wer import ErrorCounts
 
 # Larger than any that is true, and short in a table.
@@ -50,7 +51,7 @@ class ScoredSet:
     """
 
     decoding: Decoding
-    utterances: list[Utterance]
+    utterances: list[DecodedUtterance]
     counts: list[ErrorCounts]
     cer: float | None = None
 
@@ -82,11 +83,11 @@ def read_experiment(folder: Path) -> Experiment:
     run = _read_run(folder)
     sets: dict[str, ScoredSet] = {}
     left_out = []
-    decoded = folder / "decode"
+    decoded = RunFolder(folder).decode
     for path in sorted(decoded.iterdir()) if decoded.is_dir() else []:
         if not path.is_dir():
             continue
-        if (path / "score.json").is_file():
+        if DecodedFolder(path).score.is_file():
             sets[path.name] = read_scored_set(path)
         else:
             left_out.append(f"{run.name}: {path} is not scored (asr score {path}), left out")
@@ -96,7 +97,7 @@ def read_experiment(folder: Path) -> Experiment:
 
 
 def _read_settings(folder: Path) -> dict[str, str]:
-    path = folder / "config.yaml"
+    path = RunFolder(folder).config
     if not path.is_file():
         return {}
     content = read_yaml(path) or {}
@@ -112,7 +113,7 @@ def _read_settings(folder: Path) -> dict[str, str]:
 
 
 def _read_run(folder: Path) -> Run:
-    path = folder / "run.json"
+    path = RunFolder(folder).run
     if not path.is_file():
         raise InputError(f"{folder}: no run.json in it, so not an experiment folder of `asr train`")
     content, where = read_json_object(path), str(path)
@@ -152,7 +153,7 @@ def read_scored_set(folder: Path) -> ScoredSet:
     """
     utterances, decoding = read_decoded(folder)
     counts = utterance_counts(utterances)
-    path = folder / "score.json"
+    path = DecodedFolder(folder).score
     content = read_json_object(path)
     total = sum(counts, ErrorCounts())
     recorded = tuple(

@@ -43,6 +43,7 @@ from asr.decode.score import score_folder
 from asr.errors import InputError
 from asr.files import write_atomically
 from asr.model.folder import Model, find_model, load_model
+from asr.run_folder import WEIGHTS, DecodedFolder, RunFolder
 from asr.search.factory import GREEDY, build_search
 from asr.text.normalise import Normaliser, get_normaliser
 
@@ -156,7 +157,7 @@ def join(cuts: Sequence[Cut], length_s: float) -> list[list[Cut]]:
 
 
 def _manifest(row: Row, set_name: str) -> list[Cut]:
-    decode = Path(row.folder) / "decode" / set_name / "decode.json"
+    decode = DecodedFolder(RunFolder(Path(row.folder)).decode / set_name).decoding
     path = read_decoding(decode.parent).cuts
     if path is None or not Path(path).is_file():
         raise InputError(f"--lengths: {path}, the manifest that {decode} names, is not there")
@@ -173,11 +174,11 @@ def _decode(
 ) -> list[ScoredSet]:
     """Of each duration."""
     model: Model | None = None
-    weights = find_model(Path(row.folder)) / "model.safetensors"
+    weights = find_model(Path(row.folder)) / WEIGHTS
     results = []
     for joined in durations:
         name, groups = f"{set_name}-joined-{joined.length_s:g}s", joined.groups
-        out = Path(row.folder) / "lengths" / name
+        out = RunFolder(Path(row.folder)).lengths / name
         found = _read_newer(out, weights)
         if found is None or not _is_of(found, groups):
             model = model or load_model(Path(row.folder), device)
@@ -190,7 +191,7 @@ def _decode(
 
 def _read_newer(out: Path, weights: Path) -> ScoredSet | None:
     """What was decoded with these very weights, where it was."""
-    done = out / "score.json"
+    done = DecodedFolder(out).score
     if not done.is_file() or done.stat().st_mtime < weights.stat().st_mtime:
         return None
     return read_scored_set(out)
@@ -248,8 +249,8 @@ def _decode_joined(
         "normaliser": model.config.tokenizer.normaliser,
         "num_utterances": len(lines),
     }
-    write_atomically(out / "hypotheses.jsonl", "".join(lines))
-    write_atomically(out / "decode.json", json.dumps(summary, indent=2) + "\n")
+    write_atomically(DecodedFolder(out).hypotheses, "".join(lines))
+    write_atomically(DecodedFolder(out).decoding, json.dumps(summary, indent=2) + "\n")
 
 
 def _results(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from asr.compare.cells import interval_text
 from asr.compare.comparison import Comparison, Row
-from asr.compare.tables import interval_text
 from asr.decode.score import percent
 from asr.files import read_text
 from asr.markdown import cell, code

@@ -9,6 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from asr import markdown
+from asr.compare.cells import (
+    NONE,
+    Table,
+    as_columns,
+    interval_text,
+    markdown_items,
+    markdown_lines,
+    markdown_tables,
+    p_text,
+    points,
+    rate_text,
+    short_count,
+    units_text,
+    within_text,
+)
 from asr.compare.comparison import (
     Comparison,
     Difference,
@@ -17,49 +32,23 @@ from asr.compare.comparison import (
     SetResult,
     TypeDifference,
 )
-from asr.compare.stats.statistics import Interval
 from asr.decode.score import percent
 from asr.files import Files
 from asr.printable import printable
-
-_NONE = "-"
-# Columns of text; all others hold numbers and are aligned to the right.
-_TEXT_COLUMNS = frozenset(
-    {
-        "system",
-        "weighting",
-        "position",
-        "encoder",
-        "set",
-        "commit",
-        "against",
-        "what",
-        "positions",
-        "within",
-        "duration",
-    }
-)
-
 
 _TRAIN = "train: seconds of audio per second of training, beside whatever else the machine did."
 _HOLM = "p (Holm): corrected for the number of comparisons in its table; intervals are not."
 
 
-@dataclasses.dataclass(frozen=True)
-class Table:
-    header: list[str]
-    rows: list[list[str]]
-
-
 def format_terminal(comparison: Comparison) -> str:
     """The tables as plain text in columns, then the notes."""
-    parts = [set_lines(comparison), _as_columns(systems_table(comparison, repeat=False))]
+    parts = [set_lines(comparison), as_columns(systems_table(comparison, repeat=False))]
     if comparison.differences:
         caption = printable(difference_caption(comparison))
-        parts += [caption, _as_columns(system_differences(comparison))]
+        parts += [caption, as_columns(system_differences(comparison))]
     tables = (character_tables, type_tables, length_tables)
     for caption, table in [one for make in tables for one in make(comparison)]:
-        parts += [caption, _as_columns(table)]
+        parts += [caption, as_columns(table)]
     parts.append("\n".join(map(printable, [*legend_lines(comparison), *comparison.notes])))
     return "\n\n".join(parts)
 
@@ -111,7 +100,7 @@ def systems_table(comparison: Comparison, repeat: bool) -> Table:
     rows = []
     for row in comparison.rows:
         before, after = _run_cells(row)
-        for number, (set_name, result) in enumerate(row.sets.items() or [(_NONE, None)]):
+        for number, (set_name, result) in enumerate(row.sets.items() or [(NONE, None)]):
             if number and not repeat:
                 before, after = [""] * len(before), [""] * len(after)
             rows.append([*before, *([set_name] if several else []), *_set_cells(result), *after])
@@ -121,25 +110,25 @@ def systems_table(comparison: Comparison, repeat: bool) -> Table:
 def _run_cells(row: Row) -> tuple[list[str], list[str]]:
     """Cells left and right of the test set's."""
     run = row.run
-    before = [row.name, run.weighting or _NONE, run.position or _NONE, run.encoder or _NONE]
-    before.append(_NONE if run.num_params is None else short_count(run.num_params))
+    before = [row.name, run.weighting or NONE, run.position or NONE, run.encoder or NONE]
+    before.append(NONE if run.num_params is None else short_count(run.num_params))
     after = [
-        _NONE if run.train_audio_s_per_s is None else f"{run.train_audio_s_per_s:.4g}",
-        run.revision or _NONE,
-        _NONE if run.seed is None else str(run.seed),
+        NONE if run.train_audio_s_per_s is None else f"{run.train_audio_s_per_s:.4g}",
+        run.revision or NONE,
+        NONE if run.seed is None else str(run.seed),
     ]
     return before, after
 
 
 def _set_cells(result: SetResult | None) -> list[str]:
     if result is None:
-        return [_NONE, _NONE, _NONE]
+        return [NONE, NONE, NONE]
     counts = result.counts
-    wer = _NONE if result.wer is None else percent(result.wer)
+    wer = NONE if result.wer is None else percent(result.wer)
     return [
         f"{wer} {interval_text(result.interval)}".rstrip(),
         f"{counts.substitutions}/{counts.deletions}/{counts.insertions}",
-        _NONE if result.rtf is None else f"{result.rtf:.4f}",
+        NONE if result.rtf is None else f"{result.rtf:.4f}",
     ]
 
 
@@ -150,7 +139,7 @@ def system_differences(comparison: Comparison) -> Table:
 
 
 def _difference_cells(one: Difference) -> list[str]:
-    better = _NONE if one.better_share is None else f"{100 * one.better_share:.1f} %"
+    better = NONE if one.better_share is None else f"{100 * one.better_share:.1f} %"
     segments = None if one.mapsswe is None else one.mapsswe.p_value
     tests = [p_text(one.p_value), p_text(one.p_holm), p_text(segments)]
     return [
@@ -171,7 +160,7 @@ def character_tables(comparison: Comparison) -> list[tuple[str, Table]]:
         return []
     cells = [[row.get(name) for name in names] for row in rates]
     rows = [
-        [row.name, *(_NONE if rate is None else percent(rate) for rate in line)]
+        [row.name, *(NONE if rate is None else percent(rate) for rate in line)]
         for row, line in zip(comparison.rows, cells, strict=True)
     ]
     return [("Character error rate, %:", Table(["system", *names], rows))]
@@ -189,10 +178,10 @@ def type_tables(comparison: Comparison) -> list[tuple[str, Table]]:
                 one.position,
                 one.set_name,
                 str(len(one.names)),
-                _rate(one.wer, one.interval),
+                rate_text(one.wer, one.interval),
                 " ".join(percent(wer) for wer in one.wers),
-                _NONE if one.train_audio_s_per_s is None else f"{one.train_audio_s_per_s:.4g}",
-                _NONE if one.rtf is None else f"{one.rtf:.4f}",
+                NONE if one.train_audio_s_per_s is None else f"{one.train_audio_s_per_s:.4g}",
+                NONE if one.rtf is None else f"{one.rtf:.4f}",
             ]
             for one in comparison.types
         ]
@@ -233,7 +222,7 @@ def _type_differences(
                 interval_text(one.interval),
                 p_text(one.p_value),
                 p_text(one.p_holm),
-                _NONE if one.df is None else f"{one.df:.1f}",
+                NONE if one.df is None else f"{one.df:.1f}",
             ]
             for one in differences
             if one.kind == kind
@@ -271,7 +260,7 @@ def length_tables(comparison: Comparison) -> list[tuple[str, Table]]:
     tables = []
     if comparison.length_types:
         cells = {
-            (one.weighting, one.position, one.set_name): _rate(one.wer, one.interval)
+            (one.weighting, one.position, one.set_name): rate_text(one.wer, one.interval)
             for one in comparison.length_types
         }
         kinds = dict.fromkeys((w, p) for w, p, _ in cells)
@@ -284,15 +273,11 @@ def length_tables(comparison: Comparison) -> list[tuple[str, Table]]:
     rows = [
         [
             name,
-            *(_rate(one.wer, one.interval) for one in comparison.lengths if one.name == name),
+            *(rate_text(one.wer, one.interval) for one in comparison.lengths if one.name == name),
         ]
         for name in dict.fromkeys(one.name for one in comparison.lengths)
     ]
     return [*tables, (f"{caption}:", Table(["system", *header], rows))]
-
-
-def _rate(wer: float, interval: Interval | None) -> str:
-    return f"{percent(wer)} {interval_text(interval)}".rstrip()
 
 
 def _part_tables(comparison: Comparison) -> list[tuple[str, Table]]:
@@ -313,7 +298,7 @@ def _part_tables(comparison: Comparison) -> list[tuple[str, Table]]:
                     for part in parts
                     if (part.set_name, part.label) == key and row.name in part.wers
                 ]
-                cells.append(_NONE if not found or found[0] is None else percent(found[0]))
+                cells.append(NONE if not found or found[0] is None else percent(found[0]))
             rows.append([row.name, *cells])
         tables.append((f"WER % by {by}:", Table(header, rows)))
     return tables
@@ -338,7 +323,7 @@ def set_lines(comparison: Comparison) -> str:
 
 
 def _search(result: SetResult) -> str:
-    name = result.search or _NONE
+    name = result.search or NONE
     return name if result.beam is None else f"{name} {result.beam}"
 
 
@@ -389,11 +374,6 @@ def _types_line(differences: Sequence[TypeDifference]) -> str:
     return f"Types: t over seeds and {units}, both taken as samples (docs/statistics.md)."
 
 
-def units_text(differences: Sequence[TypeDifference]) -> str:
-    """``speakers``, ``utterances``, or both where sets differ."""
-    return " or ".join(sorted({f"{one.unit}s" for one in differences}))
-
-
 def _method_line(comparison: Comparison, set_name: str, unit: str, method: str) -> str:
     level = f"[{100 * comparison.level:g} %]"
     if method == "exact":
@@ -410,80 +390,3 @@ def _method_line(comparison: Comparison, set_name: str, unit: str, method: str) 
         f"{level}: studentised bootstrap, {comparison.num_resamples} resamples of {unit}s of "
         f"{set_name} (seed {comparison.seed})."
     )
-
-
-def within_text(one: TypeDifference) -> str:
-    """Name what is the same in a difference of types: a word, or how many words' mean."""
-    if len(one.within) == 1:
-        return one.within[0]
-    other = "position" if one.kind == "weighting" else "weighting"
-    return f"mean of {len(one.within)} {other}s"
-
-
-def points(difference: float) -> str:
-    """A difference of two rates in points of percent."""
-    return f"{round(100 * difference, 2) + 0.0:+.2f}"  # never -0.00
-
-
-def interval_text(interval: Interval | None, scale: float = 100.0) -> str:
-    if interval is None:
-        return ""
-    low, high = (round(scale * end, 2) + 0.0 for end in (interval.low, interval.high))
-    return f"[{low:.2f}, {high:.2f}]"  # never -0.00
-
-
-def p_text(value: float | None) -> str:
-    """Three decimals, or that it is below 0.001."""
-    if value is None:
-        return _NONE
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def short_count(number: int) -> str:
-    """18.3M, 950k, 12"""
-    if number >= 999_500:
-        return f"{number / 1e6:.1f}M"
-    return f"{number / 1e3:.0f}k" if number >= 1000 else str(number)
-
-
-def _as_columns(table: Table) -> str:
-    left = [k for k, name in enumerate(table.header) if name in _TEXT_COLUMNS]
-    return in_columns([table.header, *table.rows], left)
-
-
-def in_columns(rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:
-    """Plain text, a rule under the first row; columns ``left`` start at the left, others end at the
-    right. Cells show what they hold, whoever wrote it.
-    """
-    rows = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        padded = [
-            cell.ljust(width) if k in left else cell.rjust(width)
-            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(padded).rstrip())
-    lines.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
-    return "\n".join(lines)
-
-
-def markdown_tables(tables: Sequence[tuple[str, Table]]) -> list[str]:
-    """Captions and tables as Markdown, one after the other."""
-    parts = []
-    for caption, table in tables:
-        ruler = ["---" if name in _TEXT_COLUMNS else "---:" for name in table.header]
-        parts += [markdown.text_line(printable(caption))] if caption else []
-        header, *rows = [[printable(cell) for cell in row] for row in (table.header, *table.rows)]
-        parts.append(markdown.table(header, ruler, rows))
-    return parts
-
-
-def markdown_lines(text: str) -> str:
-    """Lines of plain text as Markdown."""
-    return "\n".join(map(markdown.text_line, text.splitlines()))
-
-
-def markdown_items(texts: Sequence[str]) -> str:
-    """A list of plain texts as Markdown."""
-    return "\n".join(f"- {markdown.text_line(printable(text))}" for text in texts)

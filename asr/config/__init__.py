@@ -1,11 +1,8 @@
 """The configuration: what there is to choose, how it is loaded, which combinations exist."""
 
 from asr.config.load import allowed, dump, explain, load
+from asr.config.option import CONTENT, FIXED, FREE, REPORTED, option
 from asr.config.schema import (
-    CONTENT,
-    FIXED,
-    FREE,
-    REPORTED,
     AttentionConfig,
     AugmentConfig,
     Config,
@@ -15,7 +12,6 @@ from asr.config.schema import (
     OptimizerConfig,
     TokenizerConfig,
     TrainConfig,
-    option,
     walk,
 )
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from asr.config import AugmentConfig, DataConfig
-from asr.data.augment import change_speed, draw_edge_silences_s, draw_speeds, stable_hash
+from asr.data.augment import change_speed, draw_edge_silences_s, draw_speeds
+from asr.data.draws import stable_hash
 from asr.data.mixing import Mixture
 from asr.data.noise import Surroundings
 from asr.data.sieve import NumFrames, Sieve

@@ -14,7 +14,7 @@ import numpy as np
 from lhotse.cut import Cut, MixedCut, MixTrack
 from lhotse.cut.data import DataCut
 
-from asr.data.augment import stable_hash
+from asr.data.draws import stable_hash
 from asr.errors import InputError
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from asr.data.augment import draw_many
+from asr.data.draws import draw_many
 from asr.errors import InputError
 
 

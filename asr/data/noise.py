@@ -8,7 +8,7 @@ import numpy as np
 
 from asr.config import AugmentConfig
 from asr.data.audio.samples import to_mono
-from asr.data.augment import utterance_rng
+from asr.data.draws import utterance_rng
 from asr.data.store.index import CutTable, open_cuts
 from asr.data.store.manifest import load_samples, load_waveform
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from asr.data.audio.samples import read_audio
-from asr.decode.decode import log_probs_of, read_utterances
+from asr.decode.decode import log_probs_of, open_utterances
 from asr.errors import InputError
 from asr.files import write_atomically
 from asr.model.folder import Model
@@ -45,7 +45,7 @@ def align_set(
     Raises:
         InputError: no such manifest, audio that cannot be read.
     """
-    utterances = read_utterances(model, cuts)
+    utterances = open_utterances(model, cuts)
     found: dict[int, Transcript | NotAligned] = {}
     for indices, log_probs_btv, lens_b in log_probs_of(model, utterances, max_batch_s, num_workers):
         batch = _align_batch(

@@ -26,6 +26,7 @@ from asr.model.folder import Model
 from asr.model.stream import LogProbStream
 from asr.nn.encoder import Chunk
 from asr.processes import Processes
+from asr.run_folder import DecodedFolder
 from asr.search.factory import GREEDY, Search, SearchOptions, build_search
 from asr.search.hypothesis import Hypothesis
 from asr.text.coverage import warn_of_references
@@ -65,7 +66,7 @@ def decode_set(
         InputError: no such manifest, audio that cannot be read, a folder that cannot be written or
             holds another set that is not to be replaced.
     """
-    utterances = read_utterances(model, cuts)
+    utterances = open_utterances(model, cuts)
     fingerprint = utterances.fingerprint()
     if not replace:
         _refuse_another_set(out, cuts, fingerprint)
@@ -112,12 +113,12 @@ def decode_set(
     ]
     if processes.first:
         content = "".join(json.dumps(line) + "\n" for line in lines)
-        write_atomically(out / "hypotheses.jsonl", content)
-        write_atomically(out / "decode.json", json.dumps(summary, indent=2) + "\n")
+        write_atomically(DecodedFolder(out).hypotheses, content)
+        write_atomically(DecodedFolder(out).decoding, json.dumps(summary, indent=2) + "\n")
     return summary
 
 
-def read_utterances(model: Model, cuts: Path) -> Utterances:
+def open_utterances(model: Model, cuts: Path) -> Utterances:
     """The utterances of a manifest as a model reads them, none left out.
 
     Raises:
@@ -136,9 +137,10 @@ def read_utterances(model: Model, cuts: Path) -> Utterances:
 
 def _refuse_another_set(out: Path, cuts: Path, fingerprint: str) -> None:
     """InputError if ``out`` was decoded from other utterances; older files name the manifest alone."""
-    if not (out / "decode.json").is_file():
+    there = DecodedFolder(out).decoding
+    if not there.is_file():
         return
-    before = read_json_object(out / "decode.json")
+    before = read_json_object(there)
     if "fingerprint" in before:
         same = before["fingerprint"] == fingerprint
     else:

@@ -9,9 +9,8 @@ from typing import Any
 from asr.data.speakers import UNKNOWN_SPEAKER
 from asr.errors import InputError
 from asr.files import field, finite, parse_object, read_json_object, read_text, required
+from asr.run_folder import DecodedFolder
 
-HYPOTHESES = "hypotheses.jsonl"
-DECODE = "decode.json"
 # 30 years; a sum of such can be formed.
 _MAX_DURATION_S = 1e9
 # What scoring takes goes with pairs of words and of characters: reference times hypothesis. An hour of
@@ -32,7 +31,7 @@ _LIMITS: dict[str, float] = {
 
 
 @dataclass(frozen=True)
-class Utterance:
+class DecodedUtterance:
     """One decoded utterance; the texts are normalised, words are separated by white space.
 
     Attributes:
@@ -68,14 +67,14 @@ class Decoding:
     num_threads: int | None
 
 
-def read_decoded(folder: Path) -> tuple[list[Utterance], Decoding]:
+def read_decoded(folder: Path) -> tuple[list[DecodedUtterance], Decoding]:
     """Read a decoded set: its utterances, and how they were decoded.
 
     Raises:
-        InputError: see ``read_utterances`` and ``read_decoding``; another number of utterances than
+        InputError: see ``read_hypotheses`` and ``read_decoding``; another number of utterances than
             were decoded.
     """
-    utterances = read_utterances(folder)
+    utterances = read_hypotheses(folder)
     decoding = read_decoding(folder)
     if decoding.num_utterances not in (None, len(utterances)):
         raise InputError(
@@ -85,7 +84,7 @@ def read_decoded(folder: Path) -> tuple[list[Utterance], Decoding]:
     return utterances, decoding
 
 
-def read_utterances(folder: Path) -> list[Utterance]:
+def read_hypotheses(folder: Path) -> list[DecodedUtterance]:
     """Every utterance of a decoded set, in the file's order.
 
     Raises:
@@ -94,8 +93,8 @@ def read_utterances(folder: Path) -> list[Utterance]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    path = folder / HYPOTHESES
-    utterances: list[Utterance] = []
+    path = DecodedFolder(folder).hypotheses
+    utterances: list[DecodedUtterance] = []
     seen: dict[str, int] = {}
     pairs_of_set = dict.fromkeys(_MAX_PAIRS_OF_SET, 0)
     for number, line in enumerate(read_text(path).split("\n"), start=1):
@@ -121,7 +120,7 @@ def read_decoding(folder: Path) -> Decoding:
         InputError: no such file, not JSON, no ``set`` or ``normaliser``, a value of a wrong type or
             out of range.
     """
-    path = folder / DECODE
+    path = DecodedFolder(folder).decoding
     content, where = read_json_object(path), str(path)
     number = {
         key: bounded_field(content, key, float, where, _LIMITS[key])
@@ -164,7 +163,7 @@ def required_name(content: dict[str, Any], key: str, where: str) -> str:
     return name_field(content, key, where) or ""
 
 
-def _add_pairs(pairs_of_set: dict[str, int], utterance: Utterance, where: str) -> None:
+def _add_pairs(pairs_of_set: dict[str, int], utterance: DecodedUtterance, where: str) -> None:
     """Add an utterance's pairs to those of its set; InputError where either takes too long."""
     texts = [text.split() for text in (utterance.reference, utterance.hypothesis)]
     sizes = {
@@ -186,7 +185,7 @@ def _add_pairs(pairs_of_set: dict[str, int], utterance: Utterance, where: str) -
                 )
 
 
-def _parse_utterance(line: str, where: str) -> Utterance:
+def _parse_utterance(line: str, where: str) -> DecodedUtterance:
     content = parse_object(line, where)
     duration_s = required(content, "duration_s", float, where)
     if not 0 <= duration_s < _MAX_DURATION_S:
@@ -194,7 +193,7 @@ def _parse_utterance(line: str, where: str) -> Utterance:
     if not required(content, "id", str, where).strip():
         raise InputError(f"{where}: 'id' is empty")
     speaker = name_field(content, "speaker", where) or ""
-    return Utterance(
+    return DecodedUtterance(
         id=required_name(content, "id", where),
         speaker=speaker if speaker.strip() else UNKNOWN_SPEAKER,
         duration_s=duration_s,

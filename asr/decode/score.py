@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asr.decode.decoded import Decoding, Utterance, read_decoded
+from asr.columns import in_columns
+from asr.decode.decoded import DecodedUtterance, Decoding, read_decoded
 from asr.decode.trn import trn_ids, trn_text
 from asr.files import write_atomically
 from asr.printable import printable
+from asr.run_folder import DecodedFolder
 from asr.wer import Edit, ErrorCounts, Op, align, count_errors, edit_distance
 
 _LISTING_WIDTH = 100
@@ -71,19 +73,20 @@ def score_folder(folder: Path) -> Score:
     counts = utterance_counts(utterances)
     score = _score(utterances, counts, decoding)
     ids = trn_ids(utterances)
-    write_atomically(folder / "ref.trn", trn_text(ids, [u.reference for u in utterances]))
-    write_atomically(folder / "hyp.trn", trn_text(ids, [u.hypothesis for u in utterances]))
-    write_atomically(folder / "alignment.txt", format_alignments(utterances, score))
-    write_atomically(folder / "score.json", json.dumps(score_as_json(score), indent=2) + "\n")
+    files = DecodedFolder(folder)
+    write_atomically(files.reference_trn, trn_text(ids, [u.reference for u in utterances]))
+    write_atomically(files.hypothesis_trn, trn_text(ids, [u.hypothesis for u in utterances]))
+    write_atomically(files.alignment, format_alignments(utterances, score))
+    write_atomically(files.score, json.dumps(score_as_json(score), indent=2) + "\n")
     return score
 
 
-def utterance_counts(utterances: Sequence[Utterance]) -> list[ErrorCounts]:
+def utterance_counts(utterances: Sequence[DecodedUtterance]) -> list[ErrorCounts]:
     """Error counts of each utterance."""
     return [count_errors(u.reference.split(), u.hypothesis.split()) for u in utterances]
 
 
-def character_counts(utterance: Utterance) -> tuple[int, int]:
+def character_counts(utterance: DecodedUtterance) -> tuple[int, int]:
     """(character errors, reference characters) of an utterance, spaces between words included."""
     reference, hypothesis = (
         " ".join(text.split()) for text in (utterance.reference, utterance.hypothesis)
@@ -112,10 +115,8 @@ def format_score(score: Score) -> str:
     header += ["wrong utterances %"]
     rows = [_table_row(name, group) for name, group in score.speakers.items()]
     rows.append(_table_row("total", score.total))
-    widths = [max(len(row[k]) for row in [header, *rows]) for k in range(len(header))]
-    lines = [_table_line(row, widths) for row in [header, *rows]]
-    rule = "-" * len(lines[0])
-    return "\n".join([describe(score), "", lines[0], rule, *lines[1:-1], rule, lines[-1]])
+    head, rule, *lines = in_columns([header, *rows], left=(0,)).split("\n")
+    return "\n".join([describe(score), "", head, rule, *lines[:-1], rule, lines[-1]])
 
 
 def describe(score: Score) -> str:
@@ -128,7 +129,7 @@ def describe(score: Score) -> str:
     return printable("; ".join([*parts, f"normaliser {decoding.normaliser}"]))
 
 
-def format_alignments(utterances: Sequence[Utterance], score: Score) -> str:
+def format_alignments(utterances: Sequence[DecodedUtterance], score: Score) -> str:
     """Every utterance's words in columns, those with the most errors first."""
     listed = []
     for utterance in utterances:
@@ -155,7 +156,7 @@ def percent(fraction: float) -> str:
 
 
 def _score(
-    utterances: Sequence[Utterance], counts: Sequence[ErrorCounts], decoding: Decoding
+    utterances: Sequence[DecodedUtterance], counts: Sequence[ErrorCounts], decoding: Decoding
 ) -> Score:
     scored = [(c, *character_counts(u)) for u, c in zip(utterances, counts, strict=True)]
     by_speaker: dict[str, list[_Scored]] = defaultdict(list)
@@ -216,12 +217,7 @@ def _table_row(name: str, group: GroupScore) -> list[str]:
     ]
 
 
-def _table_line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    aligned = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
-    return "  ".join([cells[0].ljust(widths[0]), *aligned])
-
-
-def _listing_block(utterance: Utterance, edits: Sequence[Edit]) -> str:
+def _listing_block(utterance: DecodedUtterance, edits: Sequence[Edit]) -> str:
     tally = {op: sum(edit.op is op for edit in edits) for op in Op}
     substitutions, deletions, insertions = (
         tally[op] for op in (Op.SUBSTITUTION, Op.DELETION, Op.INSERTION)

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from asr.decode.decoded import Utterance
+from asr.decode.decoded import DecodedUtterance
 
 _MARKUP = frozenset("{}()@;\\%*")
 
 
-def trn_ids(utterances: Sequence[Utterance]) -> list[str]:
+def trn_ids(utterances: Sequence[DecodedUtterance]) -> list[str]:
     """One id per utterance that begins with its speaker; ids that do so already are kept."""
     speakers = [_escape(utterance.speaker, _MARKUP | {"-"}) for utterance in utterances]
     ids = [_escape(utterance.id, _MARKUP) for utterance in utterances]

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from asr.decode.decode import log_probs_of, read_utterances, set_name
+from asr.decode.decode import log_probs_of, open_utterances, set_name
 from asr.errors import InputError
 from asr.files import file_hash
 from asr.lm.neural import WEIGHTS as NEURAL_FILE
@@ -138,7 +138,7 @@ def tune(
     lm, lm_sha256 = options.lm.name, file_hash(options.lm)
     options = dataclasses.replace(options, num_best=options.beam)
     weights, _ = choose_weights(options, None, lm_sha256)  # never what an earlier run found
-    utterances = read_utterances(model, cuts)
+    utterances = open_utterances(model, cuts)
     lists = Lists(utterances.texts)
     if not lists.num_words:
         raise InputError(f"{cuts}: no words to tune on")

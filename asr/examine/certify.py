@@ -18,7 +18,7 @@ import torch
 from sigmoid_attention.dispatch import BACKENDS, refusal
 from torch import Tensor
 
-from asr.decode.decode import read_utterances, spread
+from asr.decode.decode import open_utterances, spread
 from asr.errors import InputError
 from asr.files import file_hash
 from asr.model.folder import WEIGHTS, Model
@@ -107,7 +107,7 @@ def certify(model: Model, cuts: Path, num_utterances: int = 8) -> Certificate:
             long enough for a frame.
     """
     device = next(model.net.parameters()).device
-    utterances = read_utterances(model, cuts)
+    utterances = open_utterances(model, cuts)
     chosen = spread(utterances.durations_s, num_utterances)
     waves = [torch.from_numpy(utterances[0, int(index)].wave_n).to(device) for index in chosen]
     num_frames = [model.net.num_output_frames(len(wave_n)) for wave_n in waves]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from asr.compare.tables import in_columns
+from asr.columns import in_columns
 from asr.examine.certify import FAILS, HOLDS, MOST, NOT_APPLICABLE, Certificate, Line
 from asr.files import finite
 

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from asr.compare.tables import in_columns
+from asr.columns import in_columns
 from asr.data.dataset import collate
-from asr.decode.decode import read_utterances, spread
+from asr.decode.decode import open_utterances, spread
 from asr.errors import InputError
 from asr.files import finite
 from asr.model.folder import Model
@@ -48,7 +48,7 @@ def diagnose_set(
         InputError: no such manifest, audio that cannot be read, or no utterance is long enough for a
             frame.
     """
-    utterances = read_utterances(model, cuts)
+    utterances = open_utterances(model, cuts)
     examples = [utterances[0, i] for i in spread(utterances.durations_s, num_utterances)]
     net, features, attention = model.net, model.config.features, model.config.attention
     heard = [example for example in examples if net.num_output_frames(len(example.wave_n)) > 0]

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from asr.compare.curves import COLOURS, as_png, new_figure
 from asr.examine.diagnose import Report
 from asr.files import write_atomically
+from asr.pictures import COLOURS, as_png, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -23,11 +23,11 @@ from asr.config import Config
 from asr.errors import InputError
 from asr.files import exchange, make_folder
 from asr.model.recogniser import Recogniser, check_finite, weight_shapes
+from asr.run_folder import CONFIG, WEIGHTS, RunFolder
 from asr.text.normalise import Normaliser, get_normaliser
 from asr.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_file
 from asr.weights_file import WeightsFile, write_weights
 
-WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
 # A model card for people, which `asr push` writes; nothing reads it.
 CARD = "README.md"
 
@@ -130,13 +130,14 @@ def find_model(path: Path) -> Path:
         InputError: there is none, or a file is missing from it.
     """
     path = _there(path)
+    run = RunFolder(path)
     if not path.is_dir():
         raise InputError(f"{path}: no such model folder")
-    inside = _there(path / "model")
+    inside = _there(run.model)
     folder = inside if (inside / CONFIG).is_file() else path
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            hint = "; training writes it at its end" if (path / "checkpoints").is_dir() else ""
+            hint = "; training writes it at its end" if run.checkpoints.is_dir() else ""
             raise InputError(f"{folder}: not a model folder: {name} is missing{hint}")
     return folder
 

@@ -13,6 +13,7 @@ from asr.compare.experiment import Experiment, read_experiment
 from asr.files import read_json_object
 from asr.model.folder import Model
 from asr.model.recogniser import count_parameters
+from asr.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def model_card(model: Model, path: Path, repo: str, options: CardOptions) -> str
     Raises:
         InputError: the experiment's files are damaged.
     """
-    experiment = read_experiment(path) if (path / "run.json").is_file() else None
+    experiment = read_experiment(path) if RunFolder(path).run.is_file() else None
     metadata = {
         "license": options.license or "unknown",
         "language": options.language,
@@ -76,7 +77,7 @@ def _facts(model: Model, experiment: Experiment | None) -> list[tuple[str, str]]
         ("trained on", ", ".join(map(_part, config.data.train)) or "not recorded"),
     ]
     if experiment is not None:
-        hours = read_json_object(experiment.folder / "run.json").get("train_hours")
+        hours = read_json_object(RunFolder(experiment.folder).run).get("train_hours")
         if isinstance(hours, (int, float)):
             facts[-1] = ("trained on", f"{facts[-1][1]} ({hours:g} hours)")
         run = experiment.run

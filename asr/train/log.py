@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from torch.utils.tensorboard import SummaryWriter
 
 from asr.errors import InputError
+from asr.run_folder import RunFolder
 
 
 class Tracker(Protocol):
@@ -30,8 +31,8 @@ class Tracker(Protocol):
 class TensorBoard:
     """Numbers as series ``kind/name`` under ``EXP/tensorboard``."""
 
-    def __init__(self, exp: Path, resume_step: int):
-        self._writer = SummaryWriter(str(exp / "tensorboard"), purge_step=resume_step + 1)
+    def __init__(self, exp: RunFolder, resume_step: int):
+        self._writer = SummaryWriter(str(exp.tensorboard), purge_step=resume_step + 1)
 
     def record(self, kind: str, step: int, values: dict[str, Any]) -> None:
         for name, value in values.items():
@@ -66,12 +67,12 @@ class TrainingLog:
     that it had at the checkpoint, so that each step appears once.
     """
 
-    def __init__(self, exp: Path, resume_bytes: int, trackers: Sequence[Tracker] = ()):
+    def __init__(self, exp: RunFolder, resume_bytes: int, trackers: Sequence[Tracker] = ()):
         """
         Raises:
             InputError: the file is shorter than the checkpoint says: it was changed meanwhile.
         """
-        path = exp / "log.jsonl"
+        path = exp.log
         there = path.stat().st_size if path.exists() else 0
         if there < resume_bytes:
             raise InputError(

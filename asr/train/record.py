@@ -12,10 +12,9 @@ from asr.config import Config
 from asr.files import read_json_object, write_atomically
 from asr.model.recogniser import count_parameters
 from asr.provenance import commit, environment, uncommitted, versions
+from asr.run_folder import RunFolder
 from asr.train.resuming import Change
-from asr.train.setup import Experiment, Setup
-
-DIFF = "uncommitted.diff"
+from asr.train.setup import Setup
 
 # What may be another when a run goes on.
 _OF_A_START = (
@@ -24,13 +23,13 @@ _OF_A_START = (
 )
 
 
-def write_run(exp: Experiment, values: dict[str, Any]) -> None:
+def write_run(exp: RunFolder, values: dict[str, Any]) -> None:
     """``run.json``: what `asr compare` and a reader want to know of a run."""
     write_atomically(exp.run, json.dumps(values, indent=2) + "\n")
 
 
 def run_record(
-    setup: Setup, config: Config, exp: Experiment, command: str, num_processes: int
+    setup: Setup, config: Config, exp: RunFolder, command: str, num_processes: int
 ) -> dict[str, Any]:
     """The part of ``run.json`` that is known before training; what the checkout has beyond its commit
     goes into ``EXP/uncommitted.diff``."""
@@ -45,7 +44,7 @@ def run_record(
         "normaliser": config.tokenizer.normaliser,
         "commit": revision,
         "dirty": dirty,
-        "diff": DIFF if dirty else None,
+        "diff": exp.diff().name if dirty else None,
         "seed": config.train.seed,
         "epochs": config.train.epochs,
         "data": setup.data,
@@ -60,7 +59,7 @@ def run_record(
 
 
 def resumed_record(
-    exp: Experiment, now: dict[str, Any], step: int, num_steps: int, changes: Sequence[Change] = ()
+    exp: RunFolder, now: dict[str, Any], step: int, num_steps: int, changes: Sequence[Change] = ()
 ) -> dict[str, Any]:
     """How the run in ``exp`` began, with ``now`` under "resumed": what makes the steps after ``step``.
 
@@ -79,7 +78,7 @@ def resumed_record(
     before = [one for one in starts if one["after_step"] < step]
     going_on = {"after_step": step} | {key: now[key] for key in _OF_A_START}
     if going_on["dirty"]:
-        going_on["diff"] = f"uncommitted-after-{step}.diff"
+        going_on["diff"] = exp.diff(step).name
     # what a lost start had changed is still changed
     changed: dict[str, list[Any]] = {}
     for one in starts[len(before) :]:
@@ -91,7 +90,7 @@ def resumed_record(
     return begun | {"epochs": now["epochs"], "resumed": [*before, going_on]}
 
 
-def write_diff(exp: Experiment, record: dict[str, Any]) -> None:
+def write_diff(exp: RunFolder, record: dict[str, Any]) -> None:
     """The changes that ``run.json`` speaks of, where there are any."""
     name = record.get("resumed", [record])[-1]["diff"]
     if name:

@@ -9,7 +9,8 @@ from asr import config as configuration
 from asr.config import CONTENT, FREE, REPORTED, Config
 from asr.errors import InputError
 from asr.files import read_json_object
-from asr.train.setup import Experiment, forget_tokenizer
+from asr.run_folder import RunFolder
+from asr.train.setup import forget_tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Change:
         return f"{self.key} was {self.before!r}, now {self.now!r}"
 
 
-def claim_folder(exp: Experiment, config: Config, resume: bool) -> list[Change]:
+def claim_folder(exp: RunFolder, config: Config, resume: bool) -> list[Change]:
     """Check that the folder is new or can be resumed; a tokenizer of a run that was killed at its
     start is removed.
 
@@ -56,7 +57,7 @@ def claim_folder(exp: Experiment, config: Config, resume: bool) -> list[Change]:
     return told
 
 
-def check_contents(exp: Experiment, contents: dict[str, dict[str, Any]]) -> None:
+def check_contents(exp: RunFolder, contents: dict[str, dict[str, Any]]) -> None:
     """Compare what the manifests hold with what they held when the run began, wherever they lie now.
 
     Args:
@@ -80,7 +81,7 @@ def check_contents(exp: Experiment, contents: dict[str, dict[str, Any]]) -> None
         )
 
 
-def _begun_with(exp: Experiment) -> dict[str, Any]:
+def _begun_with(exp: RunFolder) -> dict[str, Any]:
     """What the data held when the run began; empty where an older version did not write it down."""
     found = read_json_object(exp.run).get("data") if exp.run.is_file() else None
     return found if isinstance(found, dict) else {}

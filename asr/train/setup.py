@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from asr.model.folder import new_folder
 from asr.model.recogniser import Recogniser, count_parameters
 from asr.nn.features import estimate_norm
 from asr.processes import Processes
+from asr.run_folder import RunFolder
 from asr.text.coverage import check_training_texts, warn_of_references
 from asr.text.normalise import Normaliser, get_normaliser
 from asr.text.tokenizer import CHAR_FILE, SPM_FILE, Tokenizer, load_tokenizer, train_tokenizer
@@ -34,33 +34,6 @@ NORM_UTTERANCES = 500
 # Texts whose characters are counted: an estimate where a part has more, of which they are a tenth of
 # a second for each 10,000.
 COVERAGE_UTTERANCES = 20_000
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """The files of one run."""
-
-    root: Path
-
-    @property
-    def config(self) -> Path:
-        return self.root / "config.yaml"
-
-    @property
-    def run(self) -> Path:
-        return self.root / "run.json"
-
-    @property
-    def tokenizer(self) -> Path:
-        return self.root / "tokenizer"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.root / "checkpoints"
-
-    @property
-    def model(self) -> Path:
-        return self.root / "model"
 
 
 @dataclass(frozen=True)
@@ -80,7 +53,7 @@ class Setup:
     """What the manifests of each option hold: number of utterances, fingerprint."""
 
 
-def check_tokenizer_folder(exp: Experiment) -> None:
+def check_tokenizer_folder(exp: RunFolder) -> None:
     """Check that nothing but a tokenizer lies where a run has its own.
 
     Raises:
@@ -95,7 +68,7 @@ def check_tokenizer_folder(exp: Experiment) -> None:
         )
 
 
-def forget_tokenizer(exp: Experiment) -> None:
+def forget_tokenizer(exp: RunFolder) -> None:
     """Remove a tokenizer that lies in a folder without the configuration it was learnt for.
 
     Raises:
@@ -105,7 +78,7 @@ def forget_tokenizer(exp: Experiment) -> None:
     shutil.rmtree(exp.tokenizer, ignore_errors=True)
 
 
-def keep_setup(exp: Experiment, config: Config, tokenizer: Tokenizer) -> None:
+def keep_setup(exp: RunFolder, config: Config, tokenizer: Tokenizer) -> None:
     """Makes EXP this run's own, now that everything in it is known to fit."""
     if not exp.tokenizer.is_dir():
         with new_folder(exp.tokenizer) as unfinished:
@@ -114,7 +87,7 @@ def keep_setup(exp: Experiment, config: Config, tokenizer: Tokenizer) -> None:
 
 
 def prepare(
-    config: Config, exp: Experiment, device: torch.device, start: Start | None, new_tokenizer: bool
+    config: Config, exp: RunFolder, device: torch.device, start: Start | None, new_tokenizer: bool
 ) -> Setup:
     """Reads the manifests, trains or reads the tokenizer, builds the model on its device.
 
@@ -197,7 +170,7 @@ def _contents(config: Config, opened: dict[str, CutTable]) -> dict[str, dict[str
 
 def _tokenizer(
     config: Config,
-    exp: Experiment,
+    exp: RunFolder,
     start: Start | None,
     new_tokenizer: bool,
     train_cuts: CutTable,

@@ -14,6 +14,7 @@ from asr.data.dataset import Batch
 from asr.data.loader import Loader
 from asr.errors import InputError
 from asr.processes import Processes
+from asr.run_folder import RunFolder
 from asr.train.averaging import MovingAverage
 from asr.train.checkpoint import (
     State,
@@ -37,7 +38,7 @@ from asr.train.log import TrainingLog
 from asr.train.meter import Meter
 from asr.train.optimizer import build_optimizer, learning_rate
 from asr.train.profiling import Profile
-from asr.train.setup import Experiment, Setup
+from asr.train.setup import Setup
 from asr.train.step import Launched, Step
 from asr.train.stopping import Stopped, StopRequest
 from asr.train.validate import share_of_dev, validate
@@ -67,7 +68,7 @@ class Trainer:
         self,
         config: Config,
         setup: Setup,
-        exp: Experiment,
+        exp: RunFolder,
         processes: Processes,
         request: StopRequest,
     ):

@@ -23,6 +23,7 @@ from asr.files import file_hash, make_folder, read_json_object, required, write_
 from asr.model.folder import WEIGHTS, Model, load_model
 from asr.model.recogniser import Recogniser
 from asr.nn.features import LOG_FLOOR, PREEMPHASIS, Fbank, padding_mask
+from asr.run_folder import RunFolder
 from asr.search.words import START_SHIFT_S
 from asr.text.tokenizer import BLANK, UNKNOWN, UNKNOWN_TEXT
 
@@ -177,7 +178,8 @@ def metadata(model: Model, folder: Path) -> dict[str, str]:
         ),
         "word_start_shift_s": str(START_SHIFT_S),
     }
-    if (folder / "run.json").is_file():
-        run = read_json_object(folder / "run.json")
-        found["commit"] = required(run, "commit", str, str(folder / "run.json"))
+    record = RunFolder(folder).run
+    if record.is_file():
+        run = read_json_object(record)
+        found["commit"] = required(run, "commit", str, str(record))
     return found

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 from lhotse.cut import Cut
 
-from asr.data.audio.blocks import convert, read_blocks, read_cut_blocks
+from asr.data.audio.blocks import convert, read_blocks
 from asr.data.audio.extensions import is_audio_name, is_unknown_name, walk_files
 from asr.data.audio.gaps import Gap, Remark
 from asr.data.audio.levels import narrowed, to_floats
 from asr.data.audio.reader import spooled
+from asr.data.store.cut_blocks import read_cut_blocks
 from asr.data.store.manifest import read_cuts
 from asr.errors import InputError
 

@@ -14,12 +14,8 @@ import torch
 from torch import Tensor
 
 from . import cpp_engine as cpp
-from . import (
-    ops,
-    reference,
-    sdpa,
-    softmax_op,  # noqa: F401  registers its operators
-)
+from . import reference, sdpa
+from .call import call
 from .checks import DTYPES, check_call, check_objects, check_tensors
 from .flat import flatten, row_factor
 from .spec import (
@@ -114,7 +110,7 @@ class Resolved:
         flat = flatten(q_bhtd, k_bhsd, v_bhsd, weighting, position, mask, scale)
         if self.name == "sdpa":
             return sdpa.attend(flat)
-        o_bhtd = ops.call(flat, self.engine)
+        o_bhtd = call(flat, self.engine)
         factor_bht = row_factor(q_bhtd, k_bhsd.shape[2], weighting, position, mask)
         if factor_bht is None:
             return o_bhtd

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from . import blockwise
 from . import cpp_engine as cpp
@@ -79,7 +78,7 @@ def _nothing_kept(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     pass
 
 
-def _no_forward_grad(ctx: Any, *tangents: Any) -> None:
+def no_forward_grad(ctx: Any, *tangents: Any) -> None:
     raise NotImplementedError(f"forward-mode derivatives of {_NO_DERIVATIVE}")
 
 
@@ -112,7 +111,7 @@ def transformable(
         "forward": staticmethod(forward),
         "setup_context": staticmethod(setup),
         "backward": staticmethod(backward),
-        "jvp": staticmethod(_no_forward_grad),
+        "jvp": staticmethod(no_forward_grad),
         "vmap": staticmethod(each),
     }
     function = type("Transformable", (torch.autograd.Function,), members)
@@ -123,20 +122,6 @@ def transformable(
         return function.apply(*args)  # type: ignore[attr-defined]
 
     return run
-
-
-def call(flat: Flat, engine: str) -> Tensor:
-    """o_bhtd of a flat call through the operator; `engine` is "torch", "c++" or "triton"."""
-    if not torch.compiler.is_compiling():
-        _refuse_forward_derivatives(flat)
-    o: Tensor
-    if engine == "triton" and flat.map == "softmax":
-        from .softmax_op import attend_softmax  # which imports this module
-
-        o, _ = attend_softmax(*flat, engine)
-        return o
-    o = _attend(*flat, engine)
-    return o
 
 
 def is_empty(flat: Flat) -> bool:
@@ -157,16 +142,6 @@ def no_gradients(flat: Flat, needs: list[bool]) -> list[Tensor]:
 def as_given(flat: Flat) -> AbstractContextManager[Any]:
     """Compute in the types of the call: autocast around it would round what is summed in float32."""
     return torch.autocast(flat.q.device.type, enabled=False)
-
-
-def _refuse_forward_derivatives(flat: Flat) -> None:
-    """Raise where an input carries a tangent, which the operator would drop without a word.
-
-    Code compiled around torch.func.jvp is not detected: its tangents are no part of the tensors.
-    """
-    for x in flat:
-        if isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None:
-            _no_forward_grad(None)
 
 
 @torch.library.impl(FORWARD_OP, "default")
@@ -242,7 +217,7 @@ def _no_second_grad(ctx: Any, *grads: Any) -> None:
 # Without a formula PyTorch takes the gradients for constants and gives 0.
 torch.library.register_autograd(BACKWARD_OP, _no_second_grad)
 
-_attend = transformable(torch.ops.sigmoid_attention.attend, _grad, _setup)
+attend_sums = transformable(torch.ops.sigmoid_attention.attend, _grad, _setup)
 _attend_backward = transformable(torch.ops.sigmoid_attention.attend_backward, _no_second_grad)
 
 

@@ -24,13 +24,13 @@ from lhotse.cut import Cut
 from numpy.typing import NDArray
 
 from asr import provenance
-from asr.compare.curves import COLOURS, as_png, new_figure
 from asr.compare.lengths import join
 from asr.data.store.manifest import load_waveform, read_cuts
 from asr.errors import InputError
 from asr.files import write_atomically
 from asr.model.folder import Model, load_model
 from asr.nn.attention import attentions
+from asr.pictures import COLOURS, as_png, new_figure
 from asr.probe.diagnostics import Seen, watch_attention
 
 NUM_RECORDINGS = 4

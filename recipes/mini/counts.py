@@ -25,19 +25,20 @@ from sigmoid_attention import Mask, Weighting
 from sigmoid_attention.counts import log_counts
 
 from asr import config, provenance
+from asr.compare.cells import interval_text, p_text, points
 from asr.compare.compare import compare
 from asr.compare.comparison import UnitErrors
-from asr.compare.curves import COLOURS, as_png, new_figure
 from asr.compare.lengths import compare_lengths
 from asr.compare.stats.hierarchical import contrast, tested
 from asr.compare.stats.statistics import Floats, Interval, holm
-from asr.compare.tables import interval_text, p_text, points
 from asr.decode.score import percent
 from asr.errors import InputError
 from asr.files import write_atomically
 from asr.markdown import cell
 from asr.model.folder import load_model, save_model
 from asr.nn.attention import MultiHeadAttention
+from asr.pictures import COLOURS, as_png, new_figure
+from asr.run_folder import RunFolder
 
 LEVEL = 0.95
 ALONE = "alone"
@@ -135,10 +136,11 @@ def recount(exp: Path, num_frames: int, out: Path) -> None:
     attention = dataclasses.replace(told, count="effective", shift_per_head=True)
     changed = dataclasses.replace(model.config, attention=attention)
     out.mkdir(parents=True, exist_ok=True)
-    save_model(out / "model", weights, changed, model.tokenizer)
-    write_atomically(out / "config.yaml", config.dump(changed))
-    record = json.loads((exp / "run.json").read_text())
-    write_atomically(out / "run.json", json.dumps(record | {"name": out.name}) + "\n")
+    target = RunFolder(out)
+    save_model(target.model, weights, changed, model.tokenizer)
+    write_atomically(target.config, config.dump(changed))
+    record = json.loads(RunFolder(exp).run.read_text())
+    write_atomically(target.run, json.dumps(record | {"name": out.name}) + "\n")
 
 
 def write_page(

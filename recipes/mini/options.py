@@ -13,10 +13,10 @@ import argparse
 from pathlib import Path
 
 from asr.compare.attention_types import type_differences, type_results
+from asr.compare.cells import interval_text, p_text, points
 from asr.compare.comparison import TypeDifference, TypeResult, corrected
 from asr.compare.experiment import Experiment, read_experiment
 from asr.compare.stats.paired import group_of
-from asr.compare.tables import interval_text, p_text, points
 from asr.decode.score import percent
 from asr.files import write_atomically
 from asr.markdown import cell

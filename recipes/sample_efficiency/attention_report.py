@@ -9,8 +9,8 @@ import numpy as np
 from curves import Array, Estimate, estimate, means, number, ratio_at, resamples, size_at, slopes
 from run_record import stated
 
-from asr.compare.curves import as_png, new_figure
 from asr.files import write_atomically
+from asr.pictures import as_png, new_figure
 
 LEVELS = [0.4, 0.3, 0.2, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001]
 FROM = 1024  # sequences from which slopes are taken

@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from asr.compare.curves import COLOURS, as_png, new_figure
+from asr.compare.cells import interval_text, p_text, points
 from asr.compare.experiment import ScoredSet, read_experiment
 from asr.compare.stats.hierarchical import contrast, tested
 from asr.compare.stats.paired import group_of
 from asr.compare.stats.statistics import Interval, holm
-from asr.compare.tables import interval_text, p_text, points
 from asr.data.store.manifest import read_cuts
 from asr.files import write_atomically
 from asr.markdown import cell
+from asr.pictures import COLOURS, as_png, new_figure
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import numpy as np
 from curves import DRAWS, Array, Estimate, slopes
 from run_record import stated
 
-from asr.compare.curves import as_png, new_figure
 from asr.files import write_atomically
+from asr.pictures import as_png, new_figure
 
 MEASURES = {
     "voronoi": "Voronoi loss",

@@ -17,10 +17,11 @@ from typing import Any
 
 import yaml
 
-from asr.compare.curves import as_png, new_figure
 from asr.errors import InputError
 from asr.files import write_atomically
 from asr.markdown import cell
+from asr.pictures import as_png, new_figure
+from asr.run_folder import RunFolder
 
 COLOURS = ("#000000", "#D55E00", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#999999")
 Points = list[tuple[int, float]]
@@ -50,7 +51,7 @@ class Run:
 
 
 def read(folder: Path) -> Run:
-    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in RunFolder(folder).log.read_text().splitlines()]
     looked = [record for record in records if record["kind"] == "diagnose"]
     if not looked:
         raise InputError(
@@ -202,9 +203,9 @@ def smoothed(points: Points, width: int = 5) -> Points:
 
 def text(runs: Sequence[Run], folders: Sequence[Path], picture: str, made_by: str) -> str:
     """The page: what was run, the table, what its columns are."""
-    config = yaml.safe_load((folders[0] / "config.yaml").read_text())
-    record = json.loads((folders[0] / "run.json").read_text())
-    commits = {json.loads((folder / "run.json").read_text())["commit"] for folder in folders}
+    config = yaml.safe_load(RunFolder(folders[0]).config.read_text())
+    record = json.loads(RunFolder(folders[0]).run.read_text())
+    commits = {json.loads(RunFolder(folder).run.read_text())["commit"] for folder in folders}
     encoder, optimizer = config["encoder"], config["optimizer"]
     steps = max(len(run.loss) for run in runs)
     return f"""# Sigmoid's first steps, and what steadies them

@@ -13,12 +13,12 @@ from made_experiments import seeds_of, write_decoded, write_experiment
 from made_models import mishear
 
 from asr.cli import main
+from asr.compare.cells import p_text, points
 from asr.compare.compare import compare
 from asr.compare.comparison import Comparison, LengthResult
 from asr.compare.lengths import compare_lengths
 from asr.compare.report.brief import brief_files
 from asr.compare.report.verdict import length_verdict, verdict
-from asr.compare.tables import p_text, points
 from asr.errors import InputError
 
 image = pytest.importorskip("matplotlib.image", reason="extra `plot` not installed")

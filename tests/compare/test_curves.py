@@ -15,9 +15,10 @@ from made_experiments import seeds_of, write_decoded, write_experiment
 from asr.cli import main
 from asr.compare import curves_picture
 from asr.compare.compare import compare
-from asr.compare.curves import as_png, new_figure, read_curves
+from asr.compare.curves import read_curves
 from asr.compare.curves_picture import gather_curves
 from asr.errors import InputError
+from asr.pictures import as_png, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -48,7 +48,7 @@ def test_stable_hash_is_pinned() -> None:
 
 def test_same_numbers_in_another_process_with_another_hash_seed() -> None:
     program = (
-        "from asr.data.augment import utterance_rng;"
+        "from asr.data.draws import utterance_rng;"
         "print(utterance_rng(3, 7, '19-198-0001', 'speed').integers(0, 2**62, 4).tolist())"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "1"}

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from asr.data.augment import stable_hash
 from asr.data.batches import DurationBatches
+from asr.data.draws import stable_hash
 from asr.data.mixing import Mixture
 from asr.errors import InputError
 

@@ -23,7 +23,7 @@ from asr.data.store.shards import write_shards
 from asr.errors import InputError
 from asr.text.normalise import get_normaliser
 from asr.text.tokenizer import train_tokenizer
-from asr.train.loop import train
+from asr.train.run import train
 
 RATE = 16000
 

@@ -14,7 +14,7 @@ from typing import Any
 import jiwer
 import pytest
 
-from asr.decode.decoded import Utterance, read_utterances
+from asr.decode.decoded import DecodedUtterance, read_hypotheses
 from asr.decode.score import format_score, score_folder
 from asr.decode.trn import trn_ids, trn_text
 from asr.errors import InputError
@@ -220,7 +220,7 @@ def test_sclite_agrees(rows: list[tuple[str, str, str, str]], tmp_path: Path) ->
     write_set(folder, rows)
     score = score_folder(folder)
     theirs = sclite_counts(folder)
-    ids = trn_ids(read_utterances(folder))
+    ids = trn_ids(read_hypotheses(folder))
     assert set(theirs) == set(ids)
     for id_, (_, _, reference, hypothesis) in zip(ids, rows, strict=True):
         assert theirs[id_] == count_errors(reference.split(), hypothesis.split()), id_
@@ -252,8 +252,8 @@ def test_sclite_sees_the_same_speakers(tmp_path: Path) -> None:
         ]
 
 
-def utterance(id_: str, speaker: str) -> Utterance:
-    return Utterance(id_, speaker, 1.0, "", "", None)
+def utterance(id_: str, speaker: str) -> DecodedUtterance:
+    return DecodedUtterance(id_, speaker, 1.0, "", "", None)
 
 
 def test_trn_ids_begin_with_the_speaker_and_stay_distinct() -> None:
@@ -271,7 +271,7 @@ def test_trn_text() -> None:
 
 def test_unusual_line_separators_stay_inside_a_text(tmp_path: Path) -> None:
     write_set(tmp_path / "dev", [("u", "s", "a\u2028b", "a\x85b")])
-    (only,) = read_utterances(tmp_path / "dev")
+    (only,) = read_hypotheses(tmp_path / "dev")
     assert (only.reference, only.hypothesis) == ("a\u2028b", "a\x85b")
     assert score_folder(tmp_path / "dev").total.counts.errors == 0
     assert (tmp_path / "dev" / "ref.trn").read_text() == "a b (s-u)\n"
@@ -367,7 +367,7 @@ def test_a_score_that_is_no_number_is_no_score(tmp_path: Path) -> None:
     write_set(folder, BY_HAND)
     line = json.dumps({**GOOD_LINE, "score": float("nan")})
     (folder / "hypotheses.jsonl").write_text(line)
-    assert [one.score for one in read_utterances(folder)] == [None]
+    assert [one.score for one in read_hypotheses(folder)] == [None]
 
 
 def test_missing_files(tmp_path: Path) -> None:

@@ -145,8 +145,8 @@ def forgotten_key(model: Model, patch: pytest.MonkeyPatch) -> None:
 
 
 def inexact_backend(model: Model, patch: pytest.MonkeyPatch) -> None:
-    call: Callable[..., Tensor] = sigmoid_attention.dispatch.ops.call
-    patch.setattr(sigmoid_attention.dispatch.ops, "call", lambda *args: 1.05 * call(*args))
+    call: Callable[..., Tensor] = sigmoid_attention.dispatch.call
+    patch.setattr(sigmoid_attention.dispatch, "call", lambda *args: 1.05 * call(*args))
 
 
 def faint_leak(model: Model, patch: pytest.MonkeyPatch) -> None:

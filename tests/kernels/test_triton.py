@@ -10,7 +10,8 @@ import os
 
 import pytest
 import torch
-from sigmoid_attention import Mask, Weighting, attend, ops
+from sigmoid_attention import Mask, Weighting, attend
+from sigmoid_attention.call import call
 from sigmoid_attention.flat import flatten
 
 from .cases import (
@@ -226,7 +227,7 @@ def weights(x, mode, n):
     k, v = x.float().view(1, 1, count, 1).to(DEVICE), torch.eye(count, device=DEVICE)[None, None]
     how = Weighting.sigmoid(n=n, precision=mode)
     flat = flatten(q, k, v, how, None, Mask(), 1.0)
-    return ops.call(flat, "triton").flatten().cpu().double()
+    return call(flat, "triton").flatten().cpu().double()
 
 
 # Largest relative error and smallest weight of each mode; those for half precision are far below

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from made_experiments import write_decoded, write_experiment
 
+from asr.compare.cells import points
 from asr.compare.experiment import read_experiment
-from asr.compare.tables import points
 
 PROGRAM = Path(__file__).parents[2] / "recipes" / "mini" / "options.py"
 

@@ -15,7 +15,7 @@ from asr import config
 from asr.data.store.manifest import read_cuts, write_cuts
 from asr.errors import InputError
 from asr.train.checkpoint import list_checkpoints, read_file
-from asr.train.loop import Options, train
+from asr.train.run import Options, train
 
 SETTINGS = [
     "encoder.num_layers=1",

@@ -15,7 +15,7 @@ from asr import config
 from asr.data.dataset import Batch
 from asr.model.recogniser import Recogniser
 from asr.train.diagnose import diagnose_step
-from asr.train.loop import train
+from asr.train.run import train
 
 SETTINGS = [
     *("encoder.num_layers=1", "encoder.dim=16", "encoder.ff_dim=24", "encoder.conv_kernel=5"),

@@ -26,7 +26,7 @@ from asr.cli import main
 from asr.decode.decode import decode_set
 from asr.model.folder import load_model
 from asr.train.checkpoint import list_checkpoints
-from asr.train.loop import train
+from asr.train.run import train
 
 ROOT = Path(__file__).parents[2]
 

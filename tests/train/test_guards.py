@@ -20,13 +20,14 @@ from asr.data.dataset import Batch
 from asr.errors import InputError
 from asr.model.recogniser import Recogniser
 from asr.processes import alone
+from asr.run_folder import RunFolder
 from asr.search.greedy import greedy
 from asr.text.tokenizer import train_tokenizer
 from asr.train.engines import build_engine
 from asr.train.guards import find_fault, largest_that_fits, probe
-from asr.train.loop import find_batch, train
 from asr.train.optimizer import build_optimizer
-from asr.train.setup import Experiment, prepare
+from asr.train.run import find_batch, train
+from asr.train.setup import prepare
 from asr.train.step import Launched, Step, cut, silence
 from asr.train.stopping import StopRequest
 from asr.train.trainer import Trainer
@@ -188,7 +189,7 @@ def test_the_batch_that_is_found_is_what_training_can_hold(
     with pytest.raises(InputError, match="--find-batch needs a GPU"):
         find_batch(cfg)
     processes = alone("cpu")
-    exp = Experiment(tmp_path)
+    exp = RunFolder(tmp_path)
     setup = prepare(cfg, exp, processes.device, start=None, new_tokenizer=False)
     trainer = Trainer(cfg, setup, exp, processes, StopRequest())
     longest_s = float(setup.train.durations_s.max())

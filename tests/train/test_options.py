@@ -26,8 +26,8 @@ from asr.text.tokenizer import load_tokenizer
 from asr.train.averaging import MovingAverage
 from asr.train.engines import build_engine
 from asr.train.flops import count_layers
-from asr.train.loop import Options, average, train
 from asr.train.objective import consistency
+from asr.train.run import Options, average, train
 
 SETTINGS = [
     "encoder.num_layers=1",

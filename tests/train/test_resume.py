@@ -30,7 +30,7 @@ from asr.train.checkpoint import (
     list_checkpoints,
     read_file,
 )
-from asr.train.loop import Options, train
+from asr.train.run import Options, train
 
 # Everything that has a state: dropout, speeds, SpecAugment, a moving average, a window of the log, more
 # checkpoints than are kept, validation in the middle of an epoch, and a checkpoint every other step.
@@ -57,7 +57,7 @@ SETTINGS = [
 ]
 
 spawn = multiprocessing.get_context("forkserver")
-spawn.set_forkserver_preload(["asr.train.loop", "torch._dynamo"])  # the optimiser imports that
+spawn.set_forkserver_preload(["asr.train.run", "torch._dynamo"])  # the optimiser imports that
 
 
 def settings(corpus: Path, *more: str) -> list[str]:

@@ -16,7 +16,7 @@ from asr.data.store import index
 from asr.data.store.index import open_cuts
 from asr.data.store.manifest import read_cuts, write_cuts
 from asr.errors import InputError, InputWarning
-from asr.train.loop import Options, train
+from asr.train.run import Options, train
 
 TINY = [
     "encoder.num_layers=1",

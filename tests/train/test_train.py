@@ -14,8 +14,8 @@ from asr.compare.experiment import read_experiment
 from asr.errors import InputError
 from asr.train import record
 from asr.train.checkpoint import average_weights, choose_steps, list_checkpoints, write_file
-from asr.train.loop import Options, train
 from asr.train.optimizer import build_optimizer, learning_rate
+from asr.train.run import Options, train
 
 TINY = [
     "encoder.num_layers=1",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import quote
 
+from asr.compare.cells import markdown_items, markdown_lines, markdown_tables, short_count
 from asr.compare.comparison import Comparison
 from asr.compare.report.pictures import draw_comparison, draw_lengths
 from asr.compare.report.verdict import Verdict, length_verdict, verdict
@@ -12,11 +13,7 @@ from asr.compare.tables import (
     difference_caption,
     legend_lines,
     length_tables,
-    markdown_items,
-    markdown_lines,
-    markdown_tables,
     set_lines,
-    short_count,
     system_differences,
     systems_table,
     type_legend_lines,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
+from asr.compare.cells import p_text, points
 from asr.compare.comparison import Comparison, Difference, TypeDifference
 from asr.compare.report import figures
 from asr.compare.stats.statistics import Interval
-from asr.compare.tables import p_text, points
 from asr.decode.score import percent
 
 

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from asr.compare.attention_types import from_best_position, widest
+from asr.compare.cells import within_text
 from asr.compare.comparison import Comparison
 from asr.compare.report.gather import Contents
-from asr.compare.report.svg import COLOURS, Line, Whisker, lines, scatter, whiskers
+from asr.compare.report.svg import Line, Whisker, lines, scatter, whiskers
 from asr.compare.stats.statistics import Interval
-from asr.compare.tables import within_text
+from asr.pictures import COLOURS
 
 Panel = tuple[str, str]
 """(title, picture)"""

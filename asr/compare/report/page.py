@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from asr.compare.attention_types import known_mean
+from asr.compare.cells import p_text, points, within_text
 from asr.compare.comparison import Comparison
 from asr.compare.report import figures
 from asr.compare.report.alignments import alignments
@@ -23,7 +24,7 @@ from asr.compare.report.elements import (
 )
 from asr.compare.report.gather import Contents
 from asr.compare.report.verdict import verdict
-from asr.compare.tables import comparison_files, legend_lines, p_text, points, within_text
+from asr.compare.tables import comparison_files, legend_lines
 from asr.decode.score import percent
 from asr.files import Files
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from asr.compare.comparison import Comparison
-from asr.compare.curves import COLOURS, as_png, new_figure
 from asr.compare.report.figures import (
     difference_rows,
     position_rows,
@@ -16,6 +15,7 @@ from asr.compare.report.figures import (
 )
 from asr.compare.report.svg import Whisker
 from asr.compare.stats.statistics import Interval
+from asr.pictures import COLOURS, as_png, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 
 WIDTH = 400
 _FONT = 11
-# The palette of Okabe and Ito, told apart by colour-blind readers too; black gives way to grey.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#888888")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from asr.compare.attention_types import (
     from_best_position,
     widest,
 )
+from asr.compare.cells import points, within_text
 from asr.compare.comparison import (
     Comparison,
     Difference,
@@ -20,7 +21,6 @@ from asr.compare.comparison import (
 )
 from asr.compare.interactions import significant_interactions
 from asr.compare.stats.statistics import holm
-from asr.compare.tables import points, within_text
 
 
 @dataclass(frozen=True)

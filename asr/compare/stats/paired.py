@@ -26,7 +26,7 @@ from asr.compare.stats.statistics import (
     studentised_bootstrap,
 )
 from asr.compare.stats.student import clopper_pearson
-from asr.decode.decoded import Utterance
+from asr.decode.decoded import DecodedUtterance
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Group:
 
     set_name: str
     members: list[int]
-    utterances: list[Utterance]
+    utterances: list[DecodedUtterance]
     hypotheses_mu: list[list[list[str]]]
     errors_um: Floats
     words_u: Floats

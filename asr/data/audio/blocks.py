@@ -12,7 +12,6 @@ from typing import BinaryIO
 
 import numpy as np
 import soxr
-from lhotse.cut import Cut
 
 from asr.data.audio.error import AudioError
 from asr.data.audio.gaps import Gap, Remark, note_gap
@@ -28,7 +27,6 @@ from asr.data.audio.levels import (
 )
 from asr.data.audio.reader import SHORT_PIECE_S, Reader, check_rate
 from asr.data.audio.stretches import Loss
-from asr.data.store.manifest import load_waveform
 
 BLOCK_S = 10.0
 BAD_SAMPLES = "NaN, infinite or absurd samples"
@@ -90,25 +88,6 @@ def _with_silence(reader: Reader, gaps: list[Gap]) -> Iterator[np.ndarray]:
 def _silence(num_samples: int, reader: Reader) -> Iterator[np.ndarray]:
     for start in range(0, num_samples, reader.rate):
         yield np.zeros((min(reader.rate, num_samples - start), reader.num_channels), np.float32)
-
-
-def read_cut_blocks(cut: Cut, sample_rate: int, gaps: list[Gap]) -> Iterator[np.ndarray]:
-    """Read a Lhotse cut through Lhotse, as ``read_blocks`` a file: the cut itself says its channels.
-
-    Raises:
-        InputError: names the cut, the file and the reason.
-    """
-
-    def pieces() -> Iterator[np.ndarray]:
-        start_s = 0.0
-        while start_s < cut.duration:
-            length_s = min(BLOCK_S, cut.duration - start_s)
-            whole = length_s == cut.duration
-            piece = cut if whole else cut.truncate(offset=start_s, duration=length_s)
-            yield load_waveform(piece, cut.sampling_rate)[:, None]
-            start_s += BLOCK_S
-
-    yield from convert(pieces(), cut.sampling_rate, sample_rate, gaps, None, f"cut {cut.id}")
 
 
 def convert(

@@ -24,7 +24,7 @@ from lhotse.cut import Cut
 from lhotse.serialization import deserialize_item
 from tqdm import tqdm
 
-from asr.data.augment import stable_hash
+from asr.data.draws import stable_hash
 from asr.data.store.gate import ForeignSource, check_item, parse_line
 from asr.data.store.manifest import (
     MALFORMED,

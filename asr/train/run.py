@@ -15,6 +15,7 @@ from asr.files import read_json_object
 from asr.locks import locked
 from asr.model.folder import save_model
 from asr.processes import Processes, alone, join
+from asr.run_folder import RunFolder
 from asr.runtime import prepare_cpu
 from asr.text.tokenizer import load_tokenizer
 from asr.train.checkpoint import average_weights, choose_steps, list_checkpoints
@@ -24,7 +25,6 @@ from asr.train.profiling import Profile
 from asr.train.record import resumed_record, run_record, write_diff, write_run
 from asr.train.resuming import Change, check_contents, claim_folder
 from asr.train.setup import (
-    Experiment,
     Setup,
     check_tokenizer_folder,
     describe,
@@ -65,7 +65,7 @@ def train(config: Config, folder: Path, options: Options | None = None) -> None:
         join(config.train.device, config.train.timeout_minutes) as us,
         locked(folder) if us.first else nullcontext(),
     ):
-        _train(config, Experiment(folder), options or Options(), us, request)
+        _train(config, RunFolder(folder), options or Options(), us, request)
 
 
 def find_batch(config: Config) -> float:
@@ -81,7 +81,7 @@ def find_batch(config: Config) -> float:
     if processes.device.type != "cuda":
         raise InputError("--find-batch needs a GPU; on a CPU set train.max_batch_s by hand")
     with tempfile.TemporaryDirectory() as folder:
-        exp = Experiment(Path(folder))
+        exp = RunFolder(Path(folder))
         setup = prepare(config, exp, processes.device, start=None, new_tokenizer=False)
         found_s = Trainer(config, setup, exp, processes, StopRequest()).find_batch()
     if found_s == 0.0:
@@ -93,7 +93,7 @@ def find_batch(config: Config) -> float:
 
 
 def _train(
-    config: Config, exp: Experiment, options: Options, processes: Processes, request: StopRequest
+    config: Config, exp: RunFolder, options: Options, processes: Processes, request: StopRequest
 ) -> None:
     start = None if options.init_from is None else read_start(options.init_from, config)
     changes: list[Change] = []
@@ -129,7 +129,7 @@ def _train(
         log = _open_log(config, exp, options, processes, record, progress.step, log_bytes)
         stack.enter_context(log)
         if options.profile and processes.first:
-            trainer.profile = stack.enter_context(Profile(exp.root / "profile", processes.device))
+            trainer.profile = stack.enter_context(Profile(exp.profile, processes.device))
         trainer.run(log)
     if processes.first:
         _finish(config, exp, setup, progress, record)
@@ -138,7 +138,7 @@ def _train(
 
 def _open_log(
     config: Config,
-    exp: Experiment,
+    exp: RunFolder,
     options: Options,
     processes: Processes,
     record: dict[str, Any],
@@ -149,14 +149,14 @@ def _open_log(
         return NoLog()
     trackers: list[Tracker] = []
     if config.train.tensorboard:
-        trackers.append(TensorBoard(exp.root, resume_step))
+        trackers.append(TensorBoard(exp, resume_step))
     if options.tracker is not None:
         trackers.append(load_tracker(options.tracker, record))
-    return TrainingLog(exp.root, resume_bytes, trackers)
+    return TrainingLog(exp, resume_bytes, trackers)
 
 
 def _finish(
-    config: Config, exp: Experiment, setup: Setup, progress: Progress, record: dict[str, Any]
+    config: Config, exp: RunFolder, setup: Setup, progress: Progress, record: dict[str, Any]
 ) -> None:
     train = config.train
     chosen = choose_steps(progress.wers, train.average_checkpoints, train.average_what)
@@ -182,7 +182,7 @@ def average(folder: Path, out: Path, count: int, own: bool) -> list[int]:
         InputError: ``folder`` is no run or has fewer checkpoints, ``out`` is a run itself, or a file
             cannot be read or written.
     """
-    source, target = Experiment(folder), Experiment(out)
+    source, target = RunFolder(folder), RunFolder(out)
     if target.checkpoints.exists():
         raise InputError(f"{out}: holds a run of its own; name another folder with --out")
     there = list_checkpoints(source.checkpoints)
