@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from asr.data.audio import levels
+from asr.data.audio import samples as audio
 from asr.data.audio.blocks import read_blocks
 from asr.data.audio.gaps import Gap
-from asr.data.audio.samples import levels
-from asr.data.audio.samples import samples as audio
 from asr.errors import InputError
 
 RATE = 16000

@@ -9,9 +9,10 @@ import pytest
 import soundfile
 import soxr
 
+from asr.data.audio import blocks
 from asr.data.audio.blocks import read_blocks
 from asr.data.audio.gaps import Gap
-from asr.data.audio.samples import AudioError, blocks
+from asr.data.audio.samples import AudioError
 
 RATE = 16000
 

@@ -20,10 +20,10 @@ import pytest
 import soundfile
 from lhotse import AudioSource, MonoCut, Recording
 
+from asr.data.audio import samples as audio
 from asr.data.audio.blocks import read_blocks
 from asr.data.audio.gaps import Gap
 from asr.data.audio.samples import AudioError
-from asr.data.audio.samples import samples as audio
 from asr.data.store.manifest import load_waveform
 
 av = pytest.importorskip("av", reason="extra `media` not installed")

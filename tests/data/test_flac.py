@@ -12,9 +12,9 @@ import pytest
 import soundfile
 from lhotse import AudioSource, Recording
 
+from asr.data.audio import flac
 from asr.data.audio.blocks import read_blocks
 from asr.data.audio.gaps import Gap
-from asr.data.audio.samples import flac
 from asr.data.store.manifest import load_waveform
 from asr.errors import InputError
 

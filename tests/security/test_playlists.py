@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr.data.audio.samples import containers, decode
+from asr.data.audio import containers
+from asr.data.audio.samples import decode
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
 
