@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from asr import config
 from asr.config import Config
 from asr.errors import InputError
+from asr.model import folder as model_folder
 from asr.model.folder import load_model, save_model
 from asr.model.recogniser import Recogniser, check_finite, ctc_loss, weight_shapes
-from asr.model.recogniser import folder as model_folder
 from asr.text.tokenizer import tokenizer_file, train_tokenizer
 
 SMALL = [
