@@ -9,15 +9,8 @@ import torch
 from torch import Tensor
 
 from asr.config import AugmentConfig
-from asr.data.augment import (
-    change_speed,
-    draw_edge_silences_s,
-    draw_many,
-    draw_speeds,
-    spec_augment,
-    stable_hash,
-    utterance_rng,
-)
+from asr.data.augment import change_speed, draw_edge_silences_s, draw_speeds, spec_augment
+from asr.data.draws import draw_many, stable_hash, utterance_rng
 
 
 def rngs_of(names: list[str], epoch: int = 0) -> list[np.random.Generator]:
