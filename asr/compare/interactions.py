@@ -85,12 +85,17 @@ def _interactions(
     results = []
     for (name, baseline), places in by_pair.items():
         terms = [one for one in contrasts if (one.name, one.baseline) == (name, baseline)]
-        compared = terms if len(places) == 2 else places
-        if not terms or any(one.df is None for one in compared):
+        pair = len(places) == 2
+        if (
+            not pair
+        ):  # where nothing varies (all or no words wrong) there is no error to compare with
+            places = [one for one in places if one.df is not None]
+        compared = terms if pair else places
+        if len(places) < 2 or not terms or any(one.df is None for one in compared):
             continue
         errors = [_standard_error(one, level) for one in compared]
         dfs = [one.df or 0.0 for one in compared]
-        if len(places) == 2:
+        if pair:
             f, df2 = (terms[0].difference / errors[0]) ** 2, dfs[0]
         else:
             f, df2 = welch([one.difference for one in places], errors, dfs)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from asr.compare.compare import compare
 from asr.compare.interactions import significant_interactions, welch
 from asr.compare.report.verdict import verdict
+from asr.compare.stats import hierarchical
 from asr.compare.stats.hierarchical import contrast
 from asr.compare.stats.student import f_tail, t_quantile
 from asr.compare.tables import format_markdown, format_terminal
@@ -150,3 +151,24 @@ def test_no_interaction_no_claim(tmp_path: Path) -> None:
     assert significant_interactions(comparison.interactions, "test") == []
     assert "depends on the position" not in verdict(comparison).answer
     assert all(len(o.within) == 2 for o in comparison.type_differences if o.kind == "position")
+
+
+def test_a_position_without_variance_is_left_out_and_the_others_are_tested(tmp_path: Path) -> None:
+    """All words right everywhere: no standard error, but no reason to say nothing of the rest."""
+    rates = {"none": (0.3, 0.2), "rope": (0.2, 0.35), "alibi": (0.2, 0.3), "cape": (1e-9, 1e-9)}
+    comparison = compare(grid(tmp_path, rates))
+    (found,) = significant_interactions(comparison.interactions, "test")
+    assert found.positions == ["none", "rope", "alibi"]
+    assert "depends on the position" in verdict(comparison).answer
+
+
+def test_equal_hypotheses_differ_by_nothing_not_by_rounding() -> None:
+    """The same errors in all runs but for the last bits of their sums."""
+    errors_kru = (
+        np.tile(np.arange(10.0) * 0.1, (1, 6, 1)) + np.array([0, 0, 0, 1, 1, 1])[:, None] * 1e-16
+    )
+    words_ku = np.full((1, 10), 7.0)
+    weight_r = np.repeat([-1.0, 1.0], 3) / 3
+    found = contrast(errors_kru, words_ku, weight_r, [0, 0, 0, 1, 1, 1])
+    assert float(found.variance_k[0]) > 0
+    assert hierarchical.tested(found, 0.95) == (None, None)

@@ -31,6 +31,9 @@ from numpy.typing import NDArray
 from asr.compare.stats.statistics import Floats, Interval
 from asr.compare.stats.student import t_quantile, two_sided_t
 
+# Of a rate: a smaller standard error is what adding rounds off, where nothing varies.
+ROUNDING = 1e-12
+
 
 @dataclass(frozen=True)
 class Contrast:
@@ -100,7 +103,7 @@ def contrast(
 def tested(found: Contrast, level: float) -> tuple[Interval | None, float | None]:
     """(interval, p-value) of the first trial by t; (None, None) where nothing varies at all."""
     estimate, error = float(found.estimate_k[0]), float(np.sqrt(found.variance_k[0]))
-    if error == 0:
+    if error < ROUNDING:
         return None, None
     df = float(found.df_k[0])
     half = t_quantile(level, df) * error
