@@ -1,4 +1,4 @@
-"""Tables of plain text: what every command prints figures with."""
+"""Tables of plain text."""
 
 from __future__ import annotations
 

@@ -43,7 +43,8 @@ def report() -> list[str]:
         )
         lines.append(f"[{extra}]".ljust(12) + f"{state}; for {purpose}")
     lines.append(f"engine      {engine().state}")
-    lines += [line for name in PACKAGES for line in _owners(name)]
+    owners = metadata.packages_distributions()
+    lines += [line for name in PACKAGES for line in _owned(name, owners.get(name, []))]
     devices = ["cpu", *(["cuda"] if count else [])]
     for device in devices:
         for weighting in WEIGHTINGS:
@@ -54,12 +55,12 @@ def report() -> list[str]:
     return lines
 
 
-def _owners(package: str) -> list[str]:
-    """Where a package of ours is imported from, and who else installed one of that name."""
+def _owned(package: str, owners: list[str]) -> list[str]:
+    """Say where a package of ours is imported from, and who else installed one of that name."""
     spec = util.find_spec(package)
     place = Path(spec.origin).parent if spec is not None and spec.origin else "nowhere"
     lines = [f"{package:11s} imported from {place}"]
-    for owner in dict.fromkeys(metadata.packages_distributions().get(package, [])):
+    for owner in dict.fromkeys(owners):
         if owner not in PACKAGES[package]:
             lines.append(
                 f"WARNING     {owner} {metadata.version(owner)} installs a package {package} too: one "

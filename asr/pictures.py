@@ -1,4 +1,4 @@
-"""What all pictures have in common: the palette, an empty figure, and a figure as a file."""
+"""Parts that all pictures share: the palette, an empty figure, and a figure as a file."""
 
 from __future__ import annotations
 

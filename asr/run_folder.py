@@ -1,4 +1,4 @@
-"""What a run leaves in its folder, EXP, and where; training, decoding and comparing agree on it here."""
+"""Files of a run's folder, EXP: training, decoding and comparing agree on their names here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RunFolder:
 
     @property
     def run(self) -> Path:
-        """How the model came about: words, data, commit, speed."""
+        """Record of how the model came about: words, data, commit, speed."""
         return self.root / "run.json"
 
     @property
@@ -35,7 +35,7 @@ class RunFolder:
         return self.root / "log.jsonl"
 
     def diff(self, after_step: int = 0) -> Path:
-        """What the checkout had beyond its commit, at the start or when the run went on."""
+        """Changes of the checkout beyond its commit, at the start or when the run went on."""
         name = f"uncommitted-after-{after_step}" if after_step else "uncommitted"
         return self.root / f"{name}.diff"
 
@@ -88,7 +88,7 @@ class DecodedFolder:
 
     @property
     def decoding(self) -> Path:
-        """How the set was decoded."""
+        """Record of how the set was decoded."""
         return self.root / "decode.json"
 
     @property

@@ -12,7 +12,14 @@ from typing import cast
 
 import numpy as np
 
-from asr.compare.comparison import Row, TypeDifference, TypeResult, corrected
+from asr.compare.comparison import (
+    Difference,
+    Interaction,
+    Row,
+    TypeDifference,
+    TypeResult,
+    corrected,
+)
 from asr.compare.experiment import Experiment
 from asr.compare.stats.hierarchical import Contrast, contrast, tested
 from asr.compare.stats.paired import Group
@@ -25,6 +32,12 @@ MIN_RUNS = 2
 CLAIM_RUNS = 5
 # Of corrected p-values.
 SIGNIFICANT = 0.05
+
+
+def is_significant(one: Difference | TypeDifference | Interaction) -> bool:
+    """Tell whether a difference, or an interaction, is significant after correction."""
+    return one.p_holm is not None and one.p_holm <= SIGNIFICANT
+
 
 Type = tuple[str, str]
 """(weighting, position)"""
@@ -246,6 +259,7 @@ def type_difference(
     if found is None:
         return []
     interval, p_value = tested(found, level)
+    varies = interval is not None
     return [
         TypeDifference(
             kind=kind,
@@ -257,7 +271,8 @@ def type_difference(
             interval=interval,
             p_value=p_value,
             p_holm=None,
-            df=None if interval is None else float(found.df_k[0]),
+            standard_error=float(np.sqrt(found.variance_k[0])) if varies else None,
+            df=float(found.df_k[0]) if varies else None,
             num_seeds=min(len(types[one]) for one in signs),
             unit=group.unit,
             seed_error=float(found.seeds_k[0]),

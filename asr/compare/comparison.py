@@ -117,7 +117,8 @@ class TypeDifference:
             one position, ``within``, minus the mean of the same at the others.
         within: what is the same: one word, or several where their mean is compared.
         num_seeds: the fewest runs of any type that takes part.
-        df: degrees of freedom of the t test; None where nothing varies.
+        standard_error: of the difference; df: degrees of freedom of the t test; both None where nothing
+            varies.
         seed_error, unit_error: standard errors from seeds alone and from speakers alone.
     """
 
@@ -130,6 +131,7 @@ class TypeDifference:
     interval: Interval | None
     p_value: float | None
     p_holm: float | None
+    standard_error: float | None
     df: float | None
     num_seeds: int
     unit: str
@@ -139,7 +141,7 @@ class TypeDifference:
 
 @dataclass(frozen=True)
 class Interaction:
-    """Whether the difference of two weightings depends on the position, on one set.
+    """Test of whether the difference of two weightings depends on the position, on one set.
 
     Attributes:
         positions: those that both weightings have and at which their difference varies.

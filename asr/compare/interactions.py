@@ -1,4 +1,4 @@
-"""Does a difference of weightings depend on the position? Where it does, its mean answers nothing.
+"""Interactions: where a difference of weightings depends on the position, its mean answers nothing.
 
 Welch's analysis of variance (1951) of the differences at the single positions, each with its own
 standard error and degrees of freedom, asks it once for all positions. Its differences should be
@@ -15,15 +15,15 @@ import itertools
 from collections.abc import Sequence
 
 from asr.compare.attention_types import (
-    SIGNIFICANT,
     Type,
     corrected_types,
+    is_significant,
     type_difference,
     type_differences,
 )
 from asr.compare.comparison import Interaction, TypeDifference, corrected
 from asr.compare.stats.paired import Group
-from asr.compare.stats.student import f_tail, t_quantile
+from asr.compare.stats.student import f_tail
 
 
 def compared_types(
@@ -36,7 +36,7 @@ def compared_types(
     contrasts = [_contrasts(*each, level) for each in found]
     differences = [type_differences(*each, level) for each in found]
     tested = zip(differences, contrasts, strict=True)
-    interactions = corrected([one for each in tested for one in _interactions(*each, level)])
+    interactions = corrected([one for each in tested for one in _interactions(*each)])
     pairs: list[TypeDifference] = []
     for (group, types), of_set in zip(found, differences, strict=True):
         pairs += of_set
@@ -50,11 +50,7 @@ def significant_interactions(
     interactions: Sequence[Interaction], set_name: str
 ) -> list[Interaction]:
     """Return the interactions of a set that are significant after correction."""
-    return [
-        one
-        for one in interactions
-        if one.set_name == set_name and one.p_holm is not None and one.p_holm <= SIGNIFICANT
-    ]
+    return [one for one in interactions if one.set_name == set_name and is_significant(one)]
 
 
 def welch(
@@ -75,9 +71,9 @@ def welch(
 
 
 def _interactions(
-    differences: Sequence[TypeDifference], contrasts: Sequence[TypeDifference], level: float
+    differences: Sequence[TypeDifference], contrasts: Sequence[TypeDifference]
 ) -> list[Interaction]:
-    """Of each pair of weightings with two positions or more, where their differences vary at all."""
+    """Return the interaction of each pair of weightings, over the positions where anything varies."""
     by_pair: dict[tuple[str, str], list[TypeDifference]] = {}
     for one in differences:
         if one.kind == "weighting" and len(one.within) == 1:
@@ -85,20 +81,20 @@ def _interactions(
     results = []
     for (name, baseline), places in by_pair.items():
         terms = [one for one in contrasts if (one.name, one.baseline) == (name, baseline)]
-        pair = len(places) == 2
-        if (
-            not pair
-        ):  # where nothing varies (all or no words wrong) there is no error to compare with
-            places = [one for one in places if one.df is not None]
-        compared = terms if pair else places
-        if len(places) < 2 or not terms or any(one.df is None for one in compared):
-            continue
-        errors = [_standard_error(one, level) for one in compared]
-        dfs = [one.df or 0.0 for one in compared]
-        if pair:
-            f, df2 = (terms[0].difference / errors[0]) ** 2, dfs[0]
-        else:
+        # Without variance (all or no words wrong) there is no error to compare with.
+        known = [
+            (one, one.standard_error, one.df)
+            for one in (terms if len(places) == 2 else places)
+            if one.standard_error is not None and one.df is not None
+        ]
+        if len(places) == 2 and known:
+            ((term, error, df2),) = known
+            f = (term.difference / error) ** 2
+        elif len(known) > 1:
+            places, errors, dfs = ([*column] for column in zip(*known, strict=True))
             f, df2 = welch([one.difference for one in places], errors, dfs)
+        else:
+            continue
         df1 = len(places) - 1
         results.append(
             Interaction(
@@ -114,12 +110,6 @@ def _interactions(
             )
         )
     return results
-
-
-def _standard_error(one: TypeDifference, level: float) -> float:
-    assert one.interval is not None
-    assert one.df is not None
-    return (one.interval.high - one.interval.low) / 2 / t_quantile(level, one.df)
 
 
 def _contrasts(group: Group, types: dict[Type, list[int]], level: float) -> list[TypeDifference]:

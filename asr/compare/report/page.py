@@ -123,7 +123,7 @@ def _types(comparison: Comparison) -> str:
 
 
 def _interactions(comparison: Comparison, of_lengths: bool = False) -> str:
-    """Whether differences of weightings depend on the position, empty where none is tested."""
+    """Return the tables of interactions and of what deviates, empty where none is tested."""
     key = "length_interactions" if of_lengths else "interactions"
     found = comparison.length_interactions if of_lengths else comparison.interactions
     if not found:

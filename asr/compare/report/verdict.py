@@ -9,6 +9,7 @@ from asr.compare.attention_types import (
     CLAIM_RUNS,
     SIGNIFICANT,
     from_best_position,
+    is_significant,
     widest,
 )
 from asr.compare.cells import points, within_text
@@ -126,7 +127,7 @@ def _of_set(
             answers.append(_answer(one, f"With {place}{also}"))
             reasons.append(_reason(one, f"With {place}, {beside},"))
             continue
-        exceptions = [(o, _said(within_text(o))) for o in places if _certain(o)]
+        exceptions = [(o, _said(within_text(o))) for o in places if is_significant(o)]
         answers.append(_answer(one, where))
         answers += [_answer(o, f"With {place}{also}") for o, place in exceptions]
         reasons.append(_reason(one, at))
@@ -155,12 +156,12 @@ def _depends(one: TypeDifference, places: Sequence[TypeDifference], where: str) 
         f"interaction), so their mean over positions answers nothing"
     )
     for sign, name in ((-1, one.name), (1, one.baseline)):
-        better = [o for o in places if _certain(o) and o.difference * sign > 0]
+        better = [o for o in places if is_significant(o) and o.difference * sign > 0]
         if better:
             other = one.baseline if name == one.name else one.name
             named = _listed([_said(within_text(o)) for o in better])
             text += f"; with {named} {_claim(better)} {name} rather than {other}"
-    alike = [_said(within_text(o)) for o in places if not _certain(o)]
+    alike = [_said(within_text(o)) for o in places if not is_significant(o)]
     if alike:
         text += f"; with {_listed(alike)} no difference is significant after correction"
     return _sentence(text, where)
@@ -180,9 +181,9 @@ _POINTS = "Points of word error rate above "
 def _positions(differences: Sequence[TypeDifference], beside: str, where: str) -> tuple[str, str]:
     """(which positions make more errors than another, by how much)."""
     best, others = from_best_position(differences, differences[0].set_name)
-    worse = [one for one in others if _certain(one) and one.difference > 0]
-    better = [_said(one.name) for one in others if _certain(one) and one.difference < 0]
-    alike = [_said(one.name) for one in others if not _certain(one)]
+    worse = [one for one in others if is_significant(one) and one.difference > 0]
+    better = [_said(one.name) for one in others if is_significant(one) and one.difference < 0]
+    alike = [_said(one.name) for one in others if not is_significant(one)]
     if better:  # which takes unequal weightings
         text = f"no position is ahead of every other: over what they share {_listed(better)} "
         text += f"{'makes' if len(better) == 1 else 'make'} fewer errors than {_said(best)}"
@@ -243,7 +244,7 @@ def _of_systems(comparison: Comparison) -> Verdict:
     for set_name in set_names:
         here = [one for one in comparison.differences if one.set_name == set_name]
         answers.append(_answer_of(here, f"On {set_name}" if len(set_names) > 1 else ""))
-        real = [one for one in here if _certain(one)]
+        real = [one for one in here if is_significant(one)]
         shown = sorted(real or here, key=lambda one: one.difference)[:5]
         reasons += [_reason(one, f"On {set_name}") for one in shown]
     reasons.append(
@@ -255,7 +256,7 @@ def _of_systems(comparison: Comparison) -> Verdict:
 
 def _answer_of(differences: Sequence[Difference], where: str) -> str:
     """On systems of one set."""
-    real = [one for one in differences if _certain(one)]
+    real = [one for one in differences if is_significant(one)]
     baseline = differences[0].baseline
     if not real and all(one.method == "t" for one in differences):
         text = f"there are too few {differences[0].unit}s for an answer that holds for others"
@@ -288,12 +289,8 @@ def _of_these_alone(differences: Sequence[Difference]) -> str:
     return f"; of these alone, {_listed(told)} (MAPSSWE)" if told else ""
 
 
-def _certain(one: Difference | TypeDifference) -> bool:
-    return one.p_holm is not None and one.p_holm <= SIGNIFICANT
-
-
 def _answer(one: TypeDifference, where: str) -> str:
-    if _certain(one):
+    if is_significant(one):
         better, worse = (one.name, one.baseline) if one.difference < 0 else (one.baseline, one.name)
         return _sentence(f"{_claim([one])} {better} rather than {worse}", where)
     text = f"no significant difference between {one.name} and {one.baseline}"
@@ -342,7 +339,7 @@ def _reason(one: Difference | TypeDifference, where: str) -> str:
             f"would fit as well"
         )
     if one.p_holm is not None:
-        text += f" (corrected p {_p_text(one)}: {'' if _certain(one) else 'not '}significant)"
+        text += f" (corrected p {_p_text(one)}: {'' if is_significant(one) else 'not '}significant)"
     return text + "."
 
 
