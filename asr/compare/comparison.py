@@ -144,7 +144,8 @@ class Interaction:
     """Test of whether the difference of two weightings depends on the position, on one set.
 
     Attributes:
-        positions: those that both weightings have and at which their difference varies.
+        positions: those that both weightings have; without those at which nothing varies, if it does at
+            two or more.
         f: Welch's F of the differences at ``positions``; df1, df2: its degrees of freedom.
         p_value: of one difference at all positions; p_holm: corrected over all pairs and sets.
     """

@@ -3,8 +3,9 @@
 Welch's analysis of variance (1951) of the differences at the single positions, each with its own
 standard error and degrees of freedom, asks it once for all positions. Its differences should be
 independent; here they share the speakers, whom a difference between positions cancels and their
-standard errors do not, so that the test errs on the side of finding none. Of two positions the
-contrast below is the same question with the speakers paired, so F is the square of its t. Holm's
+standard errors do not, so that the test errs on the side of finding none. Of two positions, or where
+the difference varies at one alone (all or no words wrong at the others), the contrast below is the
+same question with the speakers paired, so F is the square of its t. Holm's
 correction is over pairs of weightings and sets. Which positions deviate is described by contrasts,
 each difference minus the mean of the others, by the same hierarchical test as any difference of types.
 """
@@ -80,22 +81,25 @@ def _interactions(
             by_pair.setdefault((one.name, one.baseline), []).append(one)
     results = []
     for (name, baseline), places in by_pair.items():
-        terms = [one for one in contrasts if (one.name, one.baseline) == (name, baseline)]
+        if len(places) < 2:
+            continue
         # Without variance (all or no words wrong) there is no error to compare with.
-        known = [
-            (one, one.standard_error, one.df)
-            for one in (terms if len(places) == 2 else places)
-            if one.standard_error is not None and one.df is not None
-        ]
-        if len(places) == 2 and known:
-            ((term, error, df2),) = known
-            f = (term.difference / error) ** 2
-        elif len(known) > 1:
-            places, errors, dfs = ([*column] for column in zip(*known, strict=True))
+        varying = _known(places)
+        if len(places) == 2 or len(varying) == 1:
+            terms = [one for one in contrasts if (one.name, one.baseline) == (name, baseline)]
+            if len(places) > 2:
+                terms = [one for one in terms if one.within == varying[0][0].within]
+            varying = _known(terms)
+            if not varying:
+                continue
+            ((term, error, df2),) = varying
+            f, df1 = (term.difference / error) ** 2, 1
+        elif varying:
+            places, errors, dfs = ([*column] for column in zip(*varying, strict=True))
             f, df2 = welch([one.difference for one in places], errors, dfs)
+            df1 = len(places) - 1
         else:
             continue
-        df1 = len(places) - 1
         results.append(
             Interaction(
                 name=name,
@@ -110,6 +114,15 @@ def _interactions(
             )
         )
     return results
+
+
+def _known(differences: Sequence[TypeDifference]) -> list[tuple[TypeDifference, float, float]]:
+    """(difference, standard error, degrees of freedom) of those that vary."""
+    return [
+        (one, one.standard_error, one.df)
+        for one in differences
+        if one.standard_error is not None and one.df is not None
+    ]
 
 
 def _contrasts(group: Group, types: dict[Type, list[int]], level: float) -> list[TypeDifference]:

@@ -162,6 +162,24 @@ def test_a_position_without_variance_is_left_out_and_the_others_are_tested(tmp_p
     assert "depends on the position" in verdict(comparison).answer
 
 
+def test_where_one_position_alone_varies_its_contrast_is_the_test(tmp_path: Path) -> None:
+    comparison = compare(
+        grid(tmp_path, {"none": (0.3, 0.1), "rope": (1e-9, 1e-9), "cape": (1e-9, 1e-9)})
+    )
+    (found,) = significant_interactions(comparison.interactions, "test")
+    (contrast_of_none,) = (
+        one
+        for one in comparison.type_differences
+        if (one.kind, one.within) == ("contrast", ["none"])
+    )
+    assert (found.df1, found.positions) == (1, ["none", "rope", "cape"])
+    assert found.p_value == pytest.approx(contrast_of_none.p_value)
+    nothing = compare(
+        grid(tmp_path / "same", dict.fromkeys(("none", "rope", "cape"), (1e-09, 1e-09)))
+    )
+    assert nothing.interactions == []
+
+
 def test_equal_hypotheses_differ_by_nothing_not_by_rounding() -> None:
     """The same errors in all runs but for the last bits of their sums."""
     errors_kru = (
