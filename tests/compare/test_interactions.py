@@ -174,6 +174,7 @@ def test_where_one_position_alone_varies_its_contrast_is_the_test(tmp_path: Path
     )
     assert (found.df1, found.positions) == (1, ["none", "rope", "cape"])
     assert found.p_value == pytest.approx(contrast_of_none.p_value)
+    assert any("all 3 positions (F(1, " in reason for reason in verdict(comparison).reasons)
     nothing = compare(
         grid(tmp_path / "same", dict.fromkeys(("none", "rope", "cape"), (1e-09, 1e-09)))
     )

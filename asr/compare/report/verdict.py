@@ -168,9 +168,10 @@ def _depends(one: TypeDifference, places: Sequence[TypeDifference], where: str) 
 
 
 def _interaction(one: Interaction, beside: str) -> str:
+    test = "F" if one.df1 == 1 else "Welch's F"  # of one difference it is the square of a t
     return (
         f"Interaction {beside}: {one.name} minus {one.baseline} is not the same at all "
-        f"{len(one.positions)} positions (Welch's F({one.df1}, {one.df2:.1f}) = {one.f:.1f}, corrected "
+        f"{len(one.positions)} positions ({test}({one.df1}, {one.df2:.1f}) = {one.f:.1f}, corrected "
         f"p {_p_text(one)})."
     )
 
