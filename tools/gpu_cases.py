@@ -22,7 +22,7 @@ from torch import Tensor
 
 BOUNDS = {"bfloat16": 1e-2, "float16": 2e-3, "float32": 1e-4}  # of norms
 PLAIN_FACTOR = 1.5  # beyond a bound, at most this many times `plain`
-SHIFTS = ("visible", "no_shift", "constant", "per_head", "sequence", "number")
+SHIFTS = ("visible", "no_shift", "constant", "per_head", "sequence", "number", "effective")
 LENGTHS = (129, 257, 500, 1000, 2047)
 REHEARSED = (7, 17, 20)
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
@@ -61,6 +61,7 @@ class Inputs:
             "per_head": lambda: Weighting.sigmoid(bias_h=leaves["bias_h"]),
             "sequence": lambda: Weighting.sigmoid(n="sequence"),
             "number": lambda: Weighting.sigmoid(n=50),
+            "effective": lambda: Weighting.sigmoid(n="effective"),
         }
         return made[self.shift]()
 
@@ -92,10 +93,16 @@ def make_mask(name: str, batch: int, queries: int, keys: int, rng: random.Random
         return Mask(key_lens=lens(keys), query_lens=lens(queries))
     if name == "causal":
         return Mask(causal=True, q_start=max(0, keys - queries))
+    if name == "causal lens":
+        start = max(0, keys - queries)
+        return Mask(causal=True, q_start=start, key_lens=lens(keys), query_lens=lens(queries))
     if name == "window":
         return Mask(window=(rng.randint(0, keys // 2), rng.randint(0, 40)), key_lens=lens(keys))
     if name == "chunk":
         return Mask(chunk=(rng.randint(3, 1 + keys // 4), rng.choice([None, 0, 1])))
+    if name == "chunk lens":
+        size = rng.randint(3, 1 + keys // 4)
+        return Mask(chunk=(size, 1), key_lens=lens(keys), query_lens=lens(queries))
     if name == "packed":
         cuts = sorted(rng.randint(0, keys) for _ in range(3))
         ends = torch.tensor([0, *cuts, keys], dtype=torch.int32, device=DEVICE)

@@ -1,15 +1,18 @@
 """The Triton kernels on the hardware: every output and gradient against float64, in many processes.
 
     python tools/gpu_check.py --out check.json --processes 16 --limit-s 75
+    python tools/gpu_check.py --out left.json --beyond docs/results/attention-gpu-check.json --split 3
     TRITON_INTERPRET=1 python tools/gpu_check.py --out /tmp/check.json --rehearse --processes 1
 
 What stands in the file: each case with the errors of its tensors, what failed, what was not reached.
+It is written after every case, so that a run may be cut off anywhere.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import random
 import sys
@@ -21,6 +24,7 @@ import gpu_farm
 
 POSITIONS = ("none", "alibi", "table", "relative")
 MASKS = ("none", "lens", "causal", "window", "chunk", "packed")
+MIXED = ("causal lens", "chunk lens")
 HALF = ("bfloat16", "float16")
 Unit = dict[str, Any]
 
@@ -51,6 +55,7 @@ def units(rehearse: bool) -> list[Unit]:
     halves = HALF[1:] if rehearse else HALF
     out += _products((16,) if rehearse else (64, 128), halves, lengths, rehearse)
     out += _softmax(lengths, rehearse)
+    out += _effective((16,) if rehearse else (64, 128), halves, lengths, rehearse)
     if not rehearse:
         out += [*_float32(), *_odd(), *_products((32, 80), halves, lengths, rehearse)]
     return out
@@ -71,6 +76,26 @@ def _products(dims: Any, dtypes: Any, lengths: Any, rehearse: bool) -> list[Unit
                 found += [case_of(dtype, d, position, "none", 0, (lengths[0],))]
             unique = list({c["name"]: c for c in found}.values())
             out.append({"name": f"{dtype} d{d} {position} {masked}", "cases": unique})
+    return out
+
+
+def _effective(dims: Any, dtypes: Any, lengths: Any, rehearse: bool) -> list[Unit]:
+    """Counts of keys by their biases: a term for each head and row, whose gradient slopes get too.
+    Without a position the count is of the visible keys."""
+    out = []
+    for position, dtype, d in itertools.product(("alibi", "none"), dtypes, dims):
+        masks = (*MIXED, "lens", "causal", "window") if position == "alibi" else MIXED[:1]
+        for masked in (True, False):
+            some = (masks[:2] if rehearse else masks) if masked else ("none",)
+            found = [case_of(dtype, d, position, m, 0, lengths) for m in some]
+            if not masked:
+                found += [case_of(dtype, d, position, "none", 0, (lengths[-1],))]
+            names = [c["name"].replace("visible", "effective") for c in found]
+            cases = {
+                n: {**c, "shift": "effective", "name": n} for n, c in zip(names, found, strict=True)
+            }
+            name = f"effective {dtype} d{d} {position} {masked}"
+            out.append({"name": name, "cases": list(cases.values())})
     return out
 
 
@@ -104,6 +129,48 @@ def _softmax(lengths: Any, rehearse: bool) -> list[Unit]:
         found = [case_of(dtype, d, position, m, 0, lengths) for m in masks]
         found = [{**c, "map": "softmax", "name": "softmax " + c["name"]} for c in found]
         out.append({"name": f"softmax {position}", "cases": found})
+    return out
+
+
+def chosen(every: list[Unit], only: list[str], done: set[str], anew: list[str]) -> list[Unit]:
+    """Units in the order of the words of `only` that their names contain, without the cases in `done`
+    whose names contain no word of `anew`."""
+    asked = [unit["name"] for word in only for unit in every if word in unit["name"]]
+    out = []
+    for unit in sorted(
+        (u for u in every if u["name"] in asked), key=lambda u: asked.index(u["name"])
+    ):
+        cases = [
+            case
+            for case in unit.get("cases", ())
+            if case["name"] not in done or any(word in case["name"] for word in anew)
+        ]
+        if "cases" not in unit or len(cases) == len(unit["cases"]):
+            out.append(unit)
+        elif cases:
+            out.append({**unit, "cases": cases})
+    return out
+
+
+def passed(path: Path) -> set[str]:
+    """The cases that a file of this program, or one with several of its runs, says were right."""
+    whole = json.loads(path.read_text())
+    runs = whole.get("runs", [whole])
+    return {c["name"] for run in runs for c in run["cases"] if not c.get("failed")}
+
+
+def split(units: list[Unit], most: int) -> list[Unit]:
+    """Units of at most so many cases: more processes at once, which compile some kernels twice."""
+    out = []
+    for unit in units:
+        cases = unit.get("cases", [])
+        parts = [cases[i : i + most] for i in range(0, len(cases), most)] if most else [cases]
+        if len(parts) < 2:
+            out.append(unit)
+        else:
+            out += [
+                {**unit, "name": f"{unit['name']} {i}", "cases": p} for i, p in enumerate(parts)
+            ]
     return out
 
 
@@ -186,6 +253,11 @@ def main() -> int:
         default=[""],
         help="units whose name contains one of these, in this order",
     )
+    parser.add_argument("--beyond", type=Path, help="leave out cases that passed in this file")
+    parser.add_argument(
+        "--anew", nargs="+", default=[], help="but those whose name contains one of these"
+    )
+    parser.add_argument("--split", type=int, default=0, help="most cases of a unit (0: any number)")
     parser.add_argument("--rehearse", action="store_true", help="tiny cases, for the interpreter")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -195,12 +267,13 @@ def main() -> int:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     began = time.monotonic()
-    every = units(args.rehearse)
-    asked = [unit["name"] for word in args.only for unit in every if word in unit["name"]]
-    chosen = sorted((u for u in every if u["name"] in asked), key=lambda u: asked.index(u["name"]))
+    done = passed(args.beyond) if args.beyond else set()
+    todo = split(chosen(units(args.rehearse), args.only, done, args.anew), args.split)
     command, slow = [sys.executable, __file__, "--worker"], 5.0 if args.rehearse else 1.0
     farm = gpu_farm.Farm(command, args.processes, args.limit_s, 60.0 * slow, 20.0 * slow)
-    records = farm.run(chosen)
+    if args.out:
+        farm.on_record = lambda some: gpu_farm.write(args.out, {"cut_off": True, "cases": some})
+    records = farm.run(todo)
     lines = summary(records, farm.left_over)
     lines.append(f"{time.monotonic() - began:.0f} s in {args.processes} processes")
     print(*lines, sep="\n", flush=True)
