@@ -2,6 +2,7 @@
 
     python tools/gpu_bench.py --out table.json --budget-s 60
     python tools/gpu_bench.py --out modes.json --modes
+    python tools/gpu_bench.py --out flex.json --held --warm-s 75 --parts alibi plain --lengths 4096
     TRITON_INTERPRET=1 python tools/gpu_bench.py --out /tmp/table.json --rehearse
 
 The file is written after every figure, so that a run may be cut off anywhere. Forward: the public
@@ -22,6 +23,7 @@ from typing import Any
 
 import gpu_contenders
 import gpu_farm
+import gpu_held
 import gpu_timing
 import torch
 from gpu_contenders import (
@@ -42,6 +44,7 @@ from torch import Tensor
 
 PACKAGES = ("torch", "triton", "triton-sigmoid")
 QUICK = [1024, 4096, 16384]
+HELD_S = 25.0  # that timing a held row may take
 MODES = ("SEPARATE", "SHARED", "QUAD", "TANH")
 MODE_SHAPES = (Shape(16, 16, 1024, 64), Shape(4, 16, 4096, 64), Shape(4, 8, 4096, 128))
 REHEARSED = (Shape(1, 2, 20, 16),)
@@ -91,40 +94,58 @@ class Bench:
         if time.monotonic() > self.deadline:
             self.left_over.append(line_of(row))
             return
-        try:
-            self._measure(scene, contender, row)
-        except REFUSALS as problem:
-            lines = [line for line in str(problem).splitlines() if line.strip()] or [""]
-            row["refused"] = f"{type(problem).__name__}: {lines[0][:160]}"
-        if self.device == "cuda":
-            torch.cuda.empty_cache()
+        fill(row, scene, contender, lambda: contender.make(scene), self.clock)
         self.keep(row)
         if gpu_farm.poisoned(RuntimeError(row.get("refused", ""))):
             raise SystemExit(f"{row['refused']}: this process can do no more")
 
-    def _measure(self, scene: Scene, contender: Contender, row: Row) -> None:
-        call = contender.make(scene)
-        *tensors, do = arranged(scene, contender.layout)
-        leaves = [x.detach().requires_grad_() for x in [*tensors, *contender.extra(scene)]]
+
+def fill(row: Row, scene: Scene, contender: Contender, make: Any, clock: gpu_timing.Clock) -> None:
+    """A row's figures, as far as they come; what is refused stands in it."""
+    try:
+        measure(row, scene, contender, make(), clock)
+    except REFUSALS as problem:
+        row["refused"] = reason(problem)
+    if clock.device == "cuda":
+        torch.cuda.empty_cache()
+
+
+def reason(problem: BaseException) -> str:
+    """The first line of what went wrong."""
+    lines = [line for line in str(problem).splitlines() if line.strip()] or [""]
+    return f"{type(problem).__name__}: {lines[0][:160]}"
+
+
+def leaves_of(scene: Scene, contender: Contender) -> tuple[list[Tensor], Tensor]:
+    """What is differentiated, and the gradient of the output."""
+    *tensors, do = arranged(scene, contender.layout)
+    return [x.detach().requires_grad_() for x in [*tensors, *contender.extra(scene)]], do
+
+
+def measure(
+    row: Row, scene: Scene, contender: Contender, call: Any, clock: gpu_timing.Clock
+) -> None:
+    """Error, memory and times of a call."""
+    leaves, do = leaves_of(scene, contender)
+    with torch.no_grad():
+        o = back(scene, call(*leaves), contender.layout)  # compiles
+    row["error"] = error_against_float64(scene, contender, o)
+    del o
+
+    def forward() -> Any:
         with torch.no_grad():
-            o = back(scene, call(*leaves), contender.layout)  # compiles
-        row["error"] = error_against_float64(scene, contender, o)
-        del o
+            return call(*leaves)
 
-        def forward() -> Any:
-            with torch.no_grad():
-                return call(*leaves)
+    row["forward_mb"] = gpu_timing.peak_mb(clock.device, forward)
+    row["forward"] = clock.forward(lambda: call(*leaves))
+    row["forward_tflops"] = scene.forward_flops / row["forward"]["ms"] / 1e9
 
-        row["forward_mb"] = gpu_timing.peak_mb(self.device, forward)
-        row["forward"] = self.clock.forward(lambda: call(*leaves))
-        row["forward_tflops"] = scene.forward_flops / row["forward"]["ms"] / 1e9
+    def both() -> Any:
+        return torch.autograd.grad(call(*leaves), leaves, do)
 
-        def both() -> Any:
-            return torch.autograd.grad(call(*leaves), leaves, do)
-
-        row["total_mb"] = gpu_timing.peak_mb(self.device, both)
-        row["backward"] = self.clock.backward(lambda: call(*leaves), leaves, do)
-        row["backward_tflops"] = 2.5 * scene.forward_flops / row["backward"]["ms"] / 1e9
+    row["total_mb"] = gpu_timing.peak_mb(clock.device, both)
+    row["backward"] = clock.backward(lambda: call(*leaves), leaves, do)
+    row["backward_tflops"] = 2.5 * scene.forward_flops / row["backward"]["ms"] / 1e9
 
 
 def line_of(row: Row) -> str:
@@ -141,7 +162,8 @@ def line_of(row: Row) -> str:
 
 
 def rows(args: argparse.Namespace) -> list[tuple[str, Shape, Contender]]:
-    """What is asked for, the most important first: lengths of QUICK, then the rest, then `last`."""
+    """What is asked for, the most important first: lengths as they were given, else those of QUICK,
+    then the rest; then `last`, unless rows are held and as good as compiled."""
     lengths = QUICK if args.quick else args.lengths
     chosen = list(REHEARSED) if args.rehearse else shapes(args.dims, lengths)
     found = []
@@ -150,7 +172,14 @@ def rows(args: argparse.Namespace) -> list[tuple[str, Shape, Contender]]:
             asked = any(word in contender.name for word in args.only)
             if asked and (not contender.lengths or shape.t in contender.lengths or args.rehearse):
                 found.append((part, shape, contender))
-    return sorted(found, key=lambda row: (row[2].last, row[1].t not in QUICK and not args.rehearse))
+
+    def rank(row: tuple[str, Shape, Contender]) -> tuple[bool, int]:
+        late = row[2].last and not args.held
+        if args.rehearse or not args.lengths:
+            return late, int(row[1].t not in QUICK and not args.rehearse)
+        return late, args.lengths.index(row[1].t)
+
+    return sorted(found, key=rank)
 
 
 def table(bench: Bench, args: argparse.Namespace) -> None:
@@ -170,6 +199,93 @@ def table(bench: Bench, args: argparse.Namespace) -> None:
             bench.left_over.append(f"{part} {contender.name} {shape}: not compiled in time")
         else:
             bench.item(held[key], contender)
+
+
+def held_units(args: argparse.Namespace) -> list[gpu_farm.Unit]:
+    """A unit for each row, in the order of rows."""
+    out = []
+    for part, shape, contender in rows(args):
+        unit = {"part": part, "contender": contender.name, "dtype": args.dtype}
+        unit |= {"device": "cpu" if args.rehearse else "cuda"}
+        sizes = [shape.b, shape.h, shape.t, shape.d]
+        out.append({**unit, "shape": sizes, "name": f"{part} {contender.name} {shape}"})
+    return out
+
+
+def hold(args: argparse.Namespace) -> gpu_held.Pool:
+    """Every row compiled somewhere: length by length, of each length first what takes longest."""
+    units = held_units(args)
+    lengths = list(dict.fromkeys(unit["shape"][2] for unit in units))
+
+    def rank(unit: gpu_farm.Unit) -> tuple[int, bool]:
+        return lengths.index(unit["shape"][2]), not unit["contender"].startswith("flex")
+
+    began = time.monotonic()
+    pool = gpu_held.Pool([sys.executable, __file__, "--held-only"], args.processes)
+    pool.prepare(sorted(units, key=rank), args.warm_s)
+    took = time.monotonic() - began
+    print(f"{len(pool.held)} of {len(units)} rows are compiled after {took:.0f} s", flush=True)
+    return pool
+
+
+def held_table(bench: Bench, args: argparse.Namespace, pool: gpu_held.Pool) -> None:
+    """Rows timed one after another by the processes that hold them."""
+    units = held_units(args)
+    for unit in units:
+        row: Row = {key: unit[key] for key in ("part", "contender", "shape")}
+        if unit["name"] in pool.failed:
+            bench.keep({**row, "refused": pool.failed[unit["name"]][:240]})
+        elif unit["name"] not in pool.held or time.monotonic() > bench.deadline:
+            late = unit["name"] in pool.held
+            bench.left_over.append(line_of(row) + ("" if late else " not compiled in time"))
+        else:
+            record = pool.measure(unit, HELD_S)
+            bench.keep(record.get("row") or {**row, "refused": record.get("failed", "")[:240]})
+    pool.stop()
+
+
+HELD: dict[str, Any] = {}
+
+
+def held_unit(unit: gpu_farm.Unit) -> None:
+    """A worker's part: compile a row's call and keep it, or time one that is kept."""
+    name = unit["name"]
+    gpu_farm.begin(name)
+    record: dict[str, Any] = {"name": name, "failed": ""}
+    try:
+        scene = Scene(unit["part"], Shape(*unit["shape"]), unit["device"], dtype_of(unit))
+        contender = next(c for c in contenders(unit["part"]) if c.name == unit["contender"])
+        if unit["step"] == "prepare":
+            HELD[name] = compiled_call(scene, contender)
+        else:
+            row = {key: unit[key] for key in ("part", "contender", "shape")}
+            fill(row, scene, contender, lambda: HELD[name], gpu_timing.Clock(unit["device"]))
+            record["row"] = row
+            if gpu_farm.poisoned(RuntimeError(row.get("refused", ""))):
+                record["failed"] = gpu_farm.FATAL
+    except Exception as problem:
+        fatal = f"{gpu_farm.FATAL}: " if gpu_farm.poisoned(problem) else ""
+        record["failed"] = fatal + reason(problem)
+    if unit["device"] == "cuda":
+        torch.cuda.empty_cache()
+    gpu_farm.end(record)
+
+
+def dtype_of(unit: gpu_farm.Unit) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch, unit["dtype"])
+    return torch.float16 if unit["device"] == "cpu" else dtype
+
+
+def compiled_call(scene: Scene, contender: Contender) -> Any:
+    """A contender's call after one forward without gradients and one with the backward."""
+    call = contender.make(scene)
+    leaves, do = leaves_of(scene, contender)
+    with torch.no_grad():
+        call(*leaves)
+    torch.autograd.grad(call(*leaves), leaves, do)
+    if scene.device == "cuda":
+        torch.cuda.synchronize()
+    return call
 
 
 def breakdown(bench: Bench, args: argparse.Namespace) -> None:
@@ -233,7 +349,8 @@ def units(args: argparse.Namespace) -> list[gpu_farm.Unit]:
         for part, shape, contender in rows(args):
             for name, unit in compiled_for(part, shape, contender).items():
                 out[name] = unit
-    order = {"flex": 0, "triton-sigmoid": 2}  # what takes longest, then what matters
+    # what takes longest, then what matters
+    order = {"flex softmax": 0, "flex": 0, "triton-sigmoid": 2}
     ranked = sorted(out.items(), key=lambda item: order.get(item[1].get("contender", ""), 1))
     return [{**unit, "name": name, "dtype": args.dtype} for name, unit in ranked]
 
@@ -242,7 +359,7 @@ def compiled_for(part: str, shape: Shape, contender: Contender) -> dict[str, gpu
     """The units that a row needs. Our kernels are the same for every batch and length here."""
     if contender.name == "triton-sigmoid":
         small, tiles = (1, shape.h, shape.t, shape.d), len(FEW_TILES)
-    elif contender.name == "flex":
+    elif contender.name.startswith("flex"):
         small, tiles = (shape.b, shape.h, shape.t, shape.d), 1
     elif "ours" in contender.name:
         small, tiles = (2, shape.h, 1024, shape.d), 1
@@ -268,11 +385,7 @@ def compile_unit(unit: gpu_farm.Unit) -> None:
         found = contenders(unit["part"])
         contender = next(c for c in found if c.name == unit.get("contender", "ours"))
         gpu_contenders.TILE_AT = unit.get("tile", -1)
-        call = contender.make(scene)
-        *tensors, do = arranged(scene, contender.layout)
-        leaves = [x.detach().requires_grad_() for x in [*tensors, *contender.extra(scene)]]
-        torch.autograd.grad(call(*leaves), leaves, do)
-        torch.cuda.synchronize()
+        compiled_call(scene, contender)
     except Exception as problem:
         why = f"{type(problem).__name__}: {str(problem).strip()[:200]}"
         why = f"{gpu_farm.FATAL}: {why}" if gpu_farm.poisoned(problem) else why
@@ -309,9 +422,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--budget-s", type=float, default=60.0, help="after this nothing is begun")
     parser.add_argument("--warm-s", type=float, default=0.0, help="compile in many processes first")
+    parser.add_argument(
+        "--held", action="store_true", help="each row is timed by the process that compiled it"
+    )
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--rehearse", action="store_true", help="tiny shapes on the CPU")
     parser.add_argument("--compile-only", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--held-only", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--breakdown", action="store_true", help="time by kernel, before the rows")
     return parser.parse_args()
 
@@ -322,13 +439,21 @@ def main() -> None:
     if args.compile_only:
         gpu_farm.work(compile_unit)
         return
-    compiled = warm(args) if args.warm_s and not args.rehearse else {}
+    if args.held_only:
+        gpu_farm.work(held_unit)
+        return
+    pool = hold(args) if args.held else None
+    warmed = args.warm_s and not args.rehearse and not args.held
+    compiled = warm(args) if warmed else {}
     bench = Bench(args)
     bench.whole["compiled"] = compiled
     bench.roof()
     if args.breakdown:
         breakdown(bench, args)
-    (modes if args.modes else table)(bench, args)
+    if pool is not None:
+        held_table(bench, args, pool)
+    else:
+        (modes if args.modes else table)(bench, args)
     bench.roof()
     if bench.left_over:
         print(f"{len(bench.left_over)} rows not reached", flush=True)

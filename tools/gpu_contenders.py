@@ -212,9 +212,21 @@ def varlen(scene: Scene) -> Call:
     return call
 
 
+def flex_compiled() -> Any:
+    """FlexAttention, compiled for each shape and bias; its backward may be run again and again, as
+    timing does."""
+    import torch._dynamo.config as dynamo
+    import torch._functorch.config as functorch
+    from torch.nn.attention.flex_attention import flex_attention
+
+    dynamo.recompile_limit = 256
+    functorch.donated_buffer = False
+    return torch.compile(flex_attention, dynamic=False)
+
+
 def flex(scene: Scene) -> Call:
     """FlexAttention made to imitate sigmoid: softmax(logsigmoid(x)) times its own normaliser."""
-    from torch.nn.attention.flex_attention import AuxRequest, flex_attention
+    from torch.nn.attention.flex_attention import AuxRequest
 
     shift, slopes = math.log(scene.shape.t), scene.slopes
 
@@ -224,9 +236,8 @@ def flex(scene: Scene) -> Call:
     def with_alibi(s: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         return F.logsigmoid(s - slopes[h] * (j - i).abs() - shift)
 
-    torch._dynamo.reset()  # or the limit of compilations would be reached
     score = with_alibi if "alibi" in scene.part else plain
-    compiled = torch.compile(flex_attention, dynamic=False)
+    compiled = flex_compiled()
 
     def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         asked: Any = {"score_mod": score, "return_aux": AuxRequest(lse=True)}
@@ -234,6 +245,33 @@ def flex(scene: Scene) -> Call:
         o, aux = found
         result: Tensor = o * aux.lse.exp()[..., None].to(o.dtype)
         return result
+
+    return call
+
+
+def flex_softmax(scene: Scene) -> Call:
+    """FlexAttention as it is meant to be used: softmax, ALiBi by a score_mod, causal by a block mask
+    made once."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    slopes, t = scene.slopes, scene.shape.t
+    asked: dict[str, Any] = {}
+
+    def with_alibi(s: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return s - slopes[h] * (j - i).abs()
+
+    def causal(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return i >= j
+
+    if "alibi" in scene.part:
+        asked["score_mod"] = with_alibi
+    if scene.part == "causal":
+        asked["block_mask"] = create_block_mask(causal, None, None, t, t, device=scene.device)
+    compiled = flex_compiled()
+
+    def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        o: Tensor = compiled(q, k, v, **asked)
+        return o
 
     return call
 
@@ -325,8 +363,10 @@ def contenders(part: str) -> list[Contender]:
     if part in ("plain", "alibi", "relative", "ragged"):
         how = functools.partial(ours, map_name="softmax")
         out.append(Contender("ours softmax", how, "softmax", extra=trained, lengths=FEW))
+    if part in ("plain", "causal", "alibi"):
+        out.append(Contender("flex softmax", flex_softmax, "softmax", lengths=FEW, last=True))
     if part in ("plain", "alibi"):
-        out.append(Contender("flex", flex, lengths=FEW[:2], last=True))
+        out.append(Contender("flex", flex, lengths=FEW, last=True))
     return out
 
 

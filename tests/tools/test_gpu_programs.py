@@ -11,6 +11,7 @@ import gpu_bench
 import gpu_check
 import gpu_contenders
 import gpu_farm
+import gpu_held
 import gpu_report
 import gpu_tune
 import pytest
@@ -83,6 +84,34 @@ def test_no_two_units_of_the_check_compile_the_same_kernel() -> None:
     assert units == gpu_check.units(rehearse=False)  # the same lot in every run
 
 
+def test_what_is_left_of_the_check() -> None:
+    units = gpu_check.units(rehearse=False)
+    (last,) = (unit for unit in units if unit["name"] == "odd relative")
+    names = [case["name"] for case in last["cases"]]
+    done = set(names[1:])
+    only = [units[5]["name"], last["name"]]
+    left = gpu_check.chosen(units, only, done, anew=[names[-1]])
+    assert [unit["name"] for unit in left] == only
+    assert left[0] == units[5]
+    assert [case["name"] for case in left[1]["cases"]] == [names[0], names[-1]]
+    assert gpu_check.chosen(units, [last["name"]], set(names), anew=[]) == []
+    special = gpu_check.chosen(units, ["special float16"], set(names), anew=[])
+    assert gpu_check.split(special, 2) == special
+    parts = gpu_check.split(left, 2)
+    assert [c for u in parts for c in u["cases"]] == [c for u in left for c in u["cases"]]
+    assert max(len(u["cases"]) for u in parts) == 2
+    assert len({u["name"] for u in parts}) == len(parts)
+
+
+def test_cases_that_passed_are_read_from_one_run_or_several(tmp_path: Path) -> None:
+    cases = [{"name": "a", "failed": ""}, {"name": "b", "failed": "off"}]
+    one, several = tmp_path / "one.json", tmp_path / "several.json"
+    gpu_farm.write(one, {"cases": cases})
+    gpu_farm.write(several, {"runs": [{"cases": cases}, {"cases": [{"name": "c", "failed": ""}]}]})
+    assert gpu_check.passed(one) == {"a"}
+    assert gpu_check.passed(several) == {"a", "c"}
+
+
 def test_a_wrong_result_is_named() -> None:
     case = {"name": "x", "dtype": "float16"}
     exact = {"o": torch.ones(4, dtype=torch.float64)}
@@ -100,6 +129,7 @@ def test_a_wrong_result_is_named() -> None:
 def asked(**more: Any) -> argparse.Namespace:
     usual: dict[str, Any] = {"modes": False, "parts": list(gpu_contenders.PARTS), "dims": [64, 128]}
     usual |= {"lengths": None, "quick": False, "only": [""], "rehearse": False, "dtype": "bfloat16"}
+    usual |= {"held": False}
     return argparse.Namespace(**(usual | more))
 
 
@@ -115,6 +145,66 @@ def test_rows_of_the_table() -> None:
     assert {(p, str(s)) for p, s, _ in rows} == with_flash  # what each ratio needs
     quick = gpu_bench.rows(asked(quick=True))
     assert {s.t for _, s, _ in quick} == set(gpu_contenders.FEW)
+
+
+def test_held_rows_come_in_the_order_of_the_lengths_that_are_given() -> None:
+    rows = gpu_bench.rows(asked(held=True, lengths=[4096, 65536, 1024], parts=["alibi", "causal"]))
+    assert list(dict.fromkeys(s.t for _, s, _ in rows)) == [4096, 65536, 1024]
+    assert "flex" in [c.name for p, s, c in rows if p == "alibi" and s.t == 4096]
+    late = gpu_bench.rows(asked(lengths=[4096, 65536], parts=["alibi"]))
+    assert [c.name for _, _, c in late][-2:] == ["flex softmax", "flex"]
+
+
+HELD_WORKER = """
+import os, sys, time
+sys.path.insert(0, {tools!r})
+import gpu_farm
+
+held = {{}}
+
+def run(unit):
+    name = unit["name"]
+    gpu_farm.begin(name)
+    failed = "no such thing" if name == "refused" else ""
+    if unit["step"] == "prepare":
+        if name == "crash":
+            os._exit(3)
+        held[name] = os.getpid()
+        gpu_farm.end({{"name": name, "failed": failed}})
+    else:
+        failed = gpu_farm.FATAL if name == "poison" else ""
+        gpu_farm.end({{"name": name, "failed": failed, "row": {{"from": held[name]}}}})
+
+gpu_farm.work(run)
+"""
+
+
+def test_what_is_timed_by_the_process_that_compiled_it(tmp_path: Path) -> None:
+    program = tmp_path / "worker.py"
+    program.write_text(HELD_WORKER.format(tools=str(Path(gpu_farm.__file__).parent)))
+    pool = gpu_held.Pool([sys.executable, str(program)], 1)
+    names = ["before", "crash", "refused", "a", "poison", "b"]
+    pool.prepare([{"name": name, "contender": name} for name in names], 30.0)
+    assert list(pool.held) == ["a", "poison", "b"]
+    assert pool.failed["before"] == gpu_held.LOST
+    assert pool.failed["refused"] == "no such thing"
+    assert "died" in pool.failed["crash"]
+    rows = [pool.measure({"name": name}, 10.0) for name in ("a", "poison")]
+    assert rows[0]["row"] == rows[1]["row"]
+    assert pool.failed["b"] == gpu_held.LOST
+    assert not pool.held
+    pool.stop()
+
+
+def test_what_would_end_late_is_not_begun(tmp_path: Path) -> None:
+    program = tmp_path / "worker.py"
+    program.write_text(HELD_WORKER.format(tools=str(Path(gpu_farm.__file__).parent)))
+    pool = gpu_held.Pool([sys.executable, str(program)], 1, took_s={"slow": 60.0})
+    units = [{"name": "long", "contender": "slow"}, {"name": "short", "contender": "quick"}]
+    pool.prepare(units, 30.0)
+    assert list(pool.held) == ["short"]
+    assert pool.left_over == ["long"]
+    pool.stop()
 
 
 def test_what_is_compiled_beforehand() -> None:
@@ -136,6 +226,20 @@ def test_contenders_agree_with_float64(part: str) -> None:
             assert gpu_contenders.error_against_float64(scene, contender, o) < 1e-5
             run += 1
     assert run
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
+@pytest.mark.parametrize("part", ["plain", "causal", "alibi"])
+def test_flex_attention_is_what_it_is_timed_against(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda f, **_: f)
+    scene = gpu_contenders.Scene(part, gpu_contenders.Shape(2, 2, 20, 16), "cpu", torch.float32)
+    found = [c for c in gpu_contenders.contenders(part) if c.name.startswith("flex")]
+    assert [c.name for c in found] == ["flex softmax", "flex"][: 1 if part == "causal" else 2]
+    for contender in found:
+        o = contender.make(scene)(scene.q, scene.k, scene.v)
+        assert gpu_contenders.error_against_float64(scene, contender, o) < 1e-5
 
 
 def test_toolkits_relative_attention_is_transformer_xl(monkeypatch: pytest.MonkeyPatch) -> None:
