@@ -1,22 +1,24 @@
 """Softmax and sigmoid on the same real speech, side by side on one GPU, within given seconds.
 
-    python tools/gpu_speech.py prepare --packed FOLDER --tokens 128         # once, before: tokenizer
-    python tools/gpu_speech.py train --packed FOLDER --out OUT --seconds 150
-    python tools/gpu_speech.py join OUT/sigmoid EXP/model                   # parts -> a model folder
+    python tools/gpu_speech.py prepare --packed FOLDER                     # once, before: tokenizers
+    python tools/gpu_speech.py train --packed FOLDER --out OUT --seconds 300
+    python tools/gpu_speech.py join --packed FOLDER OUT/sigmoid EXP/model   # parts -> a model folder
 
-`train` decodes the packed speech once on all cores and starts a process per weighting. Each holds the
-features of all speeds on the device and repeats captured CUDA graphs, one per length of batch: forward,
-backward, clipping, AdamW. Both take the same number of steps, what the slower of the two can do
-in the time. Weights come back in bf16, in parts of less than 16 MiB, every 30 s and at the end.
+`train` decodes the packed speech once on all cores and holds the features of all speeds on the device.
+The models see the same batches in the same order; each repeats captured CUDA graphs on a stream of its
+own, one per shape of batch: forward, backward, clipping, AdamW. Weights come back in bf16, in parts of
+less than 16 MiB, every 30 s and at the end.
+
+Steps, not epochs, are what a CTC model needs to leave its plateau. So the first part of the time has
+short utterances without masks, and characters as units of the last and of a middle layer. Then come all
+utterances and subword units; the middle layer goes on with characters, through a head that is not kept
+(hierarchical CTC: Sanabria and Metze 2018, arXiv 1807.07104).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -26,13 +28,14 @@ from safetensors.torch import load_file, save_file
 from speech_pack import decode, index
 
 from asr import config as configuration
-from asr.config import Config
+from asr.config import Config, TokenizerConfig
 from asr.model.folder import save_model
 from asr.model.recogniser import Recogniser
 from asr.text.normalise import get_normaliser
 from asr.text.tokenizer import load_tokenizer, train_tokenizer
 
 CONFIG = Path(__file__).parent.parent / "recipes/librispeech/conf/minutes.yaml"
+CHARACTERS = "characters"  # folder of the middle layer's tokenizer, in that of the packed speech
 PART_BYTES = 15 << 20
 
 
@@ -41,55 +44,48 @@ def load_config(weighting: str, more: list[str]) -> Config:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """The tokenizer, from the packed training texts."""
-    config = load_config("sigmoid", [f"tokenizer.vocab_size={args.tokens}", *args.set])
+    """The tokenizers, from the packed training texts."""
+    config = load_config("sigmoid", args.set)
     normalise = get_normaliser(config.tokenizer.normaliser)
     texts = [normalise(row["text"]) for row in index(args.packed, "train")]
-    tokenizer = train_tokenizer(texts, config.tokenizer)
-    tokenizer.save(args.packed)
-    lengths = [len(tokenizer.encode(text)) for text in texts]
-    print(f"{tokenizer.vocab_size} units, {np.mean(lengths):.1f} a text, at most {max(lengths)}")
+    characters = TokenizerConfig(kind="char", normaliser=config.tokenizer.normaliser)
+    for folder, options in (
+        (args.packed, config.tokenizer),
+        (args.packed / CHARACTERS, characters),
+    ):
+        tokenizer = train_tokenizer(texts, options)
+        folder.mkdir(exist_ok=True)
+        tokenizer.save(folder)
+        lengths = [len(tokenizer.encode(text)) for text in texts]
+        size = f"{np.mean(lengths):.1f} a text, at most {max(lengths)}"
+        print(f"{tokenizer.vocab_size} units, {size}")
 
 
-def write_samples(folder: Path, packed: Path, config: Config, processes: int, most: int) -> None:
-    """Decoded speech for the training processes: `PART-SPEED.npy` and the lengths."""
-    for part, speeds in (("train", tuple(config.augment.speed_factors)), ("dev", (1.0,))):
-        rows = index(packed, part)[:: 1 if not most else -(-4484 // most)]
-        for speed, waves in zip(speeds, decode(packed, rows, speeds, processes), strict=True):
+def write_samples(args: argparse.Namespace, config: Config) -> None:
+    """Decoded speech in `args.samples`: `PART-SPEED.npy` and the lengths, unless it is there."""
+    folder: Path = args.samples
+    if (folder / "train.json").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, speeds in (("dev", [1.0]), ("train", config.augment.speed_factors)):
+        rows = index(args.packed, part)
+        rows = rows[:: -(-len(rows) // args.utterances)] if args.utterances else rows
+        decoded = decode(args.packed, rows, tuple(speeds), args.processes)
+        for speed, waves in zip(speeds, decoded, strict=True):
             np.save(folder / f"{part}-{speed:g}.npy", np.concatenate(waves))
             np.save(folder / f"{part}-{speed:g}-lens.npy", np.array([len(w) for w in waves]))
         (folder / f"{part}.json").write_text(json.dumps(rows))
 
 
 def train(args: argparse.Namespace) -> None:
-    """Decodes, then one process per weighting; what one of them prints carries its name."""
+    """Decodes, then trains all weightings in this process."""
+    from gpu_speech_run import run  # it imports from here
+
     begun_s = time.time()
     args.out.mkdir(parents=True, exist_ok=True)
-    config = load_config("sigmoid", args.set)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_samples(folder, args.packed, config, args.processes, args.utterances)
-        print(f"decoded after {time.time() - begun_s:.1f} s", flush=True)
-        common = [sys.executable, str(Path(__file__).with_name("gpu_speech_run.py"))]
-        common += ["--samples", str(folder), "--packed", str(args.packed), "--out", str(args.out)]
-        common += ["--until", str(begun_s + args.seconds), "--batch-s", str(args.batch_s)]
-        common += ["--steps", str(args.steps), "--peers", str(len(args.weightings))]
-        common += [f"--{name}" for name in ("eager", "no_graphs") if getattr(args, name)]
-        common += ["--set", *args.set]
-        children = [
-            subprocess.Popen([*common, "--weighting", weighting]) for weighting in args.weightings
-        ]
-        codes = [child.wait() for child in children]
-        failed = [w for w, code in zip(args.weightings, codes, strict=True) if code]
-        left_s = begun_s + args.seconds - time.time()
-        if failed and left_s > 30 and not args.no_graphs:
-            print(f"{failed}: once more, without graphs, for {left_s:.0f} s", flush=True)
-            again = [
-                subprocess.Popen([*common, "--no_graphs", "--weighting", weighting])
-                for weighting in failed
-            ]
-            codes += [child.wait() for child in again]
-    print(f"done after {time.time() - begun_s:.1f} s, exit codes {codes}", flush=True)
+    write_samples(args, load_config(args.weightings[0], args.set))
+    print(f"decoded after {time.time() - begun_s:.1f} s", flush=True)
+    run(args, begun_s)
 
 
 def save_parts(folder: Path, weights: dict[str, torch.Tensor]) -> None:
@@ -133,21 +129,24 @@ def main() -> None:
         command.set_defaults(run=run)
         command.add_argument("--packed", type=Path, required=True)
         command.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
-        if name == "prepare":
-            command.add_argument("--tokens", type=int, default=128)
         if name == "join":
             command.add_argument("parts", type=Path)
             command.add_argument("model", type=Path)
         if name == "train":
-            command.add_argument("--out", type=Path, required=True)
-            command.add_argument("--weightings", nargs="+", default=["softmax", "sigmoid"])
-            command.add_argument("--seconds", type=float, default=150.0, help="in all")
-            command.add_argument("--batch-s", type=float, default=480.0, help="of speech, one view")
-            command.add_argument("--steps", type=int, default=0, help="0: what the time allows")
-            command.add_argument("--processes", type=int, default=16)
-            command.add_argument("--utterances", type=int, default=0, help="0: all")
-            command.add_argument("--eager", action="store_true", help="layers not compiled")
-            command.add_argument("--no-graphs", action="store_true")
+            add = command.add_argument
+            add("--out", type=Path, required=True)
+            add("--samples", type=Path, required=True, help="decoded speech, kept for another run")
+            add("--weightings", nargs="+", default=["softmax", "sigmoid"])
+            add("--seconds", type=float, default=300.0, help="in all")
+            add("--batch-s", type=float, default=64.0, help="of speech")
+            add("--short-batch-s", type=float, default=40.0, help="of short utterances, at first")
+            add("--short-share", type=float, default=0.12, help="of the steps, with those")
+            add("--character-layer", type=int, default=4)
+            add("--steps", type=int, default=0, help="0: what the time allows")
+            add("--processes", type=int, default=16)
+            add("--utterances", type=int, default=0, help="about so many; 0: all")
+            add("--eager", action="store_true", help="layers not compiled")
+            add("--no-graphs", action="store_true")
     args = parser.parse_args()
     args.run(args)
 
