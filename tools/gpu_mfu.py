@@ -12,6 +12,7 @@ layers compiled. The batch lies on the device, so no loader is measured. OUT get
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import functools
 import itertools
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from gpu_profile import kernel_table, part_times
+from torch._inductor import config as inductor_config
 from torch.profiler import ProfilerActivity, profile
 
 from asr import config as configuration
@@ -127,13 +129,15 @@ def resident(batch: Batch, device: torch.device) -> Batch:
 class Trained:
     """A model and everything that its steps need."""
 
-    def __init__(self, config: Config, device: torch.device):
+    def __init__(self, config: Config, device: torch.device, compile_subsampling: bool = False):
         torch.manual_seed(config.train.seed)
         self.config, self.device = config, device
         vocab_size = config.tokenizer.vocab_size
         self.net = Recogniser(config, vocab_size).to(device).train()
         processes = alone(str(device))
         self.engine = build_engine(self.net, config.train, processes)
+        if config.train.compile and compile_subsampling:
+            self.net.encoder.subsampling.compile(dynamic=True)
         self.optimizer = build_optimizer(self.net, config.optimizer)
         self.step = Step(config, self.engine, self.optimizer)
         # operations are counted without compiling, on utterances of one length: no padding
@@ -255,7 +259,7 @@ def one_model(
     ]
     torch.compiler.reset()
     config = configuration.load([args.config], overrides)
-    trained = Trained(config, device)
+    trained = Trained(config, device, args.compile_subsampling)
     trained_size = count_parameters(trained.net)
     for batch_s in args.batch_s:
         if time.monotonic() > args.until:
@@ -285,6 +289,14 @@ def attempt(report: Report, what: dict[str, Any], run: Callable[[], None]) -> No
         report.add({**what, "error": reason}, [f"{what}: {type(error).__name__}: {error}"[:600]])
 
 
+def inductor_options(assignments: list[str]) -> dict[str, Any]:
+    """Numbers, True, False and None as Python writes them, by their keys."""
+    pairs = [assignment.split("=", 1) for assignment in assignments]
+    if unknown := [key for key, _ in pairs if key not in inductor_config.get_config_copy()]:
+        raise SystemExit(f"torch._inductor.config has no {', '.join(unknown)}")
+    return {key: ast.literal_eval(value) for key, value in pairs}
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
@@ -303,6 +315,14 @@ def arguments() -> argparse.Namespace:
     add("--seconds", type=float, default=100.0, help="begin nothing new after so long")
     add("--cudnn-benchmark", action="store_true")
     add("--no-depthwise", action="store_true", help="PyTorch's kernels for depthwise convolutions")
+    add("--compile-subsampling", action="store_true", help="compile it as the layers are")
+    add(
+        "--inductor",
+        nargs="*",
+        default=[],
+        metavar="KEY=VALUE",
+        help="options of torch._inductor.config, as triton.mix_order_reduction=False",
+    )
     add("--rehearse", action="store_true", help="a tiny model and short batches, on any device")
     args = parser.parse_args()
     args.until = time.monotonic() + args.seconds
@@ -317,12 +337,15 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = args.cudnn_benchmark
     depthwise.ENABLED = not args.no_depthwise
+    inductor_config.load_config(inductor_options(args.inductor))
     header = {
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "cudnn": torch.backends.cudnn.version(),
         "cudnn_benchmark": args.cudnn_benchmark,
         "depthwise": depthwise.ENABLED,
+        "inductor": inductor_options(args.inductor),
+        "compile_subsampling": args.compile_subsampling,
         "config": args.config.name,
         "set": args.set,
     }
