@@ -140,7 +140,7 @@ def main() -> None:
             add("--seconds", type=float, default=300.0, help="in all")
             add("--batch-s", type=float, default=64.0, help="of speech")
             add("--short-batch-s", type=float, default=48.0, help="of short utterances, at first")
-            add("--short-share", type=float, default=0.12, help="of the steps, with those")
+            add("--short-share", type=float, default=0.15, help="of the steps, with those")
             add("--character-layer", type=int, default=4)
             add("--steps", type=int, default=0, help="0: what the time allows")
             add("--processes", type=int, default=16)
