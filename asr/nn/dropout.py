@@ -15,9 +15,6 @@ class Dropout(nn.Module):
     (and the scale matches the rounded rate exactly). Where torch.compile fuses it with what is around,
     the number is a hash of the element's place and of two words drawn per call, 31 bits of it, which the
     gradient computes once more instead of reading a mask. Elsewhere, PyTorch's own.
-
-    Attributes:
-        first: the hash's number of the first element's place; see ``number_places``.
     """
 
     def __init__(self, rate: float):
@@ -25,13 +22,12 @@ class Dropout(nn.Module):
         if not 0.0 <= rate < 1.0:
             raise ValueError(f"rate = {rate}: must be at least 0 and below 1")
         self.rate = rate
-        self.first = 0
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.rate == 0.0:
             return x
         if torch.compiler.is_compiling():
-            return torch.where(hashed(x, self.rate, self.first), x * (1.0 / (1.0 - self.rate)), 0.0)
+            return torch.where(hashed(x, self.rate), x * (1.0 / (1.0 - self.rate)), 0.0)
         if x.device.type != "cpu":
             return nn.functional.dropout(x, self.rate, training=True)
         dropped = min(max(round(self.rate * 256), 1), 255)
@@ -43,25 +39,10 @@ class Dropout(nn.Module):
         return f"rate={self.rate}"
 
 
-def number_places(net: nn.Module) -> None:
-    """Make each Dropout of what is compiled as one graph count its places from a number of its own.
-
-    Places counted alike are one value to the compiler. Where it is used far apart, PyTorch's partitioner
-    lets none but the first of its users be computed again in the backward pass: the others' masks would
-    be stored, a byte per element, whose reading halves the speed of the fused gradients of norms.
-    """
-    dropouts = (module for module in net.modules() if isinstance(module, Dropout))
-    for first, dropout in enumerate(dropouts):
-        dropout.first = first
-
-
-def hashed(x: Tensor, rate: float, first: int = 0) -> Tensor:
-    """Draw which elements of x stay: True with probability ``1 - rate``, in x's shape. ``first``: what
-    the place of the first one counts as."""
+def hashed(x: Tensor, rate: float) -> Tensor:
+    """Draw which elements of x stay: True with probability ``1 - rate``, in x's shape."""
     words = torch.randint(-(2**31), 2**31, (2,), dtype=torch.int64, device=x.device).int()
-    # not arange(first, ...), whose length would be the value that ``first`` is to tell apart
-    places = torch.arange(first + x.numel(), dtype=torch.int32, device=x.device)
-    place = places[first:].view(x.shape)
+    place = torch.arange(x.numel(), dtype=torch.int32, device=x.device).view(x.shape)
     return mixed(place, words[0], words[1]) & 0x7FFFFFFF >= round(rate * 2**31)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from asr.config import AttentionConfig, EncoderConfig
 from asr.nn.attention import ABSOLUTE_POSITIONS, attentions, build_attention, frame_mask
 from asr.nn.conformer import Around, ConformerLayer, Convolution, FeedForward, SelfAttention
-from asr.nn.dropout import Dropout, number_places
+from asr.nn.dropout import Dropout
 from asr.nn.past import Past
 from asr.nn.residual import RESIDUALS, Frames, PreNorm
 from asr.nn.subsampling import Subsampling
@@ -67,9 +67,7 @@ def _layer(config: EncoderConfig, attention: AttentionConfig, depth: float) -> n
         return residual(module, config.dim, weight, config.layer_scale, drop_rate)
 
     heads = SelfAttention(build_attention(attention, config.dim), config.dropout)
-    layer = LAYERS[config.kind](config, heads, around)
-    number_places(layer)
-    return layer
+    return LAYERS[config.kind](config, heads, around)
 
 
 class Encoder(nn.Module):

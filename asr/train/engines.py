@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._functorch import config as partitioning
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
@@ -132,8 +131,6 @@ ENGINES = {"ddp": Ddp, "fsdp": Fsdp}
 
 def build_engine(net: Recogniser, config: TrainConfig, processes: Processes) -> Engine:
     """The engine for these processes; a process that torchrun did not start needs none."""
-    if config.compile:
-        recompute_masks()
     for layer in net.encoder.layers:
         if config.checkpoint_activations:
             _recompute_in_backward(layer)
@@ -143,14 +140,6 @@ def build_engine(net: Recogniser, config: TrainConfig, processes: Processes) -> 
     if not processes.joined:
         return Engine(objective, processes)
     return ENGINES[config.parallel](objective, processes)
-
-
-def recompute_masks() -> None:
-    """Lets the compiler compute dropout's masks again in the backward pass (see
-    ``asr.nn.dropout.number_places``): it stores what comes after 100 operations that could be fused,
-    which are six dropouts."""
-    if hasattr(partitioning, "ban_recompute_long_fusible_chains"):
-        partitioning.ban_recompute_long_fusible_chains = False
 
 
 def _recompute_in_backward(layer: nn.Module) -> None:

@@ -6,14 +6,11 @@ import os
 
 import pytest
 import torch
-from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
 from sigmoid_attention import Mask
-from torch._dynamo.backends.common import aot_autograd
 
 from asr.config import AttentionConfig, EncoderConfig
 from asr.nn.encoder import Encoder, frame_mask
 from asr.nn.residual import Frames
-from asr.train.engines import recompute_masks
 
 
 @pytest.mark.parametrize(
@@ -46,34 +43,3 @@ def test_a_conformer_layer_has_no_graph_break(weighting: str, position: str, bac
     for y_btd in (got, expected):
         y_btd.square().sum().backward()
     torch.testing.assert_close(leaves[0].grad, leaves[1].grad)
-
-
-def test_no_dropout_mask_is_stored_for_the_gradient() -> None:
-    torch._dynamo.reset()
-    recompute_masks()
-    config = EncoderConfig("conformer", 1, 16, 32, 5, subsampling_channels=4, dropout=0.1)
-    attention = AttentionConfig("sigmoid", "alibi", 2, backend="reference")
-    layer = Encoder(config, attention, 80).layers[0].train()
-    stored: list[torch.fx.Node] = []
-
-    def forward_graph(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
-        stored.extend(graph.graph.output_node().all_input_nodes)
-        return graph
-
-    backend = aot_autograd(
-        fw_compiler=lambda graph, inputs: make_boxed_func(forward_graph(graph)),
-        bw_compiler=lambda graph, inputs: make_boxed_func(graph),
-        partition_fn=min_cut_rematerialization_partition,
-    )
-    compiled = torch.compile(layer, backend=backend, fullgraph=True, dynamic=True)
-    lens_b = torch.tensor([20, 13])
-    frames = Frames(frame_mask(lens_b, 20), Mask(key_lens=lens_b, query_lens=lens_b))
-    compiled(torch.randn(2, 20, 16).requires_grad_(), frames).sum().backward()
-    assert stored
-    assert not [node for node in stored if _is_mask(node)]
-
-
-def _is_mask(node: torch.fx.Node) -> bool:
-    value = node.meta["val"]
-    computed = node.op == "call_function" and isinstance(value, torch.Tensor)
-    return computed and value.dtype == torch.bool and value.dim() == 3
