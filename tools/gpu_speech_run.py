@@ -22,7 +22,6 @@ from asr.model.recogniser import ctc_loss as torch_ctc_loss
 from asr.search.greedy import greedy
 from asr.text.normalise import get_normaliser
 from asr.train.averaging import MovingAverage
-from asr.train.engines import recompute_masks
 from asr.train.optimizer import build_optimizer
 from asr.wer import ErrorCounts, count_errors
 
@@ -187,7 +186,6 @@ def run(args: argparse.Namespace, begun_s: float) -> None:
     """All of it: features, graphs, steps, weights, a first look at the dev part."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch._dynamo.config.recompile_limit = 64
-    recompute_masks()
 
     def tell(text: str) -> None:
         print(f"{time.time() - begun_s:6.1f} s  {text}", flush=True)
