@@ -2,23 +2,24 @@
 
     python tools/gpu_speech.py prepare --packed FOLDER                     # once, before: tokenizers
     python tools/gpu_speech.py train --packed FOLDER --out OUT --seconds 300
-    python tools/gpu_speech.py join --packed FOLDER OUT/sigmoid EXP/model   # parts -> a model folder
+    python tools/gpu_speech.py join --packed FOLDER OUT/sigmoid EXP         # parts -> an experiment
 
 `train` decodes the packed speech once on all cores and holds the features of all speeds on the device.
 The models see the same batches in the same order; each repeats captured CUDA graphs on a stream of its
 own, one per shape of batch: forward, backward, clipping, AdamW. Weights come back in bf16, in parts of
 less than 16 MiB, every 30 s and at the end.
 
-Steps, not epochs, are what a CTC model needs to leave its plateau. So the first part of the time has
-short utterances without masks, and characters as units of the last and of a middle layer. Then come all
-utterances and subword units; the middle layer goes on with characters, through a head that is not kept
-(hierarchical CTC: Sanabria and Metze 2018, arXiv 1807.07104).
+A CTC model leaves its plateau soonest on easy speech. So the first part of the time has short utterances
+without masks, and characters as units of the last and of a middle layer. Then come all utterances and
+subword units; the middle layer goes on with characters, through a head that is not kept (hierarchical
+CTC: Sanabria and Metze 2018, arXiv 1807.07104).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -30,17 +31,19 @@ from speech_pack import decode, index
 from asr import config as configuration
 from asr.config import Config, TokenizerConfig
 from asr.model.folder import save_model
-from asr.model.recogniser import Recogniser
+from asr.model.recogniser import Recogniser, count_parameters
+from asr.run_folder import CONFIG, RunFolder
 from asr.text.normalise import get_normaliser
 from asr.text.tokenizer import load_tokenizer, train_tokenizer
+from asr.train.record import write_run
 
-CONFIG = Path(__file__).parent.parent / "recipes/librispeech/conf/minutes.yaml"
+PRESET = Path(__file__).parent.parent / "recipes/librispeech/conf/minutes.yaml"
 CHARACTERS = "characters"  # folder of the middle layer's tokenizer, in that of the packed speech
 PART_BYTES = 15 << 20
 
 
 def load_config(weighting: str, more: list[str]) -> Config:
-    return configuration.load([CONFIG], [f"attention.weighting={weighting}", *more])
+    return configuration.load([PRESET], [f"attention.weighting={weighting}", *more])
 
 
 def prepare(args: argparse.Namespace) -> None:
@@ -109,16 +112,48 @@ def save_parts(folder: Path, weights: dict[str, torch.Tensor]) -> None:
 
 
 def join(args: argparse.Namespace) -> None:
-    """A model folder from the parts of one training."""
+    """An experiment folder, which `asr decode` and `asr compare` take, from the parts of a training."""
     weights: dict[str, torch.Tensor] = {}
     for path in sorted(args.parts.glob("weights-*.safetensors")):
         weights |= {name: value.float() for name, value in load_file(path).items()}
     log = json.loads((args.parts / "log.json").read_text())
     config = load_config(log["weighting"], log["set"])
     tokenizer = load_tokenizer(args.packed)
-    Recogniser(config, tokenizer.vocab_size).load_state_dict(weights)
-    save_model(args.model, weights, config, tokenizer)
-    print(f"{args.model}: {log['weighting']}, {log['steps']} steps")
+    net = Recogniser(config, tokenizer.vocab_size)
+    net.load_state_dict(weights)
+    exp = RunFolder(args.exp)
+    save_model(exp.model, weights, config, tokenizer)
+    shutil.copyfile(exp.model / CONFIG, exp.config)
+    record = {
+        "name": args.exp.name,
+        "weighting": config.attention.weighting,
+        "position": config.attention.position,
+        "encoder": config.encoder.kind,
+        "num_params": count_parameters(net),
+        "attention_backend": log["backend"],
+        "normaliser": config.tokenizer.normaliser,
+        "commit": args.commit or log["commit"],
+        "dirty": False if args.commit else log["dirty"],
+        "seed": config.train.seed,
+        "train_hours": round(log["hours"], 3),
+        "train_wall_s": round(log["seconds"], 1),
+        "train_audio_s_per_s": round(3600 * log["audio_h"] / log["seconds"], 1),
+        "num_skipped_steps": int(log["skipped"]),
+        "command": log.get("command", "tools/gpu_speech.py train"),
+        "options": log["options"],
+    }
+    write_run(exp, record)
+    # while utterances are short the loss is per character: no point of one curve
+    first = log["options"]["short_share"] * log["seconds"]
+    lines = [
+        {"kind": "train", "step": step, "loss": loss, "wall_s": wall_s, "audio_s": 3600 * audio_h}
+        for step, wall_s, audio_h, loss, _ in log["train"]
+        if wall_s > first
+    ]
+    if "dev_wer" in log:
+        lines.append({"kind": "valid", "step": log["steps"], "wer": log["dev_wer"]})
+    exp.log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    print(f"{args.exp}: {log['weighting']}, {log['steps']} steps")
 
 
 def main() -> None:
@@ -131,7 +166,8 @@ def main() -> None:
         command.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
         if name == "join":
             command.add_argument("parts", type=Path)
-            command.add_argument("model", type=Path)
+            command.add_argument("exp", type=Path)
+            command.add_argument("--commit", help="that trained it, where the log has another")
         if name == "train":
             add = command.add_argument
             add("--out", type=Path, required=True)

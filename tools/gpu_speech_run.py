@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shlex
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,7 @@ from asr.config import Config
 from asr.data.augment import mask_features
 from asr.model.recogniser import Recogniser, count_parameters
 from asr.model.recogniser import ctc_loss as torch_ctc_loss
+from asr.provenance import commit
 from asr.search.greedy import greedy
 from asr.text.normalise import get_normaliser
 from asr.train.averaging import MovingAverage
@@ -225,10 +228,14 @@ class Log:
     ):
         self._args, self._trainings, self._tell = args, trainings, tell
         self._told, self._started_s = 0, time.time()
+        revision, dirty = commit()
         self._entries: dict[str, dict[str, Any]] = {
             training.weighting: {
                 "weighting": training.weighting,
                 "set": args.set,
+                "commit": revision,
+                "dirty": dirty,
+                "command": shlex.join(["python", *sys.argv]),
                 "options": {n: v for n, v in vars(args).items() if isinstance(v, (int, float))},
                 "parameters": count_parameters(training.net),
                 "backend": training.net.attention_backend(),
