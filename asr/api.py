@@ -9,6 +9,7 @@ from typing import TypeAlias, cast
 import numpy as np
 import torch
 
+from asr import box
 from asr.errors import InputError
 from asr.model.folder import Model, load_model
 from asr.model.stream import choose_chunk
@@ -295,7 +296,7 @@ def _sources_of(audio: object, channel: int | None) -> Iterator[Source]:
 
 
 def load(
-    folder: str | PathLike[str],
+    folder: str | PathLike[str] | None = None,
     device: str = "auto",
     search: SearchOptions = GREEDY,
     window_s: float = WINDOW_S,
@@ -305,7 +306,11 @@ def load(
     vad: bool = False,
     vad_silence_s: float = LONG_SILENCE_S,
 ) -> Transcriber:
-    """Reads a model folder, or an experiment that has one; see ``Transcriber``.
+    """Read a model, ready to transcribe; see ``Transcriber``.
+
+    Args:
+        folder: a model folder, an experiment that has one, or the name of a model in the package, which is
+            taken for it where no path of that name exists. None: the package's default, ``real-en``.
 
     Raises:
         InputError: it is none, or a file in it is damaged, its weights are not finite; no such
@@ -315,7 +320,7 @@ def load(
     # a wrong number is told at once, not after the model was read
     for name, value in (("window_s", window_s), ("overlap_s", overlap_s)):
         number(name, value)
-    where = path("folder", folder)
+    where = box.folder(box.DEFAULT) if folder is None else path("folder", folder)
     chosen = choose_device(
         str(device) if isinstance(device, torch.device) else word("device", device)
     )

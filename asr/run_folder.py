@@ -7,6 +7,8 @@ from pathlib import Path
 
 # Of a model folder, which is EXP/model and stands alone too; the tokenizer's files are its own.
 WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
+# A model card for people; `asr push` writes one.
+CARD = "README.md"
 
 
 @dataclass(frozen=True)

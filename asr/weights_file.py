@@ -2,6 +2,10 @@
 
 The sums find damage, not malice: who can change the tensors can change the sums. A file without sums
 is read as it is.
+
+A matrix may be stored in 8 bits: ``NAME`` of the type I8, of two axes or more, with ``NAME.int8_scale``, float32,
+one finite number above 0 for each row (the first axis). Its values are ``NAME[row] * NAME.int8_scale[row]``. Readers
+get float32 and see no scales.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -26,19 +31,24 @@ MAX_HEADER_BYTES = 1 << 24
 _KEY, _TENSORS = "sha256", "tensors"
 _UNKNOWN_SUM = "0" * 64
 _SUMS = re.compile(r"[^ :]+:[0-9a-f]{64}( [^ :]+:[0-9a-f]{64})*")
-_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I8": 1}
 _BLOCK_BYTES = 1 << 20
 _MOST_AXES = 16
+_SCALE = ".int8_scale"
+_INT8_MAX = 127
+# Smaller tensors stay as they are: all of them together are a few percent of a model.
+_MIN_INT8_NUMBERS = 4096
 
 
 class WeightsFile:
     """The header of a weights file; the tensors are read by ``load``.
 
     Attributes:
-        shapes: of the tensors by name.
+        shapes: of the tensors by name, without the scales of those in 8 bits.
 
     Raises:
-        InputError: it cannot be read, or its header is damaged.
+        InputError: it cannot be read, its header is damaged, or a matrix in 8 bits and its scales do not
+            belong together.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,7 +57,8 @@ class WeightsFile:
             with open_regular(path) as file:
                 parsed = json.loads(file.read(_header_bytes(file)))
                 self._sums = _parse_sums(parsed.pop("__metadata__", {}))
-                self.shapes = {name: _shape(item) for name, item in parsed.items()}
+                shapes = {name: _shape(item) for name, item in parsed.items()}
+                types = {name: item["dtype"] for name, item in parsed.items()}
         except OSError as error:
             raise InputError(f"{path}: cannot read: {error.strerror}") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -55,6 +66,10 @@ class WeightsFile:
             raise InputError(
                 f"{path}: damaged: its header is none of safetensors: {reason}"
             ) from None
+        self._int8 = [name for name, kind in types.items() if kind == "I8"]
+        if problem := _int8_problem(shapes, types):
+            raise InputError(f"{path}: damaged: {problem}")
+        self.shapes = {name: shape for name, shape in shapes.items() if not _is_scale(name)}
 
     def check_shapes(self, expected: Mapping[str, Sequence[int]], where: Path) -> None:
         """Compare names and shapes with those that the configuration ``where`` implies.
@@ -85,7 +100,23 @@ class WeightsFile:
             )
 
     def load(self) -> dict[str, Tensor]:
-        """Read the tensors.
+        """Read the tensors; those in 8 bits become float32.
+
+        Raises:
+            InputError: the file is damaged, or a scale is no finite number above 0.
+        """
+        weights = self.load_stored()
+        for name in self._int8:
+            scale_r = weights.pop(name + _SCALE)
+            if not bool(((scale_r > 0) & scale_r.isfinite()).all()):
+                raise InputError(
+                    f"{self.path}: damaged: {name + _SCALE} must be finite and above 0 everywhere"
+                )
+            weights[name] = weights[name].float() * _per_row(scale_r, weights[name])
+        return weights
+
+    def load_stored(self) -> dict[str, Tensor]:
+        """Read the tensors as they are stored, scales among them.
 
         Raises:
             InputError: the file is damaged.
@@ -117,6 +148,55 @@ def write_weights(path: Path, weights: dict[str, Tensor], beside: Iterable[Path]
         file.flush()
         os.fsync(file.fileno())
     path.chmod(0o666 & ~umask())  # safetensors writes for the owner's eyes only
+
+
+def int8_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors to store for a model in 8 bits.
+
+    Each row of a large matrix is divided by its greatest absolute value over 127 and rounded to nearest, so
+    that no value moves by more than half of its row's scale. Vectors, small tensors, and what is in 8 bits
+    already, stay as they are.
+    """
+    stored: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        if not value.is_floating_point() or value.ndim < 2 or value.numel() < _MIN_INT8_NUMBERS:
+            stored[name] = value
+            continue
+        scale_r = value.float().abs().flatten(1).amax(1) / _INT8_MAX
+        # of a row of zeros, or of numbers so small that dividing by their scale would lose it
+        scale_r = torch.where(scale_r < torch.finfo(torch.float32).tiny, 1.0, scale_r)
+        steps = (value.float() / _per_row(scale_r, value)).round()
+        stored[name] = steps.clamp(-_INT8_MAX, _INT8_MAX).to(torch.int8)
+        stored[name + _SCALE] = scale_r
+    return stored
+
+
+def _is_scale(name: str) -> bool:
+    return name.endswith(_SCALE)
+
+
+def _per_row(scale_r: Tensor, matrix: Tensor) -> Tensor:
+    """Give one number per row as many axes as the matrix has."""
+    return scale_r.view(-1, *[1] * (matrix.ndim - 1))
+
+
+def _int8_problem(shapes: Mapping[str, tuple[int, ...]], types: Mapping[str, str]) -> str | None:
+    """Say what is wrong with the first matrix in 8 bits, or the first scale, that has something wrong."""
+    for name, shape in sorted(shapes.items()):
+        scale = name + _SCALE
+        if _is_scale(name) and types.get(name.removesuffix(_SCALE)) != "I8":
+            return f"{name} belongs to no matrix in 8 bits (I8)"
+        if types[name] != "I8":
+            continue
+        if len(shape) < 2 or _is_scale(name):
+            return f"{name} of shape {shape} is in 8 bits (I8), which only matrices can be"
+        if scale not in shapes:
+            return f"{name} is in 8 bits (I8), and {scale} is missing"
+        if types[scale] != "F32" or shapes[scale] != shape[:1]:
+            return (
+                f"{scale} is {types[scale]} of shape {shapes[scale]}, not F32 of shape {shape[:1]}"
+            )
+    return None
 
 
 def _header_bytes(file: BinaryIO) -> int:

@@ -17,6 +17,7 @@ RANKS = [
     ["sigmoid_attention"],
     [
         "asr",
+        "asr.box",
         "asr.columns",
         "asr.errors",
         "asr.files",

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import argparse
 
-from asr.commands.options import Verbs, above_zero, add_machine_options, count, path
+from asr.commands.options import (
+    Verbs,
+    above_zero,
+    add_machine_options,
+    add_model,
+    count,
+    path,
+)
 from asr.errors import InputError
 from asr.stderr import tell
 
 
 def add(verbs: Verbs) -> None:
     parser = verbs.add_parser("align", help="audio with its text -> word times")
-    parser.add_argument("--model", type=path, required=True, help="model or experiment folder")
+    add_model(parser)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--cuts", type=path, help="manifest with transcripts")
     what.add_argument("--audio", type=path, help="one audio file")

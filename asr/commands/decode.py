@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from contextlib import nullcontext
 
-from asr.commands.options import Verbs, above_zero, add_model_options, count, path, search_options
+from asr.commands.options import (
+    Verbs,
+    above_zero,
+    add_model,
+    add_model_options,
+    count,
+    path,
+    search_options,
+)
 
 # How long the processes of torchrun wait for the slowest of them.
 TIMEOUT_MINUTES = 60.0
@@ -13,7 +21,7 @@ TIMEOUT_MINUTES = 60.0
 
 def add(verbs: Verbs) -> None:
     parser = verbs.add_parser("decode", help="a manifest -> hypotheses, scored")
-    parser.add_argument("--model", type=path, required=True, help="model or experiment folder")
+    add_model(parser)
     parser.add_argument("--cuts", type=path, required=True, help="manifest to decode")
     parser.add_argument("--out", type=path, help="default: EXP/decode/NAME OF THE MANIFEST")
     parser.add_argument(
@@ -34,16 +42,19 @@ def add(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from asr.box import check_not_boxed
     from asr.decode.decode import decode_set, set_name
     from asr.decode.score import format_score, score_folder
     from asr.locks import locked
-    from asr.model.folder import load_model
+    from asr.model.folder import find_model, load_model
     from asr.model.stream import choose_chunk
     from asr.processes import join
     from asr.run_folder import RunFolder
     from asr.runtime import prepare_cpu
 
     prepare_cpu(args.threads)
+    if args.out is None:
+        check_not_boxed(find_model(args.model), "name a folder for the results with --out")
     out = args.out or RunFolder(args.model).decode / set_name(args.cuts)
     with join(args.device, TIMEOUT_MINUTES) as processes:
         model = load_model(args.model, processes.device)

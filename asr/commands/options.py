@@ -16,6 +16,21 @@ if TYPE_CHECKING:
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
+def add_model(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """Add ``--model``.
+
+    Args:
+        default: how the help text names what is used without it; None: it must be given.
+    """
+    parser.add_argument(
+        "--model",
+        type=path,
+        required=default is None,
+        help="model or experiment folder, or the name of a model in the package (asr models)"
+        + (f"; default: {default}" if default else ""),
+    )
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of where a model runs and how it searches."""
     search = parser.add_argument_group("search")

@@ -25,6 +25,7 @@ EXAMPLES = {
     "align": "asr align --model exp/mine --audio talk.wav --text-file talk.txt --out times",
     "tune": "asr tune --model exp/mine --cuts data/dev.cuts.jsonl.gz --lm lm.arpa",
     "export": "asr export --model exp/mine --out mine.onnx",
+    "models": "asr models real-en",
     "compare": "asr compare exp/softmax exp/sigmoid --out comparison",
     "diagnose": "asr diagnose exp/mine --cuts data/dev.cuts.jsonl.gz",
     "certify": "asr certify exp/mine --cuts data/dev.cuts.jsonl.gz",

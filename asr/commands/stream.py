@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from asr.commands.options import Verbs, add_model_options, channel_index, path, search_options
+from asr.commands.options import Verbs, add_model, add_model_options, channel_index, search_options
 from asr.errors import InputError
 from asr.stderr import tell
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def add(verbs: Verbs) -> None:
     parser = verbs.add_parser("stream", help="raw samples -> text while they come, as JSON lines")
-    parser.add_argument("--model", type=path, required=True, help="model or experiment folder")
+    add_model(parser)
     parser.add_argument("--rate", type=int, default=16000, help="samples per second (16000)")
     parser.add_argument("--sample-format", default="s16le", help="s16le (default), s32le or f32le")
     parser.add_argument("--channels", type=int, default=1, help="interleaved channels (1)")

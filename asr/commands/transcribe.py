@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from asr.box import DEFAULT
 from asr.commands.options import (
     Verbs,
     above_zero,
+    add_model,
     add_model_options,
     channel_index,
     path,
@@ -41,7 +43,7 @@ def add(verbs: Verbs) -> None:
         metavar="INPUT",
         help="files, folders, globs, manifests of Lhotse cuts, - for standard input",
     )
-    parser.add_argument("--model", type=path, required=True, help="model or experiment folder")
+    add_model(parser, default=f"{DEFAULT}, which comes with the package")
     output = parser.add_argument_group("output")
     output.add_argument(
         "--format",
@@ -113,6 +115,8 @@ def run(args: argparse.Namespace) -> int:
         tell("note", f"{there}; --overwrite replaces them")
     if not waiting:
         return _exit_status(num_done, len(sources))
+    if args.model is None:
+        tell("note", f"using {DEFAULT}, a model that comes with the package; --model names another")
     prepare_cpu(args.threads)
     transcriber = load(
         args.model,

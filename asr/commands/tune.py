@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import argparse
 
-from asr.commands.options import Verbs, above_zero, add_model_options, count, path, search_options
+from asr.commands.options import (
+    Verbs,
+    above_zero,
+    add_model,
+    add_model_options,
+    count,
+    path,
+    search_options,
+)
 
 
 def add(verbs: Verbs) -> None:
     parser = verbs.add_parser(
         "tune", help="a development manifest -> the language model's weights, for decoding"
     )
-    parser.add_argument("--model", type=path, required=True, help="model or experiment folder")
+    add_model(parser)
     parser.add_argument(
         "--cuts", type=path, required=True, help="development manifest, never the test's"
     )
@@ -24,11 +32,14 @@ def add(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from asr.box import check_not_boxed
     from asr.decode.tune import tune
-    from asr.model.folder import load_model
+    from asr.model.folder import find_model, load_model
     from asr.runtime import choose_device, prepare_cpu
     from asr.search.weights import write_tuned
 
+    copy = f"copy it first: asr export --model {args.model} --format int8 --out FOLDER"
+    check_not_boxed(find_model(args.model), copy)
     prepare_cpu(args.threads)
     model = load_model(args.model, choose_device(args.device))
     tuned = tune(

@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from asr import box
 from asr import config as configuration
 from asr.config import Config
 from asr.errors import InputError
@@ -26,10 +27,7 @@ from asr.model.recogniser import Recogniser, check_finite, weight_shapes
 from asr.run_folder import CONFIG, WEIGHTS, RunFolder
 from asr.text.normalise import Normaliser, get_normaliser
 from asr.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_file
-from asr.weights_file import WeightsFile, write_weights
-
-# A model card for people, which `asr push` writes; nothing reads it.
-CARD = "README.md"
+from asr.weights_file import WeightsFile, int8_weights, write_weights
 
 
 @dataclass(frozen=True)
@@ -67,6 +65,18 @@ def fill_folder(
     (folder / CONFIG).write_text(configuration.dump(config), encoding="utf-8")
     tokenizer.save(folder)
     write_weights(folder / WEIGHTS, weights, [folder / CONFIG, tokenizer_file(folder)])
+
+
+def save_int8(path: Path, out: Path) -> None:
+    """Write the model of ``path`` as a new folder ``out``, its matrices in 8 bits (``asr.weights_file``).
+
+    Raises:
+        InputError: no such model, or ``out`` exists or cannot be written.
+    """
+    model = load_model(path)
+    weights = WeightsFile(model.folder / WEIGHTS).load_stored()
+    with new_folder(out) as temporary:
+        fill_folder(temporary, int8_weights(weights), model.config, model.tokenizer)
 
 
 @contextmanager
@@ -124,12 +134,16 @@ def _older(folder: Path) -> Path:
 
 
 def find_model(path: Path) -> Path:
-    """The model folder that ``path`` is, or that the experiment ``path`` holds.
+    """The model folder that ``path`` is or names, or that the experiment ``path`` holds.
+
+    The name of a model in the package (``asr.box``) is taken for it where nothing of that name exists.
 
     Raises:
         InputError: there is none, or a file is missing from it.
     """
     path = _there(path)
+    if str(path) in box.NAMES and not path.exists():
+        return box.folder(str(path))
     run = RunFolder(path)
     if not path.is_dir():
         raise InputError(f"{path}: no such model folder")

@@ -18,7 +18,8 @@ from pathlib import Path, PurePosixPath
 from asr.config import Config
 from asr.errors import InputError
 from asr.files import file_hash, open_regular
-from asr.model.folder import CARD, CONFIG, WEIGHTS, fill_folder, find_model, load_model, new_folder
+from asr.model.folder import fill_folder, find_model, load_model, new_folder
+from asr.run_folder import CARD, CONFIG, WEIGHTS
 from asr.share.card import CardOptions, model_card
 from asr.text.tokenizer import CHAR_FILE, MAX_TOKENIZER_BYTES, SPM_FILE
 from asr.weights_file import WeightsFile
@@ -70,7 +71,7 @@ def push(model: Path, target: str, options: CardOptions, private: bool = False) 
     public = without_free_texts(loaded.config)
 
     def fill(stage: Path) -> None:
-        fill_folder(stage, WeightsFile(source / WEIGHTS).load(), public, loaded.tokenizer)
+        fill_folder(stage, WeightsFile(source / WEIGHTS).load_stored(), public, loaded.tokenizer)
         (stage / CARD).write_text(card, encoding="utf-8")
 
     if folder is not None:

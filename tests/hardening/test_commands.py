@@ -99,11 +99,14 @@ WRITERS: dict[str, Words] = {
         *("--json", out / "figures.json"),
     ],
     "export": lambda space, out: ["export", "--model", space.model, "--out", out / "model.onnx"],
+    "export --format int8": lambda space, out: [
+        "export", "--model", space.model, "--format", "int8", "--out", out / "small"
+    ],
     "push": lambda space, out: ["push", space.model, out / "pushed"],
     "pull": lambda space, out: ["pull", space.model, "--out", out / "pulled"],
 }  # fmt: skip
 # These print, and write no file.
-NO_WRITERS = {"stream", "config", "doctor"}
+NO_WRITERS = {"stream", "models", "config", "doctor"}
 
 
 def test_every_command_that_writes_is_here() -> None:
