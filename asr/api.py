@@ -309,8 +309,8 @@ def load(
     """Read a model, ready to transcribe; see ``Transcriber``.
 
     Args:
-        folder: a model folder, an experiment that has one, or the name of a model in the package, which is
-            taken for it where no path of that name exists. None: the package's default, ``real-en``.
+        folder: a model folder, an experiment that has one, or the name of a model in the package
+            where no path of that name exists. None: the package's default, ``real-en``.
 
     Raises:
         InputError: it is none, or a file in it is damaged, its weights are not finite; no such

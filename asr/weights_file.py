@@ -3,9 +3,9 @@
 The sums find damage, not malice: who can change the tensors can change the sums. A file without sums
 is read as it is.
 
-A matrix may be stored in 8 bits: ``NAME`` of the type I8, of two axes or more, with ``NAME.int8_scale``, float32,
-one finite number above 0 for each row (the first axis). Its values are ``NAME[row] * NAME.int8_scale[row]``. Readers
-get float32 and see no scales.
+A matrix may be stored in 8 bits: ``NAME`` of the type I8, of two axes or more, with
+``NAME.int8_scale`` of the type F32, one finite number above 0 for each row (the first axis). Its values
+are ``NAME[row] * NAME.int8_scale[row]``. Readers get float32 and no scales.
 """
 
 from __future__ import annotations
@@ -153,9 +153,9 @@ def write_weights(path: Path, weights: dict[str, Tensor], beside: Iterable[Path]
 def int8_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors to store for a model in 8 bits.
 
-    Each row of a large matrix is divided by its greatest absolute value over 127 and rounded to nearest, so
-    that no value moves by more than half of its row's scale. Vectors, small tensors, and what is in 8 bits
-    already, stay as they are.
+    Each row of a large matrix is divided by its scale, its greatest absolute value over 127, and
+    rounded to nearest: no value moves by more than half of the scale. Vectors, small tensors and
+    matrices that are in 8 bits already stay as they are.
     """
     stored: dict[str, Tensor] = {}
     for name, value in weights.items():
@@ -163,7 +163,7 @@ def int8_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             stored[name] = value
             continue
         scale_r = value.float().abs().flatten(1).amax(1) / _INT8_MAX
-        # of a row of zeros, or of numbers so small that dividing by their scale would lose it
+        # rows of zeros, and of numbers whose scale would be subnormal, too coarse to divide by
         scale_r = torch.where(scale_r < torch.finfo(torch.float32).tiny, 1.0, scale_r)
         steps = (value.float() / _per_row(scale_r, value)).round()
         stored[name] = steps.clamp(-_INT8_MAX, _INT8_MAX).to(torch.int8)
@@ -181,14 +181,14 @@ def _per_row(scale_r: Tensor, matrix: Tensor) -> Tensor:
 
 
 def _int8_problem(shapes: Mapping[str, tuple[int, ...]], types: Mapping[str, str]) -> str | None:
-    """Say what is wrong with the first matrix in 8 bits, or the first scale, that has something wrong."""
+    """Say what is wrong with matrices in 8 bits and their scales; None where nothing is."""
     for name, shape in sorted(shapes.items()):
         scale = name + _SCALE
         if _is_scale(name) and types.get(name.removesuffix(_SCALE)) != "I8":
             return f"{name} belongs to no matrix in 8 bits (I8)"
         if types[name] != "I8":
             continue
-        if len(shape) < 2 or _is_scale(name):
+        if len(shape) < 2:
             return f"{name} of shape {shape} is in 8 bits (I8), which only matrices can be"
         if scale not in shapes:
             return f"{name} is in 8 bits (I8), and {scale} is missing"

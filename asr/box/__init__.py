@@ -1,7 +1,7 @@
 """Models that come with the package: one folder each, beside this file.
 
-A model in the box is a model folder like any other, its matrices in 8 bits. Its card (``README.md``) holds what is
-known about it. Nothing is written here.
+A model in the box is a model folder like any other, its matrices in 8 bits. Its card (``README.md``)
+says how it was trained and measured. Nothing is written here.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ def add(verbs: Verbs) -> None:
         "--format",
         choices=["onnx", "int8"],
         default="onnx",
-        help="onnx: waveforms to log-probabilities; int8: a model folder with its matrices in 8 bits, about "
-        "a quarter of the size (default: onnx)",
+        help="onnx: waveforms to log-probabilities; int8: a model folder with its matrices in 8 bits, "
+        "about a quarter of the size (default: onnx)",
     )
     parser.add_argument(
         "--out", type=path, required=True, help="the .onnx file, or the new model folder, to write"

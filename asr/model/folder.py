@@ -68,7 +68,7 @@ def fill_folder(
 
 
 def save_int8(path: Path, out: Path) -> None:
-    """Write the model of ``path`` as a new folder ``out``, its matrices in 8 bits (``asr.weights_file``).
+    """Write the model of ``path`` as a new folder, its matrices in 8 bits (``asr.weights_file``).
 
     Raises:
         InputError: no such model, or ``out`` exists or cannot be written.

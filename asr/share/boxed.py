@@ -1,7 +1,7 @@
 """Cards of the models in the box: what was measured and what they were trained on.
 
-A card is the model's ``README.md``. Its figures stand in the metadata at its top and nowhere else; size and
-SHA-256 sum are read from the files.
+A card is the model's ``README.md``. Its figures stand in the metadata at its top and nowhere else;
+size and SHA-256 sum are read from the files.
 """
 
 from __future__ import annotations
@@ -122,7 +122,9 @@ def _labelled(label: str, values: list[str]) -> list[list[str]]:
 
 def _shown(rate: ErrorRate) -> str:
     interval = f"[{rate.low:.2f}, {rate.high:.2f}] over {rate.unit}"
-    return f"{rate.percent:.2f} {interval}: {rate.set}, {rate.words} words, {rate.speakers} speakers"
+    return (
+        f"{rate.percent:.2f} {interval}: {rate.set}, {rate.words} words, {rate.speakers} speakers"
+    )
 
 
 def _error_rate(item: Any, where: str) -> ErrorRate:
