@@ -215,6 +215,17 @@ def home(tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return tmp_path
 
 
+def test_the_first_steps_transcribe_with_the_model_in_the_box(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clone, install, (program, *words) = commands(blocks("sigmoid-asr")[0])
+    assert clone[:2] == ["git", "clone"]
+    assert install == ["pip", "install", "."]
+    assert program == "asr"
+    assert main([*words, "--threads", "1"]) == 0
+    assert "using real-en, a model that comes with the package" in capsys.readouterr().err
+
+
 def test_transcribing_as_the_readme_does(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for program, *words in commands(blocks("Transcribe audio")[0]):
         assert program == "asr"
@@ -283,6 +294,8 @@ CLAIMS = {
     "any Lhotse manifest": "tests/data/test_kaldi_and_lhotse.py::test_lhotse_cuts_of_any_kind",
     "To the Hugging Face hub and back": "tests/share/test_hub.py::test_push_then_pull_gives_the_same_model",  # noqa: E501
     "or nothing is there": "tests/share/test_hub.py::test_what_is_no_model_is_refused",
+    "this works at once and without a network": "tests/share/test_box.py",
+    "about a quarter of the size": "tests/model/test_int8.py::test_the_command_writes_a_folder_that_can_be_shared",  # noqa: E501
     "every second is either transcribed or in a gap": "tests/transcribe/test_speech.py::test_every_sample_is_in_a_stretch_or_in_a_gap",  # noqa: E501
     "however the samples come": "tests/transcribe/test_live.py::test_any_cutting_gives_the_tokens_of_the_whole",  # noqa: E501
     "at most a chunk and 15 ms behind the sound": "tests/transcribe/test_live.py::test_results_come_as_soon_as_promised",  # noqa: E501
