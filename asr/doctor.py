@@ -20,7 +20,6 @@ from asr.provenance import commit, versions
 PACKAGES = {"asr": ("sigmoid-asr",), "sigmoid_attention": ("sigmoid-asr", "sigmoid-attention")}
 EXTRAS = {
     "synthetic": ("espeakng_loader", "asr prepare synthetic"),
-    "media": ("av", "reading M4A, WebM and the sound of videos"),
     "plot": ("matplotlib", "pictures of curves"),
 }
 

@@ -285,7 +285,7 @@ CLAIMS = {
     "a stage that is done is skipped until something it depends on changes": "tests/recipes",
     "a misspelt one is refused with the nearest right one": "tests/config/test_config.py",
     "goes on with `--resume`, to the same weights bit for bit": "tests/train",
-    "WAV, FLAC, Ogg, Opus and MP3": "tests/data/test_audio.py::test_every_format_gives_the_samples_back",
+    "WAV, FLAC, Ogg, Opus, MP3": "tests/data/test_audio.py::test_every_format_gives_the_samples_back",
     "M4A and the sound of videos": "tests/data/test_audio.py::test_media_files_go_through_pyav",
     "nothing is copied, segments of long recordings": "tests/data/test_kaldi_and_lhotse.py::test_kaldi_with_segments_equals_lhotse",  # noqa: E501
     "what cannot be used": "tests/data/test_folders.py::test_what_is_wrong_in_a_folder_is_named",

@@ -33,7 +33,7 @@ def original(folder: Path, suffix: str) -> Path:
     if kind is not None:
         soundfile.write(path, wave_nc, RATE, format=kind[0], subtype=kind[1])
         return path
-    av = pytest.importorskip("av", reason="extra `media` not installed")
+    av = pytest.importorskip("av", reason="PyAV not installed")
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=RATE, layout="stereo")
         frame = av.AudioFrame.from_ndarray(

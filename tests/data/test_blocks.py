@@ -114,7 +114,7 @@ def test_a_flac_that_does_not_tell_its_length(tmp_path: Path) -> None:
 def write_media(
     path: Path, codec: str, wave_n: np.ndarray, rate: int, video_s: int = 0, at_once: bool = False
 ) -> None:
-    av = pytest.importorskip("av", reason="extra `media` not installed")
+    av = pytest.importorskip("av", reason="PyAV not installed")
     options = {"movflags": "faststart"} if at_once else {}
     with av.open(str(path), "w", options=options) as container:
         video = container.add_stream("mpeg4", rate=5) if video_s else None

@@ -26,7 +26,7 @@ from asr.data.audio.gaps import Gap
 from asr.data.audio.samples import AudioError
 from asr.data.store.manifest import load_waveform
 
-av = pytest.importorskip("av", reason="extra `media` not installed")
+av = pytest.importorskip("av", reason="PyAV not installed")
 
 SECONDS = 12.0
 

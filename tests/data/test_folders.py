@@ -87,7 +87,7 @@ def test_a_linked_folder_is_followed_once(tmp_path: Path) -> None:
 
 
 def test_m4a_files_are_prepared_and_loaded(tmp_path: Path) -> None:
-    av = pytest.importorskip("av", reason="extra `media` not installed")
+    av = pytest.importorskip("av", reason="PyAV not installed")
     path = tmp_path / "c" / "a.m4a"
     path.parent.mkdir()
     wave = (0.5 * np.sin(2 * np.pi * 500 * np.arange(2 * RATE) / RATE)).astype("f4")

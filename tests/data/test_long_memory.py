@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-av = pytest.importorskip("av", reason="extra `media` not installed")
+av = pytest.importorskip("av", reason="PyAV not installed")
 if not Path("/proc/self/status").exists():
     pytest.skip("no /proc: peak memory of a process is not known", allow_module_level=True)
 

@@ -43,7 +43,7 @@ def test_pipes_read_as_their_files(run: Run, tmp_path: Path, babble: np.ndarray,
 
 
 def write_tracks(path: Path, waves: list[np.ndarray], default: int) -> None:
-    av = pytest.importorskip("av", reason="extra `media` not installed")
+    av = pytest.importorskip("av", reason="PyAV not installed")
     with av.open(str(path), "w") as container:
         streams = [container.add_stream("pcm_f32le", rate=RATE, layout="mono") for _ in waves]
         for number, stream in enumerate(streams):

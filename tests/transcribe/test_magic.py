@@ -35,7 +35,7 @@ SOUND_N = (0.1 * RNG.standard_normal(48000)).astype(np.float32)
     ],
 )
 def test_a_container_of_sound(container: str, codec: str, kind: str) -> None:
-    av = pytest.importorskip("av", reason="extra `media` not installed")
+    av = pytest.importorskip("av", reason="PyAV not installed")
     if codec not in av.codecs_available:
         pytest.skip(f"FFmpeg without {codec}")
     file = io.BytesIO()

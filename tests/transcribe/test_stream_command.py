@@ -165,7 +165,7 @@ def test_files_are_no_raw_samples(kind: str, portion: int, babble: np.ndarray) -
     ],
 )
 def test_files_of_pyav_are_no_raw_samples(container: str, codec: str) -> None:
-    av = pytest.importorskip("av", reason="extra `media` not installed")
+    av = pytest.importorskip("av", reason="PyAV not installed")
     file = io.BytesIO()
     with av.open(
         file, "w", format=container, options={"write_xing": "0", "id3v2_version": "0"}

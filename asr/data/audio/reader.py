@@ -217,5 +217,5 @@ def spooled(pipe: BinaryIO) -> BinaryIO:
 def _without_pyav(name: str, error: Exception | None) -> str:
     suffix = os.path.splitext(name)[1]
     if suffix.lower() in MEDIA_EXTENSIONS or error is None:
-        return f"{name}: reading {suffix or 'it'} needs PyAV: pip install sigmoid-asr[media]"
+        return f"{name}: reading {suffix or 'it'} needs PyAV, which is missing: pip install av"
     return f"{name}: not an audio file that can be read ({reason_of(error)})"

@@ -1,7 +1,7 @@
 """Audio files to mono float samples, with every way a file can be bad told in one line.
 
 soundfile reads WAV, FLAC, Ogg, Opus and MP3. What it cannot read (M4A, WebM, video) goes through
-PyAV where the extra ``media`` is installed.
+PyAV.
 """
 
 from __future__ import annotations
