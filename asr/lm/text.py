@@ -6,6 +6,7 @@ import gzip
 import io
 import itertools
 import json
+import lzma
 import math
 import re
 import zlib
@@ -34,6 +35,7 @@ _OTHER_STARTS = {
 }
 _CUE_TIMES = re.compile(r"\s*(\d+:)?\d+:\d+[.,]\d+\s*-->", re.ASCII)
 _COLUMNS = frozenset(("sentence", "path", "text", "transcript", "transcription", "client_id"))
+_PACKED = (".gz", ".xz")
 _HEAD = 10  # lines that are looked at
 _MOST_CHARACTERS = 1_000_000  # of a line
 
@@ -44,8 +46,8 @@ def read_sentences(
     """The words of every sentence that has any, in the files' order.
 
     Args:
-        paths: text with a sentence per line (``.gz``: gzipped), or manifests of cuts, known by their
-            content, whose utterances are the sentences.
+        paths: text with a sentence per line (``.gz``, ``.xz``: compressed), or manifests of cuts,
+            known by their content, whose utterances are the sentences.
         with_ids: the first word of each line of a text is an utterance's id, as in LibriSpeech's
             transcripts; a space or a tab follows it.
 
@@ -91,7 +93,7 @@ def _other_format(path: Path, head: list[str], with_ids: bool) -> str | None:
 
     An id, a tab and a text in each line are text where ids are asked for.
     """
-    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+    suffix = Path(path.name.lower().removesuffix(".gz").removesuffix(".xz")).suffix
     if _OTHER_SUFFIXES.fullmatch(suffix) and not (with_ids and suffix == ".tsv"):
         return f"a {suffix} file"
     first = head[0].strip().lower() if head else ""
@@ -116,13 +118,18 @@ def _is_json(line: str) -> bool:
         return False
 
 
+def _open(path: Path) -> BinaryIO:
+    if path.suffix == ".gz":
+        return cast(BinaryIO, gzip.open(path))
+    return cast(BinaryIO, lzma.open(path)) if path.suffix == ".xz" else path.open("rb")
+
+
 def _lines(path: Path) -> Iterator[str]:
     """Lines of a text, compressed or not, each and all of them bounded."""
     try:
-        packed = path.suffix == ".gz"
-        most = most_unpacked(path) if packed else math.inf
+        most = most_unpacked(path) if path.suffix in _PACKED else math.inf
         with (
-            cast(BinaryIO, gzip.open(path)) if packed else path.open("rb") as content,
+            _open(path) as content,
             io.TextIOWrapper(content, encoding="utf-8-sig") as file,
         ):
             seen = 0
@@ -138,7 +145,7 @@ def _lines(path: Path) -> Iterator[str]:
                 if seen > most:
                     raise InputError(f"{path}: unpacks to more than {MOST_PACKED} times its size")
                 yield line
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path}: cannot read: {reason}") from None
     except UnicodeDecodeError:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import lzma
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,11 @@ from asr.lm.text import read_sentences
 from asr.text.normalise import Normaliser, get_normaliser
 
 LOWER, NONE = get_normaliser("lowercase-apostrophe"), get_normaliser("none")
+PACKINGS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".gz": gzip.compress,
+    ".xz": lambda content: lzma.compress(content, preset=0),
+}
 WORDS = [["hello", "brave", "new", "world"], ["hello", "there"]]
 
 
@@ -111,11 +118,10 @@ OTHER_FORMATS = {
 
 
 @pytest.mark.parametrize("name", OTHER_FORMATS)
-@pytest.mark.parametrize("packed", [False, True])
-def test_what_is_no_plain_text_is_refused(name: str, packed: bool, tmp_path: Path) -> None:
-    path = tmp_path / (f"{name}.gz" if packed else name)
-    content = OTHER_FORMATS[name].encode()
-    path.write_bytes(gzip.compress(content) if packed else content)
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_what_is_no_plain_text_is_refused(name: str, packing: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{name}{packing}"
+    path.write_bytes(PACKINGS[packing](OTHER_FORMATS[name].encode()))
     for with_ids in (False, True):
         with pytest.raises(InputError, match="not a sentence per line; write its") as caught:
             list(read_sentences([path], LOWER, with_ids))
@@ -165,12 +171,38 @@ def test_ids_and_texts_in_a_tsv_are_text(tmp_path: Path) -> None:
         list(read_sentences([path], LOWER, with_ids=True))
 
 
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_packed_text_is_read(packing: str, tmp_path: Path) -> None:
+    path = tmp_path / f"text.txt{packing}"
+    path.write_bytes(PACKINGS[packing]("hello brave new world\nhello thére\n".encode()))
+    assert list(read_sentences([path], LOWER)) == [WORDS[0], ["hello", "thére"]]
+
+
+def test_parts_of_an_xz_file_are_one_text(tmp_path: Path) -> None:
+    (tmp_path / "text.xz").write_bytes(lzma.compress(b"hello there\n") + lzma.compress(b"a b\n"))
+    assert list(read_sentences([tmp_path / "text.xz"], LOWER)) == [["hello", "there"], ["a", "b"]]
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".xz"])
+@pytest.mark.parametrize("damage", ["cut", "other", "changed"])
+def test_damaged_packed_text_is_refused(suffix: str, damage: str, tmp_path: Path) -> None:
+    path = tmp_path / f"text.txt{suffix}"
+    whole = PACKINGS[suffix](b"hello there\n" * 1000)
+    middle = len(whole) // 2
+    changed = whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :]
+    path.write_bytes({"cut": whole[:-20], "other": b"hello there\n", "changed": changed}[damage])
+    with pytest.raises(InputError, match=r"text\.txt\..z: cannot read: ") as caught:
+        list(read_sentences([path], LOWER))
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("content", [b"\n" * (40 << 20), b"a" * (40 << 20), b"a b\n" * (10 << 20)])
+@pytest.mark.parametrize("suffix", [".gz", ".xz"])
 def test_a_small_file_that_unpacks_to_a_large_one_is_refused(
-    content: bytes, tmp_path: Path
+    suffix: str, content: bytes, tmp_path: Path
 ) -> None:
-    path = tmp_path / "text.txt.gz"
-    path.write_bytes(gzip.compress(content))
+    path = tmp_path / f"text.txt{suffix}"
+    path.write_bytes(PACKINGS[suffix](content))
     with pytest.raises(InputError, match=r"unpacks to more than 300 times|no sentence"):
         for _ in read_sentences([path], NONE):
             pass
