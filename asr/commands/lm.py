@@ -1,15 +1,16 @@
-"""`asr lm`: text -> a language model, and how well it predicts a text."""
+"""`asr lm`: text -> a language model, a smaller one, and how well it predicts a text."""
 
 from __future__ import annotations
 
 import argparse
+import math
 
-from asr.commands.options import Verbs, count, path
+from asr.commands.options import Verbs, at_least_one, count, path
 from asr.errors import InputError
 
 
 def add(verbs: Verbs) -> None:
-    parser = verbs.add_parser("lm", help="text -> a language model; its perplexity")
+    parser = verbs.add_parser("lm", help="text -> a language model; pruning; perplexity")
     parts = parser.add_subparsers(required=True, metavar="ACTION")
 
     train = parts.add_parser("train", help="text -> a modified Kneser-Ney n-gram (ARPA)")
@@ -17,6 +18,26 @@ def add(verbs: Verbs) -> None:
     train.add_argument("--order", type=int, default=3, help="words per n-gram, 1 to 5")
     train.add_argument("--out", type=path, required=True, help="NAME.arpa or NAME.arpa.gz to write")
     train.set_defaults(run=run_train)
+
+    prune = parts.add_parser("prune", help="an ARPA file -> a smaller one, by relative entropy")
+    prune.add_argument("arpa", type=path, metavar="IN", help="NAME.arpa or NAME.arpa.gz to read")
+    size = prune.add_mutually_exclusive_group()
+    size.add_argument(
+        "--threshold",
+        type=_non_negative,
+        help="keep n-grams whose removal raises the perplexity by this part or more, as 1e-8",
+    )
+    size.add_argument(
+        "--ngrams", type=at_least_one, metavar="N", help="keep at most N n-grams of all orders"
+    )
+    prune.add_argument(
+        "--words",
+        type=at_least_one,
+        metavar="N",
+        help="keep the N most frequent words; default: all",
+    )
+    prune.add_argument("--out", type=path, required=True, help="NAME.arpa or NAME.arpa.gz to write")
+    prune.set_defaults(run=run_prune)
 
     neural = parts.add_parser(
         "train-neural", help="text -> a small LSTM that rescores n-best lists"
@@ -52,6 +73,23 @@ def run_train(args: argparse.Namespace) -> int:
         how = "" if discount.estimated else " (too little text to estimate them: fixed)"
         print(f"{order}-grams {len(level.keys):9d}  discounts {values}{how}")
     print(f"written to {args.out}")
+    return 0
+
+
+def run_prune(args: argparse.Namespace) -> int:
+    from asr.lm.arpa import read_arpa, write_arpa
+    from asr.lm.prune import prune
+
+    if args.threshold is args.ngrams is args.words is None:
+        raise InputError("asr lm prune: one of --threshold, --ngrams and --words is required")
+    model = read_arpa(args.arpa)
+    pruned = prune(model, args.threshold or 0.0, args.ngrams, args.words)
+    write_arpa(pruned.model, args.out)
+    kept = [len(level.keys) for level in pruned.model.levels]
+    for order, level in enumerate(model.levels, start=1):
+        num = kept[order - 1] if order <= len(kept) else 0
+        print(f"{order}-grams {num:9d} of {len(level.keys):9d}")
+    print(f"threshold {pruned.threshold:.4g}\nwritten to {args.out}")
     return 0
 
 
@@ -103,6 +141,13 @@ def run_perplexity(args: argparse.Namespace) -> int:
     return 0
 
 
+def _non_negative(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: must be a number of 0 or more")
+    return value
+
+
 def _add_text_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--text",
@@ -110,7 +155,7 @@ def _add_text_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="FILE",
-        help="a sentence per line (.gz: gzipped), or manifests of cuts",
+        help="a sentence per line (also .gz, .xz), or manifests of cuts",
     )
     parser.add_argument(
         "--ids",
