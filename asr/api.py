@@ -14,7 +14,7 @@ from asr.errors import InputError
 from asr.model.folder import Model, load_model
 from asr.model.stream import choose_chunk
 from asr.runtime import choose_device
-from asr.search.factory import GREEDY, SearchOptions, build_search
+from asr.search.factory import SearchOptions, build_search, carried_search
 from asr.search.options_checks import number, path, positive, shown, switch, whole, word
 from asr.search.units import units_of
 from asr.transcribe.assemble import Reader
@@ -62,7 +62,7 @@ class Transcriber:
     def __init__(
         self,
         model: Model,
-        search: SearchOptions = GREEDY,
+        search: SearchOptions | None = None,
         window_s: float = WINDOW_S,
         overlap_s: float = OVERLAP_S,
         max_batch_s: float = MAX_BATCH_S,
@@ -72,6 +72,8 @@ class Transcriber:
     ):
         """
         Args:
+            search: None: beam search with the language model that the model's folder carries, greedy
+                search where it carries none.
             window_s: what is longer is computed in windows of this length,
             overlap_s: of which neighbours share this much.
             max_batch_s: seconds of audio computed at once: memory grows with it.
@@ -87,6 +89,8 @@ class Transcriber:
         """
         if not isinstance(model, Model):
             raise InputError(f"model = {shown(model)}: must be a Model; asr.load(folder) reads one")
+        if search is None:
+            search = carried_search(model.folder)
         if not isinstance(search, SearchOptions):
             raise InputError(
                 f"search = {shown(search)}: must be SearchOptions, as SearchOptions('beam')"
@@ -298,7 +302,7 @@ def _sources_of(audio: object, channel: int | None) -> Iterator[Source]:
 def load(
     folder: str | PathLike[str] | None = None,
     device: str = "auto",
-    search: SearchOptions = GREEDY,
+    search: SearchOptions | None = None,
     window_s: float = WINDOW_S,
     overlap_s: float = OVERLAP_S,
     max_batch_s: float = MAX_BATCH_S,

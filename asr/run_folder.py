@@ -9,6 +9,8 @@ from pathlib import Path
 WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
 # A model card for people; `asr push` writes one.
 CARD = "README.md"
+# A language model that a model carries, for whoever transcribes with it; and its weights in a search.
+CARRIED_LM, SEARCH_WEIGHTS = "lm.arpa.gz", "search.yaml"
 
 
 @dataclass(frozen=True)

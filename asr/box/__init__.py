@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from asr.errors import InputError
-from asr.run_folder import CARD, CONFIG, WEIGHTS
+from asr.run_folder import CARD, CARRIED_LM, CONFIG, SEARCH_WEIGHTS, WEIGHTS
 
 DEFAULT = "real-en"
 """The model that ``asr transcribe`` and ``asr.load`` use where none is named."""
@@ -17,7 +17,7 @@ DEFAULT = "real-en"
 NAMES = (DEFAULT,)
 
 _HERE = Path(__file__).parent
-_FILES = (CONFIG, WEIGHTS, "tokenizer.model", CARD)
+_FILES = (CONFIG, WEIGHTS, "tokenizer.model", CARD, CARRIED_LM, SEARCH_WEIGHTS)
 
 
 def folder(name: str) -> Path:

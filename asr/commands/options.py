@@ -31,10 +31,14 @@ def add_model(parser: argparse.ArgumentParser, default: str | None = None) -> No
     )
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of where a model runs and how it searches."""
+def add_model_options(parser: argparse.ArgumentParser, default_search: str = "greedy") -> None:
+    """Add the options of where a model runs and how it searches.
+
+    Args:
+        default_search: what the help text says of a command that uses what a model carries.
+    """
     search = parser.add_argument_group("search")
-    search.add_argument("--search", default="greedy", help="greedy or beam")
+    search.add_argument("--search", help=f"greedy or beam; default: {default_search}")
     search.add_argument("--beam", type=int, default=8, help="prefixes that beam search keeps")
     search.add_argument("--num-best", type=int, default=1, help="hypotheses per utterance")
     search.add_argument("--lm", type=path, help="n-gram model for beam search (ARPA, or KenLM's)")
@@ -93,11 +97,11 @@ def examined_model(args: argparse.Namespace) -> Model:
 
 
 def search_options(args: argparse.Namespace) -> SearchOptions:
-    """Return what ``add_model_options`` read about the search."""
+    """Return what ``add_model_options`` read about the search; greedy search where it read nothing."""
     from asr.search.factory import SearchOptions
 
     return SearchOptions(
-        search=args.search,
+        search="greedy" if args.search is None else args.search,
         beam=args.beam,
         num_best=args.num_best,
         lm=args.lm,
@@ -109,6 +113,14 @@ def search_options(args: argparse.Namespace) -> SearchOptions:
         neural=args.neural,
         neural_weight=args.neural_weight,
     )
+
+
+def given_search(args: argparse.Namespace) -> SearchOptions | None:
+    """Return what ``search_options`` does; None where nothing was said about the search."""
+    from asr.search.factory import GREEDY
+
+    options = search_options(args)
+    return None if args.search is None and options == GREEDY else options
 
 
 def channel_index(number: int | None) -> int | None:

@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from asr.commands.options import Verbs, add_model, add_model_options, channel_index, search_options
+from asr.commands.options import Verbs, add_model, add_model_options, channel_index, given_search
 from asr.errors import InputError
 from asr.stderr import tell
 
@@ -32,7 +32,7 @@ def add(verbs: Verbs) -> None:
         "--left-chunks", type=int, metavar="N", help="seen before it (default: most of training)"
     )
     parser.add_argument("--precision", default="fp32", help="fp32, int8 (CPU) or bf16 (CUDA)")
-    add_model_options(parser)
+    add_model_options(parser, "beam with the language model that the model carries, else greedy")
     parser.set_defaults(run=run)
 
 
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         )
     channel = channel_index(args.channel)
     prepare_cpu(args.threads)
-    transcriber = load(args.model, args.device, search_options(args), precision=args.precision)
+    transcriber = load(args.model, args.device, given_search(args), precision=args.precision)
     stream = transcriber.stream(args.rate, args.chunk, args.left_chunks, channel, args.channels)
     chunk_ms, latency_ms = round(1000 * stream.chunk_s), round(1000 * stream.latency_s)
     _print({"type": "ready", "chunk_ms": chunk_ms, "latency_ms": latency_ms})

@@ -12,8 +12,8 @@ from asr.commands.options import (
     add_model,
     add_model_options,
     channel_index,
+    given_search,
     path,
-    search_options,
     seconds,
     track_index,
 )
@@ -86,7 +86,7 @@ def add(verbs: Verbs) -> None:
         help="silence that ends a stretch of speech, which --vad gives the model by itself; 0.25 for "
         "a model of short utterances (default: 2, and 0.5 once it is half a window long)",
     )
-    add_model_options(parser)
+    add_model_options(parser, "beam with the language model that the model carries, else greedy")
     parser.set_defaults(run=run)
 
 
@@ -121,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
     transcriber = load(
         args.model,
         args.device,
-        search_options(args),
+        given_search(args),
         args.window_s,
         args.overlap_s,
         args.max_batch_s,

@@ -24,7 +24,7 @@ from asr.config import Config
 from asr.errors import InputError
 from asr.files import exchange, make_folder
 from asr.model.recogniser import Recogniser, check_finite, weight_shapes
-from asr.run_folder import CARD, CONFIG, WEIGHTS, RunFolder
+from asr.run_folder import CARD, CARRIED_LM, CONFIG, SEARCH_WEIGHTS, WEIGHTS, RunFolder
 from asr.text.normalise import Normaliser, get_normaliser
 from asr.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_file
 from asr.weights_file import WeightsFile, int8_weights, write_weights
@@ -70,7 +70,8 @@ def fill_folder(
 def save_int8(path: Path, out: Path) -> None:
     """Write the model of ``path`` as a new folder, its matrices in 8 bits (``asr.weights_file``).
 
-    Its card goes along, since licences and attributions stand there.
+    Its card goes along, since licences and attributions stand there, and the language model that it
+    carries.
 
     Raises:
         InputError: no such model, or ``out`` exists or cannot be written.
@@ -79,8 +80,10 @@ def save_int8(path: Path, out: Path) -> None:
     weights = WeightsFile(model.folder / WEIGHTS).load_stored()
     with new_folder(out) as temporary:
         fill_folder(temporary, int8_weights(weights), model.config, model.tokenizer)
-        if (model.folder / CARD).is_file():
-            shutil.copyfile(model.folder / CARD, temporary / CARD)
+        carried = (CARRIED_LM, SEARCH_WEIGHTS) if (model.folder / CARRIED_LM).is_file() else ()
+        for name in (CARD, *carried):
+            if (model.folder / name).is_file():
+                shutil.copyfile(model.folder / name, temporary / name)
 
 
 @contextmanager

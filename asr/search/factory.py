@@ -17,6 +17,7 @@ from asr.lm.coverage import check_vocabulary
 from asr.lm.load import load_word_model
 from asr.lm.neural import WEIGHTS as NEURAL_WEIGHTS
 from asr.lm.neural import load_neural
+from asr.run_folder import CARRIED_LM
 from asr.search.greedy import greedy
 from asr.search.hotwords import Hotwords
 from asr.search.hypothesis import Hypothesis, rows_with_nan
@@ -132,6 +133,22 @@ class SearchOptions:
 
 
 GREEDY = SearchOptions()
+
+
+def carried_search(folder: Path) -> SearchOptions:
+    """Return how a model is searched where nobody says how: by beam search with the language model
+    that its folder carries, with the beam of its tuning, or greedily where it carries none.
+
+    Raises:
+        InputError: its tuned weights are damaged.
+    """
+    lm = folder / CARRIED_LM
+    if not lm.is_file():
+        return GREEDY
+    tuned = read_tuned(folder)
+    return (
+        SearchOptions("beam", lm=lm) if tuned is None else SearchOptions("beam", tuned.beam, lm=lm)
+    )
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import yaml
 from asr.config.strict_yaml import read_yaml
 from asr.errors import InputError
 from asr.files import field, required, write_atomically
+from asr.run_folder import SEARCH_WEIGHTS
 
-WEIGHTS_FILE = "search.yaml"
 MAX_WEIGHT = 1e4
 
 
@@ -66,7 +66,7 @@ class Tuned:
 
 def write_tuned(tuned: Tuned, folder: Path) -> Path:
     """Into the model folder, where decoding finds them; training the model anew removes them."""
-    path = folder / WEIGHTS_FILE
+    path = folder / SEARCH_WEIGHTS
     content = dataclasses.asdict(tuned)
     write_atomically(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     return path
@@ -78,7 +78,7 @@ def read_tuned(folder: Path) -> Tuned | None:
     Raises:
         InputError: a damaged file.
     """
-    path = folder / WEIGHTS_FILE
+    path = folder / SEARCH_WEIGHTS
     if not path.is_file():
         return None
     content = read_yaml(path, "search setting")

@@ -25,10 +25,12 @@ class ErrorRate:
     """A word error rate in percent, with the ends of its 95 % interval.
 
     Attributes:
+        search: how it was decoded.
         unit: what the interval resamples: ``speakers`` or ``utterances``.
     """
 
     set: str
+    search: str
     percent: float
     low: float
     high: float
@@ -88,8 +90,8 @@ def read_card(name: str) -> BoxedCard:
         real_time_factor=required(content, "real_time_factor", float, where),
         measured=required(content, "measured", str, where),
         training=required(content, "training", str, where),
-        data=required(content, "training_data", list, where),
-        limits=required(content, "limits", list, where),
+        data=_texts(content, "training_data", where),
+        limits=_texts(content, "limits", where),
         text=text.strip(),
     )
 
@@ -122,9 +124,16 @@ def _labelled(label: str, values: list[str]) -> list[list[str]]:
 
 def _shown(rate: ErrorRate) -> str:
     interval = f"[{rate.low:.2f}, {rate.high:.2f}] over {rate.unit}"
-    return (
-        f"{rate.percent:.2f} {interval}: {rate.set}, {rate.words} words, {rate.speakers} speakers"
-    )
+    where = f"{rate.set}, {rate.search}, {rate.words} words, {rate.speakers} speakers"
+    return f"{rate.percent:.2f} {interval}: {where}"
+
+
+def _texts(content: dict[str, Any], key: str, where: str) -> list[str]:
+    found = required(content, key, list, where)
+    for item in found:
+        if not isinstance(item, str):
+            raise InputError(f"{where}: {key!r} holds {item!r}, expected a text")
+    return found
 
 
 def _error_rate(item: Any, where: str) -> ErrorRate:
@@ -133,6 +142,7 @@ def _error_rate(item: Any, where: str) -> ErrorRate:
     low, high = (required(item, key, float, where) for key in ("low", "high"))
     return ErrorRate(
         set=required(item, "set", str, where),
+        search=required(item, "search", str, where),
         percent=required(item, "percent", float, where),
         low=low,
         high=high,

@@ -13,7 +13,8 @@ from asr import config
 from asr.compare.experiment import read_experiment
 from asr.config.strict_yaml import MAX_BYTES, parse_yaml, read_yaml
 from asr.errors import InputError
-from asr.search.weights import WEIGHTS_FILE, read_tuned
+from asr.run_folder import SEARCH_WEIGHTS
+from asr.search.weights import read_tuned
 
 LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{k}: &a{k} [*a{k - 1}, *a{k - 1}]\n" for k in range(1, 60))
 
@@ -92,7 +93,7 @@ def test_what_is_not_a_small_file_of_text(tmp_path: Path) -> None:
 def test_search_settings_and_compared_experiments_are_read_by_the_same_reader(
     tmp_path: Path,
 ) -> None:
-    for name in (WEIGHTS_FILE, "config.yaml"):
+    for name in (SEARCH_WEIGHTS, "config.yaml"):
         (tmp_path / name).write_text(LAUGHS)
     (tmp_path / "run.json").write_text('{"name": "a", "weighting": "sigmoid", "position": "none"}')
     with pytest.raises(InputError, match="anchors and aliases"):

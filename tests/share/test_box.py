@@ -128,7 +128,7 @@ def test_commands_that_read_a_model_take_the_name(
     assert main(["export", "--model", "real-en", "--format", "int8", "--out", "mine"]) == 0
     for path in box.folder("real-en").iterdir():
         assert (Path("mine") / path.name).read_bytes() == path.read_bytes()
-    assert len(list(Path("mine").iterdir())) == 4
+    assert len(list(Path("mine").iterdir())) == len(list(box.folder("real-en").iterdir())) == 6
     capsys.readouterr()
     refused(["push", "reel-en", "./shared"], "reel-en: no such model folder", capsys)
 
@@ -165,7 +165,8 @@ def other_box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_broken_installation_is_one_line(
     other_box: Path, talk: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("model.safetensors", "tokenizer.model", "config.yaml", "README.md"):
+    names = ("model.safetensors", "tokenizer.model", "config.yaml", "README.md")
+    for name in (*names, "lm.arpa.gz", "search.yaml"):
         (other_box / name).rename(other_box / "away")
         words = f"model real-en: {other_box / name} is missing: install sigmoid-asr again"
         with pytest.raises(InputError, match=re.escape(words)):
@@ -181,9 +182,10 @@ def test_a_broken_installation_is_one_line(
         ("---\nlicense", "license", "no metadata between two lines of --- at its top"),
         ("license: ", "license: [", "not valid yaml"),
         ("parameters: 1", "parameters: x1", "'parameters' is 'x1"),
-        ("{set: dev-clean-mini, ", "{", "no 'set'"),
-        ("- {set: dev-clean-mini, ", "- dev\n- {set: dev-clean-mini, ", "'wer' holds 'dev'"),
+        ("{set: dev-clean-mini, search: greedy", "{search: greedy", "no 'set'"),
+        ("wer:\n", "wer:\n- dev\n", "'wer' holds 'dev'"),
         ("language: en\n", "", "no 'language'"),
+        ("- the 3-gram, ", "- the 3-gram: ", "'training_data' holds {"),
     ],
 )
 def test_a_damaged_card_is_one_line(
@@ -245,3 +247,9 @@ def test_half_of_the_words_of_real_speech_are_right(
     assert printed.err == NOTE
     counts = count_errors(text.lower().split(), printed.out.split())
     assert counts.correct >= counts.reference_words / 2
+    # by default its language model takes part, with the weights and the beam of its tuning
+    lm = str(box.folder("real-en") / "lm.arpa.gz")
+    for words in (["beam", "--beam", "16", "--lm", lm], ["greedy"]):
+        file = str(chapter / f"{name}.flac")
+        assert main(["transcribe", file, "--threads", "1", "--search", *words]) == 0
+        assert (capsys.readouterr().out == printed.out) == (words[0] == "beam")

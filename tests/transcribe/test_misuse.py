@@ -128,7 +128,7 @@ def test_load_refuses_what_is_no_number(streaming_exp: Path, name: str, value: o
         ({"device": 0}, "device = 0: must be a text"),
         ({"device": "warp"}, "device 'warp'"),
         ({"search": "beam"}, "search = 'beam': must be SearchOptions"),
-        ({"search": None}, "search = None"),
+        ({"search": 0}, "search = 0"),
         ({"precision": None}, "precision = None"),
         ({"precision": ["int8"]}, "precision = ['int8']"),
         ({"precision": "fp8"}, "precision 'fp8'"),
