@@ -77,6 +77,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path) -> Wo
     shutil.copytree(space.model / "model", space.model / "tokenizer")
     shutil.copy(space.model / "model" / "config.yaml", space.model)
     record = {"name": "exp", "weighting": "sigmoid", "position": "alibi", "encoder": "conformer"}
+    record["commit"] = "0123456789"
     (space.model / "run.json").write_text(json.dumps(record))
     steps = [{"kind": kind, "step": 1, "loss": 1.0, "wer": 1.0} for kind in ("train", "valid")]
     (space.model / "log.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
