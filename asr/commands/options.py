@@ -39,7 +39,12 @@ def add_model_options(parser: argparse.ArgumentParser, default_search: str = "gr
     """
     search = parser.add_argument_group("search")
     search.add_argument("--search", help=f"greedy or beam; default: {default_search}")
-    search.add_argument("--beam", type=int, default=8, help="prefixes that beam search keeps")
+    search.add_argument(
+        "--beam",
+        type=int,
+        help="prefixes that beam search keeps; default: as tuned for what the "
+        "model carries, else 8",
+    )
     search.add_argument("--num-best", type=int, default=1, help="hypotheses per utterance")
     search.add_argument("--lm", type=path, help="n-gram model for beam search (ARPA, or KenLM's)")
     search.add_argument("--lm-weight", type=float, help="default: as tuned (asr tune), else 0.5")
@@ -102,7 +107,7 @@ def search_options(args: argparse.Namespace) -> SearchOptions:
 
     return SearchOptions(
         search="greedy" if args.search is None else args.search,
-        beam=args.beam,
+        beam=8 if args.beam is None else args.beam,
         num_best=args.num_best,
         lm=args.lm,
         lm_weight=args.lm_weight,
@@ -115,12 +120,23 @@ def search_options(args: argparse.Namespace) -> SearchOptions:
     )
 
 
-def given_search(args: argparse.Namespace) -> SearchOptions | None:
-    """Return what ``search_options`` does; None where nothing was said about the search."""
-    from asr.search.factory import GREEDY
+def carried_or_given(args: argparse.Namespace, folder: Path) -> SearchOptions:
+    """Return what ``search_options`` does, for the model of ``folder``: where that carries a language
+    model and greedy search was not asked for, beam search with it, adjusted by what was said.
 
-    options = search_options(args)
-    return None if args.search is None and options == GREEDY else options
+    Raises:
+        InputError: a value out of range, damaged tuned weights.
+    """
+    from asr.search.factory import carried_search
+
+    carried = carried_search(folder)
+    if carried.lm is None or args.search not in (None, "beam"):
+        return search_options(args)
+    said = argparse.Namespace(**vars(args))
+    said.search = "beam"
+    said.beam = carried.beam if args.beam is None else args.beam
+    said.lm = carried.lm if args.lm is None else args.lm
+    return search_options(said)
 
 
 def channel_index(number: int | None) -> int | None:

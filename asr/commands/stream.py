@@ -8,7 +8,13 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from asr.commands.options import Verbs, add_model, add_model_options, channel_index, given_search
+from asr.commands.options import (
+    Verbs,
+    add_model,
+    add_model_options,
+    carried_or_given,
+    channel_index,
+)
 from asr.errors import InputError
 from asr.stderr import tell
 
@@ -38,6 +44,7 @@ def add(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from asr.api import load
+    from asr.model.folder import find_model
     from asr.runtime import prepare_cpu
     from asr.transcribe.pcm import InterruptibleInput, PcmDecoder
 
@@ -51,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
         )
     channel = channel_index(args.channel)
     prepare_cpu(args.threads)
-    transcriber = load(args.model, args.device, given_search(args), precision=args.precision)
+    search = carried_or_given(args, find_model(args.model))
+    transcriber = load(args.model, args.device, search, precision=args.precision)
     stream = transcriber.stream(args.rate, args.chunk, args.left_chunks, channel, args.channels)
     chunk_ms, latency_ms = round(1000 * stream.chunk_s), round(1000 * stream.latency_s)
     _print({"type": "ready", "chunk_ms": chunk_ms, "latency_ms": latency_ms})

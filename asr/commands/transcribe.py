@@ -11,8 +11,8 @@ from asr.commands.options import (
     above_zero,
     add_model,
     add_model_options,
+    carried_or_given,
     channel_index,
-    given_search,
     path,
     seconds,
     track_index,
@@ -93,7 +93,9 @@ def add(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from asr import box
     from asr.api import load
+    from asr.model.folder import find_model
     from asr.runtime import prepare_cpu
     from asr.transcribe.sources import find_sources, without_repeats
     from asr.transcribe.speech import LONG_SILENCE_S
@@ -117,11 +119,12 @@ def run(args: argparse.Namespace) -> int:
         return _exit_status(num_done, len(sources))
     if args.model is None:
         tell("note", f"using {DEFAULT}, a model that comes with the package; --model names another")
+    folder = box.folder(DEFAULT) if args.model is None else find_model(args.model)
     prepare_cpu(args.threads)
     transcriber = load(
         args.model,
         args.device,
-        given_search(args),
+        carried_or_given(args, folder),
         args.window_s,
         args.overlap_s,
         args.max_batch_s,

@@ -80,10 +80,18 @@ def save_int8(path: Path, out: Path) -> None:
     weights = WeightsFile(model.folder / WEIGHTS).load_stored()
     with new_folder(out) as temporary:
         fill_folder(temporary, int8_weights(weights), model.config, model.tokenizer)
-        carried = (CARRIED_LM, SEARCH_WEIGHTS) if (model.folder / CARRIED_LM).is_file() else ()
-        for name in (CARD, *carried):
-            if (model.folder / name).is_file():
-                shutil.copyfile(model.folder / name, temporary / name)
+        if (model.folder / CARD).is_file():
+            shutil.copyfile(model.folder / CARD, temporary / CARD)
+        copy_carried(model.folder, temporary)
+
+
+def copy_carried(source: Path, out: Path) -> None:
+    """Copy the language model that a model folder carries, and its weights, if it carries one."""
+    if not (source / CARRIED_LM).is_file():
+        return
+    for name in (CARRIED_LM, SEARCH_WEIGHTS):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, out / name)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from asr.errors import InputError
+from asr.errors import InputError, InputWarning
 from asr.files import file_hash
 from asr.lm.coverage import check_vocabulary
 from asr.lm.load import load_word_model
@@ -143,9 +144,13 @@ def carried_search(folder: Path) -> SearchOptions:
         InputError: its tuned weights are damaged.
     """
     lm = folder / CARRIED_LM
-    if not lm.is_file():
+    if not lm.exists():
         return GREEDY
     tuned = read_tuned(folder)
+    if tuned is not None and lm.is_file() and tuned.lm_sha256 != file_hash(lm):
+        message = f"{folder}: its weights were tuned for another {CARRIED_LM}: run asr tune again"
+        warnings.warn(InputWarning(message), stacklevel=2)
+        tuned = None
     return (
         SearchOptions("beam", lm=lm) if tuned is None else SearchOptions("beam", tuned.beam, lm=lm)
     )

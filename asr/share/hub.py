@@ -17,9 +17,9 @@ from pathlib import Path, PurePosixPath
 
 from asr.config import Config
 from asr.errors import InputError
-from asr.files import file_hash, open_regular
-from asr.model.folder import fill_folder, find_model, load_model, new_folder
-from asr.run_folder import CARD, CONFIG, WEIGHTS
+from asr.files import file_hash, open_regular, read_text
+from asr.model.folder import copy_carried, fill_folder, find_model, load_model, new_folder
+from asr.run_folder import CARD, CARRIED_LM, CONFIG, SEARCH_WEIGHTS, WEIGHTS
 from asr.share.card import CardOptions, model_card
 from asr.text.tokenizer import CHAR_FILE, MAX_TOKENIZER_BYTES, SPM_FILE
 from asr.weights_file import WeightsFile
@@ -31,6 +31,8 @@ MAX_BYTES = {
     CHAR_FILE: MAX_TOKENIZER_BYTES,
     SPM_FILE: MAX_TOKENIZER_BYTES,
     WEIGHTS: 64 << 30,
+    CARRIED_LM: 1 << 30,
+    SEARCH_WEIGHTS: 1 << 20,
 }
 # The hub makes it by itself.
 _IGNORED = frozenset({".gitattributes"})
@@ -68,11 +70,14 @@ def push(model: Path, target: str, options: CardOptions, private: bool = False) 
     loaded = load_model(source)
     repo = target if folder is None else f"./{folder.resolve().name}"
     card = model_card(loaded, model, repo, options)
+    if (source / CARD).is_file() and options == CardOptions():
+        card = read_text(source / CARD)  # licences and attributions stand there
     public = without_free_texts(loaded.config)
 
     def fill(stage: Path) -> None:
         fill_folder(stage, WeightsFile(source / WEIGHTS).load_stored(), public, loaded.tokenizer)
         (stage / CARD).write_text(card, encoding="utf-8")
+        copy_carried(source, stage)
 
     if folder is not None:
         with new_folder(folder) as stage:

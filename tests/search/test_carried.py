@@ -10,7 +10,8 @@ import pytest
 
 import asr
 from asr.cli import main
-from asr.errors import InputError
+from asr.errors import InputError, InputWarning
+from asr.files import file_hash
 from asr.model.folder import find_model
 from asr.search.factory import GREEDY, SearchOptions, carried_search
 from asr.search.weights import Tuned, Weights, write_tuned
@@ -37,15 +38,18 @@ def carrying(grid: list[Path], tmp_path: Path) -> Path:
     return folder
 
 
-def tuned(beam: int) -> Tuned:
-    return Tuned("lm.arpa.gz", "0" * 64, Weights(3.0, 0.5, 5.0), beam, "dev", 0.5)
+def tuned(beam: int, sha256: str) -> Tuned:
+    return Tuned("lm.arpa.gz", sha256, Weights(3.0, 0.5, 5.0), beam, "dev", 0.5)
 
 
 def test_beam_search_with_what_is_carried(carrying: Path) -> None:
     lm = carrying / "lm.arpa.gz"
     assert carried_search(carrying) == SearchOptions("beam", lm=lm)
-    write_tuned(tuned(beam=3), carrying)
+    write_tuned(tuned(3, file_hash(lm)), carrying)
     assert carried_search(carrying) == SearchOptions("beam", 3, lm=lm)
+    write_tuned(tuned(3, "0" * 64), carrying)
+    with pytest.warns(InputWarning, match=r"tuned for another lm\.arpa\.gz: run asr tune again"):
+        assert carried_search(carrying) == SearchOptions("beam", lm=lm)
     lm.unlink()
     assert carried_search(carrying) == GREEDY
 
@@ -71,6 +75,12 @@ def test_transcribing_uses_it_and_decoding_does_not(
     lm = str(carrying / "lm.arpa.gz")
     assert transcribed() == transcribed("--search", "beam", "--lm", lm)
     assert transcribed("--search", "greedy") != transcribed()
+    # what is said adjusts it
+    assert transcribed("--search", "beam") == transcribed()
+    by_hand = ["--search", "beam", "--lm", lm]
+    for more in (["--beam", "2"], ["--lm-weight", "0"], ["--hotwords", "the"]):
+        assert transcribed(*more) == transcribed(*by_hand, *more)
+    assert transcribed("--lm-weight", "0", "--word-bonus", "0") != transcribed()
     out = tmp_path / "decoded"
     words = ["decode", "--model", str(carrying), "--cuts", cuts, "--out", str(out)]
     assert main([*words, "--threads", "1"]) == 0

@@ -129,6 +129,12 @@ def test_commands_that_read_a_model_take_the_name(
     for path in box.folder("real-en").iterdir():
         assert (Path("mine") / path.name).read_bytes() == path.read_bytes()
     assert len(list(Path("mine").iterdir())) == len(list(box.folder("real-en").iterdir())) == 6
+    # shared and fetched, it is whole: its card has the attributions that its licence asks for
+    assert main(["push", "real-en", "./shared-en"]) == 0
+    assert main(["pull", "./shared-en", "--out", "fetched"]) == 0
+    for name in ("README.md", "lm.arpa.gz", "search.yaml"):
+        same = (box.folder("real-en") / name).read_bytes()
+        assert (Path("fetched") / name).read_bytes() == same
     capsys.readouterr()
     refused(["push", "reel-en", "./shared"], "reel-en: no such model folder", capsys)
 
@@ -185,7 +191,7 @@ def test_a_broken_installation_is_one_line(
         ("{set: dev-clean-mini, search: greedy", "{search: greedy", "no 'set'"),
         ("wer:\n", "wer:\n- dev\n", "'wer' holds 'dev'"),
         ("language: en\n", "", "no 'language'"),
-        ("- the 3-gram, ", "- the 3-gram: ", "'training_data' holds {"),
+        ("- for the 3-gram, ", "- for the 3-gram: ", "'training_data' holds {"),
     ],
 )
 def test_a_damaged_card_is_one_line(
