@@ -112,15 +112,17 @@ class Transcriber:
         vad_silence_s: float,
     ) -> None:
         model = self.model
-        check_precision(precision, next(model.net.parameters()).device)
+        check_precision(precision, model.net.device)
         features = model.net.features
         frame_samples = features.hop * model.net.subsampling
         rate = model.config.features.sample_rate
         # all that may be refused comes before the model is changed
         grid = make_grid(frame_samples, rate, window_s, overlap_s)
         detector = Vad(load_voice_activity(), vad_silence_s) if switch("vad", vad) else None
+        built = build_search(search, model)
         self._reader = Reader(
-            build_search(search, model.tokenizer, model.folder, model.normaliser),
+            built,
+            model.net.head(built.head),
             units_of(model.tokenizer),
             frame_samples / rate,
         )

@@ -15,7 +15,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -43,6 +43,9 @@ _MIN_INT8_NUMBERS = 4096
 class WeightsFile:
     """The header of a weights file; the tensors are read by ``load``.
 
+    Args:
+        rename: from the names in the file to those that are meant.
+
     Attributes:
         shapes: of the tensors by name, without the scales of those in 8 bits.
 
@@ -51,14 +54,14 @@ class WeightsFile:
             belong together.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, rename: Callable[[str], str] = str) -> None:
+        self.path, self._rename = path, rename
         try:
             with open_regular(path) as file:
                 parsed = json.loads(file.read(_header_bytes(file)))
                 self._sums = _parse_sums(parsed.pop("__metadata__", {}))
-                shapes = {name: _shape(item) for name, item in parsed.items()}
-                types = {name: item["dtype"] for name, item in parsed.items()}
+                shapes = {rename(name): _shape(item) for name, item in parsed.items()}
+                types = {rename(name): item["dtype"] for name, item in parsed.items()}
         except OSError as error:
             raise InputError(f"{path}: cannot read: {error.strerror}") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -126,7 +129,7 @@ class WeightsFile:
                 raise InputError(
                     f"{self.path}: damaged: the SHA-256 sum of its tensors is not the one in its header"
                 )
-            return load_file(self.path)
+            return {self._rename(name): value for name, value in load_file(self.path).items()}
         except (SafetensorError, OSError) as error:
             raise InputError(f"{self.path}: damaged: {error}") from None
 

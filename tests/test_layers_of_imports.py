@@ -21,6 +21,7 @@ RANKS = [
         "asr.columns",
         "asr.errors",
         "asr.files",
+        "asr.formats",
         "asr.locks",
         "asr.markdown",
         "asr.pictures",
@@ -35,6 +36,7 @@ RANKS = [
     ],
     ["asr.config"],
     ["asr.nn", "asr.text"],
+    ["asr.heads"],
     ["asr.data.draws", "asr.data.speakers"],
     ["asr.data.audio"],
     ["asr.data.store"],
@@ -129,7 +131,10 @@ def test_no_circle_of_imports() -> None:
 
 def test_config_imports_nothing_of_ours_but_its_own_parts() -> None:
     imported = {name for importer, name in imports() if package_of(importer) == "asr.config"}
-    assert {name for name in imported if package_of(name) != "asr.config"} == {"asr.errors"}
+    assert {name for name in imported if package_of(name) != "asr.config"} == {
+        "asr.errors",
+        "asr.formats",
+    }
 
 
 def test_attention_library_works_where_asr_cannot_be_imported() -> None:

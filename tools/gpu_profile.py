@@ -16,7 +16,6 @@ from torch.profiler import profile
 
 from asr.data.augment import spec_augment
 from asr.data.draws import utterance_rng
-from asr.model.recogniser import ctc_loss
 from asr.nn import depthwise
 from asr.nn.attention import frame_mask
 from asr.nn.residual import Frames
@@ -136,9 +135,11 @@ def _parts(trained: Any, batch: Any) -> dict[str, tuple[int, Callable[[], None]]
         spec_augment(feats_btf, feat_lens_b, rngs, config.augment)
 
     def head() -> None:
-        loss_b = ctc_loss(net.log_probs(x_btd), lens_b, there.tokens_bu, there.token_lens_b)
+        own = net.head()
+        frames_btx = own.frames(x_btd)
+        loss_b = own.loss_of_frames(frames_btx, lens_b, there.tokens_bu, there.token_lens_b)
         loss_b.sum().backward()
-        net.head.zero_grad(set_to_none=True)
+        net.heads.zero_grad(set_to_none=True)
         x_btd.grad = None
 
     def update() -> None:

@@ -30,6 +30,7 @@ from speech_pack import decode, index
 
 from asr import config as configuration
 from asr.config import Config, TokenizerConfig
+from asr.formats import upgrade_weights
 from asr.model.folder import save_model
 from asr.model.recogniser import Recogniser, count_parameters
 from asr.run_folder import CONFIG, RunFolder
@@ -120,6 +121,7 @@ def join(args: argparse.Namespace) -> None:
     config = load_config(log["weighting"], log["set"])
     tokenizer = load_tokenizer(args.packed)
     net = Recogniser(config, tokenizer.vocab_size)
+    weights = upgrade_weights(weights)
     net.load_state_dict(weights)
     exp = RunFolder(args.exp)
     save_model(exp.model, weights, config, tokenizer)

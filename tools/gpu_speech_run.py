@@ -17,10 +17,11 @@ from gpu_speech import load_config, save_parts
 from gpu_speech_data import Batches, Bucket, Speech, Texts, features
 from torch import Tensor, nn
 
-from asr.config import Config
+from asr.config import Config, CtcConfig
 from asr.data.augment import mask_features
+from asr.heads.base import Head
+from asr.heads.ctc import Ctc
 from asr.model.recogniser import Recogniser, count_parameters
-from asr.model.recogniser import ctc_loss as torch_ctc_loss
 from asr.provenance import commit
 from asr.search.greedy import greedy
 from asr.text.normalise import get_normaliser
@@ -31,6 +32,9 @@ from asr.wer import ErrorCounts, count_errors
 CHARACTER_WEIGHT = 0.5  # of the middle layer's loss
 LAST_S = 8.0  # of all seconds, for the last weights and a look at the dev part
 SAVE_EVERY_S = 30.0
+
+Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(log_probs_btv, lens_b, tokens_bu, token_lens_b) -> (b)."""
 
 
 class Training:
@@ -46,11 +50,12 @@ class Training:
         self.net = Recogniser(self.config, speech.units.tokenizer.vocab_size)
         self.net = self.net.to(self.device).train()
         self.net.norm.load_state_dict(speech.norm)
-        characters = nn.Linear(
-            self.config.encoder.dim, speech.characters.tokenizer.vocab_size, device=self.device
-        )
+        with self.device:
+            characters = Ctc(
+                CtcConfig(), self.config.encoder.dim, speech.characters.tokenizer.vocab_size
+            )
         self.trained = nn.ModuleDict({"net": self.net, "characters": characters})
-        self.ctc_loss = torch_ctc_loss
+        self.ctc_loss: Loss = self.net.head("ctc").loss_of_frames
         if self.cuda and not args.no_graphs:
             from ctc_kernel import ctc_loss
 
@@ -86,8 +91,9 @@ class Training:
             )
             # the last layer learns characters too while utterances are short
             last = encoded[1]
-            last_btv = net.log_probs(last) if bucket.masked else self.characters(last)
-            middle_btv = self.characters(encoded[0])
+            characters = cast(Head, self.trained["characters"])
+            last_btv = (net.head("ctc") if bucket.masked else characters).frames(last)
+            middle_btv = characters.frames(encoded[0])
         texts = speech.units if bucket.masked else speech.characters
         loss_b = self.text_loss(last_btv, out_lens_b, texts, bucket)
         middle_loss_b = self.text_loss(middle_btv, out_lens_b, speech.characters, bucket)
@@ -97,10 +103,6 @@ class Training:
         ):
             self.loss_sums[place] += losses_b.detach().sum() / there.lens_r[row_b].sum()
         return mixed_b.sum() / texts.lens_r[row_b].sum()
-
-    def characters(self, encoded_btd: Tensor) -> Tensor:
-        """(b, t, v) log-probabilities of characters, in float32."""
-        return self.trained["characters"](encoded_btd).log_softmax(-1, dtype=torch.float32)  # type: ignore[no-any-return]
 
     def text_loss(
         self, log_probs_btv: Tensor, lens_b: Tensor, texts: Texts, bucket: Bucket
@@ -171,7 +173,7 @@ def rate(args: argparse.Namespace, peak: float, share: float) -> float:
 def dev_wer(folder: Path, net: Recogniser, tokenizer: Any, config: Config) -> float:
     """Greedy word error rate of the dev part."""
     net.eval()
-    device = next(net.parameters()).device
+    device = net.device
     normalise = get_normaliser(config.tokenizer.normaliser)
     rows = json.loads((folder / "dev.json").read_text())
     texts = iter([normalise(row["text"]) for row in rows])
@@ -179,7 +181,7 @@ def dev_wer(folder: Path, net: Recogniser, tokenizer: Any, config: Config) -> fl
     for feats_btf, lens_b in features(folder, "dev-1", net, device):
         with torch.compiler.set_stance("force_eager"):
             encoded_btd, out_lens_b = net.encoder(net.norm(feats_btf, lens_b), lens_b)
-        for best in greedy(net.log_probs(encoded_btd).cpu(), out_lens_b.cpu()):
+        for best in greedy(net.head("ctc").frames(encoded_btd).cpu(), out_lens_b.cpu()):
             errors += count_errors(next(texts).split(), tokenizer.decode(best.tokens).split())
     net.train()
     return errors.wer

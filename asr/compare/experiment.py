@@ -11,6 +11,7 @@ from asr.decode.decoded import DecodedUtterance, Decoding, bounded_field, name_f
 from asr.decode.score import utterance_counts
 from asr.errors import InputError
 from asr.files import field, read_json_object, required
+from asr.formats import upgrade_options
 from asr.run_folder import DecodedFolder, RunFolder
 from asr.wer import ErrorCounts
 
@@ -106,7 +107,7 @@ def _read_settings(folder: Path) -> dict[str, str]:
         raise InputError(f"{path}: expected sections with settings, found a {found}")
     return {
         f"{section}.{key}": str(value)
-        for section, values in content.items()
+        for section, values in upgrade_options(content, str(path)).items()
         if isinstance(values, dict)
         for key, value in values.items()
     }

@@ -223,18 +223,19 @@ def _decode_joined(
     model: Model, groups: Sequence[Sequence[Cut]], out: Path, name: str, device: torch.device
 ) -> None:
     """One joined utterance at a time, whole; ``hypotheses.jsonl`` and ``decode.json`` into ``out``."""
-    search = build_search(GREEDY, model.tokenizer, model.folder, model.normaliser)
+    search = build_search(GREEDY, model)
     normalise = model.normaliser
     rate = model.config.features.sample_rate
     lines = []
     for group in groups:
         wave_n = np.concatenate([load_waveform(cut, rate) for cut in group])
         with torch.inference_mode():
-            log_probs_btv, lens_b = model.net(
+            frames_btx, lens_b = model.net(
                 torch.from_numpy(wave_n)[None].to(device),
                 torch.tensor([len(wave_n)], device=device),
+                head=search.head,
             )
-        (hypotheses,) = search(log_probs_btv, lens_b)
+        (hypotheses,) = search(frames_btx, lens_b)
         line = {
             "id": _name(group),
             "speaker": group[0].supervisions[0].speaker,

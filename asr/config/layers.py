@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from asr.config.strict_yaml import parse_yaml, read_yaml
-from asr.errors import InputError
+from asr.errors import InputError, warn
+from asr.formats import OPTIONS, old_options, upgrade_options
 
 
 def base_files() -> dict[str, Path]:
@@ -32,11 +33,18 @@ def read_yaml_chain(
             f"{path}: a configuration is `section: {{key: value}}`, not a {type(content).__name__}"
         )
     _refuse_interpolation(content, str(path))
+    old = {} if "format" in content else old_options(content)
+    content = upgrade_options(content, str(path))
+    if old and follow_base:  # a user's own file; one that a program wrote needs no change
+        names = ", ".join(f"{before} is called {now} now" for before, now in old.items())
+        warn(f"{path}: {names}")
     base = content.pop("base", None)
     if base is None:
         return [(str(path), content)]
     if not follow_base:
-        raise InputError(f"{path}: base: {base!r}: a model folder's configuration has no base")
+        raise InputError(
+            f"{path}: base: {base!r}: the configuration of a run or a model folder has no base"
+        )
     below = read_yaml_chain(_find_base(base, path), (*seen, path), follow_base)
     return [*below, (str(path), content)]
 
@@ -100,6 +108,8 @@ def check_keys(layer: dict[Any, Any], known_keys: Sequence[str], origin: str) ->
         for key in values:
             if key not in known[section]:
                 dotted = f"{section}.{key}"
+                if dotted in OPTIONS:
+                    raise InputError(f"{origin}: {dotted} is called {OPTIONS[dotted]} now")
                 raise InputError(f"{origin}: unknown key {dotted}{_nearest(dotted, known_keys)}")
 
 

@@ -19,6 +19,7 @@ from asr.config.layers import check_keys, parse_override, read_yaml_chain
 from asr.config.rules import refusal
 from asr.config.schema import Config, walk
 from asr.errors import InputError
+from asr.formats import FORMAT
 
 
 def load(
@@ -27,7 +28,8 @@ def load(
     """Defaults < each yaml in order < ``section.key=value`` overrides.
 
     A yaml may name a ``base:`` (another yaml, relative to it, or one of the package's own by name),
-    unless ``follow_base`` is false: a model folder's configuration stands alone.
+    unless ``follow_base`` is false: the configuration that a run or a model folder keeps stands
+    alone. An option that a yaml has under an older version's name is an ``InputWarning``.
 
     Raises:
         InputError: no such file, not yaml, an unknown key (the nearest known one is named), a value
@@ -58,7 +60,8 @@ def load(
 
 def dump(config: Config) -> str:
     """The whole configuration as yaml, every key present."""
-    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
+    content = {"format": FORMAT, **dataclasses.asdict(config)}
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
 def explain(item: dataclasses.Field[Any]) -> str:

@@ -97,10 +97,10 @@ RULES = (
     ),
     Rule(
         lambda c: (
-            len(set(c.encoder.intermediate_ctc)) < len(c.encoder.intermediate_ctc)
-            or any(layer >= c.encoder.num_layers for layer in c.encoder.intermediate_ctc)
+            len(set(c.ctc.intermediate_layers)) < len(c.ctc.intermediate_layers)
+            or any(layer >= c.encoder.num_layers for layer in c.ctc.intermediate_layers)
         ),
-        "encoder.intermediate_ctc = {encoder.intermediate_ctc}: give different layers below the last, "
+        "ctc.intermediate_layers = {ctc.intermediate_layers}: give different layers below the last, "
         "which is {encoder.num_layers}",
     ),
     Rule(

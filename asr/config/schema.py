@@ -238,12 +238,6 @@ class EncoderConfig:
         low=0.0,
         high=0.9,
     )
-    intermediate_ctc: list[int] = option(
-        [], "layers (from 1) whose output gets a CTC loss of its own", low=1, high=512
-    )
-    intermediate_ctc_weight: float = option(
-        0.3, "share of those losses in the whole", low=0.0, high=1.0
-    )
     causal: bool = option(False, "convolutions see the past only, as streaming needs")
     chunk_sizes: list[int] = option(
         [],
@@ -258,6 +252,25 @@ class EncoderConfig:
         high=1 << 20,
     )
     dropout: float = option(0.1, "dropout everywhere", low=0.0, high=0.9)
+
+
+@dataclass(frozen=True)
+class CtcConfig:
+    """The CTC head."""
+
+    intermediate_layers: list[int] = option(
+        [], "layers (from 1) whose output gets a CTC loss of its own", low=1, high=512
+    )
+    intermediate_weight: float = option(
+        0.3, "share of those losses in the whole", low=0.0, high=1.0
+    )
+    consistency: float = option(
+        0.0,
+        "weight of the consistency between two SpecAugmented views (CR-CTC; its paper takes 0.2); 0 is "
+        "one view",
+        low=0.0,
+        high=1000.0,
+    )
 
 
 @dataclass(frozen=True)
@@ -346,13 +359,6 @@ class TrainConfig:
         low=0.0,
         high=0.999999,
     )
-    cr_ctc: float = option(
-        0.0,
-        "weight of the consistency between two SpecAugmented views (CR-CTC; its paper takes 0.2); 0 is "
-        "one view",
-        low=0.0,
-        high=1000.0,
-    )
     max_skipped: int = option(
         10, "steps in a row that may turn out not finite", low=1, high=10**9, on_resume=FREE
     )
@@ -391,6 +397,7 @@ class Config:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     attention: AttentionConfig = field(default_factory=AttentionConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    ctc: CtcConfig = field(default_factory=CtcConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 

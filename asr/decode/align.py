@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from asr.data.audio.samples import read_audio
-from asr.decode.decode import log_probs_of, open_utterances
+from asr.decode.decode import frames_of, open_utterances
 from asr.errors import InputError
 from asr.files import write_atomically
+from asr.heads.ctc import frames_needed
 from asr.model.folder import Model
-from asr.search.best_alignment import align, frames_needed
+from asr.search.best_alignment import align
 from asr.search.hypothesis import Hypothesis
 from asr.search.units import Units, units_of
 from asr.search.words import words_of
@@ -47,10 +48,12 @@ def align_set(
     """
     utterances = open_utterances(model, cuts)
     found: dict[int, Transcript | NotAligned] = {}
-    for indices, log_probs_btv, lens_b in log_probs_of(model, utterances, max_batch_s, num_workers):
+    for indices, frames_btx, lens_b in frames_of(
+        model, utterances, max_batch_s, num_workers, head="ctc"
+    ):
         batch = _align_batch(
             model,
-            log_probs_btv.cpu().numpy(),
+            frames_btx.cpu().numpy(),
             lens_b.tolist(),
             [utterances.ids[index] for index in indices],
             [utterances.texts[index] for index in indices],
@@ -72,13 +75,13 @@ def align_file(model: Model, audio: Path, text: str) -> Transcript | NotAligned:
     """
     rate = model.config.features.sample_rate
     wave_n = torch.from_numpy(read_audio(audio, rate))
-    device = next(model.net.parameters()).device
+    device = model.net.device
     lens_b = torch.tensor([len(wave_n)], device=device)
-    log_probs_btv, lens_b = model.net(wave_n[None].to(device), lens_b)
+    frames_btx, lens_b = model.net(wave_n[None].to(device), lens_b, head="ctc")
     text = model.normaliser(text)
-    log_probs = log_probs_btv.cpu().numpy()
+    frames = frames_btx.cpu().numpy()
     duration_s = len(wave_n) / rate
-    found = _align_batch(model, log_probs, lens_b.tolist(), [audio.stem], [text], [duration_s])
+    found = _align_batch(model, frames, lens_b.tolist(), [audio.stem], [text], [duration_s])
     return next(found)
 
 
@@ -122,7 +125,7 @@ def write_alignments(
 
 def _align_batch(
     model: Model,
-    log_probs_btv: NDArray[np.float32],
+    frames_btx: NDArray[np.float32],
     lens_b: Sequence[int],
     ids: Sequence[str],
     texts: Sequence[str],
@@ -136,7 +139,7 @@ def _align_batch(
     ]
     kept = [row for row, reason in enumerate(reasons) if not reason]
     alignments = align(
-        log_probs_btv[kept], [lens_b[row] for row in kept], [tokens_b[row] for row in kept]
+        frames_btx[kept], [lens_b[row] for row in kept], [tokens_b[row] for row in kept]
     )
     by_row = dict(zip(kept, alignments, strict=True))
     for row, (name, reason) in enumerate(zip(ids, reasons, strict=True)):
@@ -145,21 +148,21 @@ def _align_batch(
             continue
         found = by_row[row]
         hypothesis = Hypothesis(tuple(tokens_b[row]), found.log_prob, found.first_frames)
-        log_probs_tv = log_probs_btv[row, : lens_b[row]]
-        yield _transcript(model, name, hypothesis, log_probs_tv, units, durations_s[row])
+        frames_tx = frames_btx[row, : lens_b[row]]
+        yield _transcript(model, name, hypothesis, frames_tx, units, durations_s[row])
 
 
 def _transcript(
     model: Model,
     name: str,
     hypothesis: Hypothesis,
-    log_probs_tv: NDArray[np.float32],
+    frames_tx: NDArray[np.float32],
     units: Units,
     duration_s: float,
 ) -> Transcript:
     features = model.net.features
     frame_s = features.hop * model.net.subsampling / model.config.features.sample_rate
-    words = tuple(words_of(hypothesis, log_probs_tv, units, frame_s))
+    words = tuple(words_of(hypothesis, frames_tx, units, frame_s))
     text = " ".join(word.text for word in words)
     segment = Segment(text, words[0].start_s, words[-1].end_s, words)
     return Transcript(name, text, (segment,), duration_s)

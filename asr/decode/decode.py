@@ -23,7 +23,7 @@ from asr.data.store.manifest import read_cuts
 from asr.errors import InputError
 from asr.files import read_json_object, write_atomically
 from asr.model.folder import Model
-from asr.model.stream import LogProbStream
+from asr.model.stream import FrameStream
 from asr.nn.encoder import Chunk
 from asr.processes import Processes
 from asr.run_folder import DecodedFolder
@@ -70,9 +70,9 @@ def decode_set(
     fingerprint = utterances.fingerprint()
     if not replace:
         _refuse_another_set(out, cuts, fingerprint)
-    search = build_search(options, model.tokenizer, model.folder, model.normaliser)
+    search = build_search(options, model)
     config = model.config
-    device = next(model.net.parameters()).device
+    device = model.net.device
     processes = processes or Processes(0, 1, device)
     if processes.first:
         warn_of_references(utterances.texts, model.tokenizer, str(cuts))
@@ -159,24 +159,26 @@ def spread(durations_s: np.ndarray, count: int) -> list[int]:
     return sorted(int(index) for index in rising[places])
 
 
-def log_probs_of(
+def frames_of(
     model: Model,
     utterances: Utterances,
     max_batch_s: float,
     num_workers: int = 0,
     processes: Processes | None = None,
     chunk: Chunk | None = None,
+    head: str | None = None,
 ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """(indices, log_probs_btv, lens_b) of batches of similar length, all utterances in the end.
+    """(indices, frames_btx, lens_b) of batches of similar length, all utterances in the end.
 
     Args:
         processes: those among which whole batches are shared; None: all batches are this one's.
         chunk: what frames may see of each other; None: everything.
+        head: whose frames; None: the first one's.
 
     Raises:
         InputError: audio that cannot be read.
     """
-    device = next(model.net.parameters()).device
+    device = model.net.device
     plan = sorted_batches(utterances.durations_s, max_batch_s)
     if processes is not None:
         plan = plan[processes.rank :: processes.size]
@@ -184,7 +186,7 @@ def log_probs_of(
     with bar, torch.inference_mode():
         for indices, batch in zip(plan, iterate(utterances, plan, num_workers), strict=True):
             waves_bn, lens_b = batch.wave_bn.to(device), batch.wave_lens_b.to(device)
-            outputs = model.net(waves_bn, lens_b, chunk=chunk)
+            outputs = model.net(waves_bn, lens_b, chunk=chunk, head=head)
             yield [int(index) for index in indices], *outputs
             bar.update(len(indices))
 
@@ -200,8 +202,8 @@ def _decode(
 ) -> dict[int, list[Hypothesis]]:
     return {
         index: hypotheses
-        for indices, *outputs in log_probs_of(
-            model, utterances, max_batch_s, num_workers, processes, chunk
+        for indices, *outputs in frames_of(
+            model, utterances, max_batch_s, num_workers, processes, chunk, search.head
         )
         for index, hypotheses in zip(indices, search(*outputs), strict=True)
     }
@@ -209,7 +211,7 @@ def _decode(
 
 def _stream_settings(model: Model, chunk: Chunk) -> dict[str, Any]:
     """For ``decode.json``: the chunks, and the longest time that a stream with them lags behind."""
-    stream = LogProbStream(model.net, model.config, chunk)
+    stream = FrameStream(model.net, model.config, chunk)
     size, left_chunks = chunk
     latency_s = round(stream.chunk_s + stream.lookahead_s, 4)
     return {"chunk": size, "left_chunks": left_chunks, "latency_s": latency_s}

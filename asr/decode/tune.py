@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from asr.decode.decode import log_probs_of, open_utterances, set_name
+from asr.decode.decode import frames_of, open_utterances, set_name
 from asr.errors import InputError
 from asr.files import file_hash
 from asr.lm.neural import WEIGHTS as NEURAL_FILE
@@ -143,21 +143,17 @@ def tune(
     if not lists.num_words:
         raise InputError(f"{cuts}: no words to tune on")
     warn_of_references(utterances.texts, model.tokenizer, str(cuts))
-    log_probs: dict[int, Tensor] = {}
-    for indices, log_probs_btv, lens_b in log_probs_of(model, utterances, max_batch_s, num_workers):
-        for index, log_probs_tv, length in zip(
-            indices, log_probs_btv, lens_b.tolist(), strict=True
-        ):
-            log_probs[index] = log_probs_tv[:length].cpu()
+    frames: dict[int, Tensor] = {}
+    for indices, frames_btx, lens_b in frames_of(model, utterances, max_batch_s, num_workers):
+        for index, frames_tx, length in zip(indices, frames_btx, lens_b.tolist(), strict=True):
+            frames[index] = frames_tx[:length].cpu()
 
     # the search's own weights come first; a neural model ranks what that search finds
     neural_folder, options = options.neural, dataclasses.replace(options, neural=None)
     errors: dict[Weights, int] = {}
     while weights not in errors and len(errors) < MAX_ROUNDS:
-        search = build_search(
-            _with(options, weights), model.tokenizer, model.folder, model.normaliser
-        )
-        errors[weights] = _search(search, model, log_probs, lists)
+        search = build_search(_with(options, weights), model)
+        errors[weights] = _search(search, model, frames, lists)
         report(
             f"lm weight {weights.lm_weight:.2f}, word bonus {weights.word_bonus:.2f}, unknown "
             f"penalty {weights.unknown_penalty:g}: WER {100 * errors[weights] / lists.num_words:.2f} %"
@@ -175,9 +171,9 @@ def tune(
     if neural_folder is None:
         return tuned
     neural = load_neural(neural_folder, model.tokenizer)
-    search = build_search(_with(options, best), model.tokenizer, model.folder, model.normaliser)
+    search = build_search(_with(options, best), model)
     lists = Lists(utterances.texts)
-    _search(search, model, log_probs, lists, neural)
+    _search(search, model, frames, lists, neural)
     second = lists.best_weights([float(weight) for weight in NEURAL_WEIGHTS])
     report(
         f"ranked anew: lm weight {second.lm_weight:.2f}, word bonus {second.word_bonus:.2f}, "
@@ -204,14 +200,14 @@ def _with(options: SearchOptions, weights: Weights) -> SearchOptions:
 def _search(
     search: Search,
     model: Model,
-    log_probs: dict[int, Tensor],
+    frames: dict[int, Tensor],
     lists: Lists,
     neural: NeuralLm | None = None,
 ) -> int:
     """Word errors of one search over the whole set, whose hypotheses go into the lists."""
     errors = 0
-    for index, log_probs_tv in log_probs.items():
-        (found,) = search(log_probs_tv[None], torch.tensor([len(log_probs_tv)]))
+    for index, frames_tx in frames.items():
+        (found,) = search(frames_tx[None], torch.tensor([len(frames_tx)]))
         if neural is not None:
             found = with_neural_scores(found, neural)
         texts = [model.tokenizer.decode(hypothesis.tokens) for hypothesis in found]

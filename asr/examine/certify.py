@@ -23,12 +23,12 @@ from asr.errors import InputError
 from asr.files import file_hash
 from asr.model.folder import WEIGHTS, Model
 from asr.model.recogniser import Recogniser
-from asr.model.stream import LogProbStream
+from asr.model.stream import FrameStream
 from asr.nn.attention import attentions
 from asr.nn.encoder import Chunk
-from asr.search.greedy import greedy
+from asr.search.factory import GREEDY_RUNS
 
-# Largest difference of a log-probability (natural logarithm) that counts as rounding.
+# Largest difference within a frame that counts as rounding; of CTC's, natural logarithms.
 MOST = {"float32": 1e-3, "float64": 1e-8}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 HOLDS, FAILS, NOT_APPLICABLE = "holds", "FAILS", "not applicable"
@@ -37,7 +37,7 @@ HOLDS, FAILS, NOT_APPLICABLE = "holds", "FAILS", "not applicable"
 _FED_SAMPLES = 1237
 
 Run = Callable[[Recogniser], list[Tensor]]
-"""A model, in one precision -> log_probs_tv of each utterance."""
+"""A model, in one precision -> frames_tx of each utterance."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Line:
     """What came of a trial.
 
     Attributes:
-        largest: by precision, the largest difference of a log-probability; not finite where numbers of
+        largest: by precision, the largest difference within a frame; not finite where numbers of
             frames differ or something is not a number.
         texts_equal: greedy transcripts that are the same in every precision; of ``num_texts``.
     """
@@ -106,7 +106,7 @@ def certify(model: Model, cuts: Path, num_utterances: int = 8) -> Certificate:
         InputError: no such manifest, audio that cannot be read, or fewer than two utterances that are
             long enough for a frame.
     """
-    device = next(model.net.parameters()).device
+    device = model.net.device
     utterances = open_utterances(model, cuts)
     chosen = spread(utterances.durations_s, num_utterances)
     waves = [torch.from_numpy(utterances[0, int(index)].wave_n).to(device) for index in chosen]
@@ -135,7 +135,7 @@ def _trials(model: Model, waves: Sequence[Tensor]) -> Iterator[Trial]:
 
     def padded(most: int, extra: int, value: float = 0.0) -> Run:
         return lambda net: [
-            log_probs(net, [wave_n], max(most, len(wave_n) + extra), value)[0] for wave_n in waves
+            frames(net, [wave_n], max(most, len(wave_n) + extra), value)[0] for wave_n in waves
         ]
 
     def batched(*batches: Sequence[int]) -> Run:
@@ -144,7 +144,7 @@ def _trials(model: Model, waves: Sequence[Tensor]) -> Iterator[Trial]:
         def run(net: Recogniser) -> list[Tensor]:
             found: dict[int, Tensor] = {}
             for batch in batches:
-                found |= zip(batch, log_probs(net, [waves[i] for i in batch]), strict=True)
+                found |= zip(batch, frames(net, [waves[i] for i in batch]), strict=True)
             return [found[i] for i in everyone]
 
         return run
@@ -163,21 +163,21 @@ def _trials(model: Model, waves: Sequence[Tensor]) -> Iterator[Trial]:
     yield from _backend_trials(model, batched(everyone))
 
 
-def log_probs(
+def frames(
     net: Recogniser,
     waves: Sequence[Tensor],
     num_samples: int = 0,
     padding: float = 0.0,
     chunk: Chunk | None = None,
 ) -> list[Tensor]:
-    """log_probs_tv of each utterance of a batch, padded to ``num_samples`` at least."""
+    """frames_tx of each utterance of a batch, padded to ``num_samples`` at least."""
     longest = max(num_samples, *(len(wave_n) for wave_n in waves))
-    wave_bn = net.head.weight.new_full((len(waves), longest), padding)
+    wave_bn = torch.full((len(waves), longest), padding, dtype=net.dtype, device=net.device)
     for row_n, wave_n in zip(wave_bn, waves, strict=True):
         row_n[: len(wave_n)] = wave_n
     lens_b = torch.tensor([len(wave_n) for wave_n in waves], device=wave_bn.device)
-    log_probs_btv, lens_b = net(wave_bn, lens_b, chunk=chunk)
-    return [row_tv[:length] for row_tv, length in zip(log_probs_btv, lens_b.tolist(), strict=True)]
+    frames_btx, lens_b = net(wave_bn, lens_b, chunk=chunk)
+    return [row_tx[:length] for row_tx, length in zip(frames_btx, lens_b.tolist(), strict=True)]
 
 
 def _chunk_trials(model: Model, waves: Sequence[Tensor]) -> Iterator[Trial]:
@@ -192,7 +192,7 @@ def _chunk_trials(model: Model, waves: Sequence[Tensor]) -> Iterator[Trial]:
             before = "all" if left < 0 else left
             what = f"a stream against the whole file, chunks of {size} frames, {before} before"
             try:
-                LogProbStream(model.net, model.config, chunk)
+                FrameStream(model.net, model.config, chunk)
             except InputError as error:
                 yield Trial("chunking", what, reason=str(error))
                 continue
@@ -201,20 +201,20 @@ def _chunk_trials(model: Model, waves: Sequence[Tensor]) -> Iterator[Trial]:
                 return [_stream(net, model, wave_n, chunk) for wave_n in waves]
 
             def whole(net: Recogniser, chunk: Chunk = chunk) -> list[Tensor]:
-                return [log_probs(net, [wave_n], chunk=chunk)[0] for wave_n in waves]
+                return [frames(net, [wave_n], chunk=chunk)[0] for wave_n in waves]
 
             yield Trial("chunking", what, streamed, whole)
 
 
 def _stream(net: Recogniser, model: Model, wave_n: Tensor, chunk: Chunk) -> Tensor:
-    stream = LogProbStream(net, model.config, chunk)
+    stream = FrameStream(net, model.config, chunk)
     return torch.cat([*(stream.feed(part) for part in wave_n.split(_FED_SAMPLES)), stream.finish()])
 
 
 def _backend_trials(model: Model, run: Run) -> Iterator[Trial]:
     """Every backend that can serve, on one batch, against the reference."""
     attention = attentions(model.net)[0]
-    device = next(model.net.parameters()).device
+    device = model.net.device
 
     def by(backend: str) -> Run:
         def run_by(net: Recogniser) -> list[Tensor]:
@@ -269,8 +269,9 @@ def largest_difference(got: Sequence[Tensor], expected: Sequence[Tensor]) -> flo
     return float(torch.cat(differences).max())
 
 
-def _text(model: Model, log_probs_tv: Tensor) -> str:
-    if not bool(log_probs_tv.isfinite().all()):
+def _text(model: Model, frames_tx: Tensor) -> str:
+    if not bool(frames_tx.isfinite().all()):
         return "not finite"
-    lens_b = torch.tensor([len(log_probs_tv)])
-    return model.tokenizer.decode(greedy(log_probs_tv[None].cpu(), lens_b)[0].tokens)
+    lens_b = torch.tensor([len(frames_tx)])
+    best = GREEDY_RUNS[model.net.first_head](frames_tx[None].cpu(), lens_b)[0][0]
+    return model.tokenizer.decode(best.tokens)

@@ -54,7 +54,7 @@ def diagnose_set(
     heard = [example for example in examples if net.num_output_frames(len(example.wave_n)) > 0]
     if not heard:
         raise InputError(f"{cuts}: no utterance is long enough for a frame")
-    batch = collate(heard, features.sample_rate).to(net.head.weight.device)
+    batch = collate(heard, features.sample_rate).to(net.device)
     return Report(
         model=str(model.folder),
         cuts=str(cuts),

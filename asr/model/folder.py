@@ -23,6 +23,7 @@ from asr import config as configuration
 from asr.config import Config
 from asr.errors import InputError
 from asr.files import exchange, make_folder
+from asr.formats import upgrade_name
 from asr.model.recogniser import Recogniser, check_finite, weight_shapes
 from asr.run_folder import CARD, CARRIED_LM, CONFIG, SEARCH_WEIGHTS, WEIGHTS, RunFolder
 from asr.text.normalise import Normaliser, get_normaliser
@@ -77,7 +78,7 @@ def save_int8(path: Path, out: Path) -> None:
         InputError: no such model, or ``out`` exists or cannot be written.
     """
     model = load_model(path)
-    weights = WeightsFile(model.folder / WEIGHTS).load_stored()
+    weights = WeightsFile(model.folder / WEIGHTS, upgrade_name).load_stored()
     with new_folder(out) as temporary:
         fill_folder(temporary, int8_weights(weights), model.config, model.tokenizer)
         if (model.folder / CARD).is_file():
@@ -195,7 +196,7 @@ def load_model(path: Path, device: str | torch.device = "cpu", backend: str | No
     folder = find_model(path)
     backend_choice = [f"attention.backend={backend or 'auto'}"]
     config = configuration.load([folder / CONFIG], backend_choice, follow_base=False)
-    weights = WeightsFile(folder / WEIGHTS)
+    weights = WeightsFile(folder / WEIGHTS, upgrade_name)
     tokenizer = load_tokenizer(folder)
     # before the model is built: what the configuration asks for is bounded by the file's size
     weights.check_shapes(weight_shapes(config, tokenizer.vocab_size), folder / CONFIG)

@@ -1,10 +1,11 @@
-"""The recogniser: waveforms in, CTC log-probabilities out."""
+"""The recogniser: waveforms in, frames of a head out."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -12,22 +13,26 @@ from torch import Tensor, nn
 
 from asr.config import Config
 from asr.errors import InputError
+from asr.heads.base import Head
+from asr.heads.table import build_heads
 from asr.nn.encoder import Chunk, Encoder
 from asr.nn.features import Fbank, GlobalNorm
 from asr.nn.subsampling import Count, subsampled
-
-BLANK = 0
 
 Augment = Callable[[Tensor, Tensor], Tensor]
 """(features_btf, lens_b) -> features_btf: what training does to normalised features."""
 
 
 class Recogniser(nn.Module):
-    """Filterbank, global normalisation, encoder, CTC head.
+    """Filterbank, global normalisation, encoder, heads.
 
-    ``forward``: waveforms (b, n) in [-1, 1] padded with zeros and their lengths (b) in samples ->
-    log-probabilities (b, t, v), blank at 0, and their lengths (b) in frames. Nothing in it depends on
-    the padding or on the other utterances of the batch.
+    ``forward``: waveforms (b, n) in [-1, 1] padded with zeros and their lengths (b) in samples -> frames
+    (b, t, x) of a head (log-probabilities of CTC's) and their lengths (b). Nothing in it depends on the
+    padding or on the other utterances of the batch.
+
+    Attributes:
+        heads: by name; the first one is read where no other is asked for.
+        num_views: how often training computes an utterance, each time augmented anew.
     """
 
     def __init__(self, config: Config, vocab_size: int):
@@ -35,12 +40,32 @@ class Recogniser(nn.Module):
         self.features = Fbank(config.features)
         self.norm = GlobalNorm(config.features.num_mels)
         self.encoder = Encoder(config.encoder, config.attention, config.features.num_mels)
-        self.head = nn.Linear(config.encoder.dim, vocab_size)
+        self.heads = nn.ModuleDict(build_heads(config, vocab_size))
+        self.vocab_size = vocab_size
+        self.dim = config.encoder.dim
         self.subsampling = config.encoder.subsampling
-        self.intermediate_layers = tuple(config.encoder.intermediate_ctc)
         self.chunk_sizes = tuple(config.encoder.chunk_sizes)
         self.left_chunks = tuple(config.encoder.left_chunks)
-        self.intermediate_weight = config.encoder.intermediate_ctc_weight
+        self.num_views = max(self.head(name).num_views for name in self.heads)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and the audio must be."""
+        return next(self.encoder.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return next(self.encoder.parameters()).dtype
+
+    @property
+    def first_head(self) -> str:
+        """The name of the head that is read where no other is asked for."""
+        return next(iter(self.heads))
+
+    def head(self, name: str | None = None) -> Head:
+        """A head by its name; by default the one that is read where no other is asked for."""
+        return cast(Head, self.heads[name or self.first_head])
 
     def forward(
         self,
@@ -48,10 +73,11 @@ class Recogniser(nn.Module):
         wave_lens_b: Tensor,
         augment: Augment | None = None,
         chunk: Chunk | None = None,
+        head: str | None = None,
     ) -> tuple[Tensor, Tensor]:
         feats_btf, feat_lens_b = self.normalised_features(wave_bn, wave_lens_b, augment)
         encoded_btd, lens_b = self.encoder(feats_btf, feat_lens_b, chunk)
-        return self.log_probs(encoded_btd), lens_b
+        return self.head(head).frames(encoded_btd), lens_b
 
     def loss(
         self,
@@ -61,31 +87,32 @@ class Recogniser(nn.Module):
         token_lens_b: Tensor,
         augment: Augment | None = None,
     ) -> Tensor:
-        """(b) what training minimises: the CTC loss of each utterance, mixed with those of the layers
-        of ``intermediate_ctc`` through the same head (Lee and Watanabe 2021, arXiv 2102.03216, eq. 9,
-        several layers averaged)."""
-        return self.loss_and_output(wave_bn, wave_lens_b, tokens_bu, token_lens_b, augment)[0]
+        """(b) what training minimises for each utterance: the sum over the heads.
 
-    def loss_and_output(
-        self,
-        wave_bn: Tensor,
-        wave_lens_b: Tensor,
-        tokens_bu: Tensor,
-        token_lens_b: Tensor,
-        augment: Augment | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what ``loss`` and what ``forward`` give, from one pass."""
-        feats_btf, feat_lens_b = self.normalised_features(wave_bn, wave_lens_b, augment)
-        encoded, lens_b = self.encoder.outputs(
-            feats_btf, feat_lens_b, self._draw_chunk(), self.intermediate_layers
+        Args:
+            augment: gets the first views of all utterances, then the second ones.
+        """
+        views, count = self.num_views, len(wave_bn)
+        feats_btf, feat_lens_b = self.normalised_features(
+            wave_bn.repeat(views, 1), wave_lens_b.repeat(views), augment
         )
-        outputs = [self.log_probs(encoded_btd) for encoded_btd in encoded]
-        *between_b, last_b = (
-            ctc_loss(log_probs_btv, lens_b, tokens_bu, token_lens_b) for log_probs_btv in outputs
-        )
-        if between_b:
-            last_b = torch.lerp(last_b, torch.stack(between_b).mean(0), self.intermediate_weight)
-        return last_b, outputs[-1], lens_b
+        heads = [self.head(name) for name in self.heads]
+        layers = sorted({layer for head in heads for layer in head.layers})
+        outputs, lens_b = self.encoder.outputs(feats_btf, feat_lens_b, self._draw_chunk(), layers)
+        after = dict(zip([*layers, None], outputs, strict=True))
+        losses = []
+        for head in heads:
+            rows = head.num_views * count
+            own = [after[layer][:rows] for layer in (*head.layers, None)]
+            losses.append(
+                head.loss(
+                    own,
+                    lens_b[:rows],
+                    tokens_bu.repeat(head.num_views, 1),
+                    token_lens_b.repeat(head.num_views),
+                )
+            )
+        return sum(losses[1:], start=losses[0])
 
     def _draw_chunk(self) -> Chunk | None:
         """One of the configuration's sizes, and one of its numbers of chunks before."""
@@ -96,13 +123,6 @@ class Recogniser(nn.Module):
             for choices in (self.chunk_sizes, self.left_chunks)
         )
         return (size, None if left < 0 else left) if size else None
-
-    def log_probs(self, encoded_btd: Tensor) -> Tensor:
-        """(b, t, v) from what a layer gives, in float32 at least: under autocast it is bfloat16."""
-        logits_btv = self.head(encoded_btd)
-        return logits_btv.log_softmax(
-            -1, dtype=torch.promote_types(logits_btv.dtype, torch.float32)
-        )
 
     def normalised_features(
         self, wave_bn: Tensor, wave_lens_b: Tensor, augment: Augment | None = None
@@ -122,8 +142,7 @@ class Recogniser(nn.Module):
 
     def attention_backend(self) -> str:
         """Name which backend computes attention here, for the log."""
-        parameter = self.head.weight
-        return self.encoder.attention_backend(parameter.device, parameter.dtype)
+        return self.encoder.attention_backend(self.device, self.dtype)
 
 
 def weight_shapes(config: Config, vocab_size: int) -> dict[str, torch.Size]:
@@ -132,7 +151,7 @@ def weight_shapes(config: Config, vocab_size: int) -> dict[str, torch.Size]:
         parts = {
             "norm": GlobalNorm(config.features.num_mels),
             "encoder": Encoder(config.encoder, config.attention, config.features.num_mels),
-            "head": nn.Linear(config.encoder.dim, vocab_size),
+            "heads": nn.ModuleDict(build_heads(config, vocab_size)),
         }
     return {
         f"{part}.{name}": value.shape
@@ -161,23 +180,6 @@ def check_finite(model: nn.Module, folder: Path) -> None:
                 f"{folder}: damaged weights: {name} holds NaN or infinite numbers; "
                 "train or copy the model anew"
             )
-
-
-def ctc_loss(
-    log_probs_btv: Tensor, lens_b: Tensor, tokens_bu: Tensor, token_lens_b: Tensor
-) -> Tensor:
-    """(b) minus the log-probability of each transcript (Graves et al. 2006).
-
-    Infinite where a transcript does not fit into its frames; training leaves those out beforehand.
-    """
-    return nn.functional.ctc_loss(
-        log_probs_btv.transpose(0, 1),
-        tokens_bu,
-        lens_b,
-        token_lens_b,
-        blank=BLANK,
-        reduction="none",
-    )
 
 
 def count_parameters(model: nn.Module) -> int:

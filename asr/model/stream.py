@@ -1,5 +1,5 @@
-"""Log-probabilities while the audio still comes: bounded latency, and in the end what the whole file
-with the same chunks gives."""
+"""Frames while the audio still comes: bounded latency, and in the end what the whole file with the same
+chunks gives."""
 
 from __future__ import annotations
 
@@ -52,15 +52,18 @@ def choose_chunk(config: Config, size: int | None = None, left_chunks: int | Non
     return size, left_chunks
 
 
-class LogProbStream:
-    """Samples in, as they come; log-probabilities out, a chunk of frames at a time.
+class FrameStream:
+    """Samples in, as they come; frames of a head out, a chunk at a time.
 
     A chunk of ``size`` frames needs ``size * subsampling`` feature frames; a sample waits at most for
     ``chunk_s`` and ``lookahead_s``. Memory is bounded if ``left_chunks`` is.
     """
 
-    def __init__(self, net: Recogniser, config: Config, chunk: Chunk):
+    def __init__(self, net: Recogniser, config: Config, chunk: Chunk, head: str | None = None):
         """
+        Args:
+            head: whose frames; None: the first one's.
+
         Raises:
             InputError: this configuration cannot be cut into chunks, or the chunk has no frames.
         """
@@ -77,12 +80,12 @@ class LogProbStream:
             raise InputError(
                 "streaming needs features.snip_edges = true: there is no edge to mirror"
             )
-        self._net = net
+        self._net, self._head = net, net.head(head)
         self._encoder = net.encoder.begin_stream(chunk)
         self._num_feats = size * config.encoder.subsampling
         self._rate = config.features.sample_rate
         # nothing here reaches backwards: windows start at multiples of the hop
-        self._wave_n = next(net.parameters()).new_zeros(0)
+        self._wave_n = torch.zeros(0, dtype=net.dtype, device=net.device)
 
     @property
     def chunk_s(self) -> float:
@@ -97,12 +100,12 @@ class LogProbStream:
 
     @torch.inference_mode()
     def feed(self, wave_n: Tensor) -> Tensor:
-        """(n,) more samples in [-1, 1] at the model's rate -> (t, v) of the chunks they complete."""
+        """(n,) more samples in [-1, 1] at the model's rate -> (t, x) of the chunks they complete."""
         self._wave_n = torch.cat([self._wave_n, wave_n.to(self._wave_n)])
         fbank = self._net.features
         chunk_hops = self._num_feats * fbank.hop
         chunk_samples = chunk_hops - fbank.hop + fbank.window_size
-        parts = [self._net.head.weight.new_zeros(0, self._net.head.out_features).float()]
+        parts = [self._no_frames()]
         while len(self._wave_n) >= chunk_samples:
             parts.append(self._chunk(self._wave_n[:chunk_samples]))
             self._wave_n = self._wave_n[chunk_hops:]
@@ -110,13 +113,16 @@ class LogProbStream:
 
     @torch.inference_mode()
     def finish(self) -> Tensor:
-        """(t, v) of what is left, less than a chunk. The stream has ended."""
+        """(t, x) of what is left, less than a chunk. The stream has ended."""
         rest_n, self._wave_n = self._wave_n, self._wave_n[:0]
         if self._net.features.num_frames(len(rest_n)) == 0:
-            return self._net.head.weight.new_zeros(0, self._net.head.out_features).float()
+            return self._no_frames()
         return self._chunk(rest_n)
 
     def _chunk(self, wave_n: Tensor) -> Tensor:
         lens_b = torch.tensor([len(wave_n)], device=wave_n.device)
         feats_btf, _ = self._net.normalised_features(wave_n[None], lens_b)
-        return self._net.log_probs(self._net.encoder.stream(feats_btf, self._encoder))[0]
+        return self._head.frames(self._net.encoder.stream(feats_btf, self._encoder))[0]
+
+    def _no_frames(self) -> Tensor:
+        return torch.zeros(0, self._head.num_channels, device=self._net.device)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from asr.data.dataset import Batch
 from asr.files import finite
-from asr.model.recogniser import BLANK, Recogniser
+from asr.model.recogniser import Recogniser
 from asr.nn.attention import MultiHeadAttention
 from asr.nn.conformer import SelfAttention
 from asr.nn.residual import Frames, PreNorm
@@ -79,7 +79,7 @@ class Layer:
 @dataclass(frozen=True)
 class Diagnosis:
     """
-    loss            CTC's, per token
+    loss            of the head that is read, per token
     gradient_norm   of it with respect to all parameters
     overflow        the first module that hands on a number that is not finite; None: there is none
     """
@@ -160,16 +160,8 @@ def diagnose(net: Recogniser, batch: Batch, near_frames: int = NEAR_FRAMES) -> D
             for probe in probes:
                 stack.enter_context(probe.watching())
             stack.enter_context(watch_forward(net, fault))
-            log_probs_btv, lens_b = net(batch.wave_bn, batch.wave_lens_b)
-        loss = nn.functional.ctc_loss(
-            log_probs_btv.transpose(0, 1),
-            batch.tokens_bu,
-            lens_b,
-            batch.token_lens_b,
-            blank=BLANK,
-            reduction="sum",
-            zero_infinity=True,  # a transcript that does not fit says nothing of attention
-        ) / max(int(batch.token_lens_b.sum()), 1)
+            frames_btx, lens_b = net(batch.wave_bn, batch.wave_lens_b)
+        loss = _loss(net, frames_btx, lens_b, batch) / max(int(batch.token_lens_b.sum()), 1)
         gradients = _gradients(loss, net)
         return Diagnosis(
             layers=[probe.layer(gradients) for probe in probes],
@@ -228,6 +220,16 @@ def head_statistics(
 def _mean(values_bht: Tensor, rows_bht: Tensor) -> Tensor:
     """(h) over rows; NaN where there is none."""
     return torch.where(rows_bht, values_bht, 0.0).sum((0, 2)) / rows_bht.sum((0, 2))
+
+
+def _loss(net: Recogniser, frames_btx: Tensor, lens_b: Tensor, batch: Batch) -> Tensor:
+    """Summed over the transcripts that fit; one that does not says nothing of attention."""
+    loss_of = net.head().loss_of_frames
+    given = (frames_btx, lens_b, batch.tokens_bu, batch.token_lens_b)
+    fits_b = ~loss_of(*(x.detach() for x in given)).isinf()
+    if not bool(fits_b.any()):
+        return 0.0 * frames_btx.sum()
+    return loss_of(*(x[fits_b] for x in given)).sum()
 
 
 def _around_attention(net: nn.Module) -> list[PreNorm]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from asr.heads.ctc import frames_needed
 
 Floats = NDArray[np.floating]
 
@@ -24,11 +25,6 @@ class Alignment:
     first_frames: tuple[int, ...]
     end_frames: tuple[int, ...]
     log_prob: float
-
-
-def frames_needed(tokens: Sequence[int]) -> int:
-    """The fewest frames that CTC can say tokens in: one each, and a blank between repeats."""
-    return len(tokens) + sum(a == b for a, b in itertools.pairwise(tokens))
 
 
 def first_frames(log_probs_tv: Floats, tokens: Sequence[int], blank: int = 0) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from asr.lm.coverage import check_vocabulary
 from asr.lm.load import load_word_model
 from asr.lm.neural import WEIGHTS as NEURAL_WEIGHTS
 from asr.lm.neural import load_neural
+from asr.model.folder import Model
 from asr.run_folder import CARRIED_LM
 from asr.search.greedy import greedy
 from asr.search.hotwords import Hotwords
@@ -30,9 +31,8 @@ from asr.search.units import Units, units_of
 from asr.search.weights import DEFAULT_WEIGHTS, MAX_WEIGHT, Tuned, Weights, read_tuned
 from asr.search.words import one_per_text
 from asr.text.normalise import Normaliser
-from asr.text.tokenizer import Tokenizer
 
-SEARCHES = ("greedy", "beam")
+SEARCH_NAMES = ("greedy", "beam")
 
 # Tokens this far below a frame's likeliest extend nothing once text is scored, too: measured on
 # the mini corpus, 7 finds what 10 finds in half the time.
@@ -83,8 +83,10 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         self._check_types()
-        if self.search not in SEARCHES:
-            raise InputError(f"search {shown(self.search)}: choose one of {', '.join(SEARCHES)}")
+        if self.search not in SEARCH_NAMES:
+            raise InputError(
+                f"search {shown(self.search)}: choose one of {', '.join(SEARCH_NAMES)}"
+            )
         for name in ("beam", "num_best"):
             if getattr(self, name) > MAX_BEAM:
                 raise InputError(f"{name} = {getattr(self, name)}: must be at most {MAX_BEAM}")
@@ -156,29 +158,35 @@ def carried_search(folder: Path) -> SearchOptions:
     )
 
 
+Run = Callable[[Tensor, Tensor], NBest]
+"""(frames_btx, lens_b) -> per utterance its hypotheses, best first, never none."""
+
+
 @dataclass(frozen=True)
 class Search:
-    """(log_probs_btv, lens_b) -> per utterance its hypotheses, best first, never none.
+    """From a head's frames to hypotheses.
 
     Attributes:
         settings: everything that decides the result, for ``decode.json``.
-        folder: of the model whose log-probabilities are searched.
+        head: whose frames are searched.
+        folder: of the model whose frames are searched.
     """
 
-    run: Callable[[Tensor, Tensor], NBest]
+    run: Run
     settings: dict[str, Any]
+    head: str
     folder: Path
 
-    def __call__(self, log_probs_btv: Tensor, lens_b: Tensor) -> NBest:
+    def __call__(self, frames_btx: Tensor, lens_b: Tensor) -> NBest:
         """
         Raises:
-            InputError: log-probabilities that are NaN: sound never leads to them, so the model does.
+            InputError: frames that are NaN: sound never leads to them, so the model does.
         """
         try:
-            return self.run(log_probs_btv, lens_b)
+            return self.run(frames_btx, lens_b)
         except ValueError:  # looked for only now: a look at every number takes its time
-            is_shaped = log_probs_btv.dim() == 3 and lens_b.shape == log_probs_btv.shape[:1]
-            if is_shaped and rows_with_nan(log_probs_btv, lens_b).any():
+            is_shaped = frames_btx.dim() == 3 and lens_b.shape == frames_btx.shape[:1]
+            if is_shaped and rows_with_nan(frames_btx, lens_b).any():
                 raise InputError(
                     f"{self.folder}: this model's outputs are NaN, so its weights or its "
                     "config.yaml (features.scale?) are damaged; train or copy it anew"
@@ -186,32 +194,42 @@ class Search:
             raise
 
 
-def build_search(
-    options: SearchOptions, tokenizer: Tokenizer, folder: Path, normaliser: Normaliser
-) -> Search:
-    """The search that ``options`` describe, for the model of ``folder``.
+def build_search(options: SearchOptions, model: Model, head: str | None = None) -> Search:
+    """The search that ``options`` describe.
 
     Args:
-        tokenizer: the model's.
-        folder: the model folder, where tuned weights may lie.
-        normaliser: the model's; hotwords go through it.
+        model: what is searched; tuned weights may lie in its folder, hotwords go through its
+            normaliser.
+        head: whose frames are searched; None: the first one's.
 
     Raises:
         InputError: a language model that cannot be read or whose words the recogniser cannot write
             (a few of them are an ``InputWarning``), a weight out of range, tuned weights that are
-            damaged.
+            damaged, a search that the head has not.
     """
-    if options.search == "greedy":
-        return Search(_greedy, {"search": "greedy", "beam": None}, folder)
-    units = units_of(tokenizer)
-    settings: dict[str, Any] = {"search": "beam", "beam": options.beam}
-    if options.lm is None and not options.hotwords:
-        return Search(_beam(options, units, None, math.inf), settings, folder)
+    head = head or model.net.first_head
+    if (head, options.search) not in SEARCHES:
+        known = ", ".join(name for of, name in SEARCHES if of == head)
+        raise InputError(f"search = {options.search!r}: the {head} head has {known}")
+    run, settings = SEARCHES[head, options.search](options, model)
+    return Search(run, {"search": options.search} | settings, head, model.folder)
 
-    weights, model = Weights(0.0, 0.0, 0.0), None
+
+def _ctc_greedy(options: SearchOptions, model: Model) -> tuple[Run, dict[str, Any]]:
+    return GREEDY_RUNS["ctc"], {"beam": None}
+
+
+def _ctc_beam(options: SearchOptions, model: Model) -> tuple[Run, dict[str, Any]]:
+    tokenizer, folder, normaliser = model.tokenizer, model.folder, model.normaliser
+    units = units_of(tokenizer)
+    settings: dict[str, Any] = {"beam": options.beam}
+    if options.lm is None and not options.hotwords:
+        return _beam(options, units, None, math.inf), settings
+
+    weights, words = Weights(0.0, 0.0, 0.0), None
     if options.lm is not None:
-        model = load_word_model(options.lm)
-        check_vocabulary(model, options.lm, tokenizer, normaliser)
+        words = load_word_model(options.lm)
+        check_vocabulary(words, options.lm, tokenizer, normaliser)
         sha256 = file_hash(options.lm)
         weights, origin = choose_weights(options, read_tuned(folder), sha256)
         settings |= {"lm": str(options.lm), "lm_sha256": sha256, "weights": origin}
@@ -222,14 +240,14 @@ def build_search(
         settings |= {"hotwords": list(options.hotwords), "hotword_bonus": options.hotword_bonus}
     scorer = TextScorer(
         units,
-        model,
+        words,
         weights.lm_weight,
         weights.word_bonus,
         weights.unknown_penalty,
         hotwords,
     )
     if options.neural is None:
-        return Search(_beam(options, units, scorer, TOKEN_MARGIN), settings, folder)
+        return _beam(options, units, scorer, TOKEN_MARGIN), settings
     neural = load_neural(options.neural, tokenizer)
     sha256 = file_hash(options.neural / NEURAL_WEIGHTS)
     second = _second_weights(options, weights, read_tuned(folder), settings["lm_sha256"], sha256)
@@ -238,11 +256,11 @@ def build_search(
     every = dataclasses.replace(options, num_best=options.beam)
     wide = _beam(every, units, scorer, TOKEN_MARGIN)
 
-    def rescored(log_probs_btv: Tensor, lens_b: Tensor) -> NBest:
-        found = wide(log_probs_btv, lens_b)
+    def rescored(frames_btx: Tensor, lens_b: Tensor) -> NBest:
+        found = wide(frames_btx, lens_b)
         return [rescore(several, neural, second)[: options.num_best] for several in found]
 
-    return Search(rescored, settings, folder)
+    return rescored, settings
 
 
 def _second_weights(
@@ -321,3 +339,13 @@ def _beam(
 
 def _greedy(log_probs_btv: Tensor, lens_b: Tensor) -> NBest:
     return [[best] for best in greedy(log_probs_btv, lens_b)]
+
+
+GREEDY_RUNS: dict[str, Run] = {"ctc": _greedy}
+"""The quickest search of each head, which takes no options: what validation uses."""
+
+SEARCHES: dict[tuple[str, str], Callable[[SearchOptions, Model], tuple[Run, dict[str, Any]]]] = {
+    ("ctc", "greedy"): _ctc_greedy,
+    ("ctc", "beam"): _ctc_beam,
+}
+"""(head, name) -> from options and a model to the search and what decides its result."""

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from asr.config import Config
 from asr.errors import InputError
 from asr.files import file_hash, open_regular, read_text
+from asr.formats import upgrade_name
 from asr.model.folder import copy_carried, fill_folder, find_model, load_model, new_folder
 from asr.run_folder import CARD, CARRIED_LM, CONFIG, SEARCH_WEIGHTS, WEIGHTS
 from asr.share.card import CardOptions, model_card
@@ -75,7 +76,8 @@ def push(model: Path, target: str, options: CardOptions, private: bool = False) 
     public = without_free_texts(loaded.config)
 
     def fill(stage: Path) -> None:
-        fill_folder(stage, WeightsFile(source / WEIGHTS).load_stored(), public, loaded.tokenizer)
+        weights = WeightsFile(source / WEIGHTS, upgrade_name).load_stored()
+        fill_folder(stage, weights, public, loaded.tokenizer)
         (stage / CARD).write_text(card, encoding="utf-8")
         copy_carried(source, stage)
 

@@ -34,6 +34,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from asr.errors import InputError
 from asr.files import file_hash, read_json_object, write_atomically
+from asr.formats import is_old, renamed_in, upgrade_weights
 from asr.processes import Processes
 
 _NAME = re.compile(r"step-(\d+)\.(pt|sharded)")
@@ -152,7 +153,9 @@ class ShardedStore(Store):
         content = _sharded(state)
         with _reading(path):
             _compare_sums(path, lambda: self._sums(path))
+            content = renamed_in(content, old=_is_old(path))
             dcp.load(content, checkpoint_id=path)
+            content = renamed_in(content, old=False)
         set_model_state_dict(state.net, content["model"])
         set_optimizer_state_dict(state.net, state.optimizer, content["optimizer"])
         return _load(path / _OTHER_STATE)
@@ -162,6 +165,12 @@ class ShardedStore(Store):
         rank, size = self.processes.rank, self.processes.size
         parts = self.processes.gather(_sums_of(path, rank, size))
         return {name: digest for part in parts for name, digest in part.items()}
+
+
+def _is_old(path: Path) -> bool:
+    """Whether a sharded checkpoint has weights by older names."""
+    found = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+    return any(is_old(name.partition(".")[2]) for name in found if name.startswith("model."))
 
 
 def _sums_of(path: Path, rank: int = 0, size: int = 1) -> dict[str, str]:
@@ -226,7 +235,8 @@ def read_file(path: Path) -> dict[str, Any]:
     Raises:
         InputError: damaged.
     """
-    return _load(path)
+    content = _load(path)
+    return content | {part: upgrade_weights(content[part]) for part in ("model", "average")}
 
 
 def list_checkpoints(folder: Path) -> dict[int, Path]:
@@ -290,6 +300,7 @@ def _weights(path: Path, own: bool) -> dict[str, Tensor]:
             if part in parts and isinstance(item, dcp.metadata.TensorStorageMetadata):
                 parts[part][key] = torch.empty(item.size, dtype=item.properties.dtype)
         dcp.load(parts, checkpoint_id=path, no_dist=True)
+    parts = {part: upgrade_weights(weights) for part, weights in parts.items()}
     return parts["model"] if own else parts["model"] | parts["average"]
 
 

@@ -30,4 +30,4 @@ def diagnose_step(
     if batch is None:
         return None
     few = part_of(batch, 0, min(NUM_UTTERANCES, len(batch)))
-    return series(diagnose(net, few.to(net.head.weight.device)))
+    return series(diagnose(net, few.to(net.device)))

@@ -97,7 +97,7 @@ class Fsdp(Engine):
         for layer in self.net.encoder.layers:
             fully_shard(layer, mesh=mesh)
         fully_shard(self.net, mesh=mesh)
-        register_fsdp_forward_method(self.net, "loss_and_output")
+        register_fsdp_forward_method(self.net, "loss")
         if processes.device.type == "cpu":  # gloo can add, but not average
             self._sharded.set_force_sum_reduction_for_comms(True)
 
@@ -136,7 +136,7 @@ def build_engine(net: Recogniser, config: TrainConfig, processes: Processes) -> 
             _recompute_in_backward(layer)
         if config.compile:
             layer.compile(dynamic=True)
-    objective = Objective(net, config.cr_ctc)
+    objective = Objective(net)
     if not processes.joined:
         return Engine(objective, processes)
     return ENGINES[config.parallel](objective, processes)

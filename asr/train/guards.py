@@ -31,7 +31,7 @@ def worst_batch(net: Recogniser, longest_s: float, config: Config, max_batch_s: 
     wave_bn = 0.1 * rng.standard_normal((count, num_samples), dtype=np.float32)
     # neighbours differ, so that a transcript needs no blanks between its tokens
     most_tokens = max(net.num_output_frames(num_samples), 1)
-    tokens_u = torch.arange(most_tokens) % (net.head.out_features - 1) + 1
+    tokens_u = torch.arange(most_tokens) % (net.vocab_size - 1) + 1
     return Batch(
         ids=tuple(f"worst batch, {number}" for number in range(count)),
         wave_bn=torch.from_numpy(wave_bn),
@@ -107,8 +107,7 @@ def _attention_flops(engine: Engine, num_samples: int) -> float:
     """Per squared sample: q k and the weighted sum of v, 2 t^2 d operations each and layer."""
     net = engine.net
     frames_per_sample = net.num_output_frames(num_samples) / num_samples
-    dim = net.head.in_features
-    return 4.0 * len(net.encoder.layers) * dim * frames_per_sample**2
+    return 4.0 * len(net.encoder.layers) * net.dim * frames_per_sample**2
 
 
 def find_fault(step: Step, engine: Engine, launched: Launched) -> dict[str, Any]:

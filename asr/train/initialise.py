@@ -12,13 +12,14 @@ from asr import config as configuration
 from asr.config import Config
 from asr.config.rules import attention_terms
 from asr.errors import InputError
+from asr.formats import upgrade_name
 from asr.model.folder import CONFIG, WEIGHTS, find_model
 from asr.model.recogniser import Recogniser
 from asr.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_file
 from asr.weights_file import WeightsFile
 
 # Tensors that belong to the vocabulary.
-HEAD = "head."
+HEADS = "heads."
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def read_start(path: Path, config: Config) -> Start:
         InputError: none there, damaged, or made for other features.
     """
     folder = find_model(path)
-    weights = WeightsFile(folder / WEIGHTS)
+    weights = WeightsFile(folder / WEIGHTS, upgrade_name)
     for beside in (folder / CONFIG, tokenizer_file(folder)):
         weights.check_beside(beside)
     theirs = configuration.load([folder / CONFIG], follow_base=False)
@@ -77,8 +78,8 @@ def take_weights(net: Recogniser, start: Start, tokenizer: Tokenizer) -> str:
     """
     same_tokenizer = tokenizer.pieces == start.tokenizer.pieces
     own = net.state_dict()
-    wanted = {name for name in own if same_tokenizer or not name.startswith(HEAD)}
-    offered = {name for name in start.weights if same_tokenizer or not name.startswith(HEAD)}
+    wanted = {name for name in own if same_tokenizer or not name.startswith(HEADS)}
+    offered = {name for name in start.weights if same_tokenizer or not name.startswith(HEADS)}
     hint = f"encoder.* and attention.* must be as in {start.folder / CONFIG}"
     for name in sorted(wanted ^ offered):
         where = "is missing there" if name in wanted else "is not part of this configuration"

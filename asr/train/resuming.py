@@ -45,7 +45,7 @@ def claim_folder(exp: RunFolder, config: Config, resume: bool) -> list[Change]:
             f"{exp.root}: holds a run already; add --resume to go on with it, "
             "or name another folder with --exp"
         )
-    changes = _changes(configuration.load([exp.config]), config)
+    changes = _changes(configuration.load([exp.config], follow_base=False), config)
     free = {FREE, REPORTED} | ({CONTENT} if _begun_with(exp) else set())
     if refused := [change for change in changes if change.on_resume not in free]:
         listed = "; ".join(map(str, refused))

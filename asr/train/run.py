@@ -192,7 +192,7 @@ def average(folder: Path, out: Path, count: int, own: bool) -> list[int]:
             "train.average_checkpoints says how many a run keeps"
         )
     steps = list(there)[-count:]
-    config, record = load_config([source.config]), read_json_object(source.run)
+    config, record = load_config([source.config], follow_base=False), read_json_object(source.run)
     weights = average_weights([there[step] for step in steps], own)
     tokenizer = load_tokenizer(source.tokenizer)
     check_tokenizer_folder(target)

@@ -123,7 +123,7 @@ class Step:
         frame_s = config.features.hop_ms / 1000
         rngs = [
             utterance_rng(config.train.seed, epoch, name, purpose)
-            for purpose in VIEWS[: self._engine.objective.num_views]
+            for purpose in VIEWS[: self._engine.net.num_views]
             for name in batch.ids
         ]
         there = batch.to(self._device)

@@ -13,9 +13,9 @@ from asr.data.batches import sorted_batches
 from asr.data.dataset import Batch, Utterances
 from asr.data.store.manifest import LeftOut
 from asr.errors import InputError
-from asr.model.recogniser import Recogniser, ctc_loss
+from asr.model.recogniser import Recogniser
 from asr.processes import Processes
-from asr.search.greedy import greedy
+from asr.search.factory import GREEDY_RUNS
 from asr.search.hypothesis import rows_with_nan
 from asr.text.tokenizer import Tokenizer
 from asr.train.step import silence
@@ -61,6 +61,7 @@ def validate(
     """
     net.eval()
     device = processes.device
+    search = GREEDY_RUNS[net.first_head]
     loss, num_tokens, num_read = 0.0, 0, 0
     left_out: list[LeftOut] = []
     errors = ErrorCounts(0, 0, 0, 0, 0)
@@ -68,17 +69,18 @@ def validate(
         left_out += given.left_out
         num_read += len(given)
         batch = given if len(given) else silence(given)
-        log_probs_btv, lens_b = net(batch.wave_bn.to(device), batch.wave_lens_b.to(device))
+        frames_btx, lens_b = net(batch.wave_bn.to(device), batch.wave_lens_b.to(device))
         token_lens_b = batch.token_lens_b.to(device)
-        loss_b = ctc_loss(log_probs_btv, lens_b, batch.tokens_bu.to(device), token_lens_b)
+        tokens_bu = batch.tokens_bu.to(device)
+        loss_b = net.head().loss_of_frames(frames_btx, lens_b, tokens_bu, token_lens_b)
         if not len(given):
             continue
         # a transcript that does not fit its frames has an infinite loss; its errors count all the same
         loss += float(loss_b[loss_b.isfinite()].sum())
         num_tokens += int(token_lens_b[loss_b.isfinite()].sum())
-        lens_b = lens_b.where(~rows_with_nan(log_probs_btv, lens_b), 0)
-        for text, best in zip(batch.texts, greedy(log_probs_btv, lens_b), strict=True):
-            errors += count_errors(text.split(), tokenizer.decode(best.tokens).split())
+        lens_b = lens_b.where(~rows_with_nan(frames_btx, lens_b), 0)
+        for text, best in zip(batch.texts, search(frames_btx, lens_b), strict=True):
+            errors += count_errors(text.split(), tokenizer.decode(best[0].tokens).split())
     everyones = processes.gather((loss, num_tokens, errors, left_out, num_read))
     losses, tokens, counts, unread, read = zip(*everyones, strict=True)
     missing = tuple(item for items in unread for item in items)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from asr.heads.base import Head
 from asr.search.factory import Search
 from asr.search.units import Units
 from asr.search.words import words_of
@@ -16,25 +17,27 @@ from asr.transcribe.result import Alternative, Segment
 
 @dataclass(frozen=True)
 class Reader:
-    """What turns log-probabilities into words.
+    """What turns a head's frames into words.
 
     Attributes:
+        head: whose frames the search reads.
         frame_s: seconds from one frame to the next.
     """
 
     search: Search
+    head: Head
     units: Units
     frame_s: float
 
     def read(self, piece: Piece) -> Segment | None:
         """The words of a piece, None where it has none."""
-        log_probs_tv = piece.log_probs_tv
-        lens_b = torch.tensor([len(log_probs_tv)])
-        found = self.search(torch.from_numpy(log_probs_tv)[None], lens_b)[0]
+        frames_tx = piece.frames_tx
+        lens_b = torch.tensor([len(frames_tx)])
+        found = self.search(torch.from_numpy(frames_tx)[None], lens_b)[0]
         start_s = piece.first_frame * self.frame_s
         words = tuple(
             replace(word, start_s=word.start_s + start_s, end_s=word.end_s + start_s)
-            for word in words_of(found[0], log_probs_tv, self.units, self.frame_s)
+            for word in words_of(found[0], frames_tx, self.units, self.frame_s)
         )
         if not words:
             return None
@@ -53,13 +56,13 @@ class Assembler:
 
     def __init__(self, reader: Reader):
         self._reader = reader
-        self._cutter = PieceCutter(reader.units, reader.frame_s)
+        self._cutter = PieceCutter(reader.head, reader.units, reader.frame_s)
         self._segments: list[Segment] = []
 
-    def push(self, first_frame: int, log_probs_tv: np.ndarray, ends_span: bool) -> None:
-        """Frames (frames, tokens) from number ``first_frame`` on; after a span's end some may be
+    def push(self, first_frame: int, frames_tx: np.ndarray, ends_span: bool) -> None:
+        """Frames (frames, channels) from number ``first_frame`` on; after a span's end some may be
         left out."""
-        pieces = self._cutter.push(first_frame, log_probs_tv)
+        pieces = self._cutter.push(first_frame, frames_tx)
         if ends_span:
             pieces += self._cutter.flush()
         for piece in pieces:

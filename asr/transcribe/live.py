@@ -17,7 +17,7 @@ from asr.data.audio.gaps import Gap
 from asr.data.audio.levels import to_floats
 from asr.errors import InputError
 from asr.model.folder import Model
-from asr.model.stream import LogProbStream
+from asr.model.stream import FrameStream
 from asr.nn.encoder import Chunk
 from asr.search.factory import GREEDY, build_search
 from asr.search.options_checks import number, shown, whole
@@ -153,17 +153,15 @@ class TextStream:
         self.gaps: list[Gap] = []
         model_rate = model.config.features.sample_rate
         self._converter = Converter(sample_rate, model_rate, self.gaps, channel, "stream")
-        self._log_probs = LogProbStream(model.net, model.config, chunk)
-        self.chunk_s = self._log_probs.chunk_s
+        self._frames = FrameStream(model.net, model.config, chunk, reader.search.head)
+        self.chunk_s = self._frames.chunk_s
         delay_s = resampling_delay_s(sample_rate, model_rate)
-        self.latency_s = self.chunk_s + self._log_probs.lookahead_s + delay_s
+        self.latency_s = self.chunk_s + self._frames.lookahead_s + delay_s
         self._reader = reader
-        greedy = build_search(GREEDY, model.tokenizer, model.folder, model.normaliser)
+        greedy = build_search(GREEDY, model, reader.search.head)
         self._partial_reader = replace(reader, search=greedy)
-        self._cutter = PieceCutter(reader.units, reader.frame_s)
-        self._autocast = torch.autocast(
-            next(model.net.parameters()).device.type, torch.bfloat16, enabled=in_bf16
-        )
+        self._cutter = PieceCutter(reader.head, reader.units, reader.frame_s)
+        self._autocast = torch.autocast(model.net.device.type, torch.bfloat16, enabled=in_bf16)
         self._rate = sample_rate
         self._axes = Axes(num_channels)
         self._num_samples, self._num_frames = 0, 0
@@ -202,8 +200,8 @@ class TextStream:
         self._num_samples += samples_cn.shape[1]
         wave_n = self._converter.push(samples_cn.T)
         with self._autocast:
-            log_probs_tv = self._log_probs.feed(torch.tensor(wave_n, device="cpu"))
-        return self._read(log_probs_tv)
+            frames_tx = self._frames.feed(torch.tensor(wave_n, device="cpu"))
+        return self._read(frames_tx)
 
     def finish(self) -> list[StreamResult]:
         """Final results of what is left; no partial one stands any more. The stream has ended.
@@ -220,7 +218,7 @@ class TextStream:
     def _finish(self) -> list[StreamResult]:
         rest_n = torch.from_numpy(self._converter.finish())
         with self._autocast:
-            parts = [self._log_probs.feed(rest_n), self._log_probs.finish()]
+            parts = [self._frames.feed(rest_n), self._frames.finish()]
         pieces = self._cut(torch.cat(parts)) + self._cutter.flush()
         self._shown = ""
         segments = self._segments(pieces)
@@ -230,10 +228,10 @@ class TextStream:
         if self._has_ended:
             raise InputError("the stream has ended (finish() was called); begin another one")
 
-    def _read(self, log_probs_tv: torch.Tensor) -> list[StreamResult]:
-        if not len(log_probs_tv):
+    def _read(self, frames_tx: torch.Tensor) -> list[StreamResult]:
+        if not len(frames_tx):
             return []
-        segments = self._segments(self._cut(log_probs_tv))
+        segments = self._segments(self._cut(frames_tx))
         results = [StreamResult(True, segment) for segment in segments]
         if results:
             self._shown = ""
@@ -244,10 +242,10 @@ class TextStream:
             results.append(StreamResult(False, heard))
         return results
 
-    def _cut(self, log_probs_tv: torch.Tensor) -> list[Piece]:
+    def _cut(self, frames_tx: torch.Tensor) -> list[Piece]:
         first_frame = self._num_frames
-        self._num_frames += len(log_probs_tv)
-        return self._cutter.push(first_frame, log_probs_tv.float().cpu().numpy())
+        self._num_frames += len(frames_tx)
+        return self._cutter.push(first_frame, frames_tx.float().cpu().numpy())
 
     def _nothing(self, held: Piece) -> Segment:
         start_s = held.first_frame * self._reader.frame_s

@@ -91,7 +91,7 @@ class _Exported(nn.Module):
         feats_btf, feat_lens_b = self.fbank(wave_bn, wave_lens_b)
         feats_btf = self.net.norm(feats_btf, feat_lens_b)
         encoded_btd, lens_b = self.net.encoder(feats_btf, feat_lens_b)
-        return self.net.log_probs(encoded_btd), lens_b
+        return self.net.head("ctc").frames(encoded_btd), lens_b
 
 
 def export_onnx(folder: Path, out: Path) -> None:

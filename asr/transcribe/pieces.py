@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from asr.heads.base import Head
 from asr.search.units import Units
 from asr.text.tokenizer import BLANK
 
@@ -18,10 +19,10 @@ LONGEST_S = 30.0
 
 @dataclass(frozen=True)
 class Piece:
-    """Log-probabilities (frames, tokens), and the number of the first frame in the input."""
+    """Frames of a head (frames, channels), and the number of the first frame in the input."""
 
     first_frame: int
-    log_probs_tv: np.ndarray
+    frames_tx: np.ndarray
 
 
 class PieceCutter:
@@ -32,22 +33,23 @@ class PieceCutter:
     and in the pieces. In what blocks the frames come makes no difference.
     """
 
-    def __init__(self, units: Units, frame_s: float):
+    def __init__(self, head: Head, units: Units, frame_s: float):
+        self._head = head
         self._spells_v = np.array([bool(letters) for letters in units.letters_v])
         self._spells_v[BLANK] = False
         self._pause = max(1, round(PAUSE_S / frame_s))
         self._longest = round(LONGEST_S / frame_s)
         self._first_frame = 0
-        self._held_tv = np.zeros((0, len(units.begins_v)), np.float32)
+        self._held_tx = np.zeros((0, head.num_channels), np.float32)
         self._path_t = np.zeros(0, np.int64)
 
-    def push(self, first_frame: int, log_probs_tv: np.ndarray) -> list[Piece]:
+    def push(self, first_frame: int, frames_tx: np.ndarray) -> list[Piece]:
         """The pieces that end within these frames, which follow the last ones or a flush."""
         if not len(self._path_t):
             self._first_frame = first_frame
         assert first_frame == self._first_frame + len(self._path_t)
-        self._held_tv = np.concatenate([self._held_tv, log_probs_tv])
-        self._path_t = np.concatenate([self._path_t, log_probs_tv.argmax(axis=1)])
+        self._held_tx = np.concatenate([self._held_tx, frames_tx])
+        self._path_t = np.concatenate([self._path_t, self._head.labels(frames_tx)])
         pieces = []
         while (cut := self._find_cut()) is not None:
             pieces.append(self._take(cut))
@@ -56,16 +58,16 @@ class PieceCutter:
     @property
     def held(self) -> Piece:
         """What is in no piece yet."""
-        return Piece(self._first_frame, self._held_tv)
+        return Piece(self._first_frame, self._held_tx)
 
     def flush(self) -> list[Piece]:
         """All that is left."""
         return [self._take(len(self._path_t))] if len(self._path_t) else []
 
     def _take(self, end: int) -> Piece:
-        piece = Piece(self._first_frame, self._held_tv[:end])
+        piece = Piece(self._first_frame, self._held_tx[:end])
         self._first_frame += end
-        self._held_tv, self._path_t = self._held_tv[end:], self._path_t[end:]
+        self._held_tx, self._path_t = self._held_tx[end:], self._path_t[end:]
         return piece
 
     def _find_cut(self) -> int | None:

@@ -1,7 +1,7 @@
 """Sources made into transcripts: windows of all files in batches by length, frames back in order.
 
 One pass of the device computes features and model. What is held at any time is a pool of windows,
-and per unfinished file half a minute of log-probabilities and the words found so far.
+and per unfinished file half a minute of frames and the words found so far.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Pipeline:
         """
         Args:
             max_batch_s: padded seconds that the model computes at once.
-            in_bf16: matrix products in bfloat16; features and log-probabilities never are.
+            in_bf16: matrix products in bfloat16; features and log-softmax never are.
             vad: leaves out what it hears no speech in; None: nothing is left out.
         """
         self._net = net
@@ -70,7 +70,7 @@ class Pipeline:
         self._grid = grid
         self._rate = sample_rate
         self._max_batch_s = max_batch_s
-        self._device = next(net.parameters()).device
+        self._device = net.device
         self._in_bf16 = in_bf16
         self._vad = vad
 
@@ -106,26 +106,28 @@ class Pipeline:
         for indices in sorted_batches(durations_s, self._max_batch_s):
             batch = [pool[index] for index in indices]
             num_frames = 0
-            for task, log_probs_tv in zip(batch, self._log_probs(batch), strict=True):
-                task.job.take(task, log_probs_tv)
-                num_frames += len(log_probs_tv)
+            for task, frames_tx in zip(batch, self._frames(batch), strict=True):
+                task.job.take(task, frames_tx)
+                num_frames += len(frames_tx)
             if progress is not None:
                 progress(num_frames * self._reader.frame_s)
 
     @torch.inference_mode()
-    def _log_probs(self, batch: list[_Task]) -> list[np.ndarray]:
-        """The frames (frames, tokens) of each window that are taken."""
+    def _frames(self, batch: list[_Task]) -> list[np.ndarray]:
+        """The frames (frames, channels) of each window that are taken."""
         lens_b = torch.tensor([len(task.window.samples_n) for task in batch])
         wave_bn = torch.zeros(len(batch), int(lens_b.max()), dtype=torch.float32)
         for row_n, task in zip(wave_bn, batch, strict=True):
             row_n[: len(task.window.samples_n)] = torch.from_numpy(task.window.samples_n)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._in_bf16):
-            log_probs_btv, frames_b = self._net(wave_bn.to(self._device), lens_b.to(self._device))
-        log_probs = log_probs_btv.cpu().numpy()
+            frames_btx, lens_b = self._net(
+                wave_bn.to(self._device), lens_b.to(self._device), head=self._reader.search.head
+            )
+        frames = frames_btx.cpu().numpy()
         return [
             # a copy: a view would keep the whole batch
-            log_probs[row, task.window.keep_first : num_frames][: task.window.num_kept].copy()
-            for row, (task, num_frames) in enumerate(zip(batch, frames_b.tolist(), strict=True))
+            frames[row, task.window.keep_first : num_frames][: task.window.num_kept].copy()
+            for row, (task, num_frames) in enumerate(zip(batch, lens_b.tolist(), strict=True))
         ]
 
 
@@ -203,13 +205,13 @@ class _Job:
             self._num_samples += len(block_n)
             yield block_n
 
-    def take(self, task: _Task, log_probs_tv: np.ndarray) -> None:
+    def take(self, task: _Task, frames_tx: np.ndarray) -> None:
         """Frames of a window, which go on as soon as all before them have."""
-        self._waiting[task.number] = task.window, log_probs_tv
+        self._waiting[task.number] = task.window, frames_tx
         while self._num_taken in self._waiting:
-            window, frames_tv = self._waiting.pop(self._num_taken)
+            window, frames_tx = self._waiting.pop(self._num_taken)
             first_frame = window.first_frame + window.keep_first
-            self._assembler.push(first_frame, frames_tv, window.ends_span)
+            self._assembler.push(first_frame, frames_tx, window.ends_span)
             self._num_taken += 1
 
     @property

@@ -32,7 +32,7 @@ training_of() {
         # the five checkpoints are of the last steps, and the moving average is over about as many
         plain) echo 'train.ema_decay=0.998 train.validate_steps=100 train.average_checkpoints=5' ;;
         specaugment) echo "$masks" ;;
-        cr-ctc) echo "$masks train.cr_ctc=0.2" ;;
+        cr-ctc) echo "$masks ctc.consistency=0.2" ;;
         surroundings)
             echo "augment.noises=[$near/noises.cuts.jsonl.gz] augment.rooms=[$near/rooms.cuts.jsonl.gz]"
             ;;

@@ -39,7 +39,8 @@ def experiments(tmp_path_factory: pytest.TempPathFactory, three_speakers: Path) 
         torch.manual_seed(seed)
         net = Recogniser(config, tokenizer.vocab_size)
         with torch.no_grad():
-            net.head.weight *= 30  # so that it hears something, though nothing that was said
+            # so that it hears something, though nothing that was said
+            net.heads["ctc"].linear.weight *= 30
         exp = folder / weighting
         save_model(exp / "model", net.state_dict(), config, tokenizer)
         (exp / "run.json").write_text(json.dumps({"name": weighting, "weighting": weighting}))

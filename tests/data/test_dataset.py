@@ -14,9 +14,9 @@ from asr.data.audio.samples import AudioInfo
 from asr.data.batches import DurationBatches
 from asr.data.dataset import Batch, Utterances, collate, shuffled_givers
 from asr.data.loader import Loader, iterate
-from asr.data.store.manifest import min_ctc_frames
 from asr.data.store.preparation import Utterance, make_cut
 from asr.errors import InputError
+from asr.heads.ctc import frames_needed
 from asr.nn.features import Fbank, GlobalNorm, estimate_norm
 from asr.text.normalise import get_normaliser
 from asr.text.tokenizer import load_tokenizer, train_tokenizer
@@ -235,7 +235,7 @@ def test_left_out_where_ctc_has_too_few_frames(build: Build, tmp_path: Path) -> 
     assert "4 frames needed, 3 there at speed 1.1" in dataset.left_out[-1].detail
     for epoch in range(6):
         example = dataset[epoch, 0]
-        assert frames(len(example.wave_n)) >= min_ctc_frames(example.tokens_u.tolist())
+        assert frames(len(example.wave_n)) >= frames_needed(example.tokens_u.tolist())
 
 
 def test_max_utterances_counts_those_kept(build: Build, cuts: list[Cut]) -> None:

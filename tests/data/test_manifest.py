@@ -13,9 +13,9 @@ from lhotse import CutSet, MonoCut, MultiCut
 
 from asr.data.audio.samples import AudioInfo, check_audio
 from asr.data.store import manifest, preparation
-from asr.data.store.manifest import min_ctc_frames
 from asr.data.store.preparation import Utterance
 from asr.errors import InputError
+from asr.heads.ctc import frames_needed
 
 RATE = 16000
 
@@ -38,15 +38,15 @@ def cut_of(path: Path) -> MonoCut | MultiCut:
     return preparation.make_cut(utterance(path), check_audio(path))
 
 
-def test_min_ctc_frames_by_hand() -> None:
-    assert [min_ctc_frames(text) for text in ("", "A", "AB", "AA", "AAA", "HELLO")] == [
+def test_frames_needed_by_hand() -> None:
+    assert [frames_needed(text) for text in ("", "A", "AB", "AA", "AAA", "HELLO")] == [
         0, 1, 2, 3, 5, 6,
     ]  # fmt: skip
-    assert min_ctc_frames([5, 5, 9]) == 4
+    assert frames_needed([5, 5, 9]) == 4
 
 
 @pytest.mark.parametrize("tokens", [[1], [1, 2], [1, 1], [2, 2, 2], [1, 2, 2, 1], [1, 1, 2, 2, 1]])
-def test_min_ctc_frames_is_where_the_ctc_loss_becomes_finite(tokens: list[int]) -> None:
+def test_frames_needed_is_where_the_ctc_loss_becomes_finite(tokens: list[int]) -> None:
     for num_frames in range(1, 12):
         loss = torch.nn.functional.ctc_loss(
             torch.zeros(num_frames, 1, 3).log_softmax(-1),
@@ -55,7 +55,7 @@ def test_min_ctc_frames_is_where_the_ctc_loss_becomes_finite(tokens: list[int]) 
             torch.tensor([len(tokens)]),
             reduction="sum",
         )
-        assert bool(torch.isfinite(loss)) == (num_frames >= min_ctc_frames(tokens))
+        assert bool(torch.isfinite(loss)) == (num_frames >= frames_needed(tokens))
 
 
 @pytest.mark.parametrize("suffix", ["flac", "wav", "ogg", "opus", "mp3"])

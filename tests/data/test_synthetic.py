@@ -23,9 +23,10 @@ from asr.data.corpora.synthetic.grammar import (
 )
 from asr.data.corpora.synthetic.render import Plan
 from asr.data.corpora.synthetic.voices import ACCENTS, VOICES
-from asr.data.store.manifest import min_ctc_frames, read_cuts
+from asr.data.store.manifest import read_cuts
 from asr.data.store.preparation import ENCODER_FRAME_S
 from asr.errors import InputError
+from asr.heads.ctc import frames_needed
 
 needs_espeak = pytest.mark.skipif(
     importlib.util.find_spec("espeakng_loader") is None, reason="extra `synthetic` not installed"
@@ -228,7 +229,7 @@ def test_what_utterances_sound_like() -> None:
         assert loud[0] <= 20, item.id
         assert len(frames) - 1 - loud[-1] <= 20, item.id
         text = " ".join(item.words)
-        assert min_ctc_frames(text) <= duration_s / ENCODER_FRAME_S
+        assert frames_needed(text) <= duration_s / ENCODER_FRAME_S
         starts = [at for at in item.word_starts_s if at is not None]
         assert len(item.word_starts_s) == len(item.words)
         assert starts == sorted(starts)

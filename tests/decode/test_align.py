@@ -152,7 +152,7 @@ def test_a_text_that_is_not_what_is_said_is_doubted(
 ) -> None:
     """A model that is sure of having heard something else."""
     weights = {name: value.clone() for name, value in model.net.state_dict().items()}
-    weights["head.bias"][1:] -= 12.0
+    weights["heads.ctc.linear.bias"][1:] -= 12.0
     save_model(tmp_path / "sure", weights, model.config, model.tokenizer)
     path = next(iter(read_cuts(tiny_corpus / "test.cuts.jsonl.gz"))).recording.sources[0].source
     words = ["--audio", path, "--text", "the dog", "--out", str(tmp_path)]

@@ -13,7 +13,7 @@ from asr.cli import main
 from asr.data.store.manifest import load_waveform, read_cuts
 from asr.model.folder import load_model, save_model
 from asr.model.recogniser import Recogniser
-from asr.model.stream import LogProbStream
+from asr.model.stream import FrameStream
 from asr.search.greedy import greedy
 from asr.text.tokenizer import train_tokenizer
 
@@ -32,7 +32,7 @@ def saved(folder: Path, options: list[str]) -> Path:
     tokenizer = train_tokenizer(["the quick brown fox jumps over a lazy dog"], cfg.tokenizer)
     torch.manual_seed(0)
     net = Recogniser(cfg, tokenizer.vocab_size)
-    net.head.weight.data.mul_(100)  # sure of something else in every frame
+    net.heads["ctc"].linear.weight.data.mul_(100)  # sure of something else in every frame
     save_model(folder / "model", net.state_dict(), cfg, tokenizer)
     return folder
 
@@ -53,7 +53,7 @@ def test_decoding_in_chunks_is_what_a_stream_hears(
     for words, chunk in ((("--chunk", 4, "--left-chunks", 1), (4, 1)), (("--chunk", 8), (8, 3))):
         expected = []
         for cut in read_cuts(cuts):
-            stream = LogProbStream(model.net, model.config, chunk)
+            stream = FrameStream(model.net, model.config, chunk)
             wave_n = torch.from_numpy(load_waveform(cut, 16000))
             parts = [stream.feed(part_n) for part_n in wave_n.split(5001)]
             log_probs_tv = torch.cat([*parts, stream.finish()])

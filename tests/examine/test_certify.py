@@ -42,7 +42,8 @@ def save(folder: Path, *options: str) -> Path:
     torch.manual_seed(0)
     net = Recogniser(config, tokenizer.vocab_size)
     with torch.no_grad():
-        net.head.weight *= 30  # so that it hears something, though nothing that was said
+        # so that it hears something, though nothing that was said
+        net.heads["ctc"].linear.weight *= 30
     save_model(folder / "model", net.state_dict(), config, tokenizer)
     return folder
 
@@ -131,7 +132,7 @@ def row_number(model: Model, patch: pytest.MonkeyPatch) -> None:
             torch.tensor(1), output.shape[2]
         )
 
-    model.net.head.register_forward_hook(add_row)
+    model.net.heads["ctc"].linear.register_forward_hook(add_row)
 
 
 def forgotten_key(model: Model, patch: pytest.MonkeyPatch) -> None:
@@ -157,12 +158,12 @@ def faint_leak(model: Model, patch: pytest.MonkeyPatch) -> None:
             torch.tensor(1), output.shape[2]
         )
 
-    model.net.head.register_forward_hook(add)
+    model.net.heads["ctc"].linear.register_forward_hook(add)
 
 
 def broken_weight(model: Model, patch: pytest.MonkeyPatch) -> None:
     with torch.no_grad():
-        model.net.head.bias[0] = math.nan
+        model.net.heads["ctc"].linear.bias[0] = math.nan
 
 
 @pytest.mark.parametrize(

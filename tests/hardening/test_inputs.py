@@ -34,10 +34,10 @@ def test_weights_of_another_shape(command: str, workspace: Workspace, tmp_path: 
     model, out = tmp_path / "model", tmp_path / "out"
     shutil.copytree(workspace.model / "model", model)
     weights = load_file(model / "model.safetensors")
-    weights["head.weight"] = torch.zeros(3, 5)
+    weights["heads.ctc.linear.weight"] = torch.zeros(3, 5)
     save_file(weights, model / "model.safetensors")
     outcome = run_apart(words_for(command, workspace, model, out))
-    outcome.refused("model.safetensors", "not the weights of", "head.weight")
+    outcome.refused("model.safetensors", "not the weights of", "heads.ctc.linear.weight")
     assert not out.exists()
 
 

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from made_models import model_of
 
 from asr.config import TokenizerConfig
 from asr.errors import InputError, InputWarning
@@ -42,7 +43,7 @@ def test_upper_case_is_refused_with_what_to_do(tokenizer: Tokenizer, tmp_path: P
     with pytest.raises(
         InputError, match=r"upper.arpa: .* never writes 11 of its 11 words \(100 %"
     ) as e:
-        build_search(options, tokenizer, tmp_path, NORMALISER)
+        build_search(options, model_of(tokenizer, tmp_path))
     assert "'THE'" in str(e.value)
     assert "spelling ('the')" in str(e.value)
 
@@ -52,7 +53,7 @@ def test_another_script_is_refused_with_the_letter(tokenizer: Tokenizer, tmp_pat
     with pytest.raises(
         InputError, match=r"1 of its 2 words \(66.7 %.*'кот'; there is no token for 'к'"
     ):
-        build_search(SearchOptions("beam", lm=path), tokenizer, tmp_path, NORMALISER)
+        build_search(SearchOptions("beam", lm=path), model_of(tokenizer, tmp_path))
 
 
 def test_the_probability_counts_not_the_number_of_words(
@@ -68,7 +69,7 @@ def test_what_can_be_written_says_nothing(tokenizer: Tokenizer, tmp_path: Path) 
     path = arpa(tmp_path / "x.arpa", {"the": 0.5, "don't": 0.3, "tennis": 0.1})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        build_search(SearchOptions("beam", lm=path), tokenizer, tmp_path, NORMALISER)
+        build_search(SearchOptions("beam", lm=path), model_of(tokenizer, tmp_path))
 
 
 def test_upper_case_is_right_where_the_recogniser_writes_it(tmp_path: Path) -> None:

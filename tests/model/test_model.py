@@ -20,7 +20,7 @@ from asr.config import Config
 from asr.errors import InputError
 from asr.model import folder as model_folder
 from asr.model.folder import load_model, save_model
-from asr.model.recogniser import Recogniser, check_finite, ctc_loss, weight_shapes
+from asr.model.recogniser import Recogniser, check_finite, weight_shapes
 from asr.text.tokenizer import tokenizer_file, train_tokenizer
 
 SMALL = [
@@ -49,7 +49,7 @@ def test_output_frames_are_what_the_model_gives(factor: int) -> None:
 def test_intermediate_losses_are_those_of_the_layers_outputs() -> None:
     torch.manual_seed(0)
     cut = ["encoder.num_layers=3", "encoder.dropout=0"]
-    options = [*cut, "encoder.intermediate_ctc=[1, 2]", "encoder.intermediate_ctc_weight=0.25"]
+    options = [*cut, "ctc.intermediate_layers=[1, 2]", "ctc.intermediate_weight=0.25"]
     net = Recogniser(small_config(*options), vocab_size=12)
     waves, lens = 0.1 * torch.randn(2, 16000), torch.tensor([16000, 9000])
     tokens, token_lens = torch.tensor([[3, 4, 4], [5, 0, 0]]), torch.tensor([3, 1])
@@ -57,12 +57,13 @@ def test_intermediate_losses_are_those_of_the_layers_outputs() -> None:
     def loss_of_the_first(num_layers: int) -> torch.Tensor:
         shorter = Recogniser(small_config(*cut, f"encoder.num_layers={num_layers}"), 12)
         shorter.load_state_dict(net.state_dict(), strict=False)
-        return ctc_loss(*shorter(waves, lens), tokens, token_lens)
+        return shorter.head().loss_of_frames(*shorter(waves, lens), tokens, token_lens)
 
     first, second, last = (loss_of_the_first(num_layers) for num_layers in (1, 2, 3))
     expected = 0.75 * last + 0.25 * (first + second) / 2
     torch.testing.assert_close(net.loss(waves, lens, tokens, token_lens), expected)
-    torch.testing.assert_close(ctc_loss(*net(waves, lens), tokens, token_lens), last)
+    found = net.head().loss_of_frames(*net(waves, lens), tokens, token_lens)
+    torch.testing.assert_close(found, last)
 
 
 @pytest.fixture
@@ -292,14 +293,19 @@ def test_a_kill_at_any_rename_leaves_a_complete_model(
         save_model(folder / "model", new, old.config, old.tokenizer)
         os._exit(0)
     _, status = os.waitpid(pid, 0)
-    found = load_model(folder).net.head.bias
+    found = load_model(folder).net.heads["ctc"].linear.bias
     if os.waitstatus_to_exitcode(status) == 0:
-        assert torch.equal(found, new["head.bias"])
+        assert torch.equal(found, new["heads.ctc.linear.bias"])
     else:
-        assert any(torch.equal(found, one) for one in (old.net.head.bias, new["head.bias"]))
+        assert any(
+            torch.equal(found, one)
+            for one in (old.net.heads["ctc"].linear.bias, new["heads.ctc.linear.bias"])
+        )
     monkeypatch.undo()
     save_model(folder / "model", new, old.config, old.tokenizer)
-    assert torch.equal(load_model(folder).net.head.bias, new["head.bias"])
+    assert torch.equal(
+        load_model(folder).net.heads["ctc"].linear.bias, new["heads.ctc.linear.bias"]
+    )
 
 
 def test_a_model_replaces_another_without_a_gap(folder: Path) -> None:
@@ -325,6 +331,6 @@ def test_a_tensor_that_is_not_finite_is_named(value: float) -> None:
     with torch.no_grad():
         net.norm.mean_f.fill_(3e38)  # whose sum overflows
         check_finite(net, Path("folder"))
-        net.head.weight[3, 5] = value
-    with pytest.raises(InputError, match=r"^folder: damaged weights: head\.weight holds NaN or"):
+        net.heads["ctc"].linear.weight[3, 5] = value
+    with pytest.raises(InputError, match=r"^folder: damaged weights: heads\.ctc\.linear\.weight "):
         check_finite(net, Path("folder"))

@@ -9,7 +9,7 @@ from asr import config
 from asr.config import Config
 from asr.errors import InputError
 from asr.model.recogniser import Recogniser
-from asr.model.stream import LogProbStream
+from asr.model.stream import FrameStream
 from asr.search.greedy import greedy
 
 SMALL = [
@@ -67,7 +67,7 @@ def streamed(
     chunk: tuple[int, int | None],
     cuts: list[int],
 ) -> torch.Tensor:
-    stream = LogProbStream(net, cfg, chunk)
+    stream = FrameStream(net, cfg, chunk)
     return torch.cat([*(stream.feed(part) for part in wave_n.split(cuts)), stream.finish()])
 
 
@@ -111,7 +111,7 @@ def test_streams_of_any_length_sample_by_sample(num_samples: int) -> None:
 
 def test_a_chunk_is_out_as_soon_as_its_last_window_is_in() -> None:
     net, cfg = build([])
-    stream = LogProbStream(net, cfg, (4, 1))
+    stream = FrameStream(net, cfg, (4, 1))
     # 16 feature frames of 10 ms, the last of which is 25 ms long
     assert len(stream.feed(torch.zeros(15 * 160 + 399))) == 0
     assert len(stream.feed(torch.zeros(1))) == 4
@@ -121,7 +121,7 @@ def test_a_chunk_is_out_as_soon_as_its_last_window_is_in() -> None:
 
 def test_memory_does_not_grow_with_a_bounded_past() -> None:
     net, cfg = build([])
-    stream = LogProbStream(net, cfg, (4, 2))
+    stream = FrameStream(net, cfg, (4, 2))
     for _ in range(5):
         stream.feed(torch.zeros(16_000))
     assert {past.num_past_keys for past in stream._encoder.layers} == {8}
@@ -134,7 +134,7 @@ def test_after_a_month_it_is_as_in_the_beginning(weighting: str, position: str) 
     """These positions are relative, so the number of a frame changes nothing, however large it is."""
     net, cfg = build([f"attention.weighting={weighting}", f"attention.position={position}"])
     wave_n = 0.3 * torch.randn(20_000)
-    fresh, old = LogProbStream(net, cfg, (4, 2)), LogProbStream(net, cfg, (4, 2))
+    fresh, old = FrameStream(net, cfg, (4, 2)), FrameStream(net, cfg, (4, 2))
     old._encoder.num_frames = 30 * 24 * 3600 * 25
     expected = torch.cat([fresh.feed(wave_n), fresh.finish()])
     found = torch.cat([old.feed(wave_n), old.finish()])
@@ -182,7 +182,7 @@ def test_training_with_chunks_is_the_loss_of_those_chunks() -> None:
 def test_what_cannot_be_cut_into_chunks_is_refused(options: list[str], reason: str) -> None:
     net, cfg = build(options)
     with pytest.raises(InputError, match=reason):
-        LogProbStream(net, cfg, (4, 1))
+        FrameStream(net, cfg, (4, 1))
     with pytest.raises(InputError, match=reason):
         build([*options, "encoder.chunk_sizes=[4]"])
 
@@ -190,8 +190,8 @@ def test_what_cannot_be_cut_into_chunks_is_refused(options: list[str], reason: s
 def test_bad_chunks_and_mirrored_edges_are_refused() -> None:
     net, cfg = build(["features.snip_edges=false"])
     with pytest.raises(InputError, match="snip_edges"):
-        LogProbStream(net, cfg, (4, 1))
+        FrameStream(net, cfg, (4, 1))
     net, cfg = build([])
     for chunk in ((0, 1), (4, -1)):
         with pytest.raises(InputError, match="at least one frame"):
-            LogProbStream(net, cfg, chunk)
+            FrameStream(net, cfg, chunk)

@@ -185,11 +185,11 @@ def test_options_differ_from_the_baseline_in_what_they_are_named_for(tmp_path: P
     assert "train.epochs=2" in common
     own = [sorted(word for word in one if word not in common) for one in trainings]
     assert len(own) == 2 * 4
-    assert sum("train.cr_ctc=0.2" in words for words in own) == 2
+    assert sum("ctc.consistency=0.2" in words for words in own) == 2
     keys = {word.split("=")[0] for words in own for word in words if not word.startswith("/")}
     assert keys == {
         *("train.seed", "train.ema_decay", "train.validate_steps", "train.average_checkpoints"),
-        *("augment.num_freq_masks", "augment.num_time_masks", "train.cr_ctc"),
+        *("augment.num_freq_masks", "augment.num_time_masks", "ctc.consistency"),
         *("augment.noises", "augment.rooms"),
     }
     assert sum(line.startswith(" asr average") for line in lines) == 2 * 3

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_models import model_of
 from torch import Tensor
 
 from asr.config import TokenizerConfig
@@ -137,7 +138,7 @@ def test_no_two_of_the_n_best_have_the_same_words(
     expected = sorted(best_of.items(), key=lambda item: -item[1])
     for num_best in (1, 2, 12):
         options = SearchOptions(search="beam", beam=EVERYTHING, num_best=num_best)
-        search = build_search(options, tokenizer, tmp_path, NORMALISER)
+        search = build_search(options, model_of(tokenizer, tmp_path))
         (found,) = search(log_probs, torch.tensor([num_frames]))
         texts = [" ".join(tokenizer.decode(one.tokens).split()) for one in found]
         assert texts == [text for text, _ in expected[:num_best]]
@@ -221,7 +222,7 @@ def test_a_hotword_wins_where_sound_is_unsure() -> None:
     lens = torch.tensor([3])
     plain, boosted = SearchOptions(search="beam"), SearchOptions(search="beam", hotwords=("BB",))
     found = [
-        build_search(options, tokenizer, Path("nowhere"), NORMALISER)(log_probs, lens)[0][0]
+        build_search(options, model_of(tokenizer, Path("nowhere")))(log_probs, lens)[0][0]
         for options in (plain, boosted)
     ]
     assert [tokenizer.decode(one.tokens) for one in found] == ["ab", "bb"]
@@ -259,7 +260,7 @@ def test_weights_are_given_or_tuned_or_default(model: NgramModel, tmp_path: Path
     options = SearchOptions(search="beam", beam=4, lm=lm)
 
     def settings(changed: SearchOptions) -> tuple[str, float, float, float]:
-        found = build_search(changed, tokenizer, tmp_path, NORMALISER).settings
+        found = build_search(changed, model_of(tokenizer, tmp_path)).settings
         return tuple(  # type: ignore[return-value]
             found[name] for name in ("weights", "lm_weight", "word_bonus", "unknown_penalty")
         )
@@ -296,7 +297,7 @@ def test_weights_are_given_or_tuned_or_default(model: NgramModel, tmp_path: Path
 )
 def test_wrong_options_are_refused(options: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
-        build_search(SearchOptions(**options), tokenizer_of("char"), tmp_path, NORMALISER)
+        build_search(SearchOptions(**options), model_of(tokenizer_of("char"), tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -20,11 +20,15 @@ import torch
 import asr
 from asr import box
 from asr.cli import main
+from asr.config import load as load_config
 from asr.errors import InputError
 from asr.files import file_hash
+from asr.formats import upgrade_weights
 from asr.model.folder import find_model, load_model
 from asr.model.recogniser import count_parameters
+from asr.run_folder import CARD, CARRIED_LM, CONFIG, SEARCH_WEIGHTS, WEIGHTS
 from asr.share.boxed import describe, read_card
+from asr.weights_file import WeightsFile
 from asr.wer import count_errors
 
 ROOT = Path(__file__).parents[2]
@@ -126,9 +130,16 @@ def test_commands_that_read_a_model_take_the_name(
     align = ["align", "--model", "real-en", "--cuts", cuts, "--out", "aligned", *one]
     assert main(align) == 0
     assert main(["export", "--model", "real-en", "--format", "int8", "--out", "mine"]) == 0
-    for path in box.folder("real-en").iterdir():
-        assert (Path("mine") / path.name).read_bytes() == path.read_bytes()
-    assert len(list(Path("mine").iterdir())) == len(list(box.folder("real-en").iterdir())) == 6
+    # the same but for the names of the newest format
+    theirs, mine = box.folder("real-en"), Path("mine")
+    for name in (CARD, CARRIED_LM, SEARCH_WEIGHTS, "tokenizer.model"):
+        assert (mine / name).read_bytes() == (theirs / name).read_bytes()
+    assert load_config([mine / CONFIG]) == load_config([theirs / CONFIG], follow_base=False)
+    expected = upgrade_weights(WeightsFile(theirs / WEIGHTS).load_stored())
+    found = WeightsFile(mine / WEIGHTS).load_stored()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert len(list(mine.iterdir())) == len(list(theirs.iterdir())) == 6
     # shared and fetched, it is whole: its card has the attributions that its licence asks for
     assert main(["push", "real-en", "./shared-en"]) == 0
     assert main(["pull", "./shared-en", "--out", "fetched"]) == 0

@@ -11,14 +11,20 @@ import torch
 from asr.config import load
 from asr.decode.decode import decode_set
 from asr.decode.score import score_folder
-from asr.model.folder import load_model, save_model
+from asr.model.folder import Model, load_model, save_model
 from asr.model.recogniser import Recogniser
-from asr.text.tokenizer import train_tokenizer
+from asr.text.tokenizer import Tokenizer, train_tokenizer
 
 TINY = [
     *("encoder.num_layers=2", "encoder.dim=16", "encoder.ff_dim=16", "encoder.conv_kernel=3"),
     *("encoder.subsampling_channels=4", "attention.num_heads=2", "tokenizer.kind=char"),
 ]
+
+
+def model_of(tokenizer: Tokenizer, folder: Path) -> Model:
+    """An untrained model with this tokenizer, said to lie in ``folder``."""
+    config = load([], TINY)
+    return Model(Recogniser(config, tokenizer.vocab_size).eval(), tokenizer, config, folder)
 
 
 def write_run(folder: Path, weighting: str, position: str, seed: int) -> Path:

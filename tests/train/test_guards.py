@@ -268,8 +268,8 @@ def test_an_utterance_is_given_up_for_what_lies_within_it_alone() -> None:
     torch.manual_seed(0)
     net = Recogniser(cfg, tokenizer.vocab_size).eval()
     with torch.no_grad():
-        net.head.weight.mul_(100)
-        net.head.bias[0] -= 3  # few blanks, so that each is heard to say something
+        net.heads["ctc"].linear.weight.mul_(100)
+        net.heads["ctc"].linear.bias[0] -= 3  # few blanks, so that each is heard to say something
     batch = batch_of(32000, 16000, 24000)
     with torch.no_grad():
         found = greedy(*net(batch.wave_bn, batch.wave_lens_b))

@@ -18,6 +18,7 @@ from torch.distributions import Categorical, kl_divergence
 
 from asr import config
 from asr.errors import InputError
+from asr.heads.ctc import consistency
 from asr.model.folder import load_model
 from asr.model.recogniser import Recogniser
 from asr.nn.encoder import Encoder
@@ -26,7 +27,6 @@ from asr.text.tokenizer import load_tokenizer
 from asr.train.averaging import MovingAverage
 from asr.train.engines import build_engine
 from asr.train.flops import count_layers
-from asr.train.objective import consistency
 from asr.train.run import Options, average, train
 
 SETTINGS = [
@@ -89,7 +89,7 @@ def test_a_run_keeps_the_average_in_place_of_the_weights(
     assert losses(tmp_path / "exp") == losses(plain)  # the average changes no step
     averaged, own = weights(tmp_path / "exp"), weights(plain)
     assert averaged.keys() == own.keys()
-    assert not torch.equal(averaged["head.weight"], own["head.weight"])
+    assert not torch.equal(averaged["heads.ctc.linear.weight"], own["heads.ctc.linear.weight"])
 
 
 def test_averages_made_afterwards(plain: Path, tiny_corpus: Path, tmp_path: Path) -> None:
@@ -145,9 +145,9 @@ def test_consistency_is_half_the_symmetric_divergence_over_the_frames_that_exist
 def test_two_views_that_do_not_differ_train_as_one(tiny_corpus: Path, tmp_path: Path) -> None:
     still = ("augment.num_freq_masks=0", "augment.num_time_masks=0", "encoder.dropout=0")
     run(tiny_corpus, tmp_path / "one", *still)
-    run(tiny_corpus, tmp_path / "two", *still, "train.cr_ctc=0.2")
+    run(tiny_corpus, tmp_path / "two", *still, "ctc.consistency=0.2")
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
-    run(tiny_corpus, tmp_path / "masked", "train.cr_ctc=0.2")
+    run(tiny_corpus, tmp_path / "masked", "ctc.consistency=0.2")
     assert losses(tmp_path / "masked") != pytest.approx(losses(tmp_path / "one"), rel=1e-4)
 
 
@@ -229,10 +229,13 @@ def test_fine_tuning_with_another_tokenizer_has_a_new_head(
     other = ("tokenizer.kind=bpe", "tokenizer.vocab_size=40", "optimizer.lr=1e-9")
     run(tiny_corpus, exp, *other, options=Options(init_from=plain))
     found, before = weights(exp), weights(plain)
-    assert found["head.weight"].shape[0] == 40
-    for name in before.keys() - {"head.weight", "head.bias"}:
+    assert found["heads.ctc.linear.weight"].shape[0] == 40
+    for name in before.keys() - {"heads.ctc.linear.weight", "heads.ctc.linear.bias"}:
         torch.testing.assert_close(found[name], before[name], rtol=1e-5, atol=1e-6, msg=name)
-    assert "new, for another tokenizer: head.bias, head.weight" in capsys.readouterr().out
+    assert (
+        "new, for another tokenizer: heads.ctc.linear.bias, heads.ctc.linear.weight"
+        in capsys.readouterr().out
+    )
     run_json = json.loads((exp / "run.json").read_text())
     assert str(plain) in run_json["initialised"]
 

@@ -124,11 +124,11 @@ def test_weight_decay_spares_norms_and_biases() -> None:
     assert decayed | kept == set(names.values())
     assert groups[0]["weight_decay"] == 0.01
     assert groups[1]["weight_decay"] == 0.0
-    assert "head.weight" in decayed
+    assert "heads.ctc.linear.weight" in decayed
     assert all(
         name.endswith(".weight") and "norm" not in name for name in decayed if "ff_" not in name
     )
-    assert {"head.bias", "encoder.layers.0.norm.weight"} <= kept
+    assert {"heads.ctc.linear.bias", "encoder.layers.0.norm.weight"} <= kept
     assert any(name.endswith("u_hd") for name in kept)
 
 

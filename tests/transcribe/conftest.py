@@ -56,13 +56,13 @@ def untrained(folder: Path, local: bool, babble: np.ndarray, options: Sequence[s
     # every token as likely as any other on average, blank and space more so, and no frame unsure
     blank, space = 0, 2
     with torch.no_grad():
-        net.head.weight.mul_(100)
+        net.heads["ctc"].linear.weight.mul_(100)
         log_probs_btv, _ = net(torch.from_numpy(babble[None, :320_000]), torch.tensor([320_000]))
         scale = 3.0 / log_probs_btv.std(1).mean()
-        net.head.weight.mul_(scale)
-        net.head.bias.mul_(scale).sub_(log_probs_btv[0].mean(0) * scale)
-        net.head.bias[blank] += 1.0
-        net.head.bias[space] += 4.0
+        net.heads["ctc"].linear.weight.mul_(scale)
+        net.heads["ctc"].linear.bias.mul_(scale).sub_(log_probs_btv[0].mean(0) * scale)
+        net.heads["ctc"].linear.bias[blank] += 1.0
+        net.heads["ctc"].linear.bias[space] += 4.0
     return Model(net, tokenizer, cfg, folder)
 
 
@@ -98,7 +98,7 @@ def mute_exp(tmp_path_factory: pytest.TempPathFactory, babble: np.ndarray) -> Pa
     folder = tmp_path_factory.mktemp("mute") / "exp"
     model = untrained(folder, False, babble, STREAMING)
     with torch.no_grad():
-        model.net.head.bias[0] = 1000.0
+        model.net.heads["ctc"].linear.bias[0] = 1000.0
     return saved(folder, model)
 
 

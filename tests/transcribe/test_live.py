@@ -192,11 +192,11 @@ def test_an_endless_stream_needs_no_more_memory(
     for _ in range(3):
         for part_n in np.split(block_n, 30):
             stream.feed(part_n)
-        layers, held = stream._log_probs._encoder.layers, stream._cutter.held
+        layers, held = stream._frames._encoder.layers, stream._cutter.held
         tensors = [t for past in layers for t in (past.k_bhsd, past.v_bhsd, past.conv_bdt)]
         sizes.append([t.numel() for t in tensors if t is not None])
-        assert len(stream._log_probs._wave_n) < 8 * 640 + 400
-        assert len(held.log_probs_tv) * 0.04 <= 30
+        assert len(stream._frames._wave_n) < 8 * 640 + 400
+        assert len(held.frames_tx) * 0.04 <= 30
         allocated.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
     assert sizes[0] == sizes[1] == sizes[2]
@@ -209,7 +209,7 @@ def test_a_past_without_bounds_in_training_is_bounded(tmp_path: Path, babble: np
     stream = Transcriber(untrained(tmp_path, False, babble, options)).stream(chunk=4)
     fed(stream, np.split(babble[: 10 * RATE], 20))
     # 3.1 s are 20 chunks of 160 ms
-    assert {past.num_past_keys for past in stream._log_probs._encoder.layers} == {80}
+    assert {past.num_past_keys for past in stream._frames._encoder.layers} == {80}
 
 
 @pytest.mark.parametrize(

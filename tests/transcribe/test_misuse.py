@@ -53,8 +53,10 @@ def damage(tmp_path: Path, streaming_exp: Path) -> Callable[..., Path]:
 
 @pytest.mark.parametrize("factor", [NAN, INF])
 def test_weights_that_are_not_finite_are_named(damage: Callable[..., Path], factor: float) -> None:
-    folder = damage(factor, "head.bias")
-    refused(lambda: asr.load(folder, "cpu"), str(folder), "head.bias holds NaN or infinite")
+    folder = damage(factor, "heads.ctc.linear.bias")
+    refused(
+        lambda: asr.load(folder, "cpu"), str(folder), "heads.ctc.linear.bias holds NaN or infinite"
+    )
 
 
 def test_weights_whose_sum_overflows_are_finite(damage: Callable[..., Path]) -> None:
@@ -99,7 +101,7 @@ def test_the_commands_name_a_damaged_model_in_one_line(
 
 def test_wrong_shapes_stay_programming_errors(transcriber: Transcriber) -> None:
     model = transcriber.model
-    search = build_search(SearchOptions(), model.tokenizer, model.folder, model.normaliser)
+    search = build_search(SearchOptions(), model)
     nan_btv = torch.full((1, 3, model.tokenizer.vocab_size), NAN)
     for wrong_btv, lens_b in ((nan_btv[0], [3]), (nan_btv, [3, 3]), (nan_btv, [0, 0])):
         with pytest.raises(ValueError, match="expected") as caught:

@@ -9,12 +9,15 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from asr.config import CtcConfig
+from asr.heads.ctc import Ctc
 from asr.search.greedy import greedy
 from asr.search.units import Units
 from asr.transcribe.pieces import Piece, PieceCutter
 
 FRAME_S = 0.04
 # blank, space, a, b
+HEAD = Ctc(CtcConfig(), dim=1, vocab_size=4)
 UNITS = Units(begins_v=(False, True, False, False), letters_v=("", "", "a", "b"))
 
 
@@ -23,7 +26,7 @@ def path_to_log_probs(path_t: list[int]) -> np.ndarray:
 
 
 def cut(path_t: list[int], block: int) -> list[Piece]:
-    cutter = PieceCutter(UNITS, FRAME_S)
+    cutter = PieceCutter(HEAD, UNITS, FRAME_S)
     log_probs_tv = path_to_log_probs(path_t)
     pieces = []
     for start in range(0, len(path_t), block):
@@ -57,13 +60,13 @@ def paths(draw: st.DrawFn) -> list[int]:
 def test_pieces_are_the_frames_and_have_the_words(path_t: list[int], block: int) -> None:
     pieces = cut(path_t, block)
     assert [
-        frame for p in pieces for frame in range(p.first_frame, p.first_frame + len(p.log_probs_tv))
+        frame for p in pieces for frame in range(p.first_frame, p.first_frame + len(p.frames_tx))
     ] == list(range(len(path_t)))
     if not pieces:
         return
-    whole_tv = np.concatenate([piece.log_probs_tv for piece in pieces])
+    whole_tv = np.concatenate([piece.frames_tx for piece in pieces])
     np.testing.assert_array_equal(whole_tv, path_to_log_probs(path_t))
-    assert [word for p in pieces for word in words(p.log_probs_tv)] == words(whole_tv)
+    assert [word for p in pieces for word in words(p.frames_tx)] == words(whole_tv)
 
 
 @settings(max_examples=150, deadline=None)
@@ -78,20 +81,18 @@ def test_pieces_have_the_tokens_of_the_whole_whatever_the_blocks(
     path_t = [token for token, length in runs for _ in range(length)]
     assume(all(len(list(run)) < 700 for _, run in itertools.groupby(path_t)))
     pieces = cut(path_t, 1_000_000)
-    assert [len(p.log_probs_tv) for p in cut(path_t, block)] == [
-        len(p.log_probs_tv) for p in pieces
-    ]
-    tokens = [token for p in pieces for token in collapsed(p.log_probs_tv.argmax(1).tolist())]
+    assert [len(p.frames_tx) for p in cut(path_t, block)] == [len(p.frames_tx) for p in pieces]
+    tokens = [token for p in pieces for token in collapsed(p.frames_tx.argmax(1).tolist())]
     assert tokens == collapsed(path_t)
 
 
 def test_without_pauses_too_the_blocks_make_no_difference() -> None:
     rng = np.random.default_rng(0)
     path_t = np.repeat(rng.choice([0, 2, 3], 1000), rng.integers(1, 4, 1000)).tolist()
-    lengths = [len(piece.log_probs_tv) for piece in cut(path_t, 1)]
+    lengths = [len(piece.frames_tx) for piece in cut(path_t, 1)]
     assert len(lengths) > 2
     for block in (8, 300, 1_000_000):
-        assert [len(piece.log_probs_tv) for piece in cut(path_t, block)] == lengths
+        assert [len(piece.frames_tx) for piece in cut(path_t, block)] == lengths
 
 
 def collapsed(path_t: list[int]) -> list[int]:
@@ -101,11 +102,11 @@ def collapsed(path_t: list[int]) -> list[int]:
 def test_pauses_separate() -> None:
     said, pause = [2, 3, 0, 2], [0] * 20
     pieces = cut(pause + said + pause + said + [0] * 5 + said + pause, 7)
-    assert [words(piece.log_probs_tv) for piece in pieces] == [["aba"], ["abaaba"], []]
+    assert [words(piece.frames_tx) for piece in pieces] == [["aba"], ["abaaba"], []]
 
 
 def test_what_never_pauses_and_what_is_silent_are_cut_too() -> None:
     for path_t in ([2, 3] * 4000, [0] * 8000, [2] * 8000):
         pieces = cut(path_t, 50)
-        assert max(len(piece.log_probs_tv) for piece in pieces) * FRAME_S < 35
-    assert "".join("".join(words(p.log_probs_tv)) for p in cut([2, 3] * 4000, 50)) == "ab" * 4000
+        assert max(len(piece.frames_tx) for piece in pieces) * FRAME_S < 35
+    assert "".join("".join(words(p.frames_tx)) for p in cut([2, 3] * 4000, 50)) == "ab" * 4000

@@ -183,7 +183,7 @@ def test_gaps_are_told(exp: Path, babble: np.ndarray, tmp_path: Path) -> None:
 def test_long_silence_gives_no_words(local_model: Model, search: str) -> None:
     silence = np.zeros((1, 200 * RATE), np.float32)
     with torch.no_grad():
-        local_model.net.head.bias[0] = 1000.0
+        local_model.net.heads["ctc"].linear.bias[0] = 1000.0
     found = Transcriber(local_model, SearchOptions(search=search)).transcribe(silence, RATE)
     assert (found.text, found.segments) == ("", ())
     assert found.duration_s == silence.shape[1] / RATE

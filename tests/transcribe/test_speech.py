@@ -195,7 +195,7 @@ def test_words_and_gaps_of_speech_with_silence_in_it(
 ) -> None:
     """What is transcribed is transcribed as without: only silence, which gives no words, is left out."""
     with torch.no_grad():
-        local_model.net.head.bias[0] += 3.0
+        local_model.net.heads["ctc"].linear.bias[0] += 3.0
     wave_n = with_pauses(speech[:4], 4.0)
     plain = Transcriber(local_model, window_s=8.0, overlap_s=1.0).transcribe(wave_n, RATE)
     found = Transcriber(local_model, window_s=8.0, overlap_s=1.0, vad=True).transcribe(wave_n, RATE)

@@ -31,7 +31,7 @@ def attention_maps(net: Recogniser, wave_n: np.ndarray) -> list[Tensor]:
                     attention, lambda seen: found.append(seen.weights()[0].float().cpu())
                 )
             )
-        device = next(net.parameters()).device
+        device = net.device
         wave_bn = torch.from_numpy(wave_n)[None].to(device)
         net(wave_bn, torch.tensor([wave_bn.shape[1]], device=device))
     return found

@@ -31,10 +31,10 @@ from asr.data.store.manifest import (
     check_fields,
     explain_error,
     manifest_lines,
-    min_ctc_frames,
     read_cuts,
 )
 from asr.errors import InputError
+from asr.heads.ctc import frames_needed
 from asr.text.normalise import Normaliser
 from asr.text.tokenizer import Tokenizer
 
@@ -86,7 +86,7 @@ class CutTable(ABC):
     def ctc_frames(self, tokenizer: Tokenizer, normaliser: Normaliser) -> np.ndarray:
         """int32: the frames that CTC needs for each text, or ``NO_TEXT``."""
         texts = (normaliser(self.text(index)) for index in range(len(self)))
-        needed = (min_ctc_frames(tokenizer.encode(t)) if t.strip() else NO_TEXT for t in texts)
+        needed = (frames_needed(tokenizer.encode(t)) if t.strip() else NO_TEXT for t in texts)
         bar = tqdm(needed, total=len(self), desc="tokens", unit="utt", leave=False, disable=None)
         return np.fromiter(bar, np.int32, len(self))
 

@@ -7,12 +7,11 @@ a segment of one, with text and speaker, and the audio's absolute path. No audio
 from __future__ import annotations
 
 import gzip
-import itertools
 import json
 import math
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
@@ -109,11 +108,6 @@ class LeftOut:
 
 def cuts_path(out: Path, part: str) -> Path:
     return out / f"{part}{MANIFEST_SUFFIX}"
-
-
-def min_ctc_frames(tokens: Sequence[Any]) -> int:
-    """Frames that CTC needs for ``tokens``: one each, and a blank between equal neighbours."""
-    return len(tokens) + sum(a == b for a, b in itertools.pairwise(tokens))
 
 
 def write_cuts(cuts: Iterable[Cut], path: Path) -> None:

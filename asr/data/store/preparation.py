@@ -22,9 +22,10 @@ from lhotse.cut import Cut
 from tqdm import tqdm
 
 from asr.data.audio.samples import AudioError, AudioInfo, check_audio, probe
-from asr.data.store.manifest import LeftOut, audio_source, cuts_path, min_ctc_frames, write_cuts
+from asr.data.store.manifest import LeftOut, audio_source, cuts_path, write_cuts
 from asr.errors import InputError
 from asr.files import is_unicode, spell_out, write_atomically
+from asr.heads.ctc import frames_needed
 from asr.locks import locked
 
 T = TypeVar("T")
@@ -260,7 +261,7 @@ def check_text(text: str, duration_s: float) -> tuple[str, str] | None:
     if "\0" in text:
         return "unreadable transcript", "a NUL byte in it"
     num_frames = int(duration_s / ENCODER_FRAME_S)
-    needed = min_ctc_frames(text)
+    needed = frames_needed(text)
     if needed > num_frames:
         return (
             "transcript too long for CTC",
