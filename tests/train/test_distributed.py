@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from older_folders import unpack_format_1
 from safetensors.torch import load_file
 
 from asr import config
@@ -207,6 +208,19 @@ def test_sharded_and_whole_checkpoints_are_read_by_either(
     ours, theirs = (load_file(e / "model" / "model.safetensors") for e in (exp, whole))
     for name, value in ours.items():
         torch.testing.assert_close(value, theirs[name], rtol=1e-8, atol=1e-8, msg=name)
+
+
+def test_a_sharded_run_of_format_1_goes_on_with_its_losses(
+    tiny_corpus: Path, tmp_path: Path
+) -> None:
+    exp = unpack_format_1(tmp_path) / "sharded"
+    before = losses(exp, "train")
+    text = (exp / "config.yaml").read_text().replace("- corpus/", f"- {tiny_corpus}/")
+    (exp / "config.yaml").write_text(text)
+    forked(2, tmp_path, "train", "--exp", exp, "--resume", "--config", exp / "config.yaml")
+    assert len(before) == 22
+    assert losses(exp, "train") == pytest.approx(before, rel=1e-5)
+    assert [path.is_dir() for path in list_checkpoints(exp / "checkpoints").values()] == [True] * 2
 
 
 @pytest.mark.slow
