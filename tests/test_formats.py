@@ -15,7 +15,7 @@ from asr import box
 from asr.config import CtcConfig, dump, load
 from asr.decode.decode import decode_set
 from asr.errors import InputError, InputWarning
-from asr.formats import FORMAT, is_old, renamed_in, upgrade_options, upgrade_weights
+from asr.formats import FORMAT, OPTIONS, is_old, renamed_in, upgrade_options, upgrade_weights
 from asr.model.folder import load_model, save_int8
 from asr.search.factory import SearchOptions
 from asr.share.card import CardOptions
@@ -65,6 +65,12 @@ def test_refusals(text: str, message: str, tmp_path: Path) -> None:
 def test_a_section_without_a_line_takes_the_option(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text("train: {cr_ctc: 0.2}\nctc:\n")
     assert load([tmp_path / "x.yaml"], follow_base=False).ctc.consistency == 0.2
+
+
+def test_the_page_has_every_old_name_beside_the_one_of_today() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
+    for old, new in OPTIONS.items():
+        assert f"| `{old}` | `{new}` |" in page
 
 
 def test_content_stays_as_it_is() -> None:
