@@ -64,7 +64,14 @@ def upgrade_name(name: str) -> str:
 
 
 def upgrade_weights(weights: Mapping[str, Value]) -> dict[str, Value]:
-    """Return weights by their names of today."""
+    """Return weights by their names of today.
+
+    Raises:
+        InputError: a weight under its old name and its new one.
+    """
+    for name in weights:
+        if is_old(name) and upgrade_name(name) in weights:
+            raise InputError(f"{name} and {upgrade_name(name)} are one weight: the file is damaged")
     return {upgrade_name(name): value for name, value in weights.items()}
 
 

@@ -50,8 +50,8 @@ class WeightsFile:
         shapes: of the tensors by name, without the scales of those in 8 bits.
 
     Raises:
-        InputError: it cannot be read, its header is damaged, or a matrix in 8 bits and its scales do not
-            belong together.
+        InputError: it cannot be read, its header is damaged, a weight is there by two names, or a matrix
+            in 8 bits and its scales do not belong together.
     """
 
     def __init__(self, path: Path, rename: Callable[[str], str] = str) -> None:
@@ -69,6 +69,9 @@ class WeightsFile:
             raise InputError(
                 f"{path}: damaged: its header is none of safetensors: {reason}"
             ) from None
+        for name in parsed:
+            if rename(name) != name and rename(name) in parsed:
+                raise InputError(f"{path}: damaged: {name} and {rename(name)} are one weight")
         self._int8 = [name for name, kind in types.items() if kind == "I8"]
         if problem := _int8_problem(shapes, types):
             raise InputError(f"{path}: damaged: {problem}")

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from older_folders import unpack_format_1
+from safetensors.torch import load_file, save_file
 
 from asr import box
 from asr.config import CtcConfig, dump, load
@@ -139,3 +140,17 @@ def test_an_old_folder_in_8_bits_is_copied_into_this_format(tmp_path: Path) -> N
     check_is_of_this_format(tmp_path / "new")
     new = WeightsFile(tmp_path / "new" / "model.safetensors").load_stored()
     assert torch.equal(new["heads.ctc.linear.weight"], old["head.weight"])
+
+
+@pytest.mark.parametrize("shape_differs", [False, True])
+def test_a_weight_by_both_its_names_is_refused(tmp_path: Path, shape_differs: bool) -> None:
+    folder = unpack_format_1(tmp_path) / "made" / "model"
+    weights = load_file(folder / "model.safetensors")
+    twin = weights["head.bias"] + 1
+    weights["heads.ctc.linear.bias"] = torch.cat([twin, twin]) if shape_differs else twin
+    save_file(weights, folder / "model.safetensors")
+    message = r"damaged: head\.bias and heads\.ctc\.linear\.bias are one weight"
+    with pytest.raises(InputError, match=message):
+        load_model(folder)
+    with pytest.raises(InputError, match=r"head\.bias and heads\.ctc\.linear\.bias are one weight"):
+        upgrade_weights(weights)
