@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+import yaml
+
 from asr.errors import InputError
 
 FORMAT = 2
@@ -35,16 +37,23 @@ def upgrade_options(content: Mapping[str, Any], origin: str) -> dict[str, Any]:
     }
     version = sections.pop("format", 1)
     if type(version) is not int or not 1 <= version <= FORMAT:
-        raise InputError(f"{origin}: format {version!r}: this version reads 1 to {FORMAT}")
+        raise InputError(f"{origin}: format {_yaml(version)}: this version reads 1 to {FORMAT}")
     for old, new in old_options(sections).items() if version == 1 else ():
         (section, key), (target, name) = old.split("."), new.split(".")
         if sections.get(target) is None:  # a section of which every line is a comment
             sections[target] = {}
         there = sections[target]
-        if not isinstance(there, dict) or name in there:
+        if not isinstance(there, dict):
+            raise InputError(f"{origin}: {target}: expected keys and values, got {there!r}")
+        if name in there:
             raise InputError(f"{origin}: {old} is called {new} now; give it once")
         there[name] = sections[section].pop(key)
     return sections
+
+
+def _yaml(value: Any) -> str:
+    """A value as a yaml file has it, on one line."""
+    return yaml.safe_dump(value, default_flow_style=True, width=1000).splitlines()[0]
 
 
 def old_options(content: Mapping[str, Any]) -> dict[str, str]:

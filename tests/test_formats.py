@@ -47,7 +47,9 @@ def test_old_options_have_their_new_names(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("format: 3", "format 3: this version reads 1 to 2"),
-        ("format: yes", "format True: this version reads"),
+        ("format: yes", "format true: this version reads"),
+        ("format:", "format null: this version reads"),
+        ("ctc: 5\ntrain: {cr_ctc: 0.1}", "ctc: expected keys and values, got 5"),
         ("format: 2\n" + OLD, "encoder.intermediate_ctc is called ctc.intermediate_layers now"),
         (
             OLD + "ctc: {consistency: 0.1}",
@@ -59,8 +61,20 @@ def test_refusals(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(text)
     with pytest.raises(InputError, match=message):
         load([tmp_path / "x.yaml"])
-    with pytest.raises(InputError, match=r"train\.cr_ctc is called ctc\.consistency now"):
-        load([], ["train.cr_ctc=0.2"])
+
+
+def test_the_command_of_an_older_run_goes_on() -> None:
+    words = ["encoder.intermediate_ctc=[2]", "train.cr_ctc=0.2", "encoder.num_layers=3"]
+    with pytest.warns(InputWarning) as told:
+        config = load([], words)
+    assert [str(one.message) for one in told] == [
+        "override 'encoder.intermediate_ctc=[2]': encoder.intermediate_ctc is called "
+        "ctc.intermediate_layers now",
+        "override 'train.cr_ctc=0.2': train.cr_ctc is called ctc.consistency now",
+    ]
+    assert (config.ctc.intermediate_layers, config.ctc.consistency) == ([2], 0.2)
+    with pytest.warns(InputWarning), pytest.raises(InputError, match=r"ctc\.consistency = -1"):
+        load([], ["train.cr_ctc=-1"])
 
 
 def test_a_section_without_a_line_takes_the_option(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ FlashAttention 2 of the same shape (all frames, no positions) in the same run.
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import os
 import sys
@@ -32,15 +33,16 @@ from gpu_contenders import (
     Contender,
     Scene,
     Shape,
-    arranged,
     back,
+    compiled_call,
     contenders,
     error_against_float64,
+    gradients,
+    leaves_of,
     shapes,
 )
 from gpu_contenders import ours as our_call
 from measure import environment
-from torch import Tensor
 
 PACKAGES = ("torch", "triton", "triton-sigmoid")
 QUICK = [1024, 4096, 16384]
@@ -114,12 +116,6 @@ def reason(problem: BaseException) -> str:
     """The first line of what went wrong."""
     lines = [line for line in str(problem).splitlines() if line.strip()] or [""]
     return f"{type(problem).__name__}: {lines[0][:160]}"
-
-
-def leaves_of(scene: Scene, contender: Contender) -> tuple[list[Tensor], Tensor]:
-    """What is differentiated, and the gradient of the output."""
-    *tensors, do = arranged(scene, contender.layout)
-    return [x.detach().requires_grad_() for x in [*tensors, *contender.extra(scene)]], do
 
 
 def measure(
@@ -276,42 +272,15 @@ def dtype_of(unit: gpu_farm.Unit) -> torch.dtype:
     return torch.float16 if unit["device"] == "cpu" else dtype
 
 
-def compiled_call(scene: Scene, contender: Contender) -> Any:
-    """A contender's call after one forward without gradients and one with the backward."""
-    call = contender.make(scene)
-    leaves, do = leaves_of(scene, contender)
-    with torch.no_grad():
-        call(*leaves)
-    torch.autograd.grad(call(*leaves), leaves, do)
-    if scene.device == "cuda":
-        torch.cuda.synchronize()
-    return call
-
-
 def breakdown(bench: Bench, args: argparse.Namespace) -> None:
     """Where the time of one forward and backward of ours goes, kernel by kernel."""
-    from torch.profiler import ProfilerActivity, profile
-
     shape = REHEARSED[0] if args.rehearse else Shape(16, 16, 1024, 64)
-    kind = ProfilerActivity.CPU if args.rehearse else ProfilerActivity.CUDA
     for part in ("plain", "ragged", "ragged alibi", "ragged relative"):
         scene = Scene(part, shape, bench.device, bench.dtype)
         contender = contenders(part)[0]
         call = contender.make(scene)
-        tensors = [scene.q, scene.k, scene.v, *contender.extra(scene)]
-        leaves = [x.detach().requires_grad_() for x in tensors]
-
-        def step(call: Any = call, leaves: Any = leaves, do: Tensor = scene.do) -> None:
-            torch.autograd.grad(call(*leaves), leaves, do)
-            if bench.device == "cuda":
-                torch.cuda.synchronize()
-
-        step()
-        with profile(activities=[kind], acc_events=True) as seen:
-            for _ in range(3):
-                step()
-        found = sorted(seen.key_averages(), key=lambda e: -e.self_device_time_total)[:30]
-        us = {e.key[:90]: [e.count / 3, e.self_device_time_total / 3] for e in found}
+        leaves, do = leaves_of(scene, contender)
+        us = gpu_timing.kernel_us(functools.partial(gradients, call, leaves, do), bench.device)
         bench.whole.setdefault("breakdown", {})[part] = us
         bench.keep()
         print(f"breakdown {part} {shape}, us per forward and backward:")

@@ -420,3 +420,25 @@ def shapes(dims: list[int], lengths: list[int] | None) -> list[Shape]:
     # length by length, so that what matters of both is there when time runs out
     found = [Shape(*every[d][number], d) for number in range(len(d64)) for d in dims]
     return [shape for shape in found if lengths is None or shape.t in lengths]
+
+
+def leaves_of(scene: Scene, contender: Contender) -> tuple[list[Tensor], Tensor]:
+    """What is differentiated, and the gradient of the output."""
+    *tensors, do = arranged(scene, contender.layout)
+    return [x.detach().requires_grad_() for x in [*tensors, *contender.extra(scene)]], do
+
+
+def gradients(call: Any, leaves: list[Tensor], do: Tensor) -> None:
+    torch.autograd.grad(call(*leaves), leaves, do)
+
+
+def compiled_call(scene: Scene, contender: Contender) -> Any:
+    """A contender's call after one forward without gradients and one with the backward."""
+    call = contender.make(scene)
+    leaves, do = leaves_of(scene, contender)
+    with torch.no_grad():
+        call(*leaves)
+    gradients(call, leaves, do)
+    if scene.device == "cuda":
+        torch.cuda.synchronize()
+    return call

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 REPLAYS = 7
 WORK_MS = 3.0  # of one replay; seven of them and the first, which is not counted, make one figure
@@ -119,3 +120,20 @@ def roofs(device: str, size: int = 8192) -> dict[str, float]:
         "product_tflops": 2.0 * size**3 / product / 1e9,
         "copy_tb_per_s": 2.0 * source.nbytes / copy / 1e9,
     }
+
+
+def kernel_us(run: Callable[[], None], device: str) -> dict[str, list[float]]:
+    """How often each kernel runs in a call, and its microseconds; the 30 that take longest."""
+    kind = ProfilerActivity.CPU if device == "cpu" else ProfilerActivity.CUDA
+
+    def whole() -> None:
+        run()
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    whole()
+    with profile(activities=[kind], acc_events=True) as seen:
+        for _ in range(3):
+            whole()
+    found = sorted(seen.key_averages(), key=lambda e: -e.self_device_time_total)[:30]
+    return {e.key[:90]: [e.count / 3, e.self_device_time_total / 3] for e in found}

@@ -37,6 +37,12 @@ def folder(name: str) -> Path:
     return _HERE / name
 
 
+def path_of(text: str) -> Path:
+    """Return the path that a text is; one with a separator (``./real-en``) is never a model's name."""
+    found = Path(text)
+    return found.absolute() if str(found) in NAMES and text != str(found) else found
+
+
 def check_not_boxed(path: Path, instead: str) -> None:
     """Refuse a model in the box where a command would write into its folder.
 

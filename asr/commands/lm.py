@@ -24,7 +24,7 @@ def add(verbs: Verbs) -> None:
     size = prune.add_mutually_exclusive_group()
     size.add_argument(
         "--threshold",
-        type=_non_negative,
+        type=at_least_zero,
         help="keep n-grams whose removal raises the perplexity by this part or more, as 1e-8",
     )
     size.add_argument(
@@ -141,7 +141,8 @@ def run_perplexity(args: argparse.Namespace) -> int:
     return 0
 
 
-def _non_negative(text: str) -> float:
+def at_least_zero(text: str) -> float:
+    """A finite number of 0 or more."""
     value = float(text)
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"{text}: must be a number of 0 or more")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from asr.box import path_of
 from asr.errors import InputError
 
 if TYPE_CHECKING:
@@ -162,9 +163,9 @@ def _index(number: int | None, name: str) -> int | None:
 def path(text: str) -> Path:
     """A path; ~ is the home folder, also where a shell leaves it alone, as in --model=~/exp."""
     try:
-        return Path(text).expanduser()
+        return path_of(text).expanduser()
     except RuntimeError:  # no such user, or no home
-        return Path(text)
+        return path_of(text)
 
 
 def count(text: str) -> int:

@@ -73,6 +73,9 @@ def parse_override(text: str) -> dict[str, Any]:
         raise InputError(
             f"override {text[:100]!r}: {value[:100]!r} is not a yaml value: {error}"
         ) from None
+    if key in OPTIONS:  # a command that was written for an older version goes on
+        warn(f"override {text[:200]!r}: {key} is called {OPTIONS[key]} now")
+        parts = OPTIONS[key].split(".")
     layer = {parts[0]: {parts[1]: parsed}}
     _refuse_interpolation(layer, f"override {text[:200]!r}")
     return layer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from asr.errors import InputError, InputWarning
+from asr.errors import InputError, warn
 from asr.files import file_hash
 from asr.lm.coverage import check_vocabulary
 from asr.lm.load import load_word_model
@@ -150,8 +149,7 @@ def carried_search(folder: Path) -> SearchOptions:
         return GREEDY
     tuned = read_tuned(folder)
     if tuned is not None and lm.is_file() and tuned.lm_sha256 != file_hash(lm):
-        message = f"{folder}: its weights were tuned for another {CARRIED_LM}: run asr tune again"
-        warnings.warn(InputWarning(message), stacklevel=2)
+        warn(f"{folder}: its weights were tuned for another {CARRIED_LM}: run asr tune again")
         tuned = None
     return (
         SearchOptions("beam", lm=lm) if tuned is None else SearchOptions("beam", tuned.beam, lm=lm)

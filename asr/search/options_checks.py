@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from asr.box import path_of
 from asr.errors import InputError
 
 _LONGEST_SHOWN = 60
@@ -92,4 +93,4 @@ def path(name: str, value: object) -> Path:
     found = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
     if not isinstance(found, str):
         raise InputError(f"{name} = {shown(value)}: must be a path (str or Path)")
-    return Path(found)
+    return path_of(found) if isinstance(value, str) else Path(found)

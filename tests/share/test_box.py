@@ -92,6 +92,12 @@ def test_load_without_a_folder_reads_the_box() -> None:
 def test_a_path_of_that_name_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert find_model(Path("real-en")) == box.folder("real-en")
+    for text in ("./real-en", "real-en/"):  # no name
+        with pytest.raises(InputError, match="real-en: no such model folder"):
+            asr.load(text)
+        assert (
+            main(["align", "--model", text, "--audio", "a.wav", "--text", "a", "--out", "o"]) == 2
+        )
     shutil.copytree(box.folder("real-en"), "real-en")
     assert find_model(Path("real-en")) == Path("real-en")
     shutil.rmtree("real-en")
