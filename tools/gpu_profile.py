@@ -17,8 +17,7 @@ from torch.profiler import profile
 from asr.data.augment import spec_augment
 from asr.data.draws import utterance_rng
 from asr.nn import depthwise
-from asr.nn.attention import frame_mask
-from asr.nn.residual import Frames
+from asr.nn.frames import Frames, frame_mask
 
 ROWS = 25
 # The first that matches a kernel's name says what kind it is.

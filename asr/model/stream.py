@@ -13,6 +13,7 @@ from asr.config.rules import chunk_refusal
 from asr.errors import InputError
 from asr.model.recogniser import Recogniser
 from asr.nn.encoder import Chunk
+from asr.nn.frames import Memory
 
 
 def choose_chunk(config: Config, size: int | None = None, left_chunks: int | None = None) -> Chunk:
@@ -81,7 +82,7 @@ class FrameStream:
                 "streaming needs features.snip_edges = true: there is no edge to mirror"
             )
         self._net, self._head = net, net.head(head)
-        self._encoder = net.encoder.begin_stream(chunk)
+        self._chunk, self._memory = chunk, Memory()
         self._num_feats = size * config.encoder.subsampling
         self._rate = config.features.sample_rate
         # nothing here reaches backwards: windows start at multiples of the hop
@@ -107,7 +108,7 @@ class FrameStream:
         chunk_samples = chunk_hops - fbank.hop + fbank.window_size
         parts = [self._no_frames()]
         while len(self._wave_n) >= chunk_samples:
-            parts.append(self._chunk(self._wave_n[:chunk_samples]))
+            parts.append(self._next(self._wave_n[:chunk_samples]))
             self._wave_n = self._wave_n[chunk_hops:]
         return torch.cat(parts)
 
@@ -117,12 +118,13 @@ class FrameStream:
         rest_n, self._wave_n = self._wave_n, self._wave_n[:0]
         if self._net.features.num_frames(len(rest_n)) == 0:
             return self._no_frames()
-        return self._chunk(rest_n)
+        return self._next(rest_n)
 
-    def _chunk(self, wave_n: Tensor) -> Tensor:
+    def _next(self, wave_n: Tensor) -> Tensor:
         lens_b = torch.tensor([len(wave_n)], device=wave_n.device)
         feats_btf, _ = self._net.normalised_features(wave_n[None], lens_b)
-        return self._head.frames(self._net.encoder.stream(feats_btf, self._encoder))[0]
+        encoded_btd = self._net.encoder.stream(feats_btf, self._chunk, self._memory)
+        return self._head.frames(encoded_btd)[0]
 
     def _no_frames(self) -> Tensor:
         return torch.zeros(0, self._head.num_channels, device=self._net.device)

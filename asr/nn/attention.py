@@ -10,8 +10,8 @@ from sigmoid_attention import Mask, Resolved, Weighting, resolve
 from torch import Tensor, nn
 
 from asr.config import AttentionConfig
+from asr.nn.frames import Memory
 from asr.nn.linformer import Linformer
-from asr.nn.past import Past
 from asr.nn.position import Alibi, Cape, Position, Relative, Rope, Sinusoidal, Table
 
 # what encoders mask: padding, and what lies outside a row's chunks
@@ -70,11 +70,14 @@ class MultiHeadAttention(nn.Module):
         self.linformer = linformer
         self._attend: Resolved | None = None
 
-    def forward(self, x_btd: Tensor, mask: Mask, past: Past | None = None) -> Tensor:
-        """With ``past`` the keys are those of frames gone by, then those of x; see ``Past``."""
+    def forward(self, x_btd: Tensor, mask: Mask, memory: Memory | None = None) -> Tensor:
+        """In a stream, the keys are those that ``memory`` has of frames gone by, then those of x."""
         q_bhtd, k_bhsd, v_bhsd = self._heads(x_btd)
-        if past is not None:
-            k_bhsd, v_bhsd = past.join_keys(k_bhsd, v_bhsd)
+        if memory is not None:
+            most, num_new = frames_in_reach(mask), k_bhsd.shape[2]
+            k_bhsd = memory.join(self, "keys", k_bhsd, 2, most)
+            v_bhsd = memory.join(self, "values", v_bhsd, 2, most)
+            mask = with_keys_before(mask, k_bhsd.shape[2] - num_new)
         if self.linformer is not None:
             k_bhsd, v_bhsd, mask = self.linformer(k_bhsd, v_bhsd, mask)
         q_bhtd, k_bhsd, bias = self.position(q_bhtd, k_bhsd, mask.q_start, mask.k_start)
@@ -181,6 +184,15 @@ def attentions(net: nn.Module) -> list[MultiHeadAttention]:
     return [module for module in net.modules() if isinstance(module, MultiHeadAttention)]
 
 
-def frame_mask(lens_b: Tensor, num_frames: int) -> Tensor:
-    """(batch, frame) bool: true on the frames that exist."""
-    return torch.arange(num_frames, device=lens_b.device)[None, :] < lens_b[:, None]
+def frames_in_reach(mask: Mask) -> int | None:
+    """Return how many frames before its own chunk, or itself, a query may see; None: all of them."""
+    size, left_chunks = mask.chunk_size_left
+    in_chunks = None if size is None or left_chunks is None else size * left_chunks
+    reaches = [reach for reach in (in_chunks, mask.window_sides[0]) if reach is not None]
+    return min(reaches, default=None)
+
+
+def with_keys_before(mask: Mask, num_keys: int) -> Mask:
+    """Return the mask for this many more keys, which stand before the others and all exist."""
+    key_lens = None if mask.key_lens is None else mask.key_lens + num_keys
+    return replace(mask, key_lens=key_lens, k_start=mask.k_start - num_keys)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from asr.nn.attention import MultiHeadAttention
 from asr.nn.depthwise import DepthwiseConv
 from asr.nn.dropout import Dropout
-from asr.nn.residual import Frames, PreNorm
+from asr.nn.frames import Frames
+from asr.nn.residual import PreNorm
 
 NORMS = {"layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}
 
@@ -41,7 +42,7 @@ class SelfAttention(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x_btd: Tensor, frames: Frames) -> Tensor:
-        return self.dropout(self.attention(x_btd, frames.mask, frames.past))
+        return self.dropout(self.attention(x_btd, frames.mask, frames.memory))
 
 
 class Convolution(nn.Module):
@@ -64,10 +65,8 @@ class Convolution(nn.Module):
         # a product is five times as fast as a choice on a CPU; what is not there is finite
         x_btd = x_btd * frames.exist_bt[..., None]
         x_bdt, num_frames = x_btd.transpose(1, 2), x_btd.shape[1]
-        if frames.past is not None:
-            x_bdt = frames.past.join_conv(x_bdt)
-        elif self.left:
-            x_bdt = nn.functional.pad(x_bdt, (self.left, 0))
+        if self.left:
+            x_bdt = frames.with_past(self, x_bdt, self.left)
         y_bdt = self.depthwise(x_bdt.unsqueeze(2)).squeeze(2)
         if self.left:
             # the kernel is centred: half of the frames before have been its middle

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 import torch
 from sigmoid_attention import Mask
 from torch import Tensor, nn
 
 from asr.config import AttentionConfig, EncoderConfig
-from asr.nn.attention import ABSOLUTE_POSITIONS, attentions, build_attention, frame_mask
+from asr.nn.attention import ABSOLUTE_POSITIONS, attentions, build_attention
 from asr.nn.conformer import Around, ConformerLayer, Convolution, FeedForward, SelfAttention
 from asr.nn.dropout import Dropout
-from asr.nn.past import Past
-from asr.nn.residual import RESIDUALS, Frames, PreNorm
+from asr.nn.frames import Frames, Memory, frame_mask
+from asr.nn.residual import RESIDUALS, PreNorm
 from asr.nn.subsampling import Subsampling
 from asr.nn.transformer import TransformerLayer
 
@@ -43,17 +42,6 @@ def _transformer_layer(
 Chunk = tuple[int, int | None]
 """Frames that see each other, and how many such chunks before them they see too (None: all)."""
 
-
-@dataclass
-class Stream:
-    """What an encoder remembers between two chunks."""
-
-    chunk: Chunk
-    layers: list[Past]
-    num_frames: int = 0
-    feats_btf: Tensor | None = None
-
-
 LAYERS = {"conformer": _conformer_layer, "transformer": _transformer_layer}
 
 
@@ -75,7 +63,6 @@ class Encoder(nn.Module):
 
     def __init__(self, config: EncoderConfig, attention: AttentionConfig, num_mels: int):
         super().__init__()
-        self.conv_kernel = config.conv_kernel
         self.subsampling = Subsampling(
             num_mels, config.subsampling_channels, config.dim, config.subsampling
         )
@@ -102,59 +89,47 @@ class Encoder(nn.Module):
         lens_b: Tensor,
         chunk: Chunk | None = None,
         after: Collection[int] = (),
+        memory: Memory | None = None,
     ) -> tuple[list[Tensor], Tensor]:
         """What the layers of the numbers ``after`` (from 1) give, normalised as the last one's, then
-        what the last one gives; and the lengths. ``chunk``: what attention sees; None: all."""
-        x_btd, lens_b = self.subsampling(feats_btf, lens_b)
+        what the last one gives; and the lengths.
+
+        Args:
+            chunk: what attention sees; None: all.
+            memory: of a stream whose next frames these are; None: they are whole utterances.
+        """
+        x_btd, lens_b = self.subsampling(feats_btf, lens_b, memory)
+        start = 0 if memory is None else memory.num_frames
         if self.position is not None:
-            x_btd = self.position(x_btd, lens_b, 0)
+            x_btd = self.position(x_btd, lens_b, start)
         x_btd = self.dropout(x_btd)
         kind = x_btd.device.type
         if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
             # as layers give it, whose norms compute in float32: one compiled graph serves them all
             x_btd = x_btd.float()
-        mask = Mask(key_lens=lens_b, query_lens=lens_b, chunk=chunk)
-        frames = Frames(frame_mask(lens_b, x_btd.shape[1]), mask)
+        padded = lens_b if memory is None else None  # all frames of a stream exist
+        mask = Mask(key_lens=padded, query_lens=padded, chunk=chunk, q_start=start, k_start=start)
+        frames = Frames(frame_mask(lens_b, x_btd.shape[1]), mask, memory)
         outputs = []
         for number, layer in enumerate(self.layers, start=1):
             x_btd = layer(x_btd, frames)
             if number in after or number == len(self.layers):
                 outputs.append(self.norm(x_btd))
+        if memory is not None:
+            memory.num_frames += x_btd.shape[1]
         return outputs, lens_b
 
-    def begin_stream(self, chunk: Chunk) -> Stream:
-        """An empty memory for ``stream``."""
-        size, left_chunks = chunk
-        num_keys = None if left_chunks is None else size * left_chunks
-        return Stream(chunk, [Past(num_keys, self.conv_kernel - 1) for _ in self.layers])
-
-    def stream(self, feats_btf: Tensor, stream: Stream) -> Tensor:
+    def stream(self, feats_btf: Tensor, chunk: Chunk, memory: Memory) -> Tensor:
         """(b, t, f), t at most a chunk's worth of features -> (b, ceil(t / subsampling), dim): what
         ``forward`` with the same chunk gives for these frames. A shorter t ends the stream."""
-        factor, (size, _) = self.subsampling.factor, stream.chunk
-        if feats_btf.shape[1] > factor * size or stream.num_frames % size:
+        num_feats = chunk[0] * self.subsampling.factor
+        if feats_btf.shape[1] > num_feats or memory.num_frames % chunk[0]:
             raise ValueError(
-                f"feats_btf: got {feats_btf.shape[1]} frames after {stream.num_frames}, expected "
-                f"{factor * size}, less only in the end"
+                f"feats_btf: got {feats_btf.shape[1]} frames after {memory.num_frames}, expected "
+                f"{num_feats}, less only in the end"
             )
-        # the convolutions that subsample reach back one output frame, so they read that again
-        before = stream.feats_btf
-        joined_btf = feats_btf if before is None else torch.cat([before, feats_btf], dim=1)
-        stream.feats_btf = feats_btf[:, -factor:]
-        lens_b = torch.full((len(feats_btf),), joined_btf.shape[1], device=feats_btf.device)
-        x_btd, _ = self.subsampling(joined_btf, lens_b)
-        x_btd = x_btd[:, 0 if before is None else 1 :]
-        start, num_new = stream.num_frames, x_btd.shape[1]
-        lens_b = torch.full_like(lens_b, num_new)
-        if self.position is not None:
-            x_btd = self.position(x_btd, lens_b, start)
-        first = stream.layers[0].num_past_keys
-        mask = Mask(chunk=stream.chunk, q_start=start, k_start=start - first)
-        exist_bt = frame_mask(lens_b, num_new)
-        for layer, past in zip(self.layers, stream.layers, strict=True):
-            x_btd = layer(x_btd, Frames(exist_bt, mask, past))
-        stream.num_frames += num_new
-        return self.norm(x_btd)
+        lens_b = torch.full((len(feats_btf),), feats_btf.shape[1], device=feats_btf.device)
+        return self.outputs(feats_btf, lens_b, chunk, memory=memory)[0][-1]
 
     def attention_backend(self, device: torch.device, dtype: torch.dtype) -> str:
         """Which backend serves the layers' attention on this device."""

@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
-from sigmoid_attention import Mask
 from torch import Tensor, nn
 
-from asr.nn.past import Past
-
-
-class Frames(NamedTuple):
-    """Which frames exist (b, t), which of them see each other, and, in a stream, what the layer
-    remembers of those before."""
-
-    exist_bt: Tensor
-    mask: Mask
-    past: Past | None = None
-
+from asr.nn.frames import Frames
 
 Branch = Callable[[Tensor, Frames], Tensor]
 

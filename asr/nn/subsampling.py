@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from asr.nn.attention import frame_mask
+from asr.nn.frames import Memory, frame_mask
 
 Count = TypeVar("Count", int, Tensor)
 
@@ -33,8 +33,15 @@ class Subsampling(nn.Module):
         self.convolutions = nn.ModuleList([first, *separable])
         self.project = nn.Linear(channels * subsampled(num_mels, factor), dim)
 
-    def forward(self, feats_btf: Tensor, lens_b: Tensor) -> tuple[Tensor, Tensor]:
-        """(b, t, f), (b) -> (b, ceil(t / factor), dim), ceil(lens / factor); at least one frame."""
+    def forward(
+        self, feats_btf: Tensor, lens_b: Tensor, memory: Memory | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(b, t, f), (b) -> (b, ceil(t / factor), dim), ceil(lens / factor); at least one frame.
+
+        In a stream, t is a multiple of ``factor`` everywhere but at the end.
+        """
+        if memory is not None:
+            return self._next(feats_btf, lens_b, memory)
         if feats_btf.shape[1] == 0:
             # sound shorter than a window: a frame of padding keeps every shape legal, lens_b stays 0
             feats_btf = feats_btf.new_zeros(feats_btf.shape[0], 1, feats_btf.shape[2])
@@ -48,6 +55,14 @@ class Subsampling(nn.Module):
             x_bctf = nn.functional.relu(convolution(x_bctf))
             lens_b = _halve(lens_b)
         return self.project(x_bctf.permute(0, 2, 3, 1).flatten(2)), lens_b
+
+    def _next(self, feats_btf: Tensor, lens_b: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+        """The convolutions reach back one frame of the output, so that one is read and made again."""
+        joined_btf = memory.join(self, "feats", feats_btf, 1, self.factor)
+        num_before = joined_btf.shape[1] - feats_btf.shape[1]
+        again = subsampled(num_before, self.factor)
+        x_btd, lens_b = self(joined_btf, lens_b + num_before)
+        return x_btd[:, again:], lens_b - again
 
 
 def _separable(channels: int) -> nn.Module:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from asr.nn.conformer import Around, FeedForward, SelfAttention
-from asr.nn.residual import Frames
+from asr.nn.frames import Frames
 
 
 class TransformerLayer(nn.Module):

@@ -26,7 +26,8 @@ from asr.files import finite
 from asr.model.recogniser import Recogniser
 from asr.nn.attention import MultiHeadAttention
 from asr.nn.conformer import SelfAttention
-from asr.nn.residual import Frames, PreNorm
+from asr.nn.frames import Frames
+from asr.nn.residual import PreNorm
 from asr.probe.finite import watch_forward
 from asr.probe.jacobian import jacobian_norms
 

@@ -24,8 +24,7 @@ from asr.examine.certify import FAILS, HOLDS, NOT_APPLICABLE, Certificate, certi
 from asr.examine.certify_output import certificate_as_json, format_certificate
 from asr.model.folder import Model, load_model, save_model
 from asr.model.recogniser import Recogniser
-from asr.nn.past import Past
-from asr.nn.residual import Frames
+from asr.nn.frames import Frames, Memory
 from asr.text.tokenizer import train_tokenizer
 
 SMALL = [
@@ -136,13 +135,17 @@ def row_number(model: Model, patch: pytest.MonkeyPatch) -> None:
 
 
 def forgotten_key(model: Model, patch: pytest.MonkeyPatch) -> None:
-    join = Past.join_keys
+    join = Memory.join
 
-    def forget(past: Past, k_bhsd: Tensor, v_bhsd: Tensor) -> tuple[Tensor, Tensor]:
-        k_bhsd, v_bhsd = join(past, k_bhsd, v_bhsd)
-        return k_bhsd, torch.cat([torch.zeros_like(v_bhsd[:, :, :1]), v_bhsd[:, :, 1:]], dim=2)
+    def forget(
+        memory: Memory, owner: nn.Module, name: str, x: Tensor, dim: int, most: int | None
+    ) -> Tensor:
+        x = join(memory, owner, name, x, dim, most)
+        if name != "values":
+            return x
+        return torch.cat([torch.zeros_like(x[:, :, :1]), x[:, :, 1:]], dim=2)
 
-    patch.setattr(Past, "join_keys", forget)
+    patch.setattr(Memory, "join", forget)
 
 
 def inexact_backend(model: Model, patch: pytest.MonkeyPatch) -> None:

@@ -122,9 +122,13 @@ def test_a_chunk_is_out_as_soon_as_its_last_window_is_in() -> None:
 def test_memory_does_not_grow_with_a_bounded_past() -> None:
     net, cfg = build([])
     stream = FrameStream(net, cfg, (4, 2))
+    sizes = []
     for _ in range(5):
         stream.feed(torch.zeros(16_000))
-    assert {past.num_past_keys for past in stream._encoder.layers} == {8}
+        sizes.append(stream._memory.sizes())
+    # four feature frames of 20 bins, keys of two chunks, kernel 7 less its own frame
+    expected = {"feats": {(1, 4, 20)}, "keys": {(1, 4, 8, 4)}, "frames": {(1, 16, 6)}}
+    assert sizes == 5 * [{**expected, "values": expected["keys"]}]
     assert len(stream._wave_n) < 16 * 160 + 400
 
 
@@ -135,7 +139,7 @@ def test_after_a_month_it_is_as_in_the_beginning(weighting: str, position: str) 
     net, cfg = build([f"attention.weighting={weighting}", f"attention.position={position}"])
     wave_n = 0.3 * torch.randn(20_000)
     fresh, old = FrameStream(net, cfg, (4, 2)), FrameStream(net, cfg, (4, 2))
-    old._encoder.num_frames = 30 * 24 * 3600 * 25
+    old._memory.num_frames = 30 * 24 * 3600 * 25
     expected = torch.cat([fresh.feed(wave_n), fresh.finish()])
     found = torch.cat([old.feed(wave_n), old.finish()])
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)

@@ -9,8 +9,8 @@ import torch
 from sigmoid_attention import Mask
 
 from asr.config import AttentionConfig, EncoderConfig
-from asr.nn.encoder import Encoder, frame_mask
-from asr.nn.residual import Frames
+from asr.nn.encoder import Encoder
+from asr.nn.frames import Frames, frame_mask
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +14,10 @@ from torch import nn
 
 from asr.config import AttentionConfig, EncoderConfig
 from asr.errors import InputError
-from asr.nn.attention import build_attention, frame_mask
+from asr.nn.attention import MASK_KINDS, build_attention
 from asr.nn.encoder import Encoder
-from asr.nn.residual import Frames, PostNorm, PreNorm
+from asr.nn.frames import Frames, Memory, frame_mask
+from asr.nn.residual import PostNorm, PreNorm
 from asr.nn.subsampling import Subsampling, subsampled
 
 SOFTMAX = AttentionConfig("softmax", "none", 4)
@@ -189,6 +191,40 @@ def test_qk_norm_bounds_the_scores() -> None:
     q_bhtd, k_bhsd, _ = attention._heads(1e3 * torch.randn(1, 9, 16))
     torch.testing.assert_close(q_bhtd.square().mean(-1), torch.ones(1, 4, 9), atol=1e-4, rtol=0)
     assert float((q_bhtd @ k_bhsd.mT / 2.0).abs().max()) <= 2.0 + 1e-3
+
+
+@pytest.mark.parametrize(
+    ("limits", "num_kept"),
+    [
+        ({"window": (3, 0)}, 3),
+        ({"causal": True}, 13),
+        ({"causal": True, "window": (5, None)}, 5),
+        ({"chunk": (4, 1)}, 4),
+        ({"chunk": (4, 2), "window": 6}, 6),
+        ({"chunk": (4, None)}, 13),
+    ],
+)
+@pytest.mark.parametrize("padded", [False, True])
+def test_attention_remembers_what_its_mask_lets_a_later_frame_see(
+    limits: dict[str, Any], num_kept: int, padded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asr.nn.attention.MASK_KINDS", f"{MASK_KINDS}+window+causal")
+    torch.manual_seed(9)
+    attention = build_attention(AttentionConfig("sigmoid", "relative", 4), 16)
+    x_btd, lens = torch.randn(2, 13, 16), torch.tensor([13, 10])
+    if not padded:
+        lens[1] = 13
+    whole = attention(x_btd, Mask(key_lens=lens, query_lens=lens, **limits))
+    memory, parts = Memory(), []
+    for start in (0, 4, 8, 12):
+        part_btd = x_btd[:, start : start + 4]
+        lens_b = (lens - start).clamp(0, part_btd.shape[1])
+        mask = Mask(key_lens=lens_b, query_lens=lens_b, q_start=start, k_start=start, **limits)
+        parts.append(attention(part_btd, mask, memory))
+    got = torch.cat(parts, dim=1)
+    torch.testing.assert_close(got[0], whole[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(got[1, : lens[1]], whole[1, : lens[1]], atol=1e-5, rtol=0)
+    assert memory.sizes() == {name: {(2, 4, num_kept, 4)} for name in ("keys", "values")}
 
 
 def test_output_norm_normalises_what_is_added() -> None:

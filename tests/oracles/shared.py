@@ -10,11 +10,11 @@ from sigmoid_attention import Mask
 from torch import Tensor, nn
 
 from asr import config
-from asr.nn.attention import MultiHeadAttention, frame_mask
+from asr.nn.attention import MultiHeadAttention
 from asr.nn.conformer import ConformerLayer, SelfAttention
 from asr.nn.encoder import Encoder
+from asr.nn.frames import Frames, frame_mask
 from asr.nn.position import Relative
-from asr.nn.residual import Frames
 
 DIM, HEADS, FF_DIM, KERNEL = 64, 4, 96, 7
 LENS = (61, 23, 1)

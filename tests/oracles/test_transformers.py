@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from asr.nn.attention import frame_mask
 from asr.nn.conformer import ConformerLayer, Convolution
+from asr.nn.frames import frame_mask
 from asr.nn.position import Rope
 from asr.nn.residual import PreNorm
 

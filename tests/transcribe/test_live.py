@@ -192,15 +192,14 @@ def test_an_endless_stream_needs_no_more_memory(
     for _ in range(3):
         for part_n in np.split(block_n, 30):
             stream.feed(part_n)
-        layers, held = stream._frames._encoder.layers, stream._cutter.held
-        tensors = [t for past in layers for t in (past.k_bhsd, past.v_bhsd, past.conv_bdt)]
-        sizes.append([t.numel() for t in tensors if t is not None])
+        held = stream._cutter.held
+        sizes.append(stream._frames._memory.sizes())
         assert len(stream._frames._wave_n) < 8 * 640 + 400
         assert len(held.frames_tx) * 0.04 <= 30
         allocated.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
     assert sizes[0] == sizes[1] == sizes[2]
-    assert sizes[0][0] == 32 * 24, "keys of three chunks of eight frames"
+    assert {shape[2] for shape in sizes[0]["keys"]} == {24}, "of three chunks of eight frames"
     assert allocated[2] - allocated[1] < 50_000
 
 
@@ -209,7 +208,7 @@ def test_a_past_without_bounds_in_training_is_bounded(tmp_path: Path, babble: np
     stream = Transcriber(untrained(tmp_path, False, babble, options)).stream(chunk=4)
     fed(stream, np.split(babble[: 10 * RATE], 20))
     # 3.1 s are 20 chunks of 160 ms
-    assert {past.num_past_keys for past in stream._frames._encoder.layers} == {80}
+    assert {shape[2] for shape in stream._frames._memory.sizes()["keys"]} == {80}
 
 
 @pytest.mark.parametrize(
