@@ -39,7 +39,7 @@ STORM = """
 """
 
 WIDE_LINEAR = """
-    from asr.nn.conformer import FeedForward
+    from asr.nn.modules import FeedForward
 
     layer = FeedForward(192, 768, 0.0)
     x = torch.randn(3, 239, 192, requires_grad=True)

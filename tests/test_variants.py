@@ -13,11 +13,13 @@ import torch
 
 from asr import config
 from asr.config import Config
+from asr.config.kinds import ENCODERS
 from asr.config.layers import parse_override
 from asr.config.rules import RULES
 from asr.errors import InputError
 from asr.model.folder import load_model, save_model
 from asr.model.recogniser import Recogniser
+from asr.model.stream import FrameStream
 from asr.nn.attention import POSITIONS, WEIGHTINGS
 from asr.nn.encoder import LAYERS
 from asr.search.greedy import greedy
@@ -27,7 +29,6 @@ SMALL = (
     "encoder.num_layers=2",
     "encoder.dim=16",
     "encoder.ff_dim=24",
-    "encoder.conv_kernel=5",
     "encoder.subsampling_channels=4",
     "encoder.dropout=0",
     "attention.num_heads=4",
@@ -55,10 +56,15 @@ REMEDIES = {
     "stochastic depth": ["encoder.stochastic_depth=0.2"],
     "intermediate CTC": ["ctc.intermediate_layers=[1]"],
     "linformer": ["attention.keys=linformer", "attention.linformer_length=6"],
-    "chunks": ["encoder.causal=true", "encoder.chunk_sizes=[4]", "encoder.left_chunks=[1]"],
+    "chunks": ["encoder.chunk_sizes=[4]", "encoder.left_chunks=[1]"],
+    "causal": ["encoder.causal=true"],
+    "kernel 5": ["encoder.conv_kernel=5"],
+    "RMSNorm": ["encoder.conv_norm=rmsnorm"],
+    "narrow cgMLP": ["encoder.cgmlp_dim=20"],
 }
 
-# which remedies make no sense for which weightings or positions, and what the refusal begins with
+# which remedies make no sense for which weightings, positions or encoders, and what the refusal
+# begins with
 REFUSED = {
     **{
         (weighting, remedy): "attention.shift"
@@ -74,6 +80,12 @@ REFUSED = {
         (position, "linformer"): "attention.keys"
         for position in sorted(set(POSITIONS) - {"none", "sinusoidal", "cape"})
     },
+    ("transformer", "causal"): "encoder.causal",
+    ("transformer", "kernel 5"): "encoder.conv_kernel",
+    ("transformer", "RMSNorm"): "encoder.conv_norm",
+    ("ebranchformer", "RMSNorm"): "encoder.conv_norm",
+    ("transformer", "narrow cgMLP"): "encoder.cgmlp_dim",
+    ("conformer", "narrow cgMLP"): "encoder.cgmlp_dim",
 }
 
 AXES = (list(WEIGHTINGS), list(POSITIONS), list(LAYERS), list(REMEDIES))
@@ -86,7 +98,7 @@ def allowed(variant: Variant) -> bool:
 
 def refusal_of(variant: Variant) -> tuple[str, str] | None:
     """The choice that does not go with the remedy, and what the refusal begins with."""
-    for choice in variant[:2]:
+    for choice in variant[:3]:
         if (choice, variant[3]) in REFUSED:
             return choice, REFUSED[choice, variant[3]]
     return None
@@ -123,7 +135,12 @@ def make_config(weighting: str, position: str, encoder: str, remedy: str) -> Con
         f"attention.position={position}",
         f"encoder.kind={encoder}",
     )
-    return config.load([], [*SMALL, *chosen, *REMEDIES[remedy]])
+    needed = ["encoder.causal=true"] if remedy == "chunks" and "causal" in reads(encoder) else []
+    return config.load([], [*SMALL, *chosen, *REMEDIES[remedy], *needed])
+
+
+def reads(encoder: str) -> tuple[str, ...]:
+    return ENCODERS[encoder].reads
 
 
 def test_every_pair_of_choices_is_tried_every_day() -> None:
@@ -175,6 +192,12 @@ def test_a_variant_learns_ignores_padding_and_survives_its_folder(
     for i, (log_probs, tokens) in outputs(model.net, waves, [0, 1, 2], 0).items():
         torch.testing.assert_close(log_probs, alone[i][0], atol=1e-4, rtol=0)
         assert model.tokenizer.decode(tokens) == tokenizer.decode(alone[i][1])
+    if remedy == "chunks":
+        for wave_n in waves:
+            chunked = net(wave_n[None], torch.tensor([len(wave_n)]), chunk=(4, 1))[0][0]
+            stream = FrameStream(net, cfg, (4, 1))
+            streamed = torch.cat([*map(stream.feed, wave_n.split(700)), stream.finish()])
+            torch.testing.assert_close(streamed, chunked, atol=1e-4, rtol=0)
 
 
 def train(net: Recogniser, waves: list[torch.Tensor], tokenizer: Tokenizer) -> list[float]:
@@ -247,6 +270,14 @@ BROKEN = [
     (["attention.backend=triton", "attention.weighting=relu"], "triton has sigmoid only, not relu"),
     (["attention.keys=linformer"], "stand at no frame, so alibi has nothing to measure"),
     (["encoder.conv_kernel=4"], "encoder.conv_kernel = 4: must be odd"),
+    (["encoder.kind=ebranchformer", "encoder.cgmlp_dim=9"], "cgmlp_dim = 9: must be even"),
+    (
+        ["encoder.kind=transformer", "encoder.conv_kernel=7"],
+        "encoder.conv_kernel = 7: encoder.kind = transformer does not read it; leave it at 31",
+    ),
+    (["encoder.kind=transformer", "encoder.causal=true"], "transformer does not read it"),
+    (["encoder.kind=ebranchformer", "encoder.conv_norm=rmsnorm"], "ebranchformer does not read"),
+    (["encoder.cgmlp_dim=64"], "encoder.kind = conformer does not read it; leave it at 0"),
     (["ctc.intermediate_layers=[2]"], "give different layers below the last, which is 2"),
     (["ctc.intermediate_layers=[1, 1]"], "give different layers below the last"),
     (["encoder.left_chunks=[]"], "give at least one number, -1 for all"),

@@ -15,9 +15,10 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from asr.config.kinds import ENCODERS, unread
 from asr.config.layers import check_keys, parse_override, read_yaml_chain
 from asr.config.rules import refusal
-from asr.config.schema import Config, walk
+from asr.config.schema import Config, EncoderConfig, walk
 from asr.errors import InputError
 from asr.formats import FORMAT
 
@@ -26,6 +27,9 @@ def load(
     files: Sequence[str | Path] = (), overrides: Sequence[str] = (), follow_base: bool = True
 ) -> Config:
     """Defaults < each yaml in order < ``section.key=value`` overrides.
+
+    A yaml, or the overrides together, that choose a kind of encoder take back what was said before
+    them to other kinds: options that it does not read are at their defaults again.
 
     A yaml may name a ``base:`` (another yaml, relative to it, or one of the package's own by name),
     unless ``follow_base`` is false: the configuration that a run or a model folder keeps stands
@@ -36,26 +40,45 @@ def load(
             of the wrong type, out of range or not among the choices, or a ``${...}`` interpolation
             (refused: a stranger's configuration must not read the environment).
     """
+    given = [[layer] for file in files for layer in read_yaml_chain(Path(file), (), follow_base)]
+    given.append([(f"override {text[:200]!r}", parse_override(text)) for text in overrides])
     merged = OmegaConf.structured(Config)
-    layers: list[tuple[str, dict[str, Any]]] = []
-    for file in files:
-        layers += read_yaml_chain(Path(file), (), follow_base)
-    layers += [(f"override {text[:200]!r}", parse_override(text)) for text in overrides]
-    for origin, layer in layers:
-        check_keys(layer, [key for key, _, _ in walk(Config())], origin)
-        try:
-            # a section of which every line is a comment is None
-            written = {section: part for section, part in layer.items() if part is not None}
-            merged = OmegaConf.merge(merged, OmegaConf.create(written))
-        except OmegaConfBaseException as error:
-            reason = str(error).splitlines()[0][:300]
-            raise InputError(f"{origin}: {error.full_key or '?'}: {reason}") from None
-        except TypeError as error:  # a mapping in place of a list
-            raise InputError(f"{origin}: {str(error).splitlines()[0][:300]}") from None
+    for layers in given:
+        for origin, layer in layers:
+            check_keys(layer, [key for key, _, _ in walk(Config())], origin)
+        for kind in _kinds([layer for _, layer in layers])[-1:]:
+            merged = OmegaConf.merge(merged, _unsaid(kind))
+        for origin, layer in layers:
+            merged = _merge(merged, layer, origin)
+    if not follow_base:  # older versions let stand what nobody read
+        merged = OmegaConf.merge(merged, _unsaid(merged.encoder.kind))
     config = OmegaConf.to_object(merged)
     assert isinstance(config, Config)
     _check_values(config)
     return config
+
+
+def _kinds(layers: Sequence[dict[str, Any]]) -> list[Any]:
+    """Return the kinds of encoder that are chosen here."""
+    return [layer["encoder"]["kind"] for layer in layers if "kind" in (layer.get("encoder") or {})]
+
+
+def _unsaid(kind: Any) -> dict[str, Any]:
+    """Return the defaults of what encoders of this kind do not read."""
+    names = unread(kind) if kind in list(ENCODERS) else ()
+    return {"encoder": {name: getattr(EncoderConfig(), name) for name in names}}
+
+
+def _merge(merged: Any, layer: dict[str, Any], origin: str) -> Any:
+    # a section of which every line is a comment is None
+    written = {section: part for section, part in layer.items() if part is not None}
+    try:
+        return OmegaConf.merge(merged, OmegaConf.create(written))
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0][:300]
+        raise InputError(f"{origin}: {error.full_key or '?'}: {reason}") from None
+    except TypeError as error:  # a mapping in place of a list
+        raise InputError(f"{origin}: {str(error).splitlines()[0][:300]}") from None
 
 
 def dump(config: Config) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from asr.config.schema import AttentionConfig, Config
+from asr.config.kinds import ENCODERS, OWN_OPTIONS, unread
+from asr.config.schema import AttentionConfig, Config, EncoderConfig
 
 
 class Rule(NamedTuple):
@@ -17,6 +18,17 @@ class Rule(NamedTuple):
 
 
 MAX_WINDOW = 8192  # samples; the mel bank and a batch of spectra grow with it
+
+
+def _unread(name: str) -> Rule:
+    """An option of the encoder that some kinds read, given to another."""
+    default = getattr(EncoderConfig(), name)
+    return Rule(
+        lambda c: name in unread(c.encoder.kind) and getattr(c.encoder, name) != default,
+        f"encoder.{name} = {{encoder.{name}}}: encoder.kind = {{encoder.kind}} does not read it; "
+        f"leave it at {default}",
+    )
+
 
 RULES = (
     Rule(
@@ -96,6 +108,11 @@ RULES = (
         "encoder.conv_kernel = {encoder.conv_kernel}: must be odd",
     ),
     Rule(
+        lambda c: c.encoder.cgmlp_dim % 2 != 0,
+        "encoder.cgmlp_dim = {encoder.cgmlp_dim}: must be even, half of it gates the other half",
+    ),
+    *(_unread(name) for name in OWN_OPTIONS),
+    Rule(
         lambda c: (
             len(set(c.ctc.intermediate_layers)) < len(c.ctc.intermediate_layers)
             or any(layer >= c.encoder.num_layers for layer in c.ctc.intermediate_layers)
@@ -144,8 +161,12 @@ RULES = (
 
 CHUNK_RULES = (
     Rule(
-        lambda c: c.encoder.kind == "conformer" and not c.encoder.causal,
-        "{what} needs encoder.causal = true: a Conformer's convolution would look past the chunk",
+        lambda c: not ENCODERS[c.encoder.kind].streams,
+        "{what}: encoder.kind = {encoder.kind} needs whole utterances",
+    ),
+    Rule(
+        lambda c: "causal" in ENCODERS[c.encoder.kind].reads and not c.encoder.causal,
+        "{what} needs encoder.causal = true: convolutions would look past the chunk",
     ),
     Rule(
         lambda c: c.attention.keys == "linformer",
@@ -167,7 +188,7 @@ def chunk_refusal(config: Config, what: str) -> str | None:
     """Why ``what`` cannot cut utterances into chunks with this configuration; None where it can."""
     for rule in CHUNK_RULES:
         if rule.broken(config):
-            return rule.reason.format(what=what)
+            return rule.reason.format(what=what, **vars(config))
     return None
 
 
@@ -197,6 +218,12 @@ def attention_terms(attention: AttentionConfig) -> dict[str, object]:
         unused |= {"linformer_length", "linformer_frames"}
     terms["num_kv_heads"] = attention.num_kv_heads or attention.num_heads
     return {name: value for name, value in terms.items() if name not in unused}
+
+
+def encoder_terms(encoder: EncoderConfig) -> dict[str, object]:
+    """Return the options that the encoder reads; two that agree in them compute alike."""
+    unused = unread(encoder.kind)
+    return {name: value for name, value in vars(encoder).items() if name not in unused}
 
 
 def _counts(config: Config) -> bool:

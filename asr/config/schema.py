@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from asr.config.kinds import ENCODERS
 from asr.config.option import CONTENT, FREE, REPORTED, option
 
 DAY_S = 86400.0
@@ -211,13 +212,26 @@ class AttentionConfig:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    kind: str = option("conformer", "encoder layers", choices=("conformer", "transformer"))
+    kind: str = option("conformer", "encoder layers", choices=tuple(ENCODERS))
     num_layers: int = option(12, "layers", low=1, high=512)
     dim: int = option(256, "width", low=8, high=16384)
     ff_dim: int = option(1024, "width inside the feed-forward modules", low=8, high=65536)
-    conv_kernel: int = option(31, "frames of the depthwise convolution (odd)", low=1, high=1001)
+    conv_kernel: int = option(
+        31,
+        "frames of the depthwise convolutions (odd): conformer, ebranchformer",
+        low=1,
+        high=1001,
+    )
     conv_norm: str = option(
-        "layernorm", "norm inside the convolution module", choices=("layernorm", "rmsnorm")
+        "layernorm",
+        "norm inside the convolution module: conformer",
+        choices=("layernorm", "rmsnorm"),
+    )
+    cgmlp_dim: int = option(
+        0,
+        "width inside the gated convolution (even), 0 is six times dim: ebranchformer",
+        low=0,
+        high=65536,
     )
     subsampling: int = option(4, "feature frames per frame of the encoder", choices=(4, 8))
     subsampling_channels: int = option(
@@ -238,7 +252,10 @@ class EncoderConfig:
         low=0.0,
         high=0.9,
     )
-    causal: bool = option(False, "convolutions see the past only, as streaming needs")
+    causal: bool = option(
+        False,
+        "convolutions see the past only, as streaming needs: conformer, ebranchformer",
+    )
     chunk_sizes: list[int] = option(
         [],
         "frames that see each other in training, one size drawn per batch; 0 is all of them",

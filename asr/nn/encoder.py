@@ -10,42 +10,26 @@ from torch import Tensor, nn
 
 from asr.config import AttentionConfig, EncoderConfig
 from asr.nn.attention import ABSOLUTE_POSITIONS, attentions, build_attention
-from asr.nn.conformer import Around, ConformerLayer, Convolution, FeedForward, SelfAttention
+from asr.nn.conformer import ConformerLayer
 from asr.nn.dropout import Dropout
+from asr.nn.ebranchformer import EBranchformerLayer
 from asr.nn.frames import Frames, Memory, frame_mask
+from asr.nn.modules import Layer, SelfAttention
 from asr.nn.residual import RESIDUALS, PreNorm
 from asr.nn.subsampling import Subsampling
 from asr.nn.transformer import TransformerLayer
 
-
-def _conformer_layer(config: EncoderConfig, attention: SelfAttention, around: Around) -> nn.Module:
-    return ConformerLayer(
-        attention,
-        Convolution(
-            config.dim, config.conv_kernel, config.conv_norm, config.dropout, config.causal
-        ),
-        FeedForward(config.dim, config.ff_dim, config.dropout),
-        FeedForward(config.dim, config.ff_dim, config.dropout),
-        around,
-        nn.LayerNorm(config.dim) if config.norm == "pre" else nn.Identity(),
-    )
-
-
-def _transformer_layer(
-    config: EncoderConfig, attention: SelfAttention, around: Around
-) -> nn.Module:
-    return TransformerLayer(
-        attention, FeedForward(config.dim, config.ff_dim, config.dropout), around
-    )
-
-
 Chunk = tuple[int, int | None]
 """Frames that see each other, and how many such chunks before them they see too (None: all)."""
 
-LAYERS = {"conformer": _conformer_layer, "transformer": _transformer_layer}
+LAYERS: dict[str, type[Layer]] = {
+    "conformer": ConformerLayer,
+    "ebranchformer": EBranchformerLayer,
+    "transformer": TransformerLayer,
+}
 
 
-def _layer(config: EncoderConfig, attention: AttentionConfig, depth: float) -> nn.Module:
+def _layer(config: EncoderConfig, attention: AttentionConfig, depth: float) -> Layer:
     """A layer; ``depth`` is its number over the number of layers: later ones are dropped more often
     (Huang et al. 2016, eq. 4)."""
     residual = RESIDUALS[config.norm]
@@ -73,8 +57,7 @@ class Encoder(nn.Module):
             _layer(config, attention, (number + 1) / config.num_layers)
             for number in range(config.num_layers)
         )
-        # Conformer layers and post-norm ones end in a norm of their own
-        ends_in_norm = config.kind == "conformer" or config.norm == "post"
+        ends_in_norm = LAYERS[config.kind].ends_in_norm or config.norm == "post"
         self.norm = nn.Identity() if ends_in_norm else nn.LayerNorm(config.dim)
 
     def forward(

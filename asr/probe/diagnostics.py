@@ -22,11 +22,11 @@ from sigmoid_attention.spec import default_scale
 from torch import Tensor, nn
 
 from asr.data.dataset import Batch
+from asr.errors import InputError
 from asr.files import finite
 from asr.model.recogniser import Recogniser
 from asr.nn.attention import MultiHeadAttention
-from asr.nn.conformer import SelfAttention
-from asr.nn.frames import Frames
+from asr.nn.frames import frame_mask
 from asr.nn.residual import PreNorm
 from asr.probe.finite import watch_forward
 from asr.probe.jacobian import jacobian_norms
@@ -57,8 +57,11 @@ class Head:
 @dataclass(frozen=True)
 class Layer:
     """
-    residual_norm   mean over frames of the Euclidean norm of what enters the residual connection
-    output_norm     of what attention adds to it, LayerScale and hybrid norm included
+    residual_norm   mean over frames of the Euclidean norm of what enters the residual connection around
+                    attention, or attention itself where there is none
+    output_norm     of what attention gives, times the weight and LayerScale of that connection, hybrid
+                    norm included: what is added, where no module stands between (an E-Branchformer
+                    merges it with its other branch first)
     gradient_norm   of the loss per token with respect to the parameters of attention
     jacobian_norm   see ``jacobian_norms``, of attention from its input to its output (projections,
                     position and norms of heads and output included; the norm before it, the residual
@@ -155,7 +158,9 @@ def diagnose(net: Recogniser, batch: Batch, near_frames: int = NEAR_FRAMES) -> D
     training = net.training
     net.eval()
     try:
-        probes = [_Probe(around, near_frames) for around in _around_attention(net)]
+        probes = [_Probe(attention, around, near_frames) for attention, around in _places(net)]
+        if not probes:
+            raise InputError("this model has no attention: there is nothing to diagnose")
         fault: dict[str, Any] = {}
         with ExitStack() as stack:
             for probe in probes:
@@ -233,12 +238,15 @@ def _loss(net: Recogniser, frames_btx: Tensor, lens_b: Tensor, batch: Batch) -> 
     return loss_of(*(x[fits_b] for x in given)).sum()
 
 
-def _around_attention(net: nn.Module) -> list[PreNorm]:
-    return [
-        module
-        for module in net.modules()
-        if isinstance(module, PreNorm) and isinstance(module.branch, SelfAttention)
-    ]
+def _places(net: nn.Module) -> list[tuple[MultiHeadAttention, PreNorm | None]]:
+    """Each attention, and the innermost residual connection around it."""
+    modules, places = dict(net.named_modules()), []
+    for name, module in modules.items():
+        if isinstance(module, MultiHeadAttention):
+            parts = name.split(".")
+            above = [modules[".".join(parts[:count])] for count in range(len(parts) - 1, -1, -1)]
+            places.append((module, next((m for m in above if isinstance(m, PreNorm)), None)))
+    return places
 
 
 def _gradients(loss: Tensor, net: nn.Module) -> dict[nn.Parameter, Tensor]:
@@ -255,24 +263,21 @@ def _norm(tensors: list[Tensor]) -> float:
 class _Probe:
     """Reads off one layer's attention while data pass."""
 
-    exist_bt: Tensor
     x_btd: Tensor
+    residual_btd: Tensor
     frame_mask: Mask
     heads: list[Head]
-    residual_norm: float
     output_norm: float
 
-    def __init__(self, around: PreNorm, near_frames: int):
-        assert isinstance(around.branch, SelfAttention)
-        self.around, self.near_frames = around, near_frames
-        self.attention: MultiHeadAttention = around.branch.attention
+    def __init__(self, attention: MultiHeadAttention, around: PreNorm | None, near_frames: int):
+        self.attention, self.around, self.near_frames = attention, around, near_frames
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Hooks on the modules, for as long as the block lasts."""
         handles = [
-            self.around.register_forward_pre_hook(self._residual),
-            self.around.branch.register_forward_hook(self._added),
+            (self.around or self.attention).register_forward_pre_hook(self._enters),
+            self.attention.register_forward_hook(self._leaves),
         ]
         try:
             with watch_attention(self.attention, self._heads):
@@ -286,24 +291,27 @@ class _Probe:
         own = [gradients[key] for key in self.attention.parameters() if key in gradients]
         return Layer(
             heads=self.heads,
-            residual_norm=self.residual_norm,
+            residual_norm=self._frame_norm(self.residual_btd),
             output_norm=self.output_norm,
             gradient_norm=_norm(own),
             jacobian_norm=self._jacobian_norm(),
         )
 
-    def _residual(self, module: nn.Module, args: tuple[Tensor, Frames]) -> None:
-        x_btd, frames = args
-        self.exist_bt = frames.exist_bt
-        self.residual_norm = self._frame_norm(x_btd)
+    def _enters(self, module: nn.Module, args: tuple[Tensor, Any]) -> None:
+        self.residual_btd = args[0].detach()
 
-    def _added(self, module: nn.Module, args: Any, output_btd: Tensor) -> None:
-        gain_d = self.around.gain_d
-        added_btd = output_btd if gain_d is None else output_btd * gain_d
-        self.output_norm = self._frame_norm(added_btd) * self.around.weight
+    def _leaves(self, module: nn.Module, args: Any, output_btd: Tensor) -> None:
+        if self.around is not None:
+            gain_d = self.around.gain_d
+            output_btd = output_btd if gain_d is None else output_btd * gain_d
+            output_btd = output_btd * self.around.weight
+        self.output_norm = self._frame_norm(output_btd)
 
     def _frame_norm(self, x_btd: Tensor) -> float:
-        return float(x_btd.detach().double().norm(dim=2)[self.exist_bt].mean())
+        norm_bt, lens_b = x_btd.detach().double().norm(dim=2), self.frame_mask.query_lens
+        if lens_b is not None:
+            norm_bt = norm_bt[frame_mask(lens_b, norm_bt.shape[1])]
+        return float(norm_bt.mean())
 
     @torch.no_grad()
     def _heads(self, seen: Seen) -> None:

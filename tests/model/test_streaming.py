@@ -16,13 +16,13 @@ SMALL = [
     "encoder.num_layers=2",
     "encoder.dim=16",
     "encoder.ff_dim=24",
-    "encoder.conv_kernel=7",
     "encoder.subsampling_channels=4",
     "encoder.dropout=0",
-    "encoder.causal=true",
     "features.num_mels=20",
     "tokenizer.kind=char",
 ]
+
+CAUSAL = ["encoder.conv_kernel=7", "encoder.causal=true"]
 
 VARIANTS = [
     *[
@@ -42,12 +42,15 @@ VARIANTS = [
         )
     ],
     ["encoder.subsampling=8", "attention.qk_norm=true"],
-    ["encoder.kind=transformer", "encoder.causal=false"],
+    ["encoder.kind=transformer"],
+    ["encoder.kind=ebranchformer"],
+    ["encoder.kind=ebranchformer", "attention.position=relative", "encoder.norm=post"],
 ]
 
 
 def build(options: list[str]) -> tuple[Recogniser, Config]:
-    cfg = config.load([], [*SMALL, *options])
+    convolutions = [] if "encoder.kind=transformer" in options else CAUSAL
+    cfg = config.load([], [*SMALL, *convolutions, *options])
     torch.manual_seed(0)
     net = Recogniser(cfg, 12).eval()
     for parameter in net.parameters():

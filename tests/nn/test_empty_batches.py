@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from asr import config
+from asr.config.kinds import ENCODERS
 from asr.model.recogniser import Recogniser
 
 SMALL = [
-    *("encoder.num_layers=1", "encoder.dim=32", "encoder.ff_dim=32", "encoder.conv_kernel=5"),
+    *("encoder.num_layers=1", "encoder.dim=32", "encoder.ff_dim=32"),
     "encoder.subsampling_channels=4",
 ]
 WEIGHTINGS = ("softmax", "sigmoid", "relu", "polynomial")
@@ -26,7 +27,7 @@ BATCHES = [
 
 
 @pytest.mark.parametrize("position", POSITIONS)
-@pytest.mark.parametrize("kind", ["conformer", "transformer"])
+@pytest.mark.parametrize("kind", list(ENCODERS))
 def test_empty_batches(kind: str, position: str) -> None:
     """Forward and backward: the right shapes, no gradient that is not finite."""
     for weighting, train in itertools.product(WEIGHTINGS, (False, True)):

@@ -98,6 +98,67 @@ def test_conformer_layer_equals_torchaudios_with_copied_weights() -> None:
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_ebranchformer_layer_is_the_papers_formula() -> None:
+    """Written again for one utterance, with a norm for each branch as in the paper (arXiv 2210.00077,
+    section 3): gains and biases of those two stand in the first linear layers of ours."""
+    torch.manual_seed(1)
+    dim, kernel, lens, f = 16, 5, torch.tensor([9, 6]), nn.functional
+    ours = layer(dim, 32, "ebranchformer", kernel)
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.copy_(0.3 * torch.randn_like(parameter))
+    branches, norm = ours.branches.branch, ours.branches.norm
+    qkv, cgmlp = branches.attention.attention.project_qkv, branches.convolution
+    weights = {name: value.detach().clone() for name, value in ours.named_parameters()}
+    gains = {qkv: torch.randn(2, dim), cgmlp.widen: torch.randn(2, dim)}  # of the norms, and biases
+    with torch.no_grad():
+        norm.weight.fill_(1.0)
+        norm.bias.zero_()
+        for linear, (gain, bias) in gains.items():
+            linear.bias.copy_(linear.weight @ bias + linear.bias)
+            linear.weight.mul_(gain)
+
+    def linear(name: str, x: torch.Tensor) -> torch.Tensor:
+        return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    def feed_forward(name: str, x: torch.Tensor) -> torch.Tensor:
+        normed = f.layer_norm(
+            x, (dim,), weights[f"{name}.norm.weight"], weights[f"{name}.norm.bias"]
+        )
+        return (
+            x + linear(f"{name}.branch.narrow", f.silu(linear(f"{name}.branch.widen", normed))) / 2
+        )
+
+    def depthwise(name: str, x: torch.Tensor) -> torch.Tensor:
+        taps, bias = weights[f"{name}.depthwise.weight"][:, 0, 0], weights[f"{name}.depthwise.bias"]
+        wide = f.pad(x.T, (kernel // 2, kernel // 2)).unfold(1, kernel, 1)
+        return (wide * taps[:, None]).sum(-1).T + bias
+
+    x_btd = torch.randn(2, 9, dim)
+    got = ours(x_btd, Frames(frame_mask(lens, 9), Mask(key_lens=lens, query_lens=lens)))
+    for row, length in enumerate(lens.tolist()):
+        x = feed_forward("ff_before", x_btd[row, :length])
+        inner = "branches.branch"
+        normed = f.layer_norm(x, (dim,), *gains[qkv])
+        q, k, v = linear(f"{inner}.attention.attention.project_qkv", normed).chunk(3, -1)
+        heads = [
+            (part @ key.T / 2).softmax(-1) @ value
+            for part, key, value in zip(q.split(4, -1), k.split(4, -1), v.split(4, -1), strict=True)
+        ]
+        attended = linear(f"{inner}.attention.attention.project_out", torch.cat(heads, -1))
+        normed = f.layer_norm(x, (dim,), *gains[cgmlp.widen])
+        kept, gate = f.gelu(linear(f"{inner}.convolution.widen", normed)).chunk(2, -1)
+        gate_norm = [weights[f"{inner}.convolution.gate_norm.{one}"] for one in ("weight", "bias")]
+        gate = depthwise(
+            f"{inner}.convolution", f.layer_norm(gate, (len(gate_norm[0]),), *gate_norm)
+        )
+        both = torch.cat([attended, linear(f"{inner}.convolution.narrow", kept * gate)], -1)
+        x = x + linear(f"{inner}.merge", both + depthwise(inner, both))
+        x = feed_forward("ff_after", x)
+        expected = f.layer_norm(x, (dim,), weights["norm.weight"], weights["norm.bias"])
+        torch.testing.assert_close(got[row, :length], expected, atol=1e-4, rtol=1e-4)
+
+
 def _both(module: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     return module.weight, module.bias  # type: ignore[return-value]
 

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from asr import config
 from asr.nn.attention import MultiHeadAttention
-from asr.nn.conformer import ConformerLayer, SelfAttention
+from asr.nn.conformer import ConformerLayer
 from asr.nn.encoder import Encoder
 from asr.nn.frames import Frames, frame_mask
+from asr.nn.modules import SelfAttention
 from asr.nn.position import Relative
 
 DIM, HEADS, FF_DIM, KERNEL = 64, 4, 96, 7

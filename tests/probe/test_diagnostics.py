@@ -12,14 +12,17 @@ from sigmoid_attention import Mask
 from torch import Tensor, nn
 
 from asr import config
+from asr.config.kinds import ENCODERS
 from asr.data.dataset import Batch
+from asr.errors import InputError
 from asr.model.recogniser import Recogniser
 from asr.nn.attention import attentions, build_attention
+from asr.nn.frames import frame_mask
 from asr.probe.diagnostics import Head, diagnose, head_statistics, series
 from asr.probe.jacobian import jacobian_norms
 
 SMALL = [
-    *("encoder.num_layers=2", "encoder.dim=16", "encoder.ff_dim=16", "encoder.conv_kernel=5"),
+    *("encoder.num_layers=2", "encoder.dim=16", "encoder.ff_dim=16"),
     *("encoder.subsampling_channels=4", "attention.num_heads=2", "tokenizer.kind=char"),
     *("features.num_mels=20", "encoder.dropout=0.3"),
 ]
@@ -209,6 +212,34 @@ def test_norms_are_those_of_the_tensors(norm: str) -> None:
         float(torch.cat([b for _, b in norms]).mean()), rel=1e-4
     )
     assert layer.output_share == layer.output_norm / layer.residual_norm
+
+
+@pytest.mark.parametrize("kind", list(ENCODERS))
+def test_every_kind_of_encoder_shows_its_attention(kind: str) -> None:
+    """What is read off an E-Branchformer's attention is what stands beside its other branch."""
+    net, batch = build(f"encoder.kind={kind}"), batch_of(16000, 9600)
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for attention in attentions(net):
+        attention.register_forward_hook(lambda _, args, out: seen.append((args[1], out)))
+    diagnosis = diagnose(net, batch)
+    assert len(diagnosis.layers) == 2
+    for layer, (mask, out_btd) in zip(diagnosis.layers, seen[:2], strict=True):
+        exist_bt = frame_mask(mask.query_lens, out_btd.shape[1])
+        norm = float(out_btd.detach().double().norm(dim=2)[exist_bt].mean())
+        assert layer.output_norm == pytest.approx(norm, rel=1e-6)
+        assert 0 < layer.residual_norm < math.inf
+
+
+def test_attention_with_no_residual_connection_is_found_and_a_model_without_any_refused() -> None:
+    net, batch = build("encoder.num_layers=1"), batch_of(16000, 9600)
+    layer = net.encoder.layers[0]
+    layer.attention = layer.attention.branch
+    (found,) = diagnose(net, batch).layers
+    assert len(found.heads) == 2
+    assert found.residual_norm > 0
+    layer.attention = layer.ff_before
+    with pytest.raises(InputError, match="this model has no attention"):
+        diagnose(net, batch)
 
 
 def test_gradients_are_autograds_and_nothing_is_left_behind() -> None:

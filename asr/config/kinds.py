@@ -1,0 +1,34 @@
+"""The kinds of encoder layers: which options each reads. How they compute stands in ``asr.nn``."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class EncoderKind(NamedTuple):
+    """What a kind of layers is to the rest of the package.
+
+    Attributes:
+        reads: options of the encoder that it reads and other kinds may not. A kind that reads
+            ``causal`` has convolutions, which must be causal where utterances are cut into chunks.
+        streams: whether utterances may be cut into chunks at all.
+    """
+
+    reads: tuple[str, ...] = ()
+    streams: bool = True
+
+
+ENCODERS = {
+    "conformer": EncoderKind(reads=("conv_kernel", "conv_norm", "causal")),
+    "ebranchformer": EncoderKind(reads=("conv_kernel", "cgmlp_dim", "causal")),
+    "transformer": EncoderKind(),
+}
+
+
+OWN_OPTIONS = sorted({name for kind in ENCODERS.values() for name in kind.reads})
+"""Options of the encoder that not every kind reads."""
+
+
+def unread(kind: str) -> list[str]:
+    """Return the options of the encoder that another kind reads and this one does not."""
+    return [name for name in OWN_OPTIONS if name not in ENCODERS[kind].reads]
