@@ -10,6 +10,7 @@ import yaml
 
 from asr import config
 from asr.cli import main
+from asr.config.kinds import ENCODERS, EncoderKind
 from asr.config.layers import base_files
 from asr.errors import InputError
 
@@ -28,6 +29,46 @@ def test_defaults_then_base_then_yaml_then_command_line(tmp_path: Path) -> None:
     assert loaded.encoder.dim == 128
     assert loaded.data.train == ["a", "b"]
     assert loaded.optimizer == config.Config().optimizer
+
+
+def test_a_kind_of_encoder_takes_back_what_was_said_before_to_another(tmp_path: Path) -> None:
+    """A yaml for Conformers serves other kinds: below a kind, what it does not read is a mistake."""
+    yaml, over = tmp_path / "conformer.yaml", tmp_path / "other.yaml"
+    yaml.write_text("encoder: {conv_kernel: 15, conv_norm: rmsnorm, causal: true, dim: 64}\n")
+    for kind, kernel, causal in (("transformer", 31, False), ("ebranchformer", 15, True)):
+        over.write_text(f"encoder: {{kind: {kind}}}\n")
+        by_word = config.load([yaml], [f"encoder.kind={kind}"])
+        assert by_word == config.load([yaml, over])
+        encoder = by_word.encoder
+        assert (encoder.conv_kernel, encoder.conv_norm) == (kernel, "layernorm")
+        assert (encoder.causal, encoder.dim) == (causal, 64)
+    reason = "encoder.conv_kernel = 15: encoder.kind = transformer does not read it; leave it at 31"
+    over.write_text("encoder: {conv_kernel: 15, kind: transformer}\n")
+    for files, overrides in (
+        ([over], []),
+        ([yaml], ["encoder.conv_kernel=15", "encoder.kind=transformer"]),
+        ([], ["encoder.kind=transformer", "encoder.conv_kernel=15"]),
+    ):
+        with pytest.raises(InputError) as caught:
+            config.load(files, overrides)
+        assert str(caught.value) == reason
+
+
+def test_a_folder_of_an_older_version_may_hold_what_its_kind_does_not_read(tmp_path: Path) -> None:
+    yaml = tmp_path / "config.yaml"
+    yaml.write_text("format: 2\nencoder: {kind: transformer, conv_kernel: 15, causal: true}\n")
+    encoder = config.load([yaml], follow_base=False).encoder
+    assert (encoder.kind, encoder.conv_kernel, encoder.causal) == ("transformer", 31, False)
+
+
+def test_a_kind_that_needs_whole_utterances_is_refused_by_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(ENCODERS, "transformer", EncoderKind(streams=False))
+    with pytest.raises(InputError) as caught:
+        config.load([], ["encoder.kind=transformer", "encoder.chunk_sizes=[4]"])
+    reason = "encoder.chunk_sizes = [4]: encoder.kind = transformer needs whole utterances"
+    assert str(caught.value) == reason
 
 
 def test_dump_reads_back_as_the_same_configuration(tmp_path: Path) -> None:

@@ -26,11 +26,24 @@ from asr.transcribe.precision import Int8Linear
 RATE = 16000
 
 
+ENCODERS = [
+    ["encoder.kind=transformer"],
+    ["encoder.kind=ebranchformer"],
+    ["encoder.kind=ebranchformer", "encoder.causal=true", "encoder.norm=post"],
+    ["encoder.causal=true", "encoder.chunk_sizes=[8]", "encoder.left_chunks=[4]"],
+]
+EXPORTED = [
+    (weighting, position, [])
+    for weighting in ("sigmoid", "softmax")
+    for position in ("alibi", "rope", "relative", "none", "table")
+]
+EXPORTED += [("sigmoid", "alibi", encoder) for encoder in ENCODERS]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("weighting", ["sigmoid", "softmax"])
-@pytest.mark.parametrize("position", ["alibi", "rope", "relative", "none", "table"])
+@pytest.mark.parametrize(("weighting", "position", "encoder"), EXPORTED)
 def test_onnx_runtime_gives_pytorchs_log_probabilities(
-    tmp_path: Path, babble: np.ndarray, weighting: str, position: str
+    tmp_path: Path, babble: np.ndarray, weighting: str, position: str, encoder: list[str]
 ) -> None:
     """A batch of another size and other lengths than what was traced, one shorter than a frame."""
     pytest.importorskip("onnxscript")
@@ -39,7 +52,7 @@ def test_onnx_runtime_gives_pytorchs_log_probabilities(
     attention = [f"attention.weighting={weighting}", f"attention.position={position}"]
     if weighting == "sigmoid":
         attention += ["attention.count=effective", "attention.shift_exponent=true"]
-    cfg = config.load([], words + attention)
+    cfg = config.load([], words + attention + encoder)
     tokenizer = train_tokenizer(["the quick brown fox"], cfg.tokenizer)
     torch.manual_seed(0)
     net = Recogniser(cfg, tokenizer.vocab_size)
