@@ -63,6 +63,14 @@ REMEDIES = {
     "narrow cgMLP": ["encoder.cgmlp_dim=20"],
 }
 
+# remedies that are an option which not every encoder reads
+OWN = {
+    "causal": "causal",
+    "kernel 5": "conv_kernel",
+    "RMSNorm": "conv_norm",
+    "narrow cgMLP": "cgmlp_dim",
+}
+
 # which remedies make no sense for which weightings, positions or encoders, and what the refusal
 # begins with
 REFUSED = {
@@ -80,12 +88,12 @@ REFUSED = {
         (position, "linformer"): "attention.keys"
         for position in sorted(set(POSITIONS) - {"none", "sinusoidal", "cape"})
     },
-    ("transformer", "causal"): "encoder.causal",
-    ("transformer", "kernel 5"): "encoder.conv_kernel",
-    ("transformer", "RMSNorm"): "encoder.conv_norm",
-    ("ebranchformer", "RMSNorm"): "encoder.conv_norm",
-    ("transformer", "narrow cgMLP"): "encoder.cgmlp_dim",
-    ("conformer", "narrow cgMLP"): "encoder.cgmlp_dim",
+    **{
+        (kind, remedy): f"encoder.{option}"
+        for kind in ENCODERS
+        for remedy, option in OWN.items()
+        if option not in ENCODERS[kind].reads
+    },
 }
 
 AXES = (list(WEIGHTINGS), list(POSITIONS), list(LAYERS), list(REMEDIES))
@@ -135,12 +143,9 @@ def make_config(weighting: str, position: str, encoder: str, remedy: str) -> Con
         f"attention.position={position}",
         f"encoder.kind={encoder}",
     )
-    needed = ["encoder.causal=true"] if remedy == "chunks" and "causal" in reads(encoder) else []
+    cut_causally = remedy == "chunks" and "causal" in ENCODERS[encoder].reads
+    needed = ["encoder.causal=true"] if cut_causally else []
     return config.load([], [*SMALL, *chosen, *REMEDIES[remedy], *needed])
-
-
-def reads(encoder: str) -> tuple[str, ...]:
-    return ENCODERS[encoder].reads
 
 
 def test_every_pair_of_choices_is_tried_every_day() -> None:
@@ -280,6 +285,8 @@ BROKEN = [
     (["encoder.cgmlp_dim=64"], "encoder.kind = conformer does not read it; leave it at 0"),
     (["ctc.intermediate_layers=[2]"], "give different layers below the last, which is 2"),
     (["ctc.intermediate_layers=[1, 1]"], "give different layers below the last"),
+    (["model.heads=[]"], "model.heads = []: give at least one head, and none twice"),
+    (["model.heads=[ctc, ctc]"], "give at least one head, and none twice"),
     (["encoder.left_chunks=[]"], "give at least one number, -1 for all"),
     (["augment.speed_factors=[]"], "give at least one speed, 1.0 for none"),
     (["augment.noise_snr_db=[10, 5]"], "= [10.0, 5.0]: give the lowest and the highest ratio"),

@@ -10,11 +10,11 @@ from asr.config.schema import (
     DataConfig,
     EncoderConfig,
     FeatureConfig,
-    OptimizerConfig,
+    ModelConfig,
     TokenizerConfig,
-    TrainConfig,
     walk,
 )
+from asr.config.training import OptimizerConfig, TrainConfig
 
 __all__ = [
     "CONTENT",
@@ -28,6 +28,7 @@ __all__ = [
     "DataConfig",
     "EncoderConfig",
     "FeatureConfig",
+    "ModelConfig",
     "OptimizerConfig",
     "TokenizerConfig",
     "TrainConfig",

@@ -121,6 +121,10 @@ RULES = (
         "which is {encoder.num_layers}",
     ),
     Rule(
+        lambda c: not c.model.heads or len(set(c.model.heads)) < len(c.model.heads),
+        "model.heads = {model.heads}: give at least one head, and none twice",
+    ),
+    Rule(
         lambda c: not c.encoder.left_chunks,
         "encoder.left_chunks = []: give at least one number, -1 for all",
     ),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from asr.config import Config
+from asr.config.kinds import ENCODERS
 from asr.config.rules import chunk_refusal
 from asr.errors import InputError
 from asr.model.recogniser import Recogniser
@@ -29,10 +30,10 @@ def choose_chunk(config: Config, size: int | None = None, left_chunks: int | Non
     """
     sizes = sorted({size for size in config.encoder.chunk_sizes if size})
     if not sizes:
+        causal = "encoder.causal=true " if "causal" in ENCODERS[config.encoder.kind].reads else ""
         raise InputError(
             "streaming needs a model that was trained with chunks, this one saw whole utterances: "
-            "train with encoder.causal=true encoder.chunk_sizes=[0,8,16,32] "
-            "encoder.left_chunks=[4,8]"
+            f"train with {causal}encoder.chunk_sizes=[0,8,16,32] encoder.left_chunks=[4,8]"
         )
     if size is None:
         size = sizes[-1]

@@ -13,6 +13,7 @@ from sigmoid_attention import Mask
 from torch import nn
 
 from asr.config import AttentionConfig, EncoderConfig
+from asr.config.kinds import ENCODERS, OWN_OPTIONS
 from asr.errors import InputError
 from asr.nn.attention import MASK_KINDS, build_attention
 from asr.nn.encoder import Encoder
@@ -96,6 +97,23 @@ def test_conformer_layer_equals_torchaudios_with_copied_weights() -> None:
         got = ours(x_btd, Frames(frames_bt, Mask(key_lens=lens, query_lens=lens)))
         got = got[row : row + 1, :length]
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+OTHER_VALUES = {"conv_kernel": 7, "conv_norm": "rmsnorm", "cgmlp_dim": 20, "causal": True}
+
+
+@pytest.mark.parametrize("kind", list(ENCODERS))
+def test_a_kind_reads_the_options_that_it_declares_and_no_other(kind: str) -> None:
+    def outcome(config: EncoderConfig) -> torch.Tensor:
+        torch.manual_seed(0)
+        net = Encoder(config, SOFTMAX, 80).eval()
+        return net(torch.linspace(-1, 1, 80 * 80).view(1, 80, 80), torch.tensor([80]))[0]
+
+    config = EncoderConfig(kind, 1, 16, 32, 5, subsampling_channels=4)
+    assert set(OTHER_VALUES) == set(OWN_OPTIONS)
+    for name, value in OTHER_VALUES.items():
+        is_read = not torch.equal(outcome(config), outcome(replace(config, **{name: value})))
+        assert is_read == (name in ENCODERS[kind].reads), name
 
 
 def test_ebranchformer_layer_is_the_papers_formula() -> None:
