@@ -11,9 +11,10 @@ import torch
 from sigmoid_attention import PositionBias, attend
 from sigmoid_attention.cpp_build import engine
 from sigmoid_attention.dispatch import BACKENDS
+from sigmoid_attention.weightings import MAPS
 
 from asr.config import AttentionConfig
-from asr.nn.attention import WEIGHTINGS
+from asr.nn.attention import build_weighting
 from asr.provenance import commit, versions
 
 # Import names of this distribution, or of kernels/ installed alone.
@@ -46,7 +47,7 @@ def report() -> list[str]:
     lines += [line for name in PACKAGES for line in _owned(name, owners.get(name, []))]
     devices = ["cpu", *(["cuda"] if count else [])]
     for device in devices:
-        for weighting in WEIGHTINGS:
+        for weighting in MAPS:
             for backend in BACKENDS:
                 if backend != "auto":
                     works = _try_backend(device, weighting, backend)
@@ -73,7 +74,7 @@ def _try_backend(device: str, weighting: str, backend: str) -> str:
     q_bhtd = torch.randn(1, 2, 17, 32, device=device, requires_grad=True)
     alibi = PositionBias.alibi(torch.tensor([0.5, 0.25], device=device))
     try:
-        chosen = WEIGHTINGS[weighting](AttentionConfig())
+        chosen = build_weighting(AttentionConfig(weighting=weighting))
         attend(
             q_bhtd, q_bhtd, q_bhtd, weighting=chosen, position=alibi, backend=backend
         ).sum().backward()

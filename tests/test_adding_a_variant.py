@@ -1,4 +1,4 @@
-"""docs/adding-a-variant.md holds a change to this tree: it must apply, and do what the page says."""
+"""docs/adding-a-variant.md holds changes to this tree: each must apply, and do what the page says."""
 
 from __future__ import annotations
 
@@ -14,18 +14,22 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "adding-a-variant.md"
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """A copy of the tree with the page's change in it."""
+def change(section: str) -> str:
+    """The diff in the section of the page with this heading."""
+    text = PAGE.read_text(encoding="utf-8").split(f"\n## {section}\n")[1].split("\n## ")[0]
+    return text.split("```diff\n")[1].split("```")[0]
+
+
+def changed_tree(section: str, tmp_path: Path) -> Path:
+    """A copy of the tree with the section's change in it."""
     for name in ("asr", "kernels", "tests", "pyproject.toml"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tmp_path / name)
-    change = PAGE.read_text(encoding="utf-8").split("```diff\n")[1].split("```")[0]
     patch = ["patch", "--strip=1", "--fuzz=0", "--directory", str(tmp_path)]
     if shutil.which("patch") is None:
         pytest.skip("the program `patch` is not installed")
-    said = subprocess.run(patch, input=change, text=True, check=True, capture_output=True).stdout
-    assert "offset" not in said, said  # line numbers are right
+    done = subprocess.run(patch, input=change(section), text=True, check=True, capture_output=True)
+    assert "offset" not in done.stdout, done.stdout  # line numbers are right
     return tmp_path
 
 
@@ -40,15 +44,19 @@ def run(tree: Path, *command: str) -> str:
     return done.stdout
 
 
-def test_the_change_applies_in_four_places_and_the_word_is_known(tree: Path) -> None:
-    changed = PAGE.read_text(encoding="utf-8").count("\n+++ ")
-    assert changed == 4
+WEIGHTING = "A weighting: `cosine`"
+
+
+def test_a_weighting_takes_two_places_and_its_word_is_known(tmp_path: Path) -> None:
+    assert change(WEIGHTING).count("\n+++ ") == 2
+    tree = changed_tree(WEIGHTING, tmp_path)
     config = run(tree, "asr.cli", "config", "attention.weighting=cosine")
     assert "attention.weighting = 'cosine'" in config
 
 
 @pytest.mark.slow
-def test_the_changed_tree_passes_its_tests(tree: Path) -> None:
+def test_a_weighting_passes_its_tests(tmp_path: Path) -> None:
+    tree = changed_tree(WEIGHTING, tmp_path)
     rows = ["tests/kernels/test_backends.py", "tests/test_variants.py", "-k", "cosine"]
     said = run(tree, "pytest", "-q", "-p", "no:cacheprovider", *rows)
     assert "passed" in said

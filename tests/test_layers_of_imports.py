@@ -134,6 +134,7 @@ def test_config_imports_nothing_of_ours_but_its_own_parts() -> None:
     assert {name for name in imported if package_of(name) != "asr.config"} == {
         "asr.errors",
         "asr.formats",
+        "sigmoid_attention.weightings",
     }
 
 
@@ -166,3 +167,9 @@ for module in ("asr.cli", "sigmoid_attention", "asr.api", "asr.train.run"):
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert [line.split(" ", 1)[1] for line in run.stdout.splitlines()] == ["[]"] * 4, run.stdout
+
+
+def test_the_configuration_and_its_table_of_weightings_need_no_torch() -> None:
+    code = "import asr.config, sys; print('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"

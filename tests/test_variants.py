@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from sigmoid_attention.weightings import MAPS
 
 from asr import config
 from asr.config import Config
@@ -20,7 +21,7 @@ from asr.errors import InputError
 from asr.model.folder import load_model, save_model
 from asr.model.recogniser import Recogniser
 from asr.model.stream import FrameStream
-from asr.nn.attention import POSITIONS, WEIGHTINGS
+from asr.nn.attention import POSITIONS
 from asr.nn.encoder import LAYERS
 from asr.search.greedy import greedy
 from asr.text.tokenizer import Tokenizer, train_tokenizer
@@ -76,7 +77,7 @@ OWN = {
 REFUSED = {
     **{
         (weighting, remedy): "attention.shift"
-        for weighting in sorted(set(WEIGHTINGS) - {"sigmoid"})
+        for weighting in sorted(set(MAPS) - {"sigmoid"})
         for remedy in ("no shift", "constant shift", "shift per head", "exponent")
     },
     ("softmax", "sequence"): "attention.count",
@@ -96,7 +97,7 @@ REFUSED = {
     },
 }
 
-AXES = (list(WEIGHTINGS), list(POSITIONS), list(LAYERS), list(REMEDIES))
+AXES = (list(MAPS), list(POSITIONS), list(LAYERS), list(REMEDIES))
 Variant = tuple[str, str, str, str]
 
 
@@ -272,7 +273,7 @@ BROKEN = [
     (["attention.power=5"], "only polynomial has a power"),
     (["attention.weighting=polynomial", "attention.power=4"], "must be odd"),
     (["attention.backend=sdpa"], "sdpa has softmax only, not sigmoid"),
-    (["attention.backend=triton", "attention.weighting=relu"], "triton has sigmoid only, not relu"),
+    (["attention.backend=triton", "attention.weighting=relu"], "sigmoid only, not relu"),
     (["attention.keys=linformer"], "stand at no frame, so alibi has nothing to measure"),
     (["encoder.conv_kernel=4"], "encoder.conv_kernel = 4: must be odd"),
     (["encoder.kind=ebranchformer", "encoder.cgmlp_dim=9"], "cgmlp_dim = 9: must be even"),

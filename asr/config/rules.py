@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from sigmoid_attention.weightings import MAPS, Map, listed, maps_with, served_by
+
 from asr.config.kinds import ENCODERS, OWN_OPTIONS, unread
 from asr.config.schema import AttentionConfig, Config, EncoderConfig
 
@@ -16,6 +18,13 @@ class Rule(NamedTuple):
     reason: str
     """Filled with the configuration's sections: "{attention.shift}"."""
 
+
+def _map(config: Config) -> Map:
+    return MAPS[config.attention.weighting]
+
+
+_SHIFTED = listed(maps_with(lambda one: one.shift))
+_WITH_POWER = listed(maps_with(lambda one: one.power))
 
 MAX_WINDOW = 8192  # samples; the mel bank and a batch of spectra grow with it
 
@@ -55,24 +64,24 @@ RULES = (
         "not {encoder.dim} / {attention.num_heads}",
     ),
     Rule(
-        lambda c: c.attention.weighting != "sigmoid" and c.attention.shift != "-log n",
-        "attention.shift = {attention.shift}: only sigmoid has a shift, not {attention.weighting}",
+        lambda c: not _map(c).shift and c.attention.shift != "-log n",
+        "attention.shift = {attention.shift}: "
+        f"only {_SHIFTED} has a shift, not {{attention.weighting}}",
     ),
     Rule(
-        lambda c: c.attention.weighting != "sigmoid" and c.attention.shift_per_head,
-        "attention.shift_per_head: only sigmoid has a shift, not {attention.weighting}",
+        lambda c: not _map(c).shift and c.attention.shift_per_head,
+        f"attention.shift_per_head: only {_SHIFTED} has a shift, not {{attention.weighting}}",
     ),
     Rule(
         lambda c: (
-            c.attention.shift_exponent
-            and (c.attention.weighting != "sigmoid" or c.attention.shift != "-log n")
+            c.attention.shift_exponent and (not _map(c).shift or c.attention.shift != "-log n")
         ),
-        "attention.shift_exponent: only sigmoid with shift -log n has a count with an exponent, not "
-        "{attention.weighting} with shift {attention.shift}",
+        f"attention.shift_exponent: only {_SHIFTED} with shift -log n has a count with an exponent, "
+        "not {attention.weighting} with shift {attention.shift}",
     ),
     Rule(
-        lambda c: c.attention.weighting == "softmax" and c.attention.row_scale != "auto",
-        "attention.row_scale = {attention.row_scale}: softmax's rows sum to one already",
+        lambda c: not _map(c).scaled and c.attention.row_scale != "auto",
+        "attention.row_scale = {attention.row_scale}: {attention.weighting}'s rows sum to one already",
     ),
     Rule(
         lambda c: c.attention.count == "sequence" and not _counts(c),
@@ -80,20 +89,22 @@ RULES = (
         "{attention.weighting}, shift {attention.shift} and row_scale {attention.row_scale}",
     ),
     Rule(
-        lambda c: c.attention.weighting != "polynomial" and c.attention.power != 3,
-        "attention.power = {attention.power}: only polynomial has a power, not {attention.weighting}",
+        lambda c: not _map(c).power and c.attention.power != 3,
+        "attention.power = {attention.power}: "
+        f"only {_WITH_POWER} has a power, not {{attention.weighting}}",
     ),
     Rule(
         lambda c: c.attention.power % 2 == 0,
         "attention.power = {attention.power}: must be odd, or opposite scores weigh the same",
     ),
     Rule(
-        lambda c: c.attention.backend == "sdpa" and c.attention.weighting != "softmax",
-        "attention.backend = sdpa has softmax only, not {attention.weighting}",
+        lambda c: c.attention.backend == "sdpa" and "sdpa" not in _map(c).engines,
+        f"attention.backend = sdpa has {listed(served_by('sdpa'))} only, not {{attention.weighting}}",
     ),
     Rule(
-        lambda c: c.attention.backend == "triton" and c.attention.weighting != "sigmoid",
-        "attention.backend = triton has sigmoid only, not {attention.weighting}",
+        lambda c: c.attention.backend == "triton" and "triton" not in _map(c).engines,
+        f"attention.backend = triton has {listed(served_by('triton'))} only, "
+        "not {attention.weighting}",
     ),
     Rule(
         lambda c: (
@@ -210,11 +221,12 @@ def attention_terms(attention: AttentionConfig) -> dict[str, object]:
     """Return the options that enter what attention computes; two that agree in them compute alike."""
     terms: dict[str, object] = dict(vars(attention))
     unused = {"backend"}
-    if attention.weighting != "sigmoid":
+    one = MAPS[attention.weighting]
+    if not one.shift:
         unused |= {"shift", "shift_constant", "shift_per_head", "shift_exponent"}
     elif attention.shift != "constant":
         unused.add("shift_constant")
-    biased = attention.weighting == "sigmoid" and attention.position in ("alibi", "table")
+    biased = one.shift and attention.position in ("alibi", "table")
     # Without a bias the effective count is that of the visible keys.
     if not _attention_counts(attention) or (attention.count != "sequence" and not biased):
         unused.add("count")
@@ -235,10 +247,10 @@ def _counts(config: Config) -> bool:
 
 
 def _attention_counts(attention: AttentionConfig) -> bool:
-    if attention.weighting == "softmax":
+    one = MAPS[attention.weighting]
+    if not one.scaled:
         return False
-    if attention.row_scale not in ("auto", "none"):
+    if one.shift and attention.shift == "-log n":
         return True
-    if attention.weighting == "sigmoid":
-        return attention.shift == "-log n"
-    return attention.row_scale == "auto"
+    row_scale = one.row_scale if attention.row_scale == "auto" else attention.row_scale
+    return row_scale not in (None, "none")

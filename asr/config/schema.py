@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from sigmoid_attention.weightings import MAPS
+
 from asr.config.kinds import ENCODERS
 from asr.config.option import CONTENT, FREE, option
 from asr.config.training import OptimizerConfig, TrainConfig
@@ -152,7 +154,7 @@ class AttentionConfig:
     weighting: str = option(
         "sigmoid",
         "how scores become weights",
-        choices=("softmax", "sigmoid", "relu", "polynomial"),
+        choices=tuple(MAPS),
     )
     position: str = option(
         "alibi",
@@ -177,13 +179,15 @@ class AttentionConfig:
         "effective",
         "the n of shift and row_scale: the keys a row may see, the utterance's frames, or "
         "(effective) how many of those keys each head can see: the sum of exp(position bias) over "
-        "them, which is their number with all positions but alibi and table; relu and polynomial "
-        "count the keys a row may see",
+        "them, which is their number with all positions but alibi and table; weightings without a "
+        "shift count the keys a row may see",
         choices=("visible", "sequence", "effective"),
     )
     row_scale: str = option(
         "auto",
-        "factor on the weights; auto: 1/n for relu, 1/sqrt n for polynomial, none for sigmoid",
+        "factor on the weights; auto: "
+        + "".join(f"{one.row_scale} for {name}, " for name, one in MAPS.items() if one.row_scale)
+        + "none for the others",
         choices=("auto", "none", "1/n", "1/sqrt n"),
     )
     power: int = option(3, "exponent of polynomial (odd)", low=1, high=15)

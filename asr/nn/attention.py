@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 from sigmoid_attention import Mask, Resolved, Weighting, resolve
+from sigmoid_attention.weightings import MAPS
 from torch import Tensor, nn
 
 from asr.config import AttentionConfig
@@ -116,29 +117,21 @@ class MultiHeadAttention(nn.Module):
         return self._attend
 
 
-def _sigmoid(config: AttentionConfig) -> Weighting:
+def build_weighting(config: AttentionConfig) -> Weighting:
+    """The weighting that a configuration chooses: its options, as far as the map reads them."""
+    one = MAPS[config.weighting]
     shifts = {"none": None, "constant": config.shift_constant, "-log n": "-log n"}
-    return _scaled(Weighting.sigmoid(shifts[config.shift], n=config.count), config)
+    scales = {"auto": one.row_scale, "none": None, "1/n": "1/n", "1/sqrt n": "1/sqrt n"}
+    # exp(bias) says nothing of how maps fall off that are divided by n
+    by_bias = one.shift or config.count != "effective"
+    return Weighting(
+        config.weighting,
+        shift=shifts[config.shift] if one.shift else None,
+        row_scale=scales[config.row_scale] if one.scaled else None,
+        power=config.power if one.power else 1,
+        n=config.count if by_bias else "visible",
+    )
 
-
-def _scaled(weighting: Weighting, config: AttentionConfig) -> Weighting:
-    scales = {"auto": weighting.row_scale, "none": None, "1/n": "1/n", "1/sqrt n": "1/sqrt n"}
-    return replace(weighting, row_scale=scales[config.row_scale])
-
-
-def _keys_counted(config: AttentionConfig) -> str:
-    """Return the n of maps that are divided by it: exp(bias) says nothing of how they fall off."""
-    return "visible" if config.count == "effective" else config.count
-
-
-WEIGHTINGS: dict[str, Callable[[AttentionConfig], Weighting]] = {
-    "softmax": lambda config: Weighting.softmax(),
-    "sigmoid": _sigmoid,
-    "relu": lambda config: _scaled(Weighting.relu(n=_keys_counted(config)), config),
-    "polynomial": lambda config: _scaled(
-        Weighting.polynomial(config.power, _keys_counted(config)), config
-    ),
-}
 
 # which keys there are; None: every frame
 KEYS: dict[str, Callable[[AttentionConfig], Linformer | None]] = {
@@ -168,7 +161,7 @@ def build_attention(config: AttentionConfig, dim: int) -> MultiHeadAttention:
         dim,
         num_heads,
         POSITIONS[config.position](dim, num_heads),
-        WEIGHTINGS[config.weighting](config),
+        build_weighting(config),
         config.backend,
         num_kv_heads=config.num_kv_heads or num_heads,
         bias_h=nn.Parameter(torch.zeros(num_heads)) if config.shift_per_head else None,

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from .flat import Flat
-from .maps import ELEMENTWISE
 from .tiles import Prepared, Sums, Tile, grouped, prepare, tile_backward, tile_scores, weigh_
+from .weightings import MAPS
 
 # A problem with up to this many scores is one block: 32 MB in float32.
 ONE_BLOCK = 8 * 1024 * 1024
@@ -38,7 +38,7 @@ def forward(flat: Flat) -> Tensor:
             o = part
         else:
             o[tile.b0 : tile.b1, :, tile.t0 : tile.t1] += part
-    if flat.map == "softmax" and flat.hi_bt is not None:
+    if MAPS[flat.map].weight is None and flat.hi_bt is not None:
         o.masked_fill_((flat.hi_bt == 0)[:, None, :, None], 0.0)
     return o.to(flat.q.dtype)
 
@@ -69,10 +69,10 @@ def _tiles(flat: Flat, one: bool) -> Iterator[tuple[Tile, bool]]:
     batch, heads, num_queries, _ = flat.q.shape
     num_keys = flat.k.shape[2]
     if one:
-        cut = flat.hi_bt is not None and (not flat.prefix or flat.map in ELEMENTWISE)
+        cut = flat.hi_bt is not None and (not flat.prefix or not MAPS[flat.map].vanishes)
         yield Tile(0, batch, 0, num_queries, 0, num_keys), cut
         return
-    key_block = num_keys if flat.map == "softmax" else min(num_keys, KEY_BLOCK)
+    key_block = num_keys if MAPS[flat.map].weight is None else min(num_keys, KEY_BLOCK)
     rows = max(MIN_ROWS, BLOCK // (heads * key_block))
     for b in range(batch):
         for t0 in range(0, num_queries, rows):

@@ -9,6 +9,7 @@ from torch.autograd import forward_ad
 from .flat import Flat
 from .ops import attend_sums, no_forward_grad
 from .softmax_op import attend_softmax
+from .weightings import MAPS
 
 
 def call(flat: Flat, engine: str) -> Tensor:
@@ -16,7 +17,7 @@ def call(flat: Flat, engine: str) -> Tensor:
     if not torch.compiler.is_compiling():
         _refuse_forward_derivatives(flat)
     o: Tensor
-    if engine == "triton" and flat.map == "softmax":
+    if engine == "triton" and MAPS[flat.map].weight is None:
         o, _ = attend_softmax(*flat, engine)
         return o
     o = attend_sums(*flat, engine)

@@ -17,6 +17,7 @@ from .counts import log_counts
 from .dispatch import attend
 from .flat import visible_runs
 from .spec import NO_MASK, Mask, PositionBias, Weighting
+from .weightings import MAPS, maps_with
 
 _BIASES = ("slopes_h", "table_hp", "u_hd", "v_hd", "r_hpd")
 
@@ -42,9 +43,10 @@ def attend_context_parallel(
     sequences and for shards of unequal shape.
     """
     mask = mask or NO_MASK
-    if weighting.map == "softmax":
+    if MAPS[weighting.map].weight is None:
+        add_up = ", ".join(maps_with(lambda one: one.weight is not None))
         raise ValueError(
-            "weighting: got 'softmax', allowed: sigmoid, relu, polynomial, whose shards add up"
+            f"weighting: got {weighting.map!r}, allowed: {add_up}, whose shards add up"
         )
     if mask.cu_seqlens is not None:
         raise ValueError("mask: got cu_seqlens, allowed: any other limit; shards cut sequences")

@@ -1,4 +1,4 @@
-"""A flat call handed to the C++ engine: float32 on the CPU, sigmoid or softmax."""
+"""A flat call handed to the C++ engine: float32 on the CPU."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from .cpp_build import library
 from .flat import Flat, offset_bias, row_term
 from .tiles import Sums
+from .weightings import listed, served_by
 
-MAPS = ("sigmoid", "softmax")
 # A share of one head's queries has at least this many rows. In the backward each has sums of its
 # own over all keys, so shares are few and larger.
 FORWARD_ROWS = 96
@@ -52,8 +52,8 @@ def available() -> bool:
 
 def refusal(weighting_map: str, device: torch.device, dtype: torch.dtype) -> str | None:
     """Why the engine cannot serve, or None; does not compile anything."""
-    if weighting_map not in MAPS:
-        return f"it has {' and '.join(MAPS)}, not {weighting_map}"
+    if weighting_map not in served_by("c++"):
+        return f"it has {listed(served_by('c++'))}, not {weighting_map}"
     if device.type != "cpu" or dtype != torch.float32:
         return f"it has float32 on the cpu, not {dtype} on {device.type}"
     return None

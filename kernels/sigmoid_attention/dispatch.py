@@ -27,6 +27,7 @@ from .spec import (
     check_mask_kind,
     check_type,
 )
+from .weightings import listed, served_by
 
 BACKENDS = ("auto", "reference", "sdpa", "blockwise", "triton")
 # Of the Triton kernels: d_qk and d_v, and heads of all utterances (the second axis of a CUDA grid).
@@ -215,25 +216,24 @@ def _choose(
     dtype: torch.dtype,
 ) -> str:
     bare = position_kind is None and not mask_kind
-    if weighting.map == "softmax" and bare:
+    by_sdpa = weighting.map in served_by("sdpa")
+    if by_sdpa and bare:
         return "sdpa"
     if device.type == "cuda" and refusal("triton", weighting, device, dtype) is None:
         return "triton"
-    if weighting.map != "softmax" or position_kind is not None:
+    if not by_sdpa or position_kind is not None:
         return "blockwise"
-    return "blockwise" if _engine("blockwise", "softmax", device, dtype) == "c++" else "sdpa"
+    return "blockwise" if _engine("blockwise", weighting.map, device, dtype) == "c++" else "sdpa"
 
 
 def refusal(
     backend: str, weighting: Weighting, device: torch.device, dtype: torch.dtype
 ) -> str | None:
     """Why a backend cannot serve, or None where it can."""
-    if backend == "sdpa" and weighting.map != "softmax":
-        return f"it has softmax only, not {weighting.map!r}"
+    if backend in ("sdpa", "triton") and weighting.map not in served_by(backend):
+        return f"it has {listed(served_by(backend))} only, not {weighting.map!r}"
     if backend != "triton":
         return None
-    if weighting.map not in ("sigmoid", "softmax"):
-        return f"it has sigmoid and softmax only, not {weighting.map!r}"
     if dtype not in (torch.float16, torch.bfloat16, torch.float32):
         return f"it has float16, bfloat16 and float32, not {dtype}"
     return _triton_cannot_run(device)

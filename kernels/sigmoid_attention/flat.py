@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from .counts import log_counts
 from .spec import Mask, PositionBias, Weighting, default_scale
+from .weightings import MAPS
 
 
 class Flat(NamedTuple):
@@ -21,8 +22,8 @@ class Flat(NamedTuple):
 
     lo_bt, hi_bt: (B', T) int32, row t sees keys lo <= s < hi; none visible as lo = hi = 0.
     row_shift_bht: (B', H', T') added to scores; an axis is 1 where all get the same.
-    row_factor_bht: the same, times the weights, for maps that are not bounded (sigmoid's weights are
-    at most 1, so its factor may wait for the sum: `row_factor`).
+    row_factor_bht: the same, times the weights, for maps that are not bounded (the factor of those
+    that are may wait for the sum: `row_factor`).
     prefix: rows without keys aside, lo is 0 and hi does not depend on t.
     delta: offset of key 0 and query 0.
     """
@@ -73,7 +74,7 @@ def flatten(
             row_shift_bht = -log_n_bht
             if weighting.exponent_h is not None:
                 row_shift_bht = row_shift_bht * weighting.exponent_h.to(log_n_bht)[:, None]
-        if weighting.map != "sigmoid":
+        if not MAPS[weighting.map].bounded:
             row_factor_bht = _factor(weighting, log_n_bht)
     p = position
     return Flat(
@@ -154,8 +155,8 @@ def visible_runs(
 def row_factor(
     q_bhtd: Tensor, num_keys: int, weighting: Weighting, position: PositionBias | None, mask: Mask
 ) -> Tensor | None:
-    """Return what sigmoid's output is multiplied by, (B', H', T'); None for nothing."""
-    if weighting.map != "sigmoid" or weighting.row_scale is None:
+    """Return what a bounded map's output is multiplied by, (B', H', T'); None for nothing."""
+    if not MAPS[weighting.map].bounded or weighting.row_scale is None:
         return None
     runs = visible_runs(mask, q_bhtd.shape[2], num_keys, q_bhtd.device)
     return _factor(weighting, log_counts(weighting, position, mask, runs, q_bhtd, num_keys))
@@ -170,9 +171,7 @@ def _factor(weighting: Weighting, log_n_bht: Tensor) -> Tensor | None:
 
 def row_term(flat: Flat) -> Tensor | None:
     """(B or 1, H or 1, T or 1) float32: what each score of a row gets; None for nothing."""
-    if flat.map == "softmax" or not (
-        flat.shift or flat.row_shift_bht is not None or flat.bias_h is not None
-    ):
+    if not (flat.shift or flat.row_shift_bht is not None or flat.bias_h is not None):
         return None
     term = torch.full((1, 1, 1), flat.shift, dtype=torch.float32, device=flat.q.device)
     if flat.row_shift_bht is not None:

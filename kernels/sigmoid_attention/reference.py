@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .maps import ELEMENTWISE
 from .spec import NO_MASK, Mask, PositionBias, Weighting, compute_dtype, default_scale
+from .weightings import MAPS
 
 
 def attend(
@@ -51,23 +51,21 @@ def attention_weights(
     k = k_bhsd.masked_fill(~visible_bts.any(1)[:, None, :, None], 0.0)
     s_bhts = scores(q, k, position, mask.k_start - mask.q_start, default_scale(q_bhtd, scale))
     hidden = ~visible_bts[:, None]
-    if weighting.map == "softmax":
+    weight = MAPS[weighting.map].weight
+    if weight is None:
         # The inner fill keeps rows without keys away from 0/0; the outer one makes them exactly 0.
         lowest = torch.finfo(s_bhts.dtype).min
         return s_bhts.masked_fill(hidden, lowest).softmax(-1).masked_fill(hidden, 0.0)
     log_n_bht1 = log_counts(weighting, position, mask, visible_bts, s_bhts.dtype)[..., None]
-    if weighting.map == "sigmoid":
-        if weighting.bias_h is not None:
-            s_bhts = s_bhts + weighting.bias_h.to(s_bhts.dtype)[:, None, None]
-        if weighting.shift == "-log n":
-            exponent_h = weighting.exponent_h
-            times = 1.0 if exponent_h is None else exponent_h.to(s_bhts.dtype)[:, None, None]
-            s_bhts = s_bhts - times * log_n_bht1
-        elif weighting.shift is not None:
-            s_bhts = s_bhts + float(weighting.shift)
-        p_bhts = s_bhts.sigmoid()
-    else:
-        p_bhts = ELEMENTWISE[weighting.map].weight(s_bhts, weighting.power)
+    if weighting.bias_h is not None:
+        s_bhts = s_bhts + weighting.bias_h.to(s_bhts.dtype)[:, None, None]
+    if weighting.shift == "-log n":
+        exponent_h = weighting.exponent_h
+        times = 1.0 if exponent_h is None else exponent_h.to(s_bhts.dtype)[:, None, None]
+        s_bhts = s_bhts - times * log_n_bht1
+    elif weighting.shift is not None:
+        s_bhts = s_bhts + float(weighting.shift)
+    p_bhts = weight(s_bhts, weighting.power)
     if weighting.row_scale == "1/n":
         p_bhts = p_bhts / log_n_bht1.exp().clamp(min=1.0)
     elif weighting.row_scale == "1/sqrt n":

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .maps import ELEMENTWISE
+from .weightings import MAPS, listed, maps_with
 
-MAPS = ("softmax", "sigmoid", *ELEMENTWISE)
 COUNTS = ("visible", "sequence", "effective")
 ROW_SCALES = (None, "1/n", "1/sqrt n")
 PRECISIONS = ("exact", "fast")
@@ -73,7 +72,7 @@ class Weighting:
     exponent_h: Tensor | None = None
 
     def __post_init__(self) -> None:
-        _check_choice("Weighting.map", self.map, MAPS)
+        _check_choice("Weighting.map", self.map, tuple(MAPS))
         _check_choice("Weighting.row_scale", self.row_scale, ROW_SCALES)
         _check_choice("Weighting.precision", self.precision, PRECISIONS)
         if isinstance(self.shift, str):
@@ -116,21 +115,26 @@ class Weighting:
                 f"Weighting.exponent_h: got it with shift={self.shift!r}, allowed: only with "
                 "'-log n', which it multiplies"
             )
-        if self.map != "sigmoid" and (self.shift is not None or self.bias_h is not None):
+        self._check_map()
+
+    def _check_map(self) -> None:
+        """Refuse what the map does not allow."""
+        one = MAPS[self.map]
+        if not one.shift and (self.shift is not None or self.bias_h is not None):
+            shifted = listed(tuple(map(repr, maps_with(lambda other: other.shift))))
             raise ValueError(
                 f"Weighting.shift: got a shift or bias_h with map={self.map!r}, "
-                "allowed: only with 'sigmoid'"
+                f"allowed: only with {shifted}"
             )
-
-        if self.map == "softmax" and self.row_scale is not None:
+        if not one.scaled and self.row_scale is not None:
             raise ValueError(
-                f"Weighting.row_scale: got {self.row_scale!r} with map='softmax', "
+                f"Weighting.row_scale: got {self.row_scale!r} with map={self.map!r}, "
                 "allowed: None, its rows sum to one"
             )
-        if self.map == "softmax" and not isinstance(self.n, str):
+        if not one.scaled and not isinstance(self.n, str):
             raise ValueError(
-                "Weighting.n: got a count with map='softmax', allowed: only with other maps; "
-                "softmax is normalised by all keys at once, so shards of them do not add up"
+                f"Weighting.n: got a count with map={self.map!r}, allowed: only with other maps; "
+                f"{self.map} is normalised by all keys at once, so shards of them do not add up"
             )
 
     @staticmethod
@@ -158,12 +162,12 @@ class Weighting:
     @staticmethod
     def relu(n: str | int | Tensor = "visible") -> Weighting:
         """p = max(s, 0) / n."""
-        return Weighting("relu", row_scale="1/n", n=n)
+        return Weighting("relu", row_scale=MAPS["relu"].row_scale, n=n)
 
     @staticmethod
     def polynomial(power: int = 3, n: str | int | Tensor = "visible") -> Weighting:
         """p = s^power / sqrt(n) (Saratchandran et al. 2024, sec. 4)."""
-        return Weighting("polynomial", row_scale="1/sqrt n", power=power, n=n)
+        return Weighting("polynomial", row_scale=MAPS["polynomial"].row_scale, power=power, n=n)
 
     @property
     def counts(self) -> bool:

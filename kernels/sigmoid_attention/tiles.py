@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from .flat import Flat
-from .maps import ELEMENTWISE
 from .spec import compute_dtype
+from .weightings import MAPS
 
 # Added to a masked score; exp(-this) is inf, whose reciprocal is 0, and exp(this) is 0.
 HIDDEN = -1.0e30
@@ -213,31 +213,32 @@ def weigh_(x: Prepared, s: Tensor, tile: Tile, hide: bool) -> Tensor:
     """
     flat = x.flat
     hidden = hidden_in(flat, tile) if hide else None
-    if flat.map == "softmax":
+    weight = MAPS[flat.map].weight
+    if weight is None:
         if hidden is not None:
             s.masked_fill_(hidden, HIDDEN)
         return torch.softmax(s, -1, out=s)
-    if flat.map == "sigmoid":
-        p = s.sigmoid_()
-    else:
-        p = ELEMENTWISE[flat.map].weight(s, flat.power)
+    # in place where torch can and nothing reads the scores again
+    p = s.sigmoid_() if flat.map == "sigmoid" else weight(s, flat.power)
     if flat.row_factor_bht is not None:
         p *= _rows(flat.row_factor_bht, tile)
     return p if hidden is None else p.masked_fill_(hidden, 0.0)
 
 
 def unweigh_(x: Prepared, p: Tensor, dp: Tensor, s: Tensor | None, tile: Tile) -> Tensor:
-    """ds from p (of maps without a kernel from the scores instead) and dp, in place of dp."""
+    """ds from dp and p, or the scores where the map has no slope of p, in place of dp."""
     flat = x.flat
+    one = MAPS[flat.map]
     if flat.map == "sigmoid":
         return torch.ops.aten.sigmoid_backward.grad_input(dp, p, grad_input=dp)
-    if flat.map == "softmax":
+    if one.weight is None:
         out = torch.ops.aten._softmax_backward_data.out
         return out(dp, p, -1, p.dtype, grad_input=dp)
     if flat.row_factor_bht is not None:
         dp *= _rows(flat.row_factor_bht, tile)
     assert s is not None
-    dp *= ELEMENTWISE[flat.map].slope(s, flat.power)
+    assert one.slope_of_score is not None
+    dp *= one.slope_of_score(s, flat.power)
     return dp if flat.hi_bt is None else dp.masked_fill_(hidden_in(flat, tile), 0.0)
 
 

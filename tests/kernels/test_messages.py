@@ -132,7 +132,7 @@ WRONG = {
     ),
     "backend: got 'cuda'": lambda: call(backend="cuda"),
     "backend: got 'sdpa', which cannot serve": lambda: call(backend="sdpa"),
-    "backend: got 'triton', which cannot serve: it has sigmoid and softmax only, not 'relu'": lambda: (
+    "backend: got 'triton', which cannot serve: it has softmax and sigmoid only, not 'relu'": lambda: (
         resolve(Weighting.relu(), device="cuda", backend="triton")
     ),
     "backend: got 'triton', which cannot serve: it has float16": lambda: resolve(
