@@ -37,7 +37,7 @@ run() { # NAME COMMAND...: with the sanitizers, its output in OUT/NAME.log
 run kernels "$python" -m pytest -q -p no:cacheprovider -m "not gpu" tests/kernels \
     --ignore tests/kernels/test_compile_gate.py --ignore tests/kernels/test_triton_interpreted.py \
     --ignore tests/kernels/test_memory.py # the sanitizer keeps what is freed
-for weighting in softmax sigmoid; do
+for weighting in softmax sigmoid relu; do
     for position in none alibi table relative; do
         for subsampling in 4 8; do
             name=$weighting-$position-$subsampling

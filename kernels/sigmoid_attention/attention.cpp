@@ -1,4 +1,4 @@
-// Sigmoid and softmax attention for CPUs, float32, in blocks that stay in a core's caches.
+// Attention for CPUs, float32, in blocks that stay in a core's caches.
 //
 // Plain C interface, no torch headers: it compiles in seconds. Every product is one small routine,
 // C (+)= A B with A read one scalar at a time (any strides) and B, C in rows of whole vectors; so a
@@ -9,6 +9,7 @@
 #include <omp.h>
 
 #include "products.cpp"
+#include "weightings.cpp"
 
 extern "C" {
 
@@ -16,7 +17,7 @@ extern "C" {
 struct Strided { const float* data; int64_t b, h, t; };
 
 struct Call {
-  int64_t batch, heads, kv_heads, queries, keys, d, dv, softmax, threads, splits;
+  int64_t batch, heads, kv_heads, queries, keys, d, dv, weighting, threads, splits;
   Strided q, k, v, do_;
   const int32_t *lo, *hi;      // runs (B', T)
   int64_t run_stride;          // 0 where B' is 1
@@ -31,6 +32,8 @@ struct Call {
   float *dq, *dk, *dv_out, *dqv;  // (B, H, T, D), (B, Hk, S, D), (B, Hk, S, Dv), as dq
   float* drow;                 // (B, H, T)
   float *dbias, *dr;           // (splits, B, H, T + S - 1[, Dp]), zeroed by the caller
+
+  const Weighting& how() const { return SERVED[weighting]; }
 };
 
 }  // extern "C"
@@ -192,35 +195,9 @@ struct Rows {
     const float* bias = c.bias ? c.bias + h * (z.offsets + 2 * VL) + VL + column(s0, t) : nullptr;
     int64_t from = std::clamp(lo(t) - s0, int64_t(0), s1 - s0);
     int64_t to = std::clamp(hi(t) - s0, from, s1 - s0);
-    if (c.softmax) {
-      if (bias)
-        for (int64_t j = from / VL * VL; j < to; j += VL) store(x + j, load(x + j) + load(bias + j));
-      soft(x, from, to);
-    } else if (bias) {
-      for (int64_t j = from / VL * VL; j < to; j += VL)
-        store(x + j, 1.0f / (1.0f + exp_(-(load(x + j) + load(bias + j) + row))));
-    } else {
-      for (int64_t j = from / VL * VL; j < to; j += VL)
-        store(x + j, 1.0f / (1.0f + exp_(-(load(x + j) + row))));
-    }
+    c.how().weigh(x, bias, row, from, to);
     std::fill(x, x + from, 0.0f);
     std::fill(x + to, x + wide, 0.0f);
-  }
-
-  static void soft(float* x, int64_t from, int64_t to) {
-    if (to <= from) return;
-    float most = *std::max_element(x + from, x + to);
-    vec total = vec{};
-    for (int64_t j = from / VL * VL; j < to; j += VL) {
-      vec e = exp_(load(x + j) - most);
-      store(x + j, e);
-    }
-    for (int64_t j = from / VL * VL; j < from; j++) x[j] = 0.0f;
-    for (int64_t j = to; j < round_up(to, VL); j++) x[j] = 0.0f;
-    for (int64_t j = from / VL * VL; j < to; j += VL) total += load(x + j);
-    float sum = 0.0f;
-    for (int i = 0; i < VL; i++) sum += total[i];
-    for (int64_t j = from / VL * VL; j < to; j += VL) store(x + j, load(x + j) / sum);
   }
 
   // ds in place of dp, from p in s.
@@ -228,21 +205,8 @@ struct Rows {
     int64_t wide = round_up(std::min(s1, c.keys) - s0, VL);
     for (int64_t t = t0; t < t1; t++) {
       float *p = s.get() + (t - t0) * strip, *d = dp.get() + (t - t0) * strip;
-      float delta = 0.0f;
-      if (c.softmax) {
-        vec dot = vec{};
-        for (int64_t j = 0; j < wide; j += VL) dot += load(p + j) * load(d + j);
-        for (int i = 0; i < VL; i++) delta += dot[i];
-      }
-      vec sum = vec{};
-      for (int64_t j = 0; j < wide; j += VL) {
-        vec pj = load(p + j), ds = load(d + j);
-        ds = c.softmax ? pj * (ds - delta) : pj * (1.0f - pj) * ds;
-        store(d + j, ds);
-        sum += ds;
-      }
-      if (c.drow)
-        for (int i = 0; i < VL; i++) c.drow[(b * c.heads + h) * c.queries + t] += sum[i];
+      float* drow = c.drow ? c.drow + (b * c.heads + h) * c.queries + t : nullptr;
+      c.how().send_back(p, d, wide, drow);
     }
   }
 
@@ -311,7 +275,7 @@ struct Rows {
   }
 };
 
-int64_t strip_width(const Call& c) { return c.softmax ? round_up(c.keys, KEYS) : KEYS; }
+int64_t strip_width(const Call& c) { return c.how().whole_rows ? round_up(c.keys, KEYS) : KEYS; }
 
 // One key head of one utterance. Each task packs for itself: threads that share a head do it twice,
 // which costs less than waiting for each other.
@@ -359,14 +323,17 @@ void backward_task(const Call& c, Rows& rows, Packed& kv, int64_t b, int64_t hk,
     }
 }
 
-// out (S, width) = the sum over splits of sums[split] (S, padded).
+// out (S, width) = the sum over splits of sums[split] (S, padded). One split at a time, so that whole
+// vectors are added.
 void reduce(const Buffer* sums, int64_t splits, int64_t num, int64_t padded, float* out, int64_t width) {
-  for (int64_t s = 0; s < num; s++)
-    for (int64_t d = 0; d < width; d++) {
-      float x = 0.0f;
-      for (int64_t i = 0; i < splits; i++) x += sums[i][s * padded + d];
-      out[s * width + d] = x;
+  for (int64_t s = 0; s < num; s++) {
+    float* __restrict to = out + s * width;
+    std::fill(to, to + width, 0.0f);
+    for (int64_t i = 0; i < splits; i++) {
+      const float* __restrict from = sums[i].get() + s * padded;
+      for (int64_t d = 0; d < width; d++) to[d] += from[d];
     }
+  }
 }
 
 void write_sums(const Call& c, const Shape& z, int64_t item, const Buffer* dk, const Buffer* dv) {

@@ -13,7 +13,17 @@ import torch
 from torch import Tensor
 
 from .flat import Flat
-from .tiles import Prepared, Sums, Tile, grouped, prepare, tile_backward, tile_scores, weigh_
+from .tiles import (
+    Prepared,
+    Sums,
+    Tile,
+    grouped,
+    prepare,
+    scaled_rows,
+    tile_backward,
+    tile_scores,
+    weigh_,
+)
 from .weightings import MAPS
 
 # A problem with up to this many scores is one block: 32 MB in float32.
@@ -40,14 +50,14 @@ def forward(flat: Flat) -> Tensor:
             o[tile.b0 : tile.b1, :, tile.t0 : tile.t1] += part
     if MAPS[flat.map].weight is None and flat.hi_bt is not None:
         o.masked_fill_((flat.hi_bt == 0)[:, None, :, None], 0.0)
-    return o.to(flat.q.dtype)
+    return scaled_rows(flat, o).to(flat.q.dtype)
 
 
 def backward(flat: Flat, do: Tensor, row: bool, by_offset: bool) -> Sums:
     """Gradient sums of a flat call, given that of its output; `row`, `by_offset`: wanted too."""
     one = is_one_block(flat)
     x = prepare(flat, mask_keys=one)
-    do = do.to(x.v.dtype)
+    do = scaled_rows(flat, do.to(x.v.dtype))
     if flat.hi_bt is not None:
         do = do.masked_fill((flat.hi_bt == 0)[:, None, :, None], 0.0)
     sums = _new_sums(x, row, by_offset)

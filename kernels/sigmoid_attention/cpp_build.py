@@ -24,7 +24,7 @@ from .library_cache import cache_folder, find_libraries, keep_library
 logger = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("attention.cpp")
-INCLUDED = Path(__file__).with_name("products.cpp")
+INCLUDED = [Path(__file__).with_name(name) for name in ("products.cpp", "weightings.cpp")]
 FLAGS = [
     *("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math"),
     *("-fopenmp", "-shared", "-fPIC"),
@@ -94,6 +94,8 @@ def _open(path: Path) -> ctypes.CDLL:
         getattr(loaded, name).argtypes = [ctypes.c_void_p]
         getattr(loaded, name).restype = None
     loaded.sigmoid_attention_vector_length.restype = ctypes.c_int64
+    loaded.sigmoid_attention_weighting.argtypes = [ctypes.c_char_p]
+    loaded.sigmoid_attention_weighting.restype = ctypes.c_int64
     return loaded
 
 
@@ -123,8 +125,8 @@ def _fingerprint() -> str:
         lines = cpuinfo.read_text().splitlines()
         processor = next((x for x in lines if x.startswith(("flags", "Features"))), processor)
     compiler = os.path.realpath(_compiler() or "")
-    parts = [SOURCE.read_text(), INCLUDED.read_text(), " ".join(FLAGS), compiler, processor]
-    parts.append(platform.machine())
+    parts = [path.read_text() for path in (SOURCE, *INCLUDED)]
+    parts += [" ".join(FLAGS), compiler, processor, platform.machine()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from .cpp_build import library
 from .flat import Flat, offset_bias, row_term
-from .tiles import Sums
+from .tiles import Sums, scaled_rows
 from .weightings import listed, served_by
 
 # A share of one head's queries has at least this many rows. In the backward each has sums of its
@@ -25,7 +25,7 @@ class _Strided(ctypes.Structure):
 
 
 _POINTERS = ctypes.c_void_p
-_SIZES = "batch heads kv_heads queries keys d dv softmax threads splits"
+_SIZES = "batch heads kv_heads queries keys d dv weighting threads splits"
 
 
 class _Call(ctypes.Structure):
@@ -69,11 +69,9 @@ class _Inputs:
         self.call = call = _Call()
         call.batch, call.heads, call.kv_heads = batch, heads, kv_heads
         call.queries, call.keys, call.d, call.dv = num_queries, num_keys, channels, flat.v.shape[3]
-        call.softmax, call.threads, call.splits = (
-            flat.map == "softmax",
-            torch.get_num_threads(),
-            splits,
-        )
+        call.weighting = _library().sigmoid_attention_weighting(flat.map.encode())
+        assert call.weighting >= 0, f"the table says that the engine has {flat.map}"
+        call.threads, call.splits = torch.get_num_threads(), splits
         call.q, call.k, call.v = (self.strided(x) for x in (flat.q, flat.k, flat.v))
         if flat.lo_bt is not None and flat.hi_bt is not None:
             call.lo, call.run_stride = self.broadcast(flat.lo_bt, torch.int32)[:2]
@@ -133,7 +131,7 @@ def forward(flat: Flat) -> Tensor:
     o = flat.q.new_empty(batch, heads, num_queries, flat.v.shape[3])
     inputs.call.o = o.data_ptr()
     _library().sigmoid_attention_forward(ctypes.byref(inputs.call))
-    return o
+    return scaled_rows(flat, o)
 
 
 def backward(flat: Flat, do: Tensor, row: bool, by_offset: bool) -> Sums:
@@ -143,7 +141,7 @@ def backward(flat: Flat, do: Tensor, row: bool, by_offset: bool) -> Sums:
     splits = _splits(batch * kv_heads, num_queries, 1, BACKWARD_ROWS)
     inputs = _Inputs(flat, splits)
     call, new = inputs.call, flat.q.new_empty
-    call.do = inputs.strided(do)
+    call.do = inputs.strided(scaled_rows(flat, do))
     num_offsets = num_queries + num_keys - 1
     sums = Sums(
         q=new(batch, heads, num_queries, channels),

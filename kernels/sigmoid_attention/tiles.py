@@ -18,6 +18,8 @@ from .weightings import MAPS
 
 # Added to a masked score; exp(-this) is inf, whose reciprocal is 0, and exp(this) is 0.
 HIDDEN = -1.0e30
+# Weights in place of their scores, where torch has it and nothing reads the scores again.
+IN_PLACE = {"sigmoid": torch.sigmoid_, "relu": torch.relu_}
 
 
 @dataclass
@@ -207,7 +209,9 @@ def hidden_in(flat: Flat, tile: Tile) -> Tensor:
 
 
 def weigh_(x: Prepared, s: Tensor, tile: Tile, hide: bool) -> Tensor:
-    """Weights p of the tile, in place of its scores; `hide` where runs of keys cut the tile.
+    """Weights p of the tile before the row factor; `hide` where runs of keys cut the tile.
+
+    The scores may be overwritten where the map's slope is one of p.
 
     Rows that see no key at all are left to the caller for softmax, whose weights they make uniform.
     """
@@ -218,15 +222,15 @@ def weigh_(x: Prepared, s: Tensor, tile: Tile, hide: bool) -> Tensor:
         if hidden is not None:
             s.masked_fill_(hidden, HIDDEN)
         return torch.softmax(s, -1, out=s)
-    # in place where torch can and nothing reads the scores again
-    p = s.sigmoid_() if flat.map == "sigmoid" else weight(s, flat.power)
-    if flat.row_factor_bht is not None:
-        p *= _rows(flat.row_factor_bht, tile)
+    p = IN_PLACE[flat.map](s) if flat.map in IN_PLACE else weight(s, flat.power)
     return p if hidden is None else p.masked_fill_(hidden, 0.0)
 
 
 def unweigh_(x: Prepared, p: Tensor, dp: Tensor, s: Tensor | None, tile: Tile) -> Tensor:
-    """ds from dp and p, or the scores where the map has no slope of p, in place of dp."""
+    """ds from dp and p, or the scores where the map has no slope of p, in place of dp.
+
+    dp holds the row factor already.
+    """
     flat = x.flat
     one = MAPS[flat.map]
     if flat.map == "sigmoid":
@@ -234,8 +238,9 @@ def unweigh_(x: Prepared, p: Tensor, dp: Tensor, s: Tensor | None, tile: Tile) -
     if one.weight is None:
         out = torch.ops.aten._softmax_backward_data.out
         return out(dp, p, -1, p.dtype, grad_input=dp)
-    if flat.row_factor_bht is not None:
-        dp *= _rows(flat.row_factor_bht, tile)
+    if one.slope is not None:
+        dp *= one.slope(p)
+        return dp
     assert s is not None
     assert one.slope_of_score is not None
     dp *= one.slope_of_score(s, flat.power)
@@ -288,8 +293,11 @@ def _unskewed(ds: Tensor, tile: Tile) -> Tensor:
     return g
 
 
-def _rows(x_bht: Tensor, tile: Tile) -> Tensor:
-    """Return the tile's part of a value per row, (b' or 1, H or 1, t or 1, 1)."""
-    utterances = slice(tile.b0, tile.b1) if x_bht.shape[0] > 1 else slice(0, 1)
-    rows = slice(tile.t0, tile.t1) if x_bht.shape[2] > 1 else slice(0, 1)
-    return x_bht[utterances, :, rows, None]
+def scaled_rows(flat: Flat, x_bhtd: Tensor) -> Tensor:
+    """x times the row factor, where there is one.
+
+    Of sums of weights, and so of the output and of its gradient: once a row, not once a weight.
+    """
+    if flat.row_factor_bht is None:
+        return x_bhtd
+    return x_bhtd * flat.row_factor_bht.to(x_bhtd.dtype)[..., None]

@@ -60,9 +60,10 @@ MAPS: dict[str, Map] = {
     ),
     "relu": Map(
         lambda s, power: s.relu(),
-        slope_of_score=lambda s, power: (s > 0).to(s.dtype),
+        lambda p: (p > 0).to(p.dtype),
         row_scale="1/n",
         vanishes=True,
+        engines=("c++",),
     ),
     "polynomial": Map(
         lambda s, power: s**power,

@@ -6,6 +6,7 @@ import torch
 from sigmoid_attention import Mask, PositionBias, Weighting, attend
 from sigmoid_attention.reference import attention_weights, offsets, scores
 from sigmoid_attention.spec import default_scale
+from sigmoid_attention.weightings import served_by
 
 WEIGHTINGS = {
     "softmax": Weighting.softmax,
@@ -26,6 +27,12 @@ WEIGHTINGS = {
 }
 POSITIONS = ("none", "alibi", "table", "relative")
 PACKED = "packed"
+
+
+def served(engine, *without):
+    """Names of those in WEIGHTINGS that an engine has, but for some maps."""
+    maps = set(served_by(engine)) - set(without)
+    return [name for name, build in WEIGHTINGS.items() if build().map in maps]
 
 
 @dataclass(frozen=True)

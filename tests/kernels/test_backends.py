@@ -19,6 +19,7 @@ from .cases import (
     beside_nan,
     cached_step,
     make,
+    served,
 )
 
 LENGTHS = (1, 7, 63, 111, 257)
@@ -50,13 +51,7 @@ def test_blockwise_torch(weighting, position, mask, blocks, pure_torch):
 @needs_cpp
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("position", POSITIONS)
-@pytest.mark.parametrize(
-    "weighting",
-    [
-        *("softmax", "no_shift", "constant", "per_head", "sequence", "effective", "exponent"),
-        *("mean", "root", "effective_root"),
-    ],
-)
+@pytest.mark.parametrize("weighting", served("c++"))
 def test_blockwise_cpp(weighting, position, mask):
     case = make(weighting, position, mask, Sizes(dtype=torch.float32, queries=61, keys=150, d=20))
     chosen = dispatch.resolve(case.weighting, case.position, case.mask, backend="blockwise")

@@ -28,6 +28,7 @@ def flat_of(weighting, position, mask, dtype=torch.float64):
         ("softmax", "causal", "torch"),
         ("per_head", "lens", "torch"),
         ("relu", "none", "torch"),
+        ("relu", "lens", "c++"),
         ("visible", "lens", "c++"),
     ],
 )
