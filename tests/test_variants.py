@@ -273,7 +273,10 @@ BROKEN = [
     (["attention.power=5"], "only polynomial has a power"),
     (["attention.weighting=polynomial", "attention.power=4"], "must be odd"),
     (["attention.backend=sdpa"], "sdpa has softmax only, not sigmoid"),
-    (["attention.backend=triton", "attention.weighting=relu"], "sigmoid only, not relu"),
+    (
+        ["attention.backend=triton", "attention.weighting=polynomial"],
+        "triton has softmax, sigmoid and relu only, not polynomial",
+    ),
     (["attention.keys=linformer"], "stand at no frame, so alibi has nothing to measure"),
     (["encoder.conv_kernel=4"], "encoder.conv_kernel = 4: must be odd"),
     (["encoder.kind=ebranchformer", "encoder.cgmlp_dim=9"], "cgmlp_dim = 9: must be even"),

@@ -150,7 +150,7 @@ def resolve(
     mask_kind: an instance, or names joined by "+" ("key_lens+query_lens"), or None: the fields
     that calls may set. Any backend but "auto" is taken as said, or refused with a ValueError that
     gives the reason. "auto" takes, in this order: sdpa for softmax that no mask or position
-    touches; triton for sigmoid and softmax on CUDA; blockwise for all maps but softmax, and for
+    touches; triton for softmax, sigmoid and relu on CUDA; blockwise for all maps but softmax, and for
     softmax where its C++ engine serves (float32 on the CPU) or a position bias is added; sdpa for
     the rest. Softmax beyond the sizes of triton's kernels goes to blockwise where "auto" chose.
     """

@@ -63,7 +63,7 @@ MAPS: dict[str, Map] = {
         lambda p: (p > 0).to(p.dtype),
         row_scale="1/n",
         vanishes=True,
-        engines=("c++",),
+        engines=("c++", "triton"),
     ),
     "polynomial": Map(
         lambda s, power: s**power,

@@ -1,12 +1,12 @@
 """What the tests of every backend run: one seeded call, its output and all of its gradients."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from sigmoid_attention import Mask, PositionBias, Weighting, attend
 from sigmoid_attention.reference import attention_weights, offsets, scores
 from sigmoid_attention.spec import default_scale
-from sigmoid_attention.weightings import served_by
+from sigmoid_attention.weightings import MAPS, served_by
 
 WEIGHTINGS = {
     "softmax": Weighting.softmax,
@@ -94,14 +94,17 @@ def lens(sizes, of):
 def slope_roundings(case):
     """The largest head's sum over what a slope's gradient adds up, |dL/ds_ij (i - j)|, times by how
     many roundings each is off: four, and those of s_ij's two parts, by which p_ij is off."""
-    how = {"weighting": case.weighting, "position": case.position, "mask": case.mask}
+    how = {"position": case.position, "mask": case.mask}
+    plain = replace(case.weighting, row_scale=None)
     with torch.no_grad():
-        p = attention_weights(case.q, case.k, **how)
+        p = attention_weights(case.q, case.k, weighting=plain, **how)
+        scaled = attention_weights(case.q, case.k, weighting=case.weighting, **how)
+        slope = MAPS[plain.map].slope(p) * torch.where(p > 0, scaled / p, 0.0)
         do = output_gradient(p.new_empty(*p.shape[:3], case.v.shape[3]))
         v = case.v.nan_to_num().repeat_interleave(p.shape[1] // case.v.shape[1], 1)
         delta = 0 if case.mask is None else case.mask.k_start - case.mask.q_start
         distance = offsets(p.shape[2], p.shape[3], delta, p.device).abs()
-        terms = p * (1 - p) * (do @ v.transpose(2, 3)) * distance
+        terms = slope * (do @ v.transpose(2, 3)) * distance
         content = scores(case.q, case.k, None, delta, default_scale(case.q, None)).nan_to_num()
         bias = case.leaves[-1][:, None, None] * distance
         return (terms.abs() * (4 + content.abs() + bias.abs())).sum((0, 2, 3)).max().item()
@@ -191,9 +194,9 @@ def _poison(x, lens_b):
                 x[b, :, length:] = float("nan")
 
 
-def cached_step(backend, position, sizes):
+def cached_step(backend, position, sizes, weighting="visible"):
     """(rows 9 to 12 computed from a cache of 10 keys, the same rows of the whole)."""
-    case = make("visible", position, "none", sizes)
+    case = make(weighting, position, "none", sizes)
     seen = {"causal": True, "window": (6, None)}
     how = {"weighting": case.weighting, "position": case.position, "backend": backend}
     whole = attend(case.q, case.k, case.v, mask=Mask(**seen), **how)[:, :, 9:12]
@@ -201,7 +204,7 @@ def cached_step(backend, position, sizes):
     return attend(q, k, v, mask=Mask(**seen, q_start=9, k_start=3), **how), whole
 
 
-def beside_nan(backend, frames, device="cpu"):
+def beside_nan(backend, frames, device="cpu", weighting="visible"):
     """Two chunks that do not see each other, the second all NaN: (the first's results, those of the
     first alone). Equal only where no tile of one's rows and the other's keys is computed."""
     g = torch.Generator().manual_seed(5)
@@ -211,7 +214,7 @@ def beside_nan(backend, frames, device="cpu"):
     def run(q, k, v, do):
         leaves = [x.clone().requires_grad_() for x in (q, k, v)]
         mask = Mask(chunk=(frames, 0))
-        o = attend(*leaves, weighting=Weighting.sigmoid(), mask=mask, backend=backend)
+        o = attend(*leaves, weighting=WEIGHTINGS[weighting](), mask=mask, backend=backend)
         o.backward(do)
         return [x[:, :, :frames] for x in (o.detach(), *(x.grad for x in leaves))]
 

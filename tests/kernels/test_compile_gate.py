@@ -7,6 +7,7 @@ version compiles differently, so the gate holds only for that one.
 import json
 import os
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -14,8 +15,17 @@ triton = pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
-from sigmoid_attention.triton import census, configs, device, launch, machine, tune  # noqa: E402
+from sigmoid_attention.triton import (  # noqa: E402
+    census,
+    configs,
+    device,
+    launch,
+    machine,
+    tune,
+    weightings,
+)
 from sigmoid_attention.triton.census import Variant  # noqa: E402
+from sigmoid_attention.weightings import served_by  # noqa: E402
 
 TABLE = census.read()
 # The plainest calls, which compile fastest; test_every_kernel has the others.
@@ -27,6 +37,12 @@ QUICK = (
     Variant("key", 90, 64, "bf16", "relative", False),
     Variant("offset", 90, 64, "bf16", "relative", False),
     Variant("key", 80, 64, "fp32", "alibi", True),
+    # of the other maps a kernel of each kind
+    *(
+        Variant(kernel, 90, 64, "bf16", "alibi", True, mode)
+        for mode in weightings.MODES
+        for kernel in census.KERNELS
+    ),
 )
 
 
@@ -67,6 +83,23 @@ def test_the_weights_that_are_counted_are_the_default():
             assert known["special_per_score"] <= (
                 1.25 if census.MODES["quad"] == weights[name] else 1.5
             ), name
+
+
+def test_every_map_of_the_table_is_compiled_at_every_position_and_size():
+    compiled = {v.mode for v in census.variants()}
+    assert set(served_by("triton")) - {"softmax", "sigmoid"} == set(weightings.MODES)
+    assert set(weightings.MODES) <= compiled
+    sigmoids = [v for v in census.variants() if v.mode == "exact" and v.channels in (64, 128)]
+    for mode in weightings.MODES:
+        same = {replace(v, mode=mode) for v in sigmoids if v.runs and v.dtype != "fp16"}
+        assert same <= set(census.variants())
+
+
+def test_a_map_has_tiles_of_its_own_where_the_shared_ones_spill():
+    assert configs.own_row(80, "forward/128", "relu") == "forward/128/relu"
+    assert configs.own_row(80, "forward/64", "relu") == "forward/64"
+    assert configs.own_row(80, "forward/128", "sigmoid") == "forward/128"
+    assert not [row for row in census.SPILLS if row.endswith(tuple(weightings.MODES))]
 
 
 def test_exceptions_are_needed_and_of_float32_alone():

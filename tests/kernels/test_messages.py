@@ -132,8 +132,8 @@ WRONG = {
     ),
     "backend: got 'cuda'": lambda: call(backend="cuda"),
     "backend: got 'sdpa', which cannot serve": lambda: call(backend="sdpa"),
-    "backend: got 'triton', which cannot serve: it has softmax and sigmoid only, not 'relu'": lambda: (
-        resolve(Weighting.relu(), device="cuda", backend="triton")
+    "backend: got 'triton', which cannot serve: it has softmax, sigmoid and relu only": lambda: (
+        resolve(Weighting.polynomial(), device="cuda", backend="triton")
     ),
     "backend: got 'triton', which cannot serve: it has float16": lambda: resolve(
         SIGMOID, device="cuda", dtype=torch.float64, backend="triton"

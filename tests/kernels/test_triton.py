@@ -7,6 +7,7 @@ test_triton_interpreted.py runs this file in a process of its own.
 import itertools
 import math
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,11 +18,13 @@ from sigmoid_attention.flat import flatten
 from .cases import (
     MASKS,
     POSITIONS,
+    WEIGHTINGS,
     Sizes,
     assert_same,
     beside_nan,
     cached_step,
     make,
+    served,
     slope_roundings,
 )
 from .test_operator import Layer
@@ -46,6 +49,8 @@ SHIFTS = (
     "effective",
     "exponent",
 )
+# Each map that these kernels have: sigmoid by one of its shifts, and the others.
+EACH = ("visible", *served("triton", "softmax", "sigmoid"))
 
 
 def check(weighting, position, mask, rtol=2e-5, **sizes):
@@ -83,38 +88,43 @@ HALF_OF_THE_PAIRS = [
 ]
 
 
+@pytest.mark.parametrize("weighting", EACH)
 @pytest.mark.parametrize(("position", "mask"), HALF_OF_THE_PAIRS)
-def test_positions_and_masks(position, mask):
-    shift = SHIFTS[PAIRS.index((position, mask)) % len(SHIFTS)]
-    check(shift, position, mask, batch=2, heads=1, queries=37, keys=45)
+def test_positions_and_masks(position, mask, weighting):
+    if weighting == "visible":
+        weighting = SHIFTS[PAIRS.index((position, mask)) % len(SHIFTS)]
+    check(weighting, position, mask, batch=2, heads=1, queries=37, keys=45)
 
 
+@pytest.mark.parametrize("weighting", EACH)
 @pytest.mark.parametrize(("bm", "bn"), [(16, 16), (32, 16), (16, 64)])
-def test_tiles_of_other_shapes(bm, bn, monkeypatch):
+def test_tiles_of_other_shapes(bm, bn, weighting, monkeypatch):
     for kernel in configs.KERNELS:
         monkeypatch.setitem(configs.INTERPRETED, kernel, configs.Config(bm, bn, 4, 1))
-    check("visible", "relative", "window", batch=1, heads=1, queries=37, keys=45)
+    check(weighting, "relative", "window", batch=1, heads=1, queries=37, keys=45)
 
 
 STEPPED = [("none", "lens"), ("alibi", "causal"), ("table", "none"), ("relative", "lens")]
 
 
+@pytest.mark.parametrize("weighting", EACH)
 @pytest.mark.parametrize(("position", "mask"), STEPPED)
-def test_addresses_that_are_stepped(position, mask, monkeypatch):
+def test_addresses_that_are_stepped(position, mask, weighting, monkeypatch):
     """As for half precision on Hopper, here in float32, so that no rounding hides an error."""
-    check_stepped(position, mask, monkeypatch)
+    check_stepped(position, mask, weighting, monkeypatch)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("weighting", EACH)
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("mask", ["none", "lens", "causal"])
-def test_addresses_that_are_stepped_full(position, mask, monkeypatch):
-    check_stepped(position, mask, monkeypatch)
+def test_addresses_that_are_stepped_full(position, mask, weighting, monkeypatch):
+    check_stepped(position, mask, weighting, monkeypatch)
 
 
-def check_stepped(position, mask, monkeypatch):
+def check_stepped(position, mask, weighting, monkeypatch):
     monkeypatch.setattr(launch, "stepped", lambda *_: True)
-    check("visible", position, mask, batch=1, heads=1, queries=70, keys=100)
+    check(weighting, position, mask, batch=1, heads=1, queries=70, keys=100)
 
 
 @pytest.mark.parametrize("weighting", SHIFTS)
@@ -123,46 +133,52 @@ def test_shifts(weighting, mask):
     check(weighting, "none", mask, batch=3, heads=1, queries=20, keys=40)
 
 
+@pytest.mark.parametrize("weighting", EACH)
 @pytest.mark.parametrize(("queries", "keys"), zip(LENGTHS, reversed(LENGTHS), strict=True))
 @pytest.mark.parametrize("position", ["none", "relative"])
-def test_lengths(queries, keys, position):
-    check("visible", position, "none", batch=1, heads=1, queries=queries, keys=keys)
+def test_lengths(queries, keys, position, weighting):
+    check(weighting, position, "none", batch=1, heads=1, queries=queries, keys=keys)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("queries", "keys"), itertools.product(LENGTHS, LENGTHS))
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("mask", ["none", "lens", "causal", "window", "chunk"])
-def test_lengths_full(queries, keys, position, mask):
-    check("per_head", position, mask, batch=2, queries=queries, keys=keys)
+@pytest.mark.parametrize("weighting", ["per_head", *EACH[1:]])
+def test_lengths_full(queries, keys, position, mask, weighting):
+    check(weighting, position, mask, batch=2, queries=queries, keys=keys)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("weighting", SHIFTS)
+@pytest.mark.parametrize("weighting", [*SHIFTS, *EACH[1:]])
 @pytest.mark.parametrize(("position", "mask"), PAIRS)
 def test_product(weighting, position, mask):
     check(weighting, position, mask, batch=3, queries=70, keys=75)
 
 
+@pytest.mark.parametrize("weighting", EACH)
 @pytest.mark.parametrize("position", POSITIONS)
-def test_half_precision(position):
-    check("visible", position, "lens", batch=2, dtype=torch.float16, rtol=4e-3, queries=33, keys=40)
+def test_half_precision(position, weighting):
+    check(weighting, position, "lens", batch=2, dtype=torch.float16, rtol=4e-3, queries=33, keys=40)
 
 
+@pytest.mark.parametrize("weighting", EACH)
 @pytest.mark.parametrize(("d", "dv"), [(32, 128), (128, 32), (36, 36), (80, 64)])
-def test_channels(d, dv):
-    check("visible", "alibi", "lens", d=d, dv=dv, queries=20, keys=40, batch=2)
+def test_channels(d, dv, weighting):
+    check(weighting, "alibi", "lens", d=d, dv=dv, queries=20, keys=40, batch=2)
 
 
+@pytest.mark.parametrize("weighting", EACH)
 @pytest.mark.parametrize("groups", [1, 2, 4])
-def test_grouped_heads(groups):
-    check("visible", "table", "causal", heads=4, kv_heads=4 // groups, queries=20, keys=20, batch=1)
+def test_grouped_heads(groups, weighting):
+    check(weighting, "table", "causal", heads=4, kv_heads=4 // groups, queries=20, keys=20, batch=1)
 
 
+@pytest.mark.parametrize("weighting", EACH)
 @pytest.mark.parametrize("position", ["none", "relative"])
-def test_disjoint_shards_of_the_keys_add_up(position):
+def test_disjoint_shards_of_the_keys_add_up(position, weighting):
     sizes = Sizes(batch=2, heads=2, kv_heads=1, dtype=torch.float32, device=DEVICE)
-    case = make("visible", position, "none", sizes)
+    case = make(weighting, position, "none", sizes)
     whole = case.run("triton")[0]
     count = torch.full((case.q.shape[0],), case.k.shape[2], device=DEVICE)
     parts = [
@@ -170,7 +186,7 @@ def test_disjoint_shards_of_the_keys_add_up(position):
             case.q,
             case.k[:, :, a:b],
             case.v[:, :, a:b],
-            weighting=Weighting.sigmoid(n=count),
+            weighting=replace(case.weighting, n=count),
             position=case.position,
             mask=Mask(k_start=a),
             backend="triton",
@@ -180,30 +196,35 @@ def test_disjoint_shards_of_the_keys_add_up(position):
     torch.testing.assert_close(sum(parts), whole)
 
 
-def test_tiles_outside_a_mask_are_not_computed():
-    got, expected = beside_nan("triton", 32 if INTERPRETED else 256, DEVICE)
+@pytest.mark.parametrize("weighting", EACH)
+def test_tiles_outside_a_mask_are_not_computed(weighting):
+    got, expected = beside_nan("triton", 32 if INTERPRETED else 256, DEVICE, weighting)
     torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.parametrize("weighting", EACH)
 @pytest.mark.parametrize("position", POSITIONS)
-def test_a_step_from_a_cache_gives_the_rows_of_the_whole(position):
-    got, whole = cached_step("triton", position, Sizes(dtype=torch.float32, device=DEVICE))
+def test_a_step_from_a_cache_gives_the_rows_of_the_whole(position, weighting):
+    sizes = Sizes(dtype=torch.float32, device=DEVICE)
+    got, whole = cached_step("triton", position, sizes, weighting)
     torch.testing.assert_close(got, whole)
 
 
-def test_the_same_call_gives_the_same_bits():
+@pytest.mark.parametrize("weighting", ["per_head", *EACH[1:]])
+def test_the_same_call_gives_the_same_bits(weighting):
     sizes = Sizes(
         queries=40, keys=40, dtype=torch.float32, device=DEVICE, batch=1, heads=1, kv_heads=1
     )
-    case = make("per_head", "relative", "lens", sizes)
+    case = make(weighting, "relative", "lens", sizes)
     once, twice = case.run("triton"), case.run("triton")
     assert all(torch.equal(a, b) for a, b in zip(once, twice, strict=True))
 
 
+@pytest.mark.parametrize("weighting", EACH)
 @pytest.mark.parametrize("position", ["none", "relative"])
-def test_compile_has_no_graph_break(position):
+def test_compile_has_no_graph_break(position, weighting):
     torch._dynamo.reset()
-    layer = Layer(Weighting.sigmoid(), position, "triton", device=DEVICE).to(DEVICE)
+    layer = Layer(WEIGHTINGS[weighting](), position, "triton", device=DEVICE).to(DEVICE)
     x, lens_b = torch.randn(2, 20, 16, device=DEVICE), torch.tensor([20, 13], device=DEVICE)
     expected = layer(x, lens_b)
     got = torch.compile(layer, backend="aot_eager", fullgraph=True)(x, lens_b)
@@ -211,10 +232,11 @@ def test_compile_has_no_graph_break(position):
     torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.parametrize("weighting", ["per_head", *EACH[1:]])
 @pytest.mark.parametrize("position", POSITIONS)
-def test_opcheck(position):
+def test_opcheck(position, weighting):
     sizes = Sizes(2, 2, 1, 5, 7, dtype=torch.float32, device=DEVICE)
-    flat = make("per_head", position, "causal", sizes)
+    flat = make(weighting, position, "causal", sizes)
     flat = flatten(flat.q, flat.k, flat.v, flat.weighting, flat.position, flat.mask or Mask(), None)
     operator = torch.ops.sigmoid_attention.attend.default
     torch.library.opcheck(operator, (*flat, "triton"))
@@ -292,6 +314,28 @@ def test_nan_stays_in_its_row_and_is_not_swallowed(mode, monkeypatch):
     k = torch.linspace(-9, 9, 70, device=DEVICE).view(1, 1, 70, 1)
     v = torch.ones(1, 1, 70, 1, device=DEVICE)
     o = attend(q, k, v, weighting=Weighting.sigmoid(), scale=1.0, backend="triton").flatten()
+    assert o.isnan().nonzero().tolist() == [[17]]
+
+
+@pytest.mark.parametrize("weighting", EACH[1:])
+def test_half_precision_has_room_for_large_weights(weighting):
+    """Weights of hundreds, and rows that see one key, beside those that see many."""
+    sizes = Sizes(2, 2, 1, 33, 33, 16, 16, torch.float16, DEVICE)
+    case = make(weighting, "none", "causal", sizes)
+    with torch.no_grad():
+        case.q *= 64
+    got, expected = case.run("triton"), case.run("reference")
+    assert all(x.isfinite().all() for x in expected)
+    assert_same(got, expected, 4e-3, 0.0)
+
+
+@pytest.mark.parametrize("weighting", EACH[1:])
+def test_nan_of_other_maps_stays_too(weighting):
+    q = torch.ones(1, 1, 40, 1, device=DEVICE)
+    q[:, :, 17] = math.nan
+    k = torch.linspace(-9, 9, 70, device=DEVICE).view(1, 1, 70, 1)
+    how = {"weighting": WEIGHTINGS[weighting](), "scale": 1.0, "backend": "triton"}
+    o = attend(q, k, torch.ones_like(k), **how).flatten()
     assert o.isnan().nonzero().tolist() == [[17]]
 
 

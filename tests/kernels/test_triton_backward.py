@@ -7,7 +7,7 @@ import torch
 from sigmoid_attention import Mask, PositionBias, Weighting, attend, ops
 from sigmoid_attention.flat import flatten, row_term
 
-from .cases import POSITIONS, Sizes, make
+from .cases import POSITIONS, Sizes, make, served
 from .unproven import UNPROVEN
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -25,21 +25,23 @@ def flat_of(mask, queries=70, keys=90, **sizes):
     return flatten(q, k, k, Weighting("sigmoid"), None, mask, None)
 
 
+@pytest.mark.parametrize("weighting", ["visible", *served("triton", "softmax", "sigmoid")])
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("heads", [1, 2])
-def test_gradients_come_in_their_type(position, heads):
+def test_gradients_come_in_their_type(position, heads, weighting):
     """Of one query head a key head: no float32 copies, no passes after the kernels."""
     sizes = Sizes(1, heads, 1, 40, 40, dtype=torch.bfloat16, device=DEVICE)
-    case = make("visible", position, "lens", sizes)
+    case = make(weighting, position, "lens", sizes)
     grads = case.run("triton")[1:]
     assert all(g.dtype == leaf.dtype for g, leaf in zip(grads, case.leaves, strict=True))
 
 
+@pytest.mark.parametrize("weighting", ["per_head", *served("triton", "softmax", "sigmoid")])
 @pytest.mark.parametrize("position", POSITIONS)
-def test_the_same_call_gives_the_same_bits_at_each_position(position):
+def test_the_same_call_gives_the_same_bits_at_each_position(position, weighting):
     queries, keys = (20, 35) if DEVICE == "cpu" else (150, 190)  # some tiles of each device
     sizes = Sizes(1, 2, 1, queries, keys, dtype=torch.float32, device=DEVICE)
-    case = make("per_head", position, "lens", sizes)
+    case = make(weighting, position, "lens", sizes)
     once, twice = case.run("triton"), case.run("triton")
     assert all(torch.equal(a, b) for a, b in zip(once, twice, strict=True))
 

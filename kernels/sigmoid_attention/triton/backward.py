@@ -1,6 +1,7 @@
 """The backward kernels: each recomputes the weights from the inputs; no atomics, so deterministic.
 
-ds = p (1 - p) dp with dp = do . v: no pass over the output, for a sigmoid has no normaliser.
+ds = slope(p) dp with dp = do . v, p (1 - p) for a sigmoid: no pass over the output, for there is no
+normaliser. A factor of each row (1 / n) enters ds, and the weights that go into dv.
 rows_kernel finds which queries meet a block of keys, before key_kernel.
 STEPPED: addresses of whole tiles are held and stepped, where registers allow it.
 query_kernel owns blocks of queries (dq), key_kernel blocks of keys (dk, dv), offset_kernel blocks
@@ -25,15 +26,15 @@ from .device import (
     seen_by,
     seen_keys,
     store_rows,
-    weigh,
 )
-from .forward import FLOAT16_SCALE, as_factor, key_range, tile_weights
+from .forward import key_range, tile_weights
 from .skew import add_skewed_gradient, load_band, range_anew, skewed_product
+from .weightings import as_factor, as_sum, load_row_factor, slopes_of, weigh
 
 
 @triton.jit
 def query_kernel(
-    q, k, v, do, dq, drow, lo, hi, row, slopes, table, qv, r,
+    q, k, v, do, dq, drow, lo, hi, row, factor, slopes, table, qv, r,
     q_b, q_h, q_t, k_b, k_h, k_t, v_b, v_h, v_t, do_b, do_h, do_t,
     runs_b, row_b, row_h, row_t,
     num_queries, num_keys, delta, zero, num_offsets, scale,
@@ -41,6 +42,7 @@ def query_kernel(
     D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BDV: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr,
     POSITION: tl.constexpr, HAS_RUNS: tl.constexpr, HAS_ROW: tl.constexpr, NEED_ROW: tl.constexpr,
+    HAS_FACTOR: tl.constexpr,
     MODE: tl.constexpr, ASM: tl.constexpr, PRECISION: tl.constexpr, STEPPED: tl.constexpr,
 ):  # fmt: skip
     """dq (B, H, T, D), scaled; drow (B, H, T)."""
@@ -53,7 +55,8 @@ def query_kernel(
     sees = hi_t > lo_t
     q_tile = load_rows(q + batch * q_b + head * q_h, row0, q_t, sees, BM, D, BD, True, ASM)
     do_tile = load_rows(do + batch * do_b + head * do_h, row0, do_t, sees, BM, DV, BDV, True, ASM)
-    term_t = load_row_term(row + batch * row_b + head * row_h, rows, row_t, num_queries, HAS_ROW)
+    row_at = batch * row_b + head * row_h
+    term_t = load_row_term(row + row_at, rows, row_t, num_queries, HAS_ROW)
     slope, table_h = head_slope(slopes, head, POSITION), table + head * num_offsets
     k_base, v_base = k + batch * k_b + kv_head * k_h, v + batch * v_b + kv_head * v_h
     dq_tile = tl.zeros((BM, BD), tl.float32)
@@ -86,7 +89,7 @@ def query_kernel(
                 BM, BN, D, BD, POSITION, HAS_ROW, part != 1, False, MODE, PRECISION, ASM,
             )  # fmt: skip
             dp = tl.dot(do_tile, tl.trans(v_tile), input_precision=PRECISION)
-            ds = (p - p * p) * dp
+            ds = slopes_of(p, MODE) * dp
             if NEED_ROW:
                 sums += tl.sum(ds, 1)
             ds_cast = ds.to(k_tile.dtype)
@@ -97,6 +100,9 @@ def query_kernel(
                     dq_tile, ds_cast, shift_t, r_base, delta + zero + key0 - (row0 + BM - 1), D,
                     0, num_offsets, BM, BN, D, BD, PRECISION, ASM,
                 )  # fmt: skip
+    if HAS_FACTOR:
+        factor_t = load_row_factor(factor + row_at, rows, row_t, num_queries, HAS_FACTOR)
+        dq_tile, sums = dq_tile * factor_t[:, None], sums * factor_t
     inside = rows < num_queries
     at = item * num_queries
     store_rows(dq + at * D, row0, D, inside, (dq_tile * scale).to(dq.dtype.element_ty), BM, D, BD)
@@ -153,7 +159,7 @@ def rows_kernel(
 
 @triton.jit
 def key_kernel(
-    q, k, v, do, dk, dv, columns, ranges, lo, hi, row, slopes, table, qv, r,
+    q, k, v, do, dk, dv, columns, ranges, lo, hi, row, factor, slopes, table, qv, r,
     q_b, q_h, q_t, k_b, k_h, k_t, v_b, v_h, v_t, do_b, do_h, do_t,
     runs_b, row_b, row_h, row_t, ranges_b,
     num_queries, num_keys, delta, zero, num_offsets, scale,
@@ -161,6 +167,7 @@ def key_kernel(
     D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BDV: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr,
     POSITION: tl.constexpr, HAS_RUNS: tl.constexpr, HAS_ROW: tl.constexpr,
+    HAS_FACTOR: tl.constexpr, BOUNDED: tl.constexpr,
     MODE: tl.constexpr, ASM: tl.constexpr, PRECISION: tl.constexpr, STEPPED: tl.constexpr,
 ):  # fmt: skip
     """dk (B, H, S, D), dv (B, H, S, Dv), columns (B, H, S): the sum of ds over queries.
@@ -187,7 +194,7 @@ def key_kernel(
     v_tile = load_rows(v + batch * v_b + kv_head * v_h, key0, v_t, keep, BN, DV, BDV, True, ASM)
     q_base, do_base = q + batch * q_b + head * q_h, do + batch * do_b + head * do_h
     qv_base = qv + batch * q_b + head * q_h
-    term_base = row + batch * row_b + head * row_h
+    row_at = batch * row_b + head * row_h
     slope, table_h = head_slope(slopes, head, POSITION), table + head * num_offsets
     r_base = r + head * num_offsets * D
     dk_tile = tl.zeros((BN, BD), tl.float32)
@@ -225,7 +232,7 @@ def key_kernel(
                 qv_tile = q_tile
                 if POSITION == RELATIVE:
                     qv_tile = load_rows(qv_base, row0, q_t, sees, BM, D, BD, part != 1, ASM)
-            term_t = load_row_term(term_base, rows, row_t, num_queries, HAS_ROW)
+            term_t = load_row_term(row + row_at, rows, row_t, num_queries, HAS_ROW)
             # Transposed, (BN, BM): p and ds are then left operands as they come.
             p = tile_weights(
                 q_tile, qv_tile, k_tile, r_base, row0, key0, row0, lo_t, hi_t, term_t,
@@ -233,14 +240,16 @@ def key_kernel(
                 HAS_ROW, HAS_RUNS and part != 1, True, MODE, PRECISION, ASM,
             )  # fmt: skip
             dp = tl.dot(v_tile, tl.trans(do_tile), input_precision=PRECISION)
-            ds = (p - p * p) * dp
+            ds = slopes_of(p, MODE) * dp
+            if HAS_FACTOR:
+                factor_t = load_row_factor(factor + row_at, rows, row_t, num_queries, HAS_FACTOR)
+                ds, p = ds * factor_t[None, :], p * factor_t[None, :]
             if POSITION == RELATIVE:
                 sums += tl.sum(ds, 1)
-            factor = as_factor(p, do_tile.dtype)
-            dv_tile = tl.dot(factor, do_tile, dv_tile, input_precision=PRECISION)
+            p = as_factor(p, do_tile.dtype, BOUNDED)
+            dv_tile = tl.dot(p, do_tile, dv_tile, input_precision=PRECISION)
             dk_tile = tl.dot(ds.to(q_tile.dtype), q_tile, dk_tile, input_precision=PRECISION)
-    if do.dtype.element_ty == tl.float16:
-        dv_tile = dv_tile * (1.0 / FLOAT16_SCALE)
+    dv_tile = as_sum(dv_tile, do.dtype.element_ty, BOUNDED)
     dk_tile = dk_tile * scale
     if HAS_RUNS:  # whole tiles weighed keys, too, that nobody sees
         dk_tile = tl.where(keep[:, None], dk_tile, 0.0)
@@ -256,7 +265,7 @@ def key_kernel(
 
 @triton.jit
 def offset_kernel(
-    q, k, v, do, sums_out, dr, seen, lo, hi, row, slopes, table, qv, r,
+    q, k, v, do, sums_out, dr, seen, lo, hi, row, factor, slopes, table, qv, r,
     q_b, q_h, q_t, k_b, k_h, k_t, v_b, v_h, v_t, do_b, do_h, do_t,
     runs_b, row_b, row_h, row_t, seen_b,
     num_queries, num_keys, delta, zero, num_offsets, scale,
@@ -264,7 +273,7 @@ def offset_kernel(
     D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BDV: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr,
     POSITION: tl.constexpr, HAS_RUNS: tl.constexpr, HAS_ROW: tl.constexpr,
-    MODE: tl.constexpr, ASM: tl.constexpr, PRECISION: tl.constexpr,
+    HAS_FACTOR: tl.constexpr, MODE: tl.constexpr, ASM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """sums_out (B, H, T + S - 1), dr (B, H, T + S - 1, D); grid (blocks of offsets, B * H).
 
@@ -309,19 +318,23 @@ def offset_kernel(
                 qv + batch * q_b + head * q_h, row0, q_t, sees, BM, D, BD, True, ASM
             )
             x = tl.dot(band, tl.trans(qv_tile), x, input_precision=PRECISION)
-        base = row + batch * row_b + head * row_h
-        term_t = load_row_term(base, rows, row_t, num_queries, HAS_ROW)
+        row_at = batch * row_b + head * row_h
+        term_t = load_row_term(row + row_at, rows, row_t, num_queries, HAS_ROW)
         p = weigh(
             x, tl.zeros_like(rows)[None, :], offset0[:, None], term_t[None, :], slope, table_h,
             delta, zero, num_offsets, scale, BN, BM, POSITION, HAS_ROW, MODE, ASM,
         )  # fmt: skip
         visible = seen_by(rows[None, :] + offset0[:, None], lo_t[None, :], hi_t[None, :])
         p = tl.where(visible & sees[None, :], p, 0.0)
+        slope_tile = slopes_of(p, MODE)  # before the product, which then needs no p
+        if HAS_FACTOR:
+            factor_t = load_row_factor(factor + row_at, rows, row_t, num_queries, HAS_FACTOR)
+            slope_tile = slope_tile * factor_t[None, :]
         dp = skewed_product(
             do_tile, shift_t, v_base, first_key, v_t, first_seen, last_seen,
             BM, BN, DV, BDV, True, PRECISION, ASM,
         )  # fmt: skip
-        ds = (p - p * p) * dp
+        ds = slope_tile * dp
         sums += tl.sum(ds, 1)
         if POSITION == RELATIVE:
             dr_tile = tl.dot(ds.to(qv_tile.dtype), qv_tile, dr_tile, input_precision=PRECISION)

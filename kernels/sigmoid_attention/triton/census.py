@@ -27,9 +27,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from . import device, launch
+from ..weightings import MAPS
+from . import device, launch, weightings
 from .backward import key_kernel, offset_kernel, query_kernel
-from .configs import Config, choose, row_name
+from .configs import Config, choose, own_row, row_name
 from .forward import forward_kernel
 from .machine import loops, opcode, walk
 
@@ -47,6 +48,7 @@ MODES = {
     "separate": device.SEPARATE.value,
     "shared": device.SHARED.value,
     "quad": device.QUAD.value,
+    **weightings.MODES,  # of other maps than sigmoid, each with a factor of its rows
 }
 # What a multiprocessor lets one program have.
 MOST_SHARED = {80: 163 * 1024, 90: 227 * 1024}
@@ -57,6 +59,7 @@ MOST_SPECIAL = {
     device.SHARED.value: 1.5,
     device.SEPARATE.value: 2.0,
     device.TANH.value: 1.0,
+    weightings.RELU.value: 0.0,
 }
 # Kernels of plain multiply-adds over 128 channels with room for one score a thread: both threads of
 # a pair compute both of its scores. Nothing else may exceed the limits.
@@ -71,8 +74,7 @@ SPILLS = {
     "sm_90/forward/128/relative": 32,
     "sm_90/query/128/relative": 32,
     "sm_90/key/128/relative": 208,
-    "sm_90/offset/128/relative": 5,
-    "sm_90/offset/64/relative/float32": 3,
+    "sm_90/offset/128/relative": 3,
     "sm_80/forward/64/relative/float32": 2,
     "sm_80/forward/64/table": 42,
     "sm_80/forward/128": 6,
@@ -113,9 +115,15 @@ class Variant:
         return launch.mode_for(MODES[self.mode], self.kernel, pairs)
 
     @property
+    def alone(self) -> str | None:
+        """The map other than sigmoid that is compiled; None for sigmoid."""
+        return self.mode if self.mode in weightings.MODES else None
+
+    @property
     def row(self) -> str:
         """The row of the table of tiles that holds its tile."""
-        return row_name(self.kernel, self.channels, self.position, self.dtype == "fp32")
+        row = row_name(self.kernel, self.channels, self.position, self.dtype == "fp32")
+        return own_row(self.arch, row, self.mode)
 
 
 @dataclass(frozen=True)
@@ -169,7 +177,9 @@ def _constexprs(variant: Variant, config: Config, names: list[str]) -> dict[str,
         "BN": config.bn,
         "POSITION": POSITIONS[variant.position],
         "HAS_RUNS": variant.runs,
-        "HAS_ROW": 1,
+        "HAS_ROW": 0 if variant.alone else 1,
+        "HAS_FACTOR": (2 if variant.runs else 1) if variant.alone else 0,
+        "BOUNDED": MAPS[variant.alone or "sigmoid"].bounded,
         "NEED_ROW": variant.runs,
         # A launch makes a constant of a stride of 1, here that of terms for each row.
         **({"row_t": 1} if variant.runs else {}),
@@ -207,8 +217,9 @@ def _count(compiled: Any, variant: Variant, config: Config) -> Count:
     codes = Counter(opcode(line) for line in sass.splitlines())
     kind = "HGMMA" if codes["HGMMA"] else "HMMA"
     resources = dict(re.findall(r"(REG|STACK):(\d+)", usage))
-    # Loops over cut tiles hold the masks beside; of the inner loops the shortest is meant.
-    working = [loop for loop in loops(sass) if any(opcode(x) == "MUFU" for x in loop.values())]
+    # Loops over cut tiles hold the masks beside; of the inner loops with products the shortest is meant.
+    product = kind if codes[kind] else "FFMA"
+    working = [loop for loop in loops(sass) if any(opcode(x) == product for x in loop.values())]
     ways = [walk(loop) for loop in working]
     longest, shortest = min(ways, key=lambda way: way[0].total())
     scores_per_lane = config.bm * config.bn / (32 * config.warps)
@@ -253,6 +264,16 @@ def variants() -> list[Variant]:
         out.append(Variant(kernel, arch, channels, "bf16", "none", True))
     for arch, mode in itertools.product((90, 80), ("shared", "separate", "fast")):
         out.append(Variant("forward", arch, 64, "bf16", "none", True, mode))
+    return out + [v for mode in weightings.MODES for v in _variants_of(mode)]
+
+
+def _variants_of(mode: str) -> list[Variant]:
+    """Those of a map other than sigmoid, whose tiles it shares where they do not spill."""
+    out = []
+    for arch, channels, kernel in itertools.product((90, 80), (64, 128), KERNELS):
+        for position, dtype in itertools.product(POSITIONS, ("bf16", "fp32")):
+            if kernel != "offset" or position != "none":
+                out.append(Variant(kernel, arch, channels, dtype, position, True, mode))
     return out
 
 

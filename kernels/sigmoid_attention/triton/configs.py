@@ -57,8 +57,18 @@ def row_name(kernel: str, channels: int, position: str, wide: bool) -> str:
     return f"{kernel}/{64 if channels <= 64 else 128}{own}" + ("/float32" if wide else "")
 
 
+def own_row(capability: int, row: str, name: str) -> str:
+    """The row of a map's own, ROW/NAME, where the table has one for this device; else `row`."""
+    own = f"{row}/{name}"
+    return own if own in _rows(capability) else row
+
+
 def choose(capability: int, row: str) -> Config:
     """The tile of a row for a device of this capability (80, 90, ...)."""
+    return Config(*_rows(capability)[row])
+
+
+def _rows(capability: int) -> dict[str, list[int]]:
     known = sorted(int(name) for name in table())
     arch = max([a for a in known if a <= capability], default=known[0])
-    return Config(*table()[str(arch)][row])
+    return table()[str(arch)]

@@ -282,22 +282,3 @@ def less_distance(x, first, step, slope, M: tl.constexpr, N: tl.constexpr):
     far = (tl.arange(0, N // 8) * (8 * step)).to(tl.float32)
     distance = tl.abs(near[:, None, :] + far[None, :, None])
     return tl.reshape(tl.reshape(x, (M, N // 8, 8)) - slope * distance, (M, N))
-
-
-@triton.jit
-def weigh(
-    x, rows, keys, term, slope, table, delta, zero, num_offsets, scale,
-    M: tl.constexpr, N: tl.constexpr, POSITION: tl.constexpr, HAS_ROW: tl.constexpr,
-    MODE: tl.constexpr, ASM: tl.constexpr,
-):  # fmt: skip
-    """Weights of a tile (M, N) from its products x; rows, keys and term broadcast to the tile.
-
-    Offsets are floats for ALiBi: one add and no conversion per score.
-    """
-    x = shifted(x, term, scale, HAS_ROW)
-    if POSITION == ALIBI:
-        x = x - slope * tl.abs((keys + delta).to(tl.float32) - rows.to(tl.float32))
-    if POSITION == TABLE:
-        column = tl.minimum(tl.maximum(keys + delta - rows + zero, 0), num_offsets - 1)
-        x = x + tl.load(table + column).to(tl.float32) * LOG2E
-    return sigmoid(x, M, N, MODE, ASM)

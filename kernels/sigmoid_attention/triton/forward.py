@@ -9,7 +9,6 @@ from .device import (
     ALIBI,
     RELATIVE,
     head_slope,
-    less_distance,
     load_row_term,
     load_rows,
     load_runs,
@@ -17,15 +16,10 @@ from .device import (
     only_seen,
     row_offsets,
     seen_by,
-    shifted,
-    sigmoid,
     store_rows,
-    weigh,
 )
 from .skew import range_anew, skewed_product
-
-# float16 is subnormal below 2^-14, which is where weights lie from 16k keys on; none exceeds 1.
-FLOAT16_SCALE = tl.constexpr(16384.0)
+from .weightings import as_factor, as_sum, load_row_factor, weigh, weigh_by_distance
 
 
 @triton.jit
@@ -105,10 +99,10 @@ def product_weights(
     N: tl.constexpr = BM if TRANSPOSED else BN
     term = tl.expand_dims(term_t, 1 - i_axis)
     if POSITION == ALIBI:
-        x = shifted(x, term, scale, HAS_ROW)
         step: tl.constexpr = -1 if TRANSPOSED else 1
-        x = less_distance(x, key0 + delta - row0, step, slope, M, N)
-        p = sigmoid(x, M, N, MODE, ASM)
+        p = weigh_by_distance(
+            x, key0 + delta - row0, step, term, slope, scale, M, N, HAS_ROW, MODE, ASM
+        )  # fmt: skip
     else:
         p = weigh(
             x, rows, keys, term, slope, table_h,
@@ -121,20 +115,12 @@ def product_weights(
 
 
 @triton.jit
-def as_factor(p, dtype: tl.constexpr):
-    """Weights as the product with values takes them."""
-    if dtype == tl.float16:
-        p = p * FLOAT16_SCALE
-    return p.to(dtype)
-
-
-@triton.jit
 def add_whole_tiles(
     acc, q_tile, qv_tile, k_base, v_base, r_base, row0, begin, stop, k_t, v_t,
     lo_t, hi_t, term_t, slope, table_h, delta, zero, num_offsets, scale,
     BM: tl.constexpr, BN: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
     BD: tl.constexpr, BDV: tl.constexpr, POSITION: tl.constexpr, HAS_ROW: tl.constexpr,
-    MODE: tl.constexpr, ASM: tl.constexpr, PRECISION: tl.constexpr,
+    BOUNDED: tl.constexpr, MODE: tl.constexpr, ASM: tl.constexpr, PRECISION: tl.constexpr,
     STEPPED: tl.constexpr,
 ):  # fmt: skip
     """acc and what the keys of whole tiles, from begin to stop, add to it.
@@ -165,13 +151,13 @@ def add_whole_tiles(
             v_first += v_step
         else:
             v_tile = load_rows(v_base, key0, v_t, False, BN, DV, BDV, False, ASM)
-        acc = tl.dot(as_factor(p, dtype), v_tile, acc, input_precision=PRECISION)
+        acc = tl.dot(as_factor(p, dtype, BOUNDED), v_tile, acc, input_precision=PRECISION)
     return acc
 
 
 @triton.jit
 def forward_kernel(
-    q, k, v, o, lo, hi, row, slopes, table, qv, r,
+    q, k, v, o, lo, hi, row, factor, slopes, table, qv, r,
     q_b, q_h, q_t, k_b, k_h, k_t, v_b, v_h, v_t, o_b, o_h, o_t,
     runs_b, row_b, row_h, row_t,
     num_queries, num_keys, delta, zero, num_offsets, scale,
@@ -179,6 +165,7 @@ def forward_kernel(
     D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BDV: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr,
     POSITION: tl.constexpr, HAS_RUNS: tl.constexpr, HAS_ROW: tl.constexpr,
+    HAS_FACTOR: tl.constexpr, BOUNDED: tl.constexpr,
     MODE: tl.constexpr, ASM: tl.constexpr, PRECISION: tl.constexpr,
     STEPPED: tl.constexpr,
 ):  # fmt: skip
@@ -208,7 +195,7 @@ def forward_kernel(
             acc = add_whole_tiles(
                 acc, q_tile, qv_tile, k_base, v_base, r_base, row0, begin, stop, k_t, v_t,
                 lo_t, hi_t, term_t, slope, table_h, delta, zero, num_offsets, scale,
-                BM, BN, D, DV, BD, BDV, POSITION, HAS_ROW, MODE, ASM, PRECISION, STEPPED,
+                BM, BN, D, DV, BD, BDV, POSITION, HAS_ROW, BOUNDED, MODE, ASM, PRECISION, STEPPED,
             )  # fmt: skip
         else:
             for key0 in range(begin, stop, BN):
@@ -220,8 +207,11 @@ def forward_kernel(
                     BM, BN, D, BD, POSITION, HAS_ROW, True, False, MODE, PRECISION, ASM,
                 )  # fmt: skip
                 v_tile = load_rows(v_base, key0, v_t, keep, BN, DV, BDV, True, ASM)
-                acc = tl.dot(as_factor(p, v_tile.dtype), v_tile, acc, input_precision=PRECISION)
-    if v.dtype.element_ty == tl.float16:
-        acc = acc * (1.0 / FLOAT16_SCALE)
+                p = as_factor(p, v_tile.dtype, BOUNDED)
+                acc = tl.dot(p, v_tile, acc, input_precision=PRECISION)
+    acc = as_sum(acc, v.dtype.element_ty, BOUNDED)
+    if HAS_FACTOR:
+        at = factor + batch * row_b + head * row_h
+        acc = acc * load_row_factor(at, rows, row_t, num_queries, HAS_FACTOR)[:, None]
     o_base = o + batch * o_b + head * o_h
     store_rows(o_base, row0, o_t, rows < num_queries, acc.to(o.dtype.element_ty), BM, DV, BDV)

@@ -12,9 +12,10 @@ from triton.runtime.errors import OutOfResources
 
 from ..flat import Flat, row_term
 from ..tiles import Sums
-from . import device
+from ..weightings import MAPS
+from . import device, weightings
 from .backward import key_kernel, offset_kernel, query_kernel, rows_kernel
-from .configs import INTERPRETED, Config, choose, row_name
+from .configs import INTERPRETED, Config, choose, own_row, row_name
 from .forward import forward_kernel
 
 POSITIONS = ("none", "alibi", "table", "relative")  # by their number in the kernels
@@ -33,6 +34,13 @@ def mode_for(mode: int, kernel: str, pairs: bool) -> int:
     if mode == device.QUAD.value and (pairs or kernel == "offset"):
         return int(device.SHARED.value)
     return mode
+
+
+def mode_of(flat: Flat, kernel: str, pairs: bool) -> int:
+    """Return how a kernel computes the weights of a call; see `mode_for` for sigmoid's."""
+    if flat.map in weightings.MODES:
+        return int(weightings.MODES[flat.map])
+    return mode_for(MODES[flat.precision], kernel, pairs)
 
 
 def hopper(arch: int) -> bool:
@@ -72,7 +80,7 @@ class Launch:
             self.qv = (flat.q + flat.vb_hd[:, None]).to(dtype).contiguous()
             self.r = flat.r_hpd.to(dtype).contiguous()
         self.lo, self.hi = (None if x is None else x.contiguous() for x in (flat.lo_bt, flat.hi_bt))
-        self.row = row_term(flat)
+        self.row, self.factor = _row_values(flat)
         self.position = _position(flat)
         self.slopes, self.table = (
             None if x is None else x.contiguous() for x in (flat.slopes_h, flat.table_hp)
@@ -99,11 +107,12 @@ class Launch:
     def place(self, kernel: str) -> tuple[torch.device, str]:
         """The device, and the table's row for this call."""
         position, wide = POSITIONS[self.position], self.q.dtype == torch.float32
-        return self.q.device, row_name(kernel, max(self.d, self.dv), position, wide)
+        row = row_name(kernel, max(self.d, self.dv), position, wide)
+        return self.q.device, own_row(self.arch(), row, self.flat.map)
 
     def pointers(self) -> list[Tensor]:
-        """lo, hi, row, slopes, table, qv, r; anything for those a kernel does not read."""
-        some = (self.lo, self.hi, self.row, self.slopes, self.table, self.qv, self.r)
+        """lo, hi, row, factor, slopes, table, qv, r; anything for those a kernel does not read."""
+        some = (self.lo, self.hi, self.row, self.factor, self.slopes, self.table, self.qv, self.r)
         return [self.q if x is None else x for x in some]
 
     def seen(self) -> tuple[Tensor, int]:
@@ -116,10 +125,10 @@ class Launch:
         return seen, int(seen.shape[0] > 1)
 
     def strides(self, *more: Tensor) -> list[int]:
-        """Batch, head and time strides of q, k, v and others, then those of runs and row terms."""
+        """Batch, head and time strides of q, k, v and others, then those of runs and row values."""
         out = [n for x in (self.q, self.k, self.v, *more) for n in x.stride()[:3]]
         out.append(self.num_queries if self.hi is not None and self.hi.shape[0] > 1 else 0)
-        row = self.row
+        row = self.factor if self.row is None else self.row
         out += [0, 0, 0] if row is None else [row.stride(i) * (row.shape[i] > 1) for i in range(3)]
         return out
 
@@ -143,8 +152,9 @@ class Launch:
             "BN": config.bn,
             "POSITION": self.position,
             "HAS_RUNS": self.hi is not None,
-            "HAS_ROW": 0 if self.row is None else (1 if self.row.shape[2] == 1 else 2),
-            "MODE": mode_for(MODES[self.flat.precision], kernel, pairs),
+            "HAS_ROW": _per_row(self.row),
+            "HAS_FACTOR": _per_row(self.factor),
+            "MODE": mode_of(self.flat, kernel, pairs),
             "ASM": not interpreted(),
             "PRECISION": "ieee",
             "num_warps": config.warps,
@@ -167,7 +177,7 @@ def forward_pass(x: Launch) -> Tensor:
         forward_kernel[grid](
             x.q, x.k, x.v, o, *x.pointers(), *x.strides(o), *x.numbers(),
             **x.options("forward", config),
-            STEPPED=x.stepped(),
+            STEPPED=x.stepped(), BOUNDED=MAPS[x.flat.map].bounded,
         )  # fmt: skip
     return o
 
@@ -228,7 +238,7 @@ def key_pass(x: Launch, do: Tensor, sums: Sums) -> None:
         key_kernel[(blocks, x.batch * x.heads)](
             x.q, x.k, x.v, do, sums.k, sums.v, columns, ranges,
             *x.pointers(), *x.strides(do), ranges_b, *x.numbers(), **x.options("key", config),
-            STEPPED=x.stepped(),
+            STEPPED=x.stepped(), BOUNDED=MAPS[x.flat.map].bounded,
         )  # fmt: skip
     if x.heads != x.kv_heads:
         sums.k, sums.v = (y.unflatten(1, (x.kv_heads, -1)).sum(2) for y in (sums.k, sums.v))
@@ -291,6 +301,23 @@ def _position(flat: Flat) -> int:
     if flat.table_hp is not None:
         return int(device.TABLE.value)
     return int(device.NONE.value if flat.r_hpd is None else device.RELATIVE.value)
+
+
+def _row_values(flat: Flat) -> tuple[Tensor | None, Tensor | None]:
+    """What each score of a row gets and what each weight is multiplied by, with the same strides."""
+    term, factor = row_term(flat), flat.row_factor_bht
+    if factor is None:
+        return term, None
+    factor = factor.float()
+    if term is None:
+        return None, factor.contiguous()
+    term, factor = torch.broadcast_tensors(term, factor)
+    return term.contiguous(), factor.contiguous()
+
+
+def _per_row(x: Tensor | None) -> int:
+    """0 for nothing, 1 for one number for all rows of a head, 2 for one each."""
+    return 0 if x is None else (1 if x.shape[2] == 1 else 2)
 
 
 def _adjacent(x: Tensor) -> Tensor:

@@ -43,7 +43,10 @@ KEYS = [
 ]
 # Skewed tiles: few registers. The last ones have fewer keys than queries, so that warps share the
 # keys and each holds a part of the channels.
-SKEWED_ROWS = [*((64, 64, 4, 2), (64, 32, 4, 2), (64, 32, 4, 1), (32, 32, 4, 2), (32, 32, 4, 1))]
+SKEWED_ROWS = [
+    *((64, 64, 4, 2), (64, 32, 4, 2), (64, 32, 4, 1), (64, 16, 4, 2), (32, 32, 4, 2)),
+    (32, 32, 4, 1),
+]
 SKEWED_KEYS = [
     *((32, 64, 4, 2), (16, 64, 4, 2), (32, 64, 4, 1), (16, 64, 4, 1), (32, 16, 4, 2)),
     *((32, 16, 4, 1), (16, 32, 4, 1)),
@@ -53,7 +56,7 @@ SKEWED_KEYS = [
 def candidates(row: str) -> list[tuple[int, int, int, int]]:
     """Tiles to try for a row of the table."""
     kernel = row.split("/")[0]
-    if row.endswith("float32"):
+    if "float32" in row:
         return FLOAT32
     if kernel == "offset":
         return SKEWED_KEYS
@@ -86,7 +89,8 @@ def main() -> int:
     args = parser.parse_args()
     served: dict[tuple[int, str], list[Variant]] = {}
     for variant in variants():
-        if variant.mode == "exact" and args.only in f"sm_{variant.arch}/{variant.row}":
+        judged = variant.mode == "exact" or variant.row.endswith(f"/{variant.mode}")
+        if judged and args.only in f"sm_{variant.arch}/{variant.row}":
             served.setdefault((variant.arch, variant.row), []).append(variant)
     if args.write and args.only:
         refuse_other_version(TABLE)
