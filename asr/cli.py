@@ -17,6 +17,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from sigmoid_attention.weightings import LoopWarning
+
 from asr import __version__
 from asr.commands import (
     align,
@@ -170,10 +172,11 @@ def _warnings_in_one_line() -> Iterator[None]:
     with warnings.catch_warnings():
         # once for each text, however often a command comes by
         warnings.simplefilter("default", InputWarning)
+        warnings.simplefilter("default", LoopWarning)
         show = warnings.showwarning
 
         def show_one(message: Warning | str, category: type[Warning], *where: Any) -> None:
-            if issubclass(category, InputWarning):
+            if issubclass(category, InputWarning | LoopWarning):
                 tell("warning", message)
             else:
                 show(message, category, *where)

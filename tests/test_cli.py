@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,11 +15,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from sigmoid_attention.weightings import LoopWarning
 
 import asr
 from asr import config
 from asr.api import load
-from asr.cli import COMMANDS, _parser, main
+from asr.cli import COMMANDS, _parser, _warnings_in_one_line, main
 from asr.commands.parser import EXAMPLES
 from asr.data.store.manifest import load_waveform, read_cuts
 from asr.errors import InputError
@@ -250,6 +252,13 @@ def test_doctor_names_another_distribution_that_owns_our_import_name(
     assert f"asr         imported from {Path(asr.__file__).parent}" in out
     assert "automatic-something 2.5 installs a package asr too" in out
     assert out.count("WARNING") == 1
+
+
+def test_attention_by_a_loop_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with _warnings_in_one_line():
+        for _ in range(2):
+            warnings.warn("polynomial runs as a loop", LoopWarning, stacklevel=1)
+    assert capsys.readouterr().err == "asr: warning: polynomial runs as a loop\n"
 
 
 def test_errors_come_without_a_traceback_from_the_installed_command(tmp_path: Path) -> None:

@@ -105,6 +105,7 @@ def compare(
         notes=[
             *_decoded_twice(experiments, names),
             *_warnings(rows),
+            *_unlike_engines(rows),
             *unpaired,
             *(_fairness(experiments) if types else []),
             *(n for e in experiments for n in e.left_out),
@@ -184,6 +185,7 @@ def _set_result(
         beam=decoding.beam,
         rtf=decoding.rtf,
         device=decoding.device,
+        attention_backend=decoding.attention_backend,
     )
 
 
@@ -274,6 +276,33 @@ def _warnings(rows: Sequence[Row]) -> list[str]:
                     f"chance does as much with p = {lowest_p(few):g}"
                 )
     return notes
+
+
+def _unlike_engines(rows: Sequence[Row]) -> list[str]:
+    """Mark speeds of which one was computed by another attention engine than the others.
+
+    Older runs did not record theirs; they are named where others differ.
+    """
+    speeds = {
+        "train": {
+            row.name: row.run.attention_backend
+            for row in rows
+            if row.run.train_audio_s_per_s is not None
+        }
+    }
+    for set_name in sorted({name for row in rows for name in row.sets}):
+        speeds[f"RTF of {set_name}"] = {
+            row.name: row.sets[set_name].attention_backend
+            for row in rows
+            if set_name in row.sets and row.sets[set_name].rtf is not None
+        }
+    return [
+        f"WARNING: {what}: these speeds come from unlike attention engines "
+        f"({_listed({name: engine or 'not recorded' for name, engine in engines.items()})}): a "
+        f"difference is one of engines as much as of systems"
+        for what, engines in speeds.items()
+        if len(set(engines.values()) - {None}) > 1
+    ]
 
 
 def _listed(values: dict[str, str]) -> str:

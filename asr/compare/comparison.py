@@ -33,6 +33,7 @@ class SetResult:
         num_speakers: 0 where none is known.
         units: errors and words of each unit, what intervals and p-values are made of.
         rtf: seconds of decoding per second of audio.
+        attention_backend: what computed attention then; None where it is not recorded.
     """
 
     counts: ErrorCounts
@@ -49,6 +50,7 @@ class SetResult:
     beam: int | None
     rtf: float | None
     device: str | None
+    attention_backend: str | None = None
 
 
 @dataclass(frozen=True)

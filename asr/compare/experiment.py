@@ -124,7 +124,7 @@ def _read_run(folder: Path) -> Run:
         position=name_field(content, "position", where),
         encoder=name_field(content, "encoder", where),
         num_params=bounded_field(content, "num_params", int, where, _MAX_PARAMS),
-        attention_backend=field(content, "attention_backend", str, where),
+        attention_backend=_backends(content, where),
         normaliser=field(content, "normaliser", str, where),
         commit=field(content, "commit", str, where),
         dirty=field(content, "dirty", bool, where),
@@ -135,11 +135,24 @@ def _read_run(folder: Path) -> Run:
     )
 
 
-def _revision(content: dict[str, Any], where: str) -> str | None:
-    found = []
-    for start in (content, *(field(content, "resumed", list, where) or [])):
+def _backends(content: dict[str, Any], where: str) -> str | None:
+    """What computed attention, at each start of the training that says so."""
+    found = [field(start, "attention_backend", str, where) for start in _starts(content, where)]
+    return ", ".join(dict.fromkeys(filter(None, found))) or None
+
+
+def _starts(content: dict[str, Any], where: str) -> list[dict[str, Any]]:
+    """The record of the first start, and those under which the training went on."""
+    starts = [content, *(field(content, "resumed", list, where) or [])]
+    for start in starts:
         if not isinstance(start, dict):
             raise InputError(f"{where}: 'resumed' holds {start!r}, expected objects")
+    return starts
+
+
+def _revision(content: dict[str, Any], where: str) -> str | None:
+    found = []
+    for start in _starts(content, where):
         commit = field(start, "commit", str, where)
         if commit is not None:
             found.append(commit[:7] + ("+" if field(start, "dirty", bool, where) else ""))

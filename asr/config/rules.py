@@ -23,6 +23,8 @@ def _map(config: Config) -> Map:
     return MAPS[config.attention.weighting]
 
 
+# What a run of another version may name: whether options enter is decided as for relu.
+_OF_ANOTHER_VERSION = MAPS["relu"]
 _SHIFTED = listed(maps_with(lambda one: one.shift))
 _WITH_POWER = listed(maps_with(lambda one: one.power))
 
@@ -221,7 +223,7 @@ def attention_terms(attention: AttentionConfig) -> dict[str, object]:
     """Return the options that enter what attention computes; two that agree in them compute alike."""
     terms: dict[str, object] = dict(vars(attention))
     unused = {"backend"}
-    one = MAPS[attention.weighting]
+    one = MAPS.get(attention.weighting, _OF_ANOTHER_VERSION)
     if not one.shift:
         unused |= {"shift", "shift_constant", "shift_per_head", "shift_exponent"}
     elif attention.shift != "constant":
@@ -247,7 +249,7 @@ def _counts(config: Config) -> bool:
 
 
 def _attention_counts(attention: AttentionConfig) -> bool:
-    one = MAPS[attention.weighting]
+    one = MAPS.get(attention.weighting, _OF_ANOTHER_VERSION)
     if not one.scaled:
         return False
     if one.shift and attention.shift == "-log n":

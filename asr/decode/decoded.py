@@ -65,6 +65,7 @@ class Decoding:
     rtf: float | None
     device: str | None
     num_threads: int | None
+    attention_backend: str | None = None
 
 
 def read_decoded(folder: Path) -> tuple[list[DecodedUtterance], Decoding]:
@@ -136,6 +137,7 @@ def read_decoding(folder: Path) -> Decoding:
         cuts=field(content, "cuts", str, where),
         search=name_field(content, "search", where),
         device=name_field(content, "device", where),
+        attention_backend=name_field(content, "attention_backend", where),
         **number,
         **count,
     )

@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import logging
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -27,7 +28,7 @@ from .spec import (
     check_mask_kind,
     check_type,
 )
-from .weightings import listed, served_by
+from .weightings import LoopWarning, listed, served_by
 
 BACKENDS = ("auto", "reference", "sdpa", "blockwise", "triton")
 # Of the Triton kernels: d_qk and d_v, and heads of all utterances (the second axis of a CUDA grid).
@@ -101,17 +102,18 @@ class Resolved:
                 mask=mask,
                 scale=scale,
             )
+        engine = self.engine
         if self.name == "triton":
-            if self.backend == "auto" and self.weighting.map == "softmax":
-                beyond = max(q_bhtd.shape[3], v_bhsd.shape[3]) > MOST_CHANNELS
-                if beyond or q_bhtd.shape[0] * q_bhtd.shape[1] > MOST_HEADS:
-                    other = replace(self, name="blockwise", engine="torch")
-                    return other(q_bhtd, k_bhsd, v_bhsd, position=position, mask=mask, scale=scale)
-            _check_triton_sizes(q_bhtd, v_bhsd)
+            reason = _beyond_triton(q_bhtd, v_bhsd)
+            if reason is not None and self.backend != "auto":
+                raise ValueError(f"{reason} with backend 'triton'")
+            if reason is not None:
+                engine = "torch"
+                _warn_of_loop(weighting.map, kind_of(position), str(self.dtype), reason)
         flat = flatten(q_bhtd, k_bhsd, v_bhsd, weighting, position, mask, scale)
         if self.name == "sdpa":
             return sdpa.attend(flat)
-        o_bhtd = call(flat, self.engine)
+        o_bhtd = call(flat, engine)
         factor_bht = row_factor(q_bhtd, k_bhsd.shape[2], weighting, position, mask)
         if factor_bht is None:
             return o_bhtd
@@ -123,10 +125,9 @@ class Resolved:
                 f"q_bhtd: got {q_bhtd.dtype} on {q_bhtd.device.type}, allowed: {self.dtype} on "
                 f"{self.device.type}, as resolved"
             )
-        kind = position.kind if position else None
-        if kind != self.position_kind:
+        if kind_of(position) != self.position_kind:
             raise ValueError(
-                f"position: got kind {kind!r}, allowed: {self.position_kind!r}, as resolved"
+                f"position: got kind {kind_of(position)!r}, allowed: {self.position_kind!r}, as resolved"
             )
         extra = set(filter(None, mask.kind.split("+"))) - set(self.mask_kind.split("+"))
         if extra:
@@ -152,7 +153,9 @@ def resolve(
     gives the reason. "auto" takes, in this order: sdpa for softmax that no mask or position
     touches; triton for softmax, sigmoid and relu on CUDA; blockwise for all maps but softmax, and for
     softmax where its C++ engine serves (float32 on the CPU) or a position bias is added; sdpa for
-    the rest. Softmax beyond the sizes of triton's kernels goes to blockwise where "auto" chose.
+    the rest. What is beyond the sizes of triton's kernels goes to blockwise where "auto" chose. On
+    CUDA blockwise is a loop in Python over tiles, of which a LoopWarning tells once for each
+    weighting and position.
     """
     check_type("weighting", weighting, Weighting, "a Weighting")
     check_type("position", position, PositionBias | str | None, "a PositionBias, its kind or None")
@@ -171,6 +174,10 @@ def resolve(
     if reason:
         raise ValueError(f"backend: got {backend!r}, which cannot serve: {reason}")
     engine = _engine(name, weighting.map, device, dtype)
+    if name == "blockwise" and device.type == "cuda":
+        why = "backend='blockwise' is asked for" if backend == name else ""
+        why = why or f"triton: {refusal('triton', weighting, device, dtype)}"
+        _warn_of_loop(weighting.map, kind, str(dtype), why)
     what = (weighting.map, kind or "no position", masks or "no mask")
     _log(*what, device.type, str(dtype), name, engine)
     return Resolved(name, engine, weighting, kind, masks, device, dtype, backend)
@@ -206,6 +213,27 @@ def _log(*choice: str) -> None:
 def _log_once(choice: tuple[str, ...]) -> None:
     """One line for each different choice, however many layers make it."""
     logger.info("attention: %s, %s, %s, %s %s: by %s (%s)", *choice)
+
+
+@_constant
+def _warn_of_loop(weighting_map: str, position_kind: str | None, dtype: str, why: str) -> None:
+    _warn_once(weighting_map, position_kind or "no position", dtype, why)
+
+
+@functools.cache
+def _warn_once(weighting_map: str, position: str, dtype: str, why: str) -> None:
+    """One warning for each weighting, position and reason, however many layers and calls have it."""
+    warnings.warn(
+        f"attention: {weighting_map} with {position} in {dtype} runs on cuda as a loop in Python over "
+        f"tiles, for no fused engine serves it ({why}); compare its speed with no other's",
+        LoopWarning,
+        stacklevel=2,
+    )
+
+
+def kind_of(position: PositionBias | None) -> str | None:
+    """Return the kind of a position, as it is asked for."""
+    return None if position is None else position.kind
 
 
 def _choose(
@@ -252,19 +280,18 @@ def _triton_cannot_run(device: torch.device) -> str | None:
     return None
 
 
-def _check_triton_sizes(q_bhtd: Tensor, v_bhsd: Tensor) -> None:
+def _beyond_triton(q_bhtd: Tensor, v_bhsd: Tensor) -> str | None:
+    """Why triton's kernels cannot take tensors of these sizes; None where they can."""
     for name, x in (("q_bhtd", q_bhtd), ("v_bhsd", v_bhsd)):
         if x.shape[3] > MOST_CHANNELS:
-            raise ValueError(
-                f"{name}: got {x.shape[3]} channels, allowed: at most {MOST_CHANNELS} "
-                "with backend 'triton'"
-            )
+            return f"{name}: got {x.shape[3]} channels, allowed: at most {MOST_CHANNELS}"
     batch, heads = q_bhtd.shape[:2]
     if batch * heads > MOST_HEADS:
-        raise ValueError(
+        return (
             f"q_bhtd: got {batch} utterances of {heads} heads, allowed: at most {MOST_HEADS} heads "
-            "in all with backend 'triton'"
+            "in all"
         )
+    return None
 
 
 def attend(

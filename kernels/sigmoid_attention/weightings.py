@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+class LoopWarning(UserWarning):
+    """Attention is computed by a loop in Python on a GPU: right, and slow."""
+
+
 @dataclass(frozen=True)
 class Map:
     """One map from scores to weights.

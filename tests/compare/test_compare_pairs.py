@@ -214,3 +214,38 @@ def test_warnings_where_rows_are_not_alike(tmp_path: Path) -> None:
     assert notes[2].startswith("test: real-time factors are of different devices")
     text = format_terminal(compare(folders))
     assert "normaliser lowercase-apostrophe / none; search beam 8 / greedy" in text
+
+
+def engines(tmp_path: Path, *recorded: tuple[str | None, str | None]) -> list[str]:
+    """Notes on engines of systems, each with what its training and its decoding say."""
+    folders = []
+    for name, (trained, decoded) in zip("abc", recorded, strict=False):
+        folders.append(write_experiment(tmp_path / name, attention_backend=trained))
+        said = {} if decoded is None else {"attention_backend": decoded}
+        write_decoded(folders[-1], "test", 0.1, **said)
+    return [note for note in compare(folders).notes if "unlike attention engines" in note]
+
+
+FUSED, LOOP = "triton (triton)", "blockwise (torch)"
+
+
+def test_speeds_of_unlike_engines_are_marked(tmp_path: Path) -> None:
+    trained, decoded = engines(tmp_path, (FUSED, LOOP), (LOOP, FUSED), (None, None))
+    assert trained.startswith("WARNING: train: these speeds come from unlike attention engines")
+    assert f"(a: {FUSED}, b: {LOOP}, c: not recorded)" in trained
+    assert decoded.startswith("WARNING: RTF of test: these speeds")
+    assert f"(a: {LOOP}, b: {FUSED}, c: not recorded)" in decoded
+
+
+def test_speeds_of_one_engine_and_of_older_runs_are_not_marked(tmp_path: Path) -> None:
+    assert engines(tmp_path, (FUSED, FUSED), (FUSED, FUSED), (None, None)) == []
+
+
+def test_a_training_that_went_on_by_another_engine_is_marked(tmp_path: Path) -> None:
+    folders = [write_experiment(tmp_path / name, attention_backend=FUSED) for name in "ab"]
+    run = json.loads((folders[1] / "run.json").read_text())
+    run["resumed"] = [{"after_step": 5, "attention_backend": LOOP}]
+    (folders[1] / "run.json").write_text(json.dumps(run))
+    for folder in folders:
+        write_decoded(folder, "test", 0.1)
+    assert any(f"(a: {FUSED}, b: {FUSED}, {LOOP})" in note for note in compare(folders).notes)
