@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -33,9 +35,9 @@ def changed_tree(section: str, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(tree: Path, *command: str) -> str:
+def run(tree: Path, *command: str, **variables: str) -> str:
     path = os.pathsep.join([str(tree), str(tree / "kernels")])
-    environment = {**os.environ, "PYTHONPATH": path}
+    environment = {**os.environ, **variables, "PYTHONPATH": path}
     environment.pop("PYTHONSAFEPATH", None)
     done = subprocess.run(
         [sys.executable, "-m", *command], cwd=tree, env=environment, capture_output=True, text=True
@@ -61,3 +63,36 @@ def test_a_weighting_passes_its_tests(tmp_path: Path) -> None:
     said = run(tree, "pytest", "-q", "-p", "no:cacheprovider", *rows)
     assert "passed" in said
     assert "failed" not in said
+
+
+FUSED = "A fused weighting: `softsign`"
+
+
+def test_a_fused_weighting_takes_four_places_and_its_word_is_known(tmp_path: Path) -> None:
+    assert change(FUSED).count("\n+++ ") == 4
+    tree = changed_tree(FUSED, tmp_path)
+    options = ["attention.weighting=softsign", "attention.backend=triton"]
+    assert "attention.weighting = 'softsign'" in run(tree, "asr.cli", "config", *options)
+
+
+@pytest.mark.slow
+def test_a_fused_weighting_passes_its_tests_in_every_engine(tmp_path: Path) -> None:
+    tree = changed_tree(FUSED, tmp_path)
+    options = "-q -p no:cacheprovider -m not\\ slow -k softsign -rA"
+    pytest_of = ("pytest", *shlex.split(options))
+    rows = ["test_backends.py", "test_weightings.py", "test_empty.py", "test_loop_warning.py"]
+    said = run(tree, *pytest_of, *(f"tests/kernels/{name}" for name in rows))
+    for one in ("torch[many-", "cpp["):  # both beside the reference
+        assert (
+            f"PASSED tests/kernels/test_backends.py::test_blockwise_{one}softsign-relative" in said
+        )
+    assert "passed" in run(tree, *pytest_of, "tests/test_variants.py")
+    if find_spec("triton") is None:
+        pytest.skip("triton is not installed: neither interpreted nor compiled")
+    rows = ["test_triton.py", "test_triton_backward.py"]
+    interpreted = [f"tests/kernels/{name}" for name in rows]
+    said = run(tree, *pytest_of, *interpreted, TRITON_INTERPRET="1")
+    ran = "tests/kernels/test_triton.py::test_positions_and_masks[relative-lens-softsign]"
+    assert f"PASSED {ran}" in said
+    census = ("sigmoid_attention.triton.census", "--only", "sm_90/d64/bf16/alibi/runs/softsign")
+    assert "4 compiled, 0 beyond a bound" in run(tree, *census, "--write")

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from sigmoid_attention import Weighting, attend, dispatch, resolve
-from sigmoid_attention.weightings import MAPS, LoopWarning
+from sigmoid_attention.weightings import MAPS, LoopWarning, listed, served_by
 
 from .cases import POSITIONS, WEIGHTINGS, Sizes, assert_same, make
 
@@ -39,7 +39,7 @@ def test_each_weighting_and_position_that_no_fused_engine_has_warns_once(name, p
     assert len(first) == ("triton" not in MAPS[name].engines)
     for text in first:
         assert text.startswith(f"attention: {name} with {position.replace('none', 'no position')}")
-        assert f"triton: it has softmax, sigmoid and relu only, not {name!r}" in text
+        assert f"triton: it has {listed(served_by('triton'))} only, not {name!r}" in text
 
 
 def test_another_position_or_reason_warns_again():

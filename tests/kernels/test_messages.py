@@ -3,6 +3,7 @@
 import pytest
 import torch
 from sigmoid_attention import Mask, PositionBias, Weighting, attend, resolve
+from sigmoid_attention.weightings import listed, served_by
 
 X = torch.zeros(2, 4, 5, 8)
 SIGMOID = Weighting.sigmoid()
@@ -132,8 +133,8 @@ WRONG = {
     ),
     "backend: got 'cuda'": lambda: call(backend="cuda"),
     "backend: got 'sdpa', which cannot serve": lambda: call(backend="sdpa"),
-    "backend: got 'triton', which cannot serve: it has softmax, sigmoid and relu only": lambda: (
-        resolve(Weighting.polynomial(), device="cuda", backend="triton")
+    f"backend: got 'triton', which cannot serve: it has {listed(served_by('triton'))} only": (
+        lambda: resolve(Weighting.polynomial(), device="cuda", backend="triton")
     ),
     "backend: got 'triton', which cannot serve: it has float16": lambda: resolve(
         SIGMOID, device="cuda", dtype=torch.float64, backend="triton"

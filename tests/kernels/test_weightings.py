@@ -32,10 +32,10 @@ def test_no_weight_sends_nothing_back(name):
     assert MAPS[name].slope(torch.zeros(3)).eq(0).all()
 
 
-@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.parametrize("name", [name for name in ALONE if MAPS[name].vanishes])
 def test_a_hidden_score_vanishes_where_the_table_says_so(name):
-    hidden = torch.tensor([-1e30, -2e30])
-    assert MAPS[name].weight(hidden, POWER).eq(0).all().item() == MAPS[name].vanishes
+    for dtype in (torch.float32, torch.float64):
+        assert MAPS[name].weight(torch.tensor([-1e30, -2e30], dtype=dtype), POWER).eq(0).all()
 
 
 @pytest.mark.parametrize("name", ALONE)
