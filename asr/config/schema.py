@@ -151,11 +151,7 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    weighting: str = option(
-        "sigmoid",
-        "how scores become weights",
-        choices=tuple(MAPS),
-    )
+    weighting: str = option("sigmoid", "how scores become weights", choices=tuple(MAPS))
     position: str = option(
         "alibi",
         "how position enters the scores, or the frames before the first layer (sinusoidal, cape)",
