@@ -17,14 +17,11 @@ NONE = "-"
 _TEXT_COLUMNS = frozenset(
     {
         "system",
-        "weighting",
-        "position",
         "encoder",
         "set",
         "commit",
         "against",
         "what",
-        "positions",
         "within",
         "duration",
     }
@@ -33,8 +30,14 @@ _TEXT_COLUMNS = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class Table:
+    """``factors``: columns that hold levels, which are aligned to the left."""
+
     header: list[str]
     rows: list[list[str]]
+    factors: Sequence[str] = ("weighting", "position")
+
+    def is_text(self, name: str) -> bool:
+        return name in _TEXT_COLUMNS or name in self.factors
 
 
 def units_text(differences: Sequence[TypeDifference]) -> str:
@@ -44,14 +47,6 @@ def units_text(differences: Sequence[TypeDifference]) -> str:
 
 def rate_text(wer: float, interval: Interval | None) -> str:
     return f"{percent(wer)} {interval_text(interval)}".rstrip()
-
-
-def within_text(one: TypeDifference) -> str:
-    """Name what is the same in a difference of types: a word, or how many words' mean."""
-    if len(one.within) == 1:
-        return one.within[0]
-    other = "position" if one.kind == "weighting" else "weighting"
-    return f"mean of {len(one.within)} {other}s"
 
 
 def points(difference: float) -> str:
@@ -81,7 +76,7 @@ def short_count(number: int) -> str:
 
 
 def as_columns(table: Table) -> str:
-    left = [k for k, name in enumerate(table.header) if name in _TEXT_COLUMNS]
+    left = [k for k, name in enumerate(table.header) if table.is_text(name)]
     return in_columns([table.header, *table.rows], left)
 
 
@@ -89,7 +84,7 @@ def markdown_tables(tables: Sequence[tuple[str, Table]]) -> list[str]:
     """Captions and tables as Markdown, one after the other."""
     parts = []
     for caption, table in tables:
-        ruler = ["---" if name in _TEXT_COLUMNS else "---:" for name in table.header]
+        ruler = ["---" if table.is_text(name) else "---:" for name in table.header]
         parts += [markdown.text_line(printable(caption))] if caption else []
         header, *rows = [[printable(cell) for cell in row] for row in (table.header, *table.rows)]
         parts.append(markdown.table(header, ruler, rows))

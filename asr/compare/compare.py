@@ -6,17 +6,19 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from asr.compare.attention_types import Type, find_types, type_results, with_costs
 from asr.compare.comparison import (
     Comparison,
     Difference,
     Part,
     Row,
     SetResult,
+    TypeDifference,
     TypeResult,
     corrected,
 )
+from asr.compare.contrasts import Grid, type_results, with_costs
 from asr.compare.experiment import Experiment, ScoredSet, read_experiment
+from asr.compare.factors import find_factors, many_of, types_of
 from asr.compare.interactions import compared_types
 from asr.compare.parts import parts_of, read_noise_db
 from asr.compare.stats.paired import (
@@ -52,13 +54,15 @@ def compare(
     _check_arguments(folders, num_resamples, level)
     experiments = [read_experiment(folder) for folder in folders]
     names = _distinct_names(experiments)
+    design = find_factors(experiments, names)
+    factors = [factor.name for factor in design.factors]
     set_names = sorted({name for experiment in experiments for name in experiment.sets})
 
     how = Bootstrap(level, num_resamples, seed)
     results: dict[tuple[int, str], SetResult] = {}
     differences: list[Difference] = []
     types: list[TypeResult] = []
-    typed: list[tuple[Group, dict[Type, list[int]]]] = []
+    grids: list[Grid] = []
     parts: list[Part] = []
     unpaired: list[str] = []
     for set_name in set_names:
@@ -81,18 +85,20 @@ def compare(
                         f"{set_name}: {names[0]} was not decoded on it, so no system is compared "
                         f"with {names[0]} there"
                     )
-                found, replicas = find_types(group, experiments, names)
+                found, replicas = types_of(group, design, experiments, names)
                 unpaired += replicas
-                types += type_results(group, found, names, level)
-                typed.append((group, found))
+                grids.append(Grid(group, factors, found, level))
+                types += type_results(grids[-1], names)
 
-    differences_of_types, interactions = compared_types(typed, level)
+    differences_of_types, interactions = compared_types(grids)
+    levels = [dict(zip(factors, one, strict=False)) for one in design.levels]
     rows = [
-        Row(name, str(experiment.folder), experiment.run, _sets_of(results, k))
+        Row(name, str(experiment.folder), experiment.run, levels[k], _sets_of(results, k))
         for k, (name, experiment) in enumerate(zip(names, experiments, strict=True))
     ]
     return Comparison(
         rows=rows,
+        factors=design.factors,
         differences=corrected(differences),
         types=with_costs(types, rows),
         type_differences=differences_of_types,
@@ -107,6 +113,8 @@ def compare(
             *_warnings(rows),
             *_unlike_engines(rows),
             *unpaired,
+            *(design.notes if types else []),
+            *_incomparable(grids, differences_of_types),
             *(_fairness(experiments) if types else []),
             *(n for e in experiments for n in e.left_out),
         ],
@@ -114,6 +122,20 @@ def compare(
         num_resamples=num_resamples,
         seed=seed,
     )
+
+
+def _incomparable(grids: Sequence[Grid], differences: Sequence[TypeDifference]) -> list[str]:
+    """Name the factors of which no two levels have anything in common, set by set."""
+    tested = {(one.set_name, one.factor) for one in differences}
+    return [
+        f"{grid.group.set_name}: no two {many_of(factor)} were trained with the same levels of the "
+        f"other factors, so none are compared"
+        for grid in grids
+        for number, factor in enumerate(grid.factors)
+        if len(grid.levels(number)) > 1
+        and grid.group.testable
+        and (grid.group.set_name, factor) not in tested
+    ]
 
 
 def _fairness(experiments: Sequence[Experiment]) -> list[str]:

@@ -54,12 +54,47 @@ class SetResult:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One system; sets by name."""
+class Factor:
+    """What differs between trainings: an option, or several that always vary together.
+
+    Attributes:
+        keys: of the configuration.
+        levels: as they are shown, in the order of the experiments.
+    """
+
+    name: str
+    keys: list[str]
+    levels: list[str]
+
+
+class OfLevels:
+    """Names of what has a level of each factor, ``levels``, in the order of the factors."""
+
+    levels: dict[str, str]
+
+    @property
+    def label(self) -> str:
+        return " ".join(self.levels.values())
+
+    @property
+    def first(self) -> str:
+        """The level of the first factor: a colour, or a line's name."""
+        return next(iter(self.levels.values()), "-")
+
+    @property
+    def rest(self) -> str:
+        """The levels of the others: a panel's title."""
+        return " ".join([*self.levels.values()][1:])
+
+
+@dataclass(frozen=True)
+class Row(OfLevels):
+    """One system; sets by name; ``levels`` by factor, empty where its options are not known."""
 
     name: str
     folder: str
     run: Run
+    levels: dict[str, str]
     sets: dict[str, SetResult]
 
 
@@ -90,17 +125,17 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class TypeResult:
+class TypeResult(OfLevels):
     """Runs that are alike in all but the seed.
 
     Attributes:
+        levels: by factor.
         wer: the mean over the runs; interval: for another training and other units.
         wers: of each run, in the order of ``names``.
         train_audio_s_per_s, rtf: means over the runs that say so.
     """
 
-    weighting: str
-    position: str
+    levels: dict[str, str]
     set_name: str
     names: list[str]
     wers: list[float]
@@ -112,22 +147,29 @@ class TypeResult:
 
 @dataclass(frozen=True)
 class TypeDifference:
-    """A type's mean WER minus another's, over seeds and speakers (or utterances).
+    """Mean WER of one level of a factor minus another's, over seeds and speakers (or utterances).
 
     Attributes:
-        kind: what differs, ``weighting`` or ``position``; ``contrast``: a difference of weightings at
-            one position, ``within``, minus the mean of the same at the others.
-        within: what is the same: one word, or several where their mean is compared.
+        factor: what differs; name, baseline: its levels.
+        over, at: another factor and its level, where the difference is taken at that level alone; empty
+            where it is the mean over all that both levels have in common.
+        contrast: the difference at ``at``, minus the mean of the same at the other levels of ``over``.
+        within: levels of the other factors, which are the same on both sides; several where a mean is
+            compared. scope: the same in words.
         num_seeds: the fewest runs of any type that takes part.
         standard_error: of the difference; df: degrees of freedom of the t test; both None where nothing
             varies.
         seed_error, unit_error: standard errors from seeds alone and from speakers alone.
     """
 
-    kind: str
+    factor: str
     name: str
     baseline: str
+    over: str
+    at: str
+    contrast: bool
     within: list[str]
+    scope: str
     set_name: str
     difference: float
     interval: Interval | None
@@ -143,18 +185,21 @@ class TypeDifference:
 
 @dataclass(frozen=True)
 class Interaction:
-    """Test of whether the difference of two weightings depends on the position, on one set.
+    """Test of whether the difference of two levels of a factor depends on another factor, on one set.
 
     Attributes:
-        positions: those that both weightings have; without those at which nothing varies, if it does at
-            two or more.
-        f: Welch's F of the differences at ``positions``; df1, df2: its degrees of freedom.
-        p_value: of one difference at all positions; p_holm: corrected over all pairs and sets.
+        factor: what differs; name, baseline: its levels.
+        over: the other factor; levels: those that both have; without those at which nothing varies, if
+            it does at two or more.
+        f: Welch's F of the differences at ``levels``; df1, df2: its degrees of freedom.
+        p_value: of one difference at all levels; p_holm: corrected over all pairs and sets.
     """
 
+    factor: str
     name: str
     baseline: str
-    positions: list[str]
+    over: str
+    levels: list[str]
     set_name: str
     f: float
     df1: int
@@ -209,6 +254,7 @@ class LengthResult:
 class Comparison:
     """Attributes:
     differences: paired ones; a pair whose utterances differ has a note instead.
+    factors: in which the trainings differ, seed apart.
     types: of those trained at least twice, and their differences and interactions.
     parts: WER by length, speaker and noise.
     lengths: WER on joined utterances, where they were asked for; ``length_types``,
@@ -218,6 +264,7 @@ class Comparison:
     """
 
     rows: list[Row]
+    factors: list[Factor]
     differences: list[Difference]
     types: list[TypeResult]
     type_differences: list[TypeDifference]

@@ -48,8 +48,8 @@ def draw_curves(comparison: Comparison, runs: Sequence[Curves]) -> tuple[bytes, 
     """(loss and dev WER over the steps as a PNG, what the picture does not say of itself).
 
     Up to seven systems are a line each. Of more, each type is one, the mean of its seeds where all
-    have a value; more than seven types have a column per position. What is left without a colour is
-    grey, and named in the notes.
+    have a value; more than seven types have a column per level of the factors after the first. What
+    is left without a colour is grey, and named in the notes.
 
     Raises:
         InputError: matplotlib is not installed.
@@ -83,23 +83,17 @@ def draw_curves(comparison: Comparison, runs: Sequence[Curves]) -> tuple[bytes, 
 def _lines(comparison: Comparison, runs: Sequence[Curves]) -> list[_Line]:
     if len(runs) <= _MANY:
         return [_Line(run.name, "", run) for run in runs]
-    types: dict[tuple[str, str], list[str]] = {}
-    for one in comparison.types:
-        types.setdefault((one.weighting, one.position), one.names)
-    in_types = {name for names in types.values() for name in names}
+    types = {one.label: one for one in comparison.types}
+    in_types = {name for one in types.values() for name in one.names}
     several = len(types) > _MANY
     lines = []
-    for (weighting, position), names in types.items():
-        own = [run for run in runs if run.name in names]
+    for one in types.values():
+        own = [run for run in runs if run.name in one.names]
         if own:
-            label, panel = (weighting, position) if several else (f"{weighting} {position}", "")
+            label, panel = (one.first, one.rest) if several else (one.label, "")
             lines.append(_Line(label, panel, _mean(own)))
-    position_of = {row.name: row.run.position or "-" for row in comparison.rows}
-    lines += [
-        _Line(run.name, position_of[run.name] if several else "", run)
-        for run in runs
-        if run.name not in in_types
-    ]
+    panel_of = {row.name: row.rest if several else "" for row in comparison.rows}
+    lines += [_Line(run.name, panel_of[run.name], run) for run in runs if run.name not in in_types]
     return lines
 
 

@@ -61,13 +61,15 @@ class ScoredSet:
 class Experiment:
     """Attributes:
     settings: the training's configuration by ``section.key``; empty where it is not there.
+    contents: what the manifests of an option held, as a fingerprint; of those that ``run.json`` has.
     sets: by the name of their folder under ``decode/``, in sorted order.
     left_out: why a folder under ``decode/`` is not among them.
     """
 
     folder: Path
     run: Run
-    settings: dict[str, str]
+    settings: dict[str, Any]
+    contents: dict[str, str]
     sets: dict[str, ScoredSet]
     left_out: list[str]
 
@@ -94,10 +96,19 @@ def read_experiment(folder: Path) -> Experiment:
             left_out.append(f"{run.name}: {path} is not scored (asr score {path}), left out")
     if not sets:
         left_out.append(f"{run.name}: no scored set under {decoded}")
-    return Experiment(folder, run, _read_settings(folder), sets, left_out)
+    return Experiment(folder, run, _read_settings(folder), _read_contents(folder), sets, left_out)
 
 
-def _read_settings(folder: Path) -> dict[str, str]:
+def _read_contents(folder: Path) -> dict[str, str]:
+    content = read_json_object(RunFolder(folder).run).get("data")
+    return {
+        key: str(held["fingerprint"])
+        for key, held in (content if isinstance(content, dict) else {}).items()
+        if isinstance(held, dict) and "fingerprint" in held
+    }
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
     path = RunFolder(folder).config
     if not path.is_file():
         return {}
@@ -106,7 +117,7 @@ def _read_settings(folder: Path) -> dict[str, str]:
         found = type(content).__name__
         raise InputError(f"{path}: expected sections with settings, found a {found}")
     return {
-        f"{section}.{key}": str(value)
+        f"{section}.{key}": value
         for section, values in upgrade_options(content, str(path)).items()
         if isinstance(values, dict)
         for key, value in values.items()

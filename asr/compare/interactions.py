@@ -1,12 +1,13 @@
-"""Interactions: where a difference of weightings depends on the position, its mean answers nothing.
+"""Interactions: where a difference of two levels depends on another factor, its mean answers nothing.
 
-Welch's analysis of variance (1951) of the differences at the single positions, each with its own
-standard error and degrees of freedom, asks it once for all positions. Its differences should be
-independent; here they share the speakers, whom a difference between positions cancels and their
-standard errors do not, so that the test errs on the side of finding none. Of two positions, or where
+Of every two factors, two levels of the first (weightings) are compared at each level of the second
+(positions). Welch's analysis of variance (1951) of the differences at the single levels, each with its
+own standard error and degrees of freedom, asks it once for all of them. Its differences should be
+independent; here they share the speakers, whom a difference between levels cancels and their
+standard errors do not, so that the test errs on the side of finding none. Of two levels, or where
 the difference varies at one alone (all or no words wrong at the others), the contrast below is the
 same question with the speakers paired, so F is the square of its t. Holm's
-correction is over pairs of weightings and sets. Which positions deviate is described by contrasts,
+correction is over pairs and sets. Which levels deviate is described by contrasts,
 each difference minus the mean of the others, by the same hierarchical test as any difference of types.
 """
 
@@ -15,34 +16,34 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from asr.compare.attention_types import (
-    Type,
+from asr.compare.comparison import Interaction, TypeDifference, corrected
+from asr.compare.contrasts import (
+    Grid,
     corrected_types,
     is_significant,
+    places,
     type_difference,
     type_differences,
 )
-from asr.compare.comparison import Interaction, TypeDifference, corrected
-from asr.compare.stats.paired import Group
 from asr.compare.stats.student import f_tail
 
 
-def compared_types(
-    found: Sequence[tuple[Group, dict[Type, list[int]]]], level: float
-) -> tuple[list[TypeDifference], list[Interaction]]:
+def compared_types(found: Sequence[Grid]) -> tuple[list[TypeDifference], list[Interaction]]:
     """Return all differences of types on several sets and their interactions, corrected.
 
-    On a set with a significant interaction positions are compared within each weighting too.
+    On a set with a significant interaction the second factor's levels are compared at each level of the
+    first too.
     """
-    contrasts = [_contrasts(*each, level) for each in found]
-    differences = [type_differences(*each, level) for each in found]
+    contrasts = [_contrasts(grid) for grid in found]
+    differences = [type_differences(grid) for grid in found]
     tested = zip(differences, contrasts, strict=True)
     interactions = corrected([one for each in tested for one in _interactions(*each)])
     pairs: list[TypeDifference] = []
-    for (group, types), of_set in zip(found, differences, strict=True):
+    for grid, of_set in zip(found, differences, strict=True):
         pairs += of_set
-        if significant_interactions(interactions, group.set_name):
-            pairs += _positions_by_weighting(group, types, level)
+        significant = significant_interactions(interactions, grid.group.set_name)
+        for factor, over in dict.fromkeys((one.factor, one.over) for one in significant):
+            pairs += _level_by_level(grid, grid.factors.index(factor), grid.factors.index(over))
     described = corrected([one for each in contrasts for one in each])
     return [*corrected_types(pairs), *described], interactions
 
@@ -74,38 +75,39 @@ def welch(
 def _interactions(
     differences: Sequence[TypeDifference], contrasts: Sequence[TypeDifference]
 ) -> list[Interaction]:
-    """Return the interaction of each pair of weightings, over the positions where anything varies."""
-    by_pair: dict[tuple[str, str], list[TypeDifference]] = {}
+    """Return the interaction of each pair of levels with each other factor, where anything varies."""
+    by_pair: dict[tuple[str, str, str, str], list[TypeDifference]] = {}
     for one in differences:
-        if one.kind == "weighting" and len(one.within) == 1:
-            by_pair.setdefault((one.name, one.baseline), []).append(one)
+        if one.over:
+            by_pair.setdefault(_pair(one), []).append(one)
     results = []
-    for (name, baseline), places in by_pair.items():
-        if len(places) < 2:
-            continue
+    for pair, at in by_pair.items():
         # Without variance (all or no words wrong) there is no error to compare with.
-        varying = _known(places)
-        if len(places) == 2 or len(varying) == 1:
-            terms = [one for one in contrasts if (one.name, one.baseline) == (name, baseline)]
-            if len(places) > 2:
-                terms = [one for one in terms if one.within == varying[0][0].within]
+        varying = _known(at)
+        if len(at) == 2 or len(varying) == 1:
+            terms = [one for one in contrasts if _pair(one) == pair]
+            if len(at) > 2:
+                terms = [one for one in terms if one.at == varying[0][0].at]
             varying = _known(terms)
             if not varying:
                 continue
             ((term, error, df2),) = varying
             f, df1 = (term.difference / error) ** 2, 1
         elif varying:
-            places, errors, dfs = ([*column] for column in zip(*varying, strict=True))
-            f, df2 = welch([one.difference for one in places], errors, dfs)
-            df1 = len(places) - 1
+            at, errors, dfs = ([*column] for column in zip(*varying, strict=True))
+            f, df2 = welch([one.difference for one in at], errors, dfs)
+            df1 = len(at) - 1
         else:
             continue
+        factor, over, name, baseline = pair
         results.append(
             Interaction(
+                factor=factor,
                 name=name,
                 baseline=baseline,
-                positions=[one.within[0] for one in places],
-                set_name=places[0].set_name,
+                over=over,
+                levels=[one.at for one in at],
+                set_name=at[0].set_name,
                 f=f,
                 df1=df1,
                 df2=df2,
@@ -114,6 +116,10 @@ def _interactions(
             )
         )
     return results
+
+
+def _pair(one: TypeDifference) -> tuple[str, str, str, str]:
+    return one.factor, one.over, one.name, one.baseline
 
 
 def _known(differences: Sequence[TypeDifference]) -> list[tuple[TypeDifference, float, float]]:
@@ -125,31 +131,30 @@ def _known(differences: Sequence[TypeDifference]) -> list[tuple[TypeDifference, 
     ]
 
 
-def _contrasts(group: Group, types: dict[Type, list[int]], level: float) -> list[TypeDifference]:
+def _contrasts(grid: Grid) -> list[TypeDifference]:
     results = []
-    weightings = dict.fromkeys(weighting for weighting, _ in types)
-    for baseline, name in itertools.combinations(weightings, 2):
-        common = [p for w, p in types if w == name and (baseline, p) in types]
-        # Of two positions each is the other's opposite.
-        for position in common if len(common) > 2 else common[1:]:
-            signs: dict[Type, float] = {}
-            for other in common:
-                share = 1.0 if other == position else -1.0 / (len(common) - 1)
-                signs |= {(name, other): share, (baseline, other): -share}
-            how = ("contrast", (name, baseline), [position])
-            results += type_difference(group, types, how, signs, level)
+    for factor, over in itertools.combinations(range(len(grid.factors)), 2):
+        for baseline, name in itertools.combinations(grid.levels(factor), 2):
+            found = places(grid.common(factor, baseline, name), over)
+            # Of two levels each is the other's opposite.
+            for level in list(found) if len(found) > 2 else list(found)[1:]:
+                terms = [
+                    (1.0 if other == level else -1.0 / (len(found) - 1), at)
+                    for other, at in found.items()
+                ]
+                results += type_difference(grid, (factor, baseline, name), terms, over)
     return results
 
 
-def _positions_by_weighting(
-    group: Group, types: dict[Type, list[int]], level: float
-) -> list[TypeDifference]:
+def _level_by_level(grid: Grid, factor: int, over: int) -> list[TypeDifference]:
+    """Compare the levels of ``over`` at each level of ``factor`` that others have too."""
     results = []
-    for weighting in dict.fromkeys(weighting for weighting, _ in types):
-        positions = [p for w, p in types if w == weighting]
-        shared = [p for p in positions if any(w != weighting and o == p for w, o in types)]
+    for level in grid.levels(factor):
+        of_others = {one[over] for one in grid.types if one[factor] != level}
+        shared = dict.fromkeys(
+            one[over] for one in grid.types if one[factor] == level and one[over] in of_others
+        )
         for baseline, name in itertools.combinations(shared, 2):
-            signs = {(weighting, name): 1.0, (weighting, baseline): -1.0}
-            how = ("position", (name, baseline), [weighting])
-            results += type_difference(group, types, how, signs, level)
+            common = [one for one in grid.common(over, baseline, name) if one[factor] == level]
+            results += type_difference(grid, (over, baseline, name), [(1.0, common)], factor)
     return results

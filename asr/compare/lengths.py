@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from lhotse.cut import Cut
 
-from asr.compare.attention_types import Type, type_results
 from asr.compare.comparison import (
     Comparison,
     Difference,
@@ -25,6 +24,7 @@ from asr.compare.comparison import (
     TypeResult,
     corrected,
 )
+from asr.compare.contrasts import Grid, type_results
 from asr.compare.experiment import ScoredSet, read_scored_set
 from asr.compare.interactions import compared_types
 from asr.compare.stats.paired import (
@@ -93,20 +93,21 @@ def compare_lengths(
     sets = [_decode(row, kept, set_name, device) for row in rows]
     # Systems are numbered by their place in ``rows`` here, so that a type's are columns too.
     types = {
-        (one.weighting, one.position): [names.index(name) for name in one.names]
+        tuple(one.levels.values()): [names.index(name) for name in one.names]
         for one in comparison.types
         if one.set_name == set_name
     }
     groups: list[Group] = []
     of_types: list[TypeResult] = []
-    typed: list[tuple[Group, dict[Type, list[int]]]] = []
+    grids: list[Grid] = []
+    factors = [factor.name for factor in comparison.factors]
     for number, joined in enumerate(kept):
         members = {k: of_lengths[number] for k, of_lengths in enumerate(sets)}
         group = group_of(joined.label, members)
         groups.append(group)
-        of_types += type_results(group, types, names, comparison.level)
-        typed.append((group, types))
-    differences, interactions = compared_types(typed, comparison.level)
+        grids.append(Grid(group, factors, types, comparison.level))
+        of_types += type_results(grids[-1], names)
+    differences, interactions = compared_types(grids)
     return replace(
         comparison,
         notes=[*comparison.notes, *notes],

@@ -22,7 +22,6 @@ from asr.compare.cells import (
     rate_text,
     short_count,
     units_text,
-    within_text,
 )
 from asr.compare.comparison import (
     Comparison,
@@ -32,6 +31,7 @@ from asr.compare.comparison import (
     SetResult,
     TypeDifference,
 )
+from asr.compare.factors import many_of, one_of
 from asr.decode.score import percent
 from asr.files import Files
 from asr.printable import printable
@@ -48,7 +48,7 @@ def format_terminal(comparison: Comparison) -> str:
         parts += [caption, as_columns(system_differences(comparison))]
     tables = (character_tables, type_tables, length_tables)
     for caption, table in [one for make in tables for one in make(comparison)]:
-        parts += [caption, as_columns(table)]
+        parts += [printable(caption), as_columns(table)]
     parts.append("\n".join(map(printable, [*legend_lines(comparison), *comparison.notes])))
     return "\n\n".join(parts)
 
@@ -95,22 +95,30 @@ def systems_table(comparison: Comparison, repeat: bool) -> Table:
     set_names = comparison.set_names
     interval = f"WER % [{100 * comparison.level:g} %]"
     several = ["set"] if len(set_names) > 1 else []
-    header = ["system", "weighting", "position", "encoder", "params", *several, interval, "S/D/I"]
-    header += ["RTF", "train", "commit", "seed"]
+    factors = other_factors(comparison)
+    header = ["system", "weighting", "position", "encoder", *factors, "params", *several, interval]
+    header += ["S/D/I", "RTF", "train", "commit", "seed"]
     rows = []
     for row in comparison.rows:
-        before, after = _run_cells(row)
+        before, after = _run_cells(row, factors)
         for number, (set_name, result) in enumerate(row.sets.items() or [(NONE, None)]):
             if number and not repeat:
                 before, after = [""] * len(before), [""] * len(after)
             rows.append([*before, *([set_name] if several else []), *_set_cells(result), *after])
-    return Table(header, rows)
+    return Table(header, rows, ["weighting", "position", *factors])
 
 
-def _run_cells(row: Row) -> tuple[list[str], list[str]]:
+def other_factors(comparison: Comparison) -> list[str]:
+    """Factors of types that a table of systems has no column for."""
+    own = (["attention.weighting"], ["attention.position"], ["encoder.kind"])
+    return [one.name for one in comparison.factors if comparison.types and one.keys not in own]
+
+
+def _run_cells(row: Row, factors: Sequence[str]) -> tuple[list[str], list[str]]:
     """Cells left and right of the test set's."""
     run = row.run
     before = [row.name, run.weighting or NONE, run.position or NONE, run.encoder or NONE]
+    before += [row.levels.get(factor, NONE) for factor in factors]
     before.append(NONE if run.num_params is None else short_count(run.num_params))
     after = [
         NONE if run.train_audio_s_per_s is None else f"{run.train_audio_s_per_s:.4g}",
@@ -171,11 +179,11 @@ def type_tables(comparison: Comparison) -> list[tuple[str, Table]]:
     level = f"[{100 * comparison.level:g} %]"
     tables = []
     if comparison.types:
-        header = ["weighting", "position", "set", "runs", f"mean WER % {level}", "runs' WERs"]
+        factors = [factor.name for factor in comparison.factors]
+        header = [*factors, "set", "runs", f"mean WER % {level}", "runs' WERs", "train", "RTF"]
         rows = [
             [
-                one.weighting,
-                one.position,
+                *one.levels.values(),
                 one.set_name,
                 str(len(one.names)),
                 rate_text(one.wer, one.interval),
@@ -185,8 +193,8 @@ def type_tables(comparison: Comparison) -> list[tuple[str, Table]]:
             ]
             for one in comparison.types
         ]
-        table = Table([*header, "train", "RTF"], rows)
-        tables.append(("Attention types, over the seeds of their trainings:", table))
+        caption = "Types, over the seeds of their trainings:"
+        tables.append((caption, Table(header, rows, factors)))
     found = (comparison.type_differences, comparison.interactions)
     return [*tables, *_type_differences(*found, "set", level)]
 
@@ -197,25 +205,23 @@ def _type_differences(
     set_is: str,
     level: str,
 ) -> list[tuple[str, Table]]:
-    """Tables of weightings, positions, interactions and contrasts, as Holm's correction goes."""
+    """Tables of interactions, each factor's differences and contrasts, as Holm's correction goes."""
     header = ["what", "within", set_is, "seeds", "difference", level, "p", "p (Holm)", "df"]
     tables = []
-    captions = {
-        "weighting": "Differences of weightings in points of WER",
-        "position": "Differences of positions in points of WER",
-        "contrast": "Differences of weightings at one position, less their mean at the other "
-        "positions, in points of WER",
-    }
-    if interactions:
-        caption = (
-            "Interaction: Welch's analysis of variance of differences of weightings over positions:"
-        )
-        tables.append((caption, _interaction_table(interactions, set_is)))
-    for kind, caption in captions.items():
+    for factor, over in dict.fromkeys((one.factor, one.over) for one in interactions):
+        chosen = [one for one in interactions if (one.factor, one.over) == (factor, over)]
+        caption = f"Interaction: Welch's analysis of variance of {differences_of(factor)} over "
+        tables.append((f"{caption}{many_of(over)}:", _interaction_table(chosen, set_is)))
+    plain = [one for one in differences if not one.contrast]
+    captions = {(factor, ""): "" for factor in dict.fromkeys(one.factor for one in plain)}
+    for factor, over in dict.fromkeys((o.factor, o.over) for o in differences if o.contrast):
+        what = f" at one {one_of(over)}, less their mean at the other {many_of(over)},"
+        captions[factor, over] = what
+    for (factor, over), what in captions.items():
         rows = [
             [
                 f"{one.name} - {one.baseline}",
-                within_text(one),
+                one.scope or NONE,
                 one.set_name,
                 str(one.num_seeds),
                 points(one.difference),
@@ -225,20 +231,27 @@ def _type_differences(
                 NONE if one.df is None else f"{one.df:.1f}",
             ]
             for one in differences
-            if one.kind == kind
+            if one.factor == factor
+            and (one.contrast and one.over == over if over else not one.contrast)
         ]
-        if rows:
-            over = units_text(differences)
-            tables.append((f"{caption}, over seeds and {over}:", Table(header, rows)))
+        caption = f"{differences_of(factor)}{what} in points of WER, over seeds and "
+        caption += f"{units_text(differences)}:"
+        tables.append((caption[0].upper() + caption[1:], Table(header, rows)))
     return tables
 
 
+def differences_of(factor: str) -> str:
+    """``differences of weightings``, ``differences of encoder.kind``"""
+    return f"differences of {factor if '.' in factor else many_of(factor)}"
+
+
 def _interaction_table(interactions: Sequence[Interaction], set_is: str) -> Table:
-    header = ["what", "positions", set_is, "F", "df", "df of errors", "p", "p (Holm)"]
+    over = many_of(interactions[0].over)
+    header = ["what", over, set_is, "F", "df", "df of errors", "p", "p (Holm)"]
     rows = [
         [
             f"{one.name} - {one.baseline}",
-            " ".join(one.positions),
+            " ".join(one.levels),
             one.set_name,
             f"{one.f:.2f}",
             str(one.df1),
@@ -248,7 +261,7 @@ def _interaction_table(interactions: Sequence[Interaction], set_is: str) -> Tabl
         ]
         for one in interactions
     ]
-    return Table(header, rows)
+    return Table(header, rows, [over])
 
 
 def length_tables(comparison: Comparison) -> list[tuple[str, Table]]:
@@ -259,13 +272,14 @@ def length_tables(comparison: Comparison) -> list[tuple[str, Table]]:
     caption = "WER % on a speaker's utterances joined to a mean duration and decoded whole"
     tables = []
     if comparison.length_types:
-        cells = {
-            (one.weighting, one.position, one.set_name): rate_text(one.wer, one.interval)
+        factors = [factor.name for factor in comparison.factors]
+        rates = {
+            (one.label, one.set_name): rate_text(one.wer, one.interval)
             for one in comparison.length_types
         }
-        kinds = dict.fromkeys((w, p) for w, p, _ in cells)
-        rows = [[w, p, *(cells[w, p, name] for name in lengths)] for w, p in kinds]
-        table = Table(["weighting", "position", *header], rows)
+        types = {one.label: [*one.levels.values()] for one in comparison.length_types}
+        rows = [[*cells, *(rates[one, name] for name in lengths)] for one, cells in types.items()]
+        table = Table([*factors, *header], rows, factors)
         tables.append((f"{caption}, mean of the seeds:", table))
     level = f"[{100 * comparison.level:g} %]"
     found = (comparison.length_differences, comparison.length_interactions)

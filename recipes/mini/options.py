@@ -12,9 +12,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from asr.compare.attention_types import type_differences, type_results
 from asr.compare.cells import interval_text, p_text, points
 from asr.compare.comparison import TypeDifference, TypeResult, corrected
+from asr.compare.contrasts import type_differences, type_results
 from asr.compare.experiment import Experiment, read_experiment
 from asr.compare.stats.paired import group_of
 from asr.decode.score import percent

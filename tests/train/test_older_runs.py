@@ -62,7 +62,7 @@ def test_a_run_of_format_1_goes_on_with_its_losses(
         assert mean.keys() == weight_shapes(loaded, vocab_size).keys()
     own = torch.load(both[22], weights_only=True)["model"]
     assert not any(map(is_old, own))
-    assert read_experiment(exp).settings["ctc.consistency"] == "0.2"
+    assert read_experiment(exp).settings["ctc.consistency"] == 0.2
 
 
 def test_a_training_starts_from_weights_of_format_1(tiny_corpus: Path, tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""One HTML file that says which attention to use, and why; nothing in it comes from elsewhere."""
+"""One HTML file that says what to use, and why; nothing in it comes from elsewhere."""

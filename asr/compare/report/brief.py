@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from asr.compare.cells import markdown_items, markdown_lines, markdown_tables, short_count
 from asr.compare.comparison import Comparison
+from asr.compare.factors import many_of
 from asr.compare.report.pictures import draw_comparison, draw_lengths
 from asr.compare.report.verdict import Verdict, length_verdict, verdict
 from asr.compare.tables import (
@@ -21,7 +22,7 @@ from asr.compare.tables import (
 )
 from asr.errors import InputError
 from asr.files import Files
-from asr.markdown import cell, code
+from asr.markdown import cell, code, text_line
 from asr.printable import printable
 
 
@@ -50,7 +51,7 @@ def brief_files(comparison: Comparison, path: Path, made_by: str) -> Files:
 def _page(comparison: Comparison, picture: str, made_by: str) -> str:
     found = verdict(comparison)
     parts = [
-        "# Attention types compared" if comparison.types else "# Systems compared",
+        f"# {_title(comparison)} compared",
         *_opening(comparison, made_by, found),
         f"![word error rates and differences with intervals]({quote(picture)})",
     ]
@@ -83,14 +84,22 @@ def _opening(comparison: Comparison, made_by: str, found: Verdict) -> list[str]:
     ]
 
 
+def _title(comparison: Comparison) -> str:
+    """``Weightings and positions``"""
+    if not comparison.types:
+        return "Systems"
+    text = " and ".join(many_of(factor.name) for factor in comparison.factors)
+    return text_line(printable(text[0].upper() + text[1:]))
+
+
 def _what(comparison: Comparison) -> str:
     """Say how many systems of which kind and size, from which code."""
     runs = [row.run for row in comparison.rows]
     parts = [f"{len(runs)} system{'s' if len(runs) > 1 else ''}"]
     if comparison.types:
-        kinds = {(one.weighting, one.position) for one in comparison.types}
+        types = {one.label for one in comparison.types}
         seeds = sorted({len(one.names) for one in comparison.types})
-        parts = [f"{len(kinds)} types of attention, {'/'.join(map(str, seeds))} seeds of each"]
+        parts = [f"{len(types)} types, {'/'.join(map(str, seeds))} seeds of each"]
     parts += sorted({run.encoder for run in runs if run.encoder})
     sizes = sorted({run.num_params for run in runs if run.num_params is not None})
     if sizes:

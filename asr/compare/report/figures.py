@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from asr.compare.attention_types import from_best_position, widest
-from asr.compare.cells import within_text
 from asr.compare.comparison import Comparison
+from asr.compare.contrasts import from_best, widest
+from asr.compare.factors import WEIGHTING
 from asr.compare.report.gather import Contents
 from asr.compare.report.svg import Line, Whisker, lines, scatter, whiskers
 from asr.compare.stats.statistics import Interval
@@ -16,17 +16,17 @@ from asr.pictures import COLOURS
 Panel = tuple[str, str]
 """(title, picture)"""
 
-# Beyond so many systems colours mean weightings, and only types are named.
+# Beyond so many systems colours mean levels of the first factor, and only types are named.
 _MANY = 7
 
 
 @dataclass(frozen=True)
 class _Member:
-    """What one line stands for: a type's systems, or one system; ``short`` under its position."""
+    """What one line stands for: a type's systems, or one system; ``short`` in its own ``panel``."""
 
     label: str
     short: str
-    position: str
+    panel: str
     names: list[str]
     colour: str
 
@@ -41,12 +41,8 @@ def types(comparison: Comparison) -> str:
     return whiskers(rows, "mean WER, %", zero=False) if rows else ""
 
 
-def weighting_differences(comparison: Comparison) -> str:
-    return _differences(weighting_rows(comparison))
-
-
-def position_differences(comparison: Comparison) -> str:
-    return _differences(position_rows(comparison))
+def factor_differences(comparison: Comparison, factor: str) -> str:
+    return _differences(factor_rows(comparison, factor))
 
 
 def differences(comparison: Comparison) -> str:
@@ -68,39 +64,40 @@ def system_rows(comparison: Comparison) -> list[Whisker]:
 
 
 def type_rows(comparison: Comparison) -> list[Whisker]:
-    order = _weightings(comparison)
+    order = _firsts(comparison)
     return [
         _whisker(
-            _label(comparison, f"{one.weighting} {one.position}", one.set_name),
+            _label(comparison, one.label, one.set_name),
             one.wer,
             one.interval,
-            COLOURS[order.index(one.weighting) % len(COLOURS)],
+            COLOURS[order.index(one.first) % len(COLOURS)],
         )
         for one in comparison.types
     ]
 
 
-def weighting_rows(comparison: Comparison) -> list[Whisker]:
-    return [
-        _whisker(
-            _label(
-                comparison, f"{one.name} − {one.baseline}, {within_text(one)}", one.set_name, ", "
-            ),
-            one.difference,
-            one.interval,
-            COLOURS[0],
-        )
-        for one in comparison.type_differences
-        if one.kind == "weighting"
-    ]
-
-
-def position_rows(comparison: Comparison) -> list[Whisker]:
-    """Each minus the one with the fewest errors, set by set."""
-    positions = widest(comparison.type_differences, "position")
+def factor_rows(comparison: Comparison, factor: str) -> list[Whisker]:
+    """Each level minus the one with the fewest errors, set by set; of weightings every difference."""
+    if factor == WEIGHTING:
+        return [
+            _whisker(
+                _label(
+                    comparison,
+                    ", ".join(filter(None, (f"{one.name} − {one.baseline}", one.scope))),
+                    one.set_name,
+                    ", ",
+                ),
+                one.difference,
+                one.interval,
+                COLOURS[0],
+            )
+            for one in comparison.type_differences
+            if one.factor == factor and not one.contrast
+        ]
+    shown = widest(comparison.type_differences, factor)
     rows = []
-    for set_name in dict.fromkeys(one.set_name for one in positions):
-        best, others = from_best_position(positions, set_name)
+    for set_name in dict.fromkeys(one.set_name for one in shown):
+        best, others = from_best([one for one in shown if one.set_name == set_name])
         rows += [
             _whisker(
                 _label(comparison, f"{one.name} − {best}", set_name, ", "),
@@ -185,10 +182,7 @@ def lengths(comparison: Comparison) -> list[Panel]:
     ticks = list(dict.fromkeys(one.label for one in comparison.lengths))
     found: dict[tuple[str, str], tuple[float, Interval | None]] = {
         (one.name, one.label): (one.wer, one.interval) for one in comparison.lengths
-    } | {
-        (f"{one.weighting} {one.position}", one.set_name): (one.wer, one.interval)
-        for one in comparison.length_types
-    }
+    } | {(one.label, one.set_name): (one.wer, one.interval) for one in comparison.length_types}
     panels: list[tuple[str, list[Line]]] = []
     for title, group in _grouped(comparison):
         series = []
@@ -209,8 +203,8 @@ def lengths(comparison: Comparison) -> list[Panel]:
 
 
 def length_differences(comparison: Comparison) -> str:
-    """Of weightings, over all the positions they have in common, at each duration."""
-    shown = widest(comparison.length_differences, "weighting")
+    """Of the first factor, over all that its levels have in common, at each duration."""
+    shown = widest(comparison.length_differences, comparison.factors[0].name)
     rows = [
         _whisker(
             f"{one.name} − {one.baseline}, {one.set_name}", one.difference, one.interval, COLOURS[0]
@@ -223,27 +217,33 @@ def length_differences(comparison: Comparison) -> str:
 def _grouped(comparison: Comparison) -> list[tuple[str, list[_Member]]]:
     """(title, lines) of the pictures that are drawn side by side.
 
-    A few types, or systems, share one picture; of many each position has its own.
+    A few types, or systems, share one picture; of many each level of the other factors has its own.
     """
-    order, colours = _weightings(comparison), _colours(comparison)
+    order, colours = _firsts(comparison), _colours(comparison)
     if comparison.types:
-        types = {(one.weighting, one.position): one.names for one in comparison.types}
+        types = {one.label: one for one in comparison.types}
         members = [
-            _Member(f"{w} {p}", w, p, names, COLOURS[order.index(w) % len(COLOURS)])
-            for (w, p), names in types.items()
+            _Member(
+                one.label,
+                one.first,
+                one.rest,
+                one.names,
+                COLOURS[order.index(one.first) % len(COLOURS)],
+            )
+            for one in types.values()
         ]
         if len(members) <= _MANY:
             members = [replace(one, colour=COLOURS[k]) for k, one in enumerate(members)]
     else:
         members = [
-            _Member(row.name, row.name, row.run.position or "-", [row.name], colours[row.name])
+            _Member(row.name, row.name, row.rest, [row.name], colours[row.name])
             for row in comparison.rows
         ]
     if len(members) <= _MANY:
         return [("", members)]
     return [
-        (position, [one for one in members if one.position == position])
-        for position in dict.fromkeys(one.position for one in members)
+        (panel, [one for one in members if one.panel == panel])
+        for panel in dict.fromkeys(one.panel for one in members)
     ]
 
 
@@ -263,13 +263,13 @@ def _drawn(
 
 def throughput(comparison: Comparison) -> str:
     """Systems, or types' means where there are types: their fewer names stay legible."""
-    colours, order = _colours(comparison), _weightings(comparison)
+    colours, order = _colours(comparison), _firsts(comparison)
     rows, xs = [], []
     for one in comparison.types:
         speed = one.train_audio_s_per_s
         if speed is not None and one.set_name == comparison.types[0].set_name:
-            colour = COLOURS[order.index(one.weighting) % len(COLOURS)]
-            rows.append(_whisker(f"{one.weighting} {one.position}", one.wer, None, colour))
+            colour = COLOURS[order.index(one.first) % len(COLOURS)]
+            rows.append(_whisker(one.label, one.wer, None, colour))
             xs.append(speed)
     for row in comparison.rows if not comparison.types else []:
         for result in list(row.sets.values())[:1]:
@@ -281,15 +281,15 @@ def throughput(comparison: Comparison) -> str:
 
 
 class _Names:
-    """Legend entries: each system, or with many of them each weighting once."""
+    """Legend entries: each system, or with many of them each level of the first factor once."""
 
     def __init__(self, comparison: Comparison):
         self._many = len(comparison.rows) > _MANY
-        self._weighting = {row.name: row.run.weighting or "-" for row in comparison.rows}
+        self._first = {row.name: row.first for row in comparison.rows}
         self._seen: set[str] = set()
 
     def once(self, name: str) -> str | None:
-        label = self._weighting.get(name, "-") if self._many else name
+        label = self._first.get(name, "-") if self._many else name
         if label in self._seen:
             return None
         self._seen.add(label)
@@ -297,19 +297,18 @@ class _Names:
 
 
 def _colours(comparison: Comparison) -> dict[str, str]:
-    """A colour per system: its own, or with many of them its weighting's."""
-    order = _weightings(comparison)
+    """A colour per system: its own, or with many of them that of its level of the first factor."""
+    order = _firsts(comparison)
     many = len(comparison.rows) > _MANY
     return {
-        row.name: COLOURS[
-            (order.index(row.run.weighting or "-") if many else number) % len(COLOURS)
-        ]
+        row.name: COLOURS[(order.index(row.first) if many else number) % len(COLOURS)]
         for number, row in enumerate(comparison.rows)
     }
 
 
-def _weightings(comparison: Comparison) -> list[str]:
-    return list(dict.fromkeys(row.run.weighting or "-" for row in comparison.rows))
+def _firsts(comparison: Comparison) -> list[str]:
+    """Levels of the first factor."""
+    return list(dict.fromkeys(row.first for row in comparison.rows))
 
 
 def _label(comparison: Comparison, name: str, set_name: str, between: str = " ") -> str:

@@ -46,8 +46,7 @@ class Map:
     """Attention weights of one system. row_sum: mean over layers, heads and frames."""
 
     name: str
-    weighting: str
-    position: str
+    label: str
     image: str
     row_sum: float
 
@@ -107,8 +106,8 @@ def gather(comparison: Comparison, utterance: str | None = None) -> Contents:
 
 
 def choose_pair(comparison: Comparison) -> tuple[Row, Row, str] | None:
-    """(first system, one to hear beside it, set): another weighting at the same position and seed,
-    where there is one, else the system that differs from the first by most."""
+    """(first system, one to hear beside it, set): another level of the first factor with the same others
+    and seed, where there is one, else the system that differs from the first by most."""
     first = comparison.rows[0]
     names = [one.name for one in comparison.differences]
     others = [row for row in comparison.rows[1:] if row.name in names]
@@ -117,8 +116,8 @@ def choose_pair(comparison: Comparison) -> tuple[Row, Row, str] | None:
     size = {one.name: abs(one.difference) for one in comparison.differences}
 
     def likeness(row: Row) -> tuple[bool, float]:
-        same = (row.run.position, row.run.seed) == (first.run.position, first.run.seed)
-        return same and row.run.weighting != first.run.weighting, size[row.name]
+        same = (row.rest, row.run.seed) == (first.rest, first.run.seed)
+        return same and row.first != first.first, size[row.name]
 
     second = max(others, key=likeness)
     set_name = next(one.set_name for one in comparison.differences if one.name == second.name)
@@ -165,10 +164,9 @@ def _heard(
 
 def _maps(comparison: Comparison, wave_n: np.ndarray, notes: list[str]) -> list[Map]:
     """One system of each type: the first in the table whose model folder is there."""
-    maps: dict[tuple[str, str], Map] = {}
+    maps: dict[str, Map] = {}
     for row in comparison.rows:
-        words = (row.run.weighting or "-", row.run.position or "-")
-        if words in maps:
+        if row.label in maps:
             continue
         try:
             model = load_model(Path(row.folder))
@@ -180,5 +178,5 @@ def _maps(comparison: Comparison, wave_n: np.ndarray, notes: list[str]) -> list[
             continue
         layers = attention_maps(model.net, wave_n)
         row_sum = float(np.mean([p_hts.sum(-1).mean() for p_hts in layers]))
-        maps[words] = Map(row.name, *words, png_uri(picture(layers)), row_sum)
+        maps[row.label] = Map(row.name, row.label, png_uri(picture(layers)), row_sum)
     return list(maps.values())

@@ -5,9 +5,10 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from asr.compare.attention_types import known_mean
-from asr.compare.cells import p_text, points, within_text
+from asr.compare.cells import p_text, points
 from asr.compare.comparison import Comparison
+from asr.compare.contrasts import known_mean
+from asr.compare.factors import WEIGHTING, many_of, one_of
 from asr.compare.report import figures
 from asr.compare.report.alignments import alignments
 from asr.compare.report.elements import (
@@ -24,7 +25,8 @@ from asr.compare.report.elements import (
 )
 from asr.compare.report.gather import Contents
 from asr.compare.report.verdict import verdict
-from asr.compare.tables import comparison_files, legend_lines
+from asr.compare.tables import comparison_files, legend_lines, other_factors
+from asr.config import Config, walk
 from asr.decode.score import percent
 from asr.files import Files
 
@@ -50,18 +52,28 @@ def report_html(contents: Contents) -> str:
     ]
     css = resources.files("asr.compare.report").joinpath("page.css").read_text("utf-8")
     sets = ", ".join(comparison.set_names) or "nothing decoded"
+    factors = [factor.name for factor in comparison.factors if len(factor.levels) > 1]
+    title = escaped(f"Which {' and '.join(factors)}?" if factors else "How good is it?")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<link rel="icon" href="data:,"><title>Which attention?</title>'
-        f"<style>{css}</style></head>\n<body>\n<h1>Which attention?</h1>"
-        f'<p class="soft">{len(comparison.rows)} systems on {escaped(sets)}. Each is the same speech '
-        "recogniser with another attention: another weighting (how scores become weights) or another "
-        "position (how the order of the sounds enters the scores). The word error rate (WER) is the "
-        "share of words that come out wrong, left out or invented; lower is better.</p>\n"
+        f'<link rel="icon" href="data:,"><title>{title}</title>'
+        f"<style>{css}</style></head>\n<body>\n<h1>{title}</h1>"
+        f'<p class="soft">{len(comparison.rows)} systems on {escaped(sets)}.{_meaning(comparison)} '
+        "The word error rate (WER) is the share of words that come out wrong, left out or invented; "
+        "lower is better.</p>\n"
         + "\n".join(section for section in sections if section)
         + "\n</body></html>\n"
     )
+
+
+def _meaning(comparison: Comparison) -> str:
+    """What the systems differ in, as the configuration explains it."""
+    helps = {key: item.metadata["help"] for key, _, item in walk(Config())}
+    keys = [key for factor in comparison.factors if len(factor.levels) > 1 for key in factor.keys]
+    told = [f"{key} ({helps[key]})" if key in helps else key for key in keys]
+    listed = escaped("; ".join(told))
+    return f" Each is the same speech recogniser with another value of {listed}." if told else ""
 
 
 def _verdict(comparison: Comparison) -> str:
@@ -78,8 +90,7 @@ def _types(comparison: Comparison) -> str:
     several = ["set"] if len(comparison.set_names) > 1 else []
     rows = [
         [
-            escaped(one.weighting),
-            escaped(one.position),
+            *map(escaped, one.levels.values()),
             *(escaped(one.set_name) for _ in several),
             f"{len(one.names)}",
             number(f"types.{k}.wer", "percent", percent(one.wer)),
@@ -89,82 +100,83 @@ def _types(comparison: Comparison) -> str:
         ]
         for k, one in enumerate(comparison.types)
     ]
-    header = ["weighting", "position", *several, "seeds", "mean WER %", level_head(comparison)]
+    factors = [factor.name for factor in comparison.factors]
+    header = [*factors, *several, "seeds", "mean WER %", level_head(comparison)]
     parts = [
-        "<h2>Attention types</h2><p>Mean word error rate over trainings that differ in the seed "
+        "<h2>Types</h2><p>Mean word error rate over trainings that differ in the seed "
         "alone; the interval is for another training and other speakers.</p>",
         html_figure(figures.types(comparison), ""),
-        html_table([*header, "train s/s", "RTF"], rows, num_text=2 + len(several)),
+        html_table([*header, "train s/s", "RTF"], rows, num_text=len(factors) + len(several)),
     ]
-    weightings = _type_differences(comparison, "weighting")
-    if weightings:
-        parts.append(
-            "<h2>Is one weighting better?</h2>"
-            + html_figure(
-                figures.weighting_differences(comparison), "Left of 0: the first-named is better."
+    tables = {factor: _type_differences(comparison, factor) for factor in factors}
+    for factor, table in tables.items():
+        if not table:
+            continue
+        caption = "Left of 0: the first-named is better."
+        if factor != WEIGHTING:
+            caption = (
+                f"Points of WER above the {one_of(factor)} with the fewest errors. Each interval is of "
+                "its pair by itself; the answer above corrects for the number of pairs, so one that "
+                "just misses 0 may be chance all the same."
             )
-            + weightings
-        )
-    parts.append(_interactions(comparison))
-    positions = _type_differences(comparison, "position")
-    if positions:
-        summary = "Every two positions"
-        parts.append(
-            "<h2>Which position?</h2>"
-            + html_figure(
-                figures.position_differences(comparison),
-                "Points of WER above the position with the fewest errors. Each interval is of its pair "
-                "by itself; the answer above corrects for the number of pairs, so one that just "
-                "misses 0 may be chance all the same.",
+            table = (
+                f"<details><summary>Every two {escaped(many_of(factor))}</summary>{table}</details>"
             )
-            + f"<details><summary>{summary}</summary>{positions}</details>"
+        picture = html_figure(figures.factor_differences(comparison, factor), caption)
+        parts.append(f"<h2>Which {escaped(factor)}?</h2>{picture}{table}")
+        parts.append(_interactions(comparison, factor))
+    return "".join(parts)
+
+
+def _interactions(comparison: Comparison, factor: str, of_lengths: bool = False) -> str:
+    """Return the tables of a factor's interactions and of what deviates, empty where none is tested."""
+    key = "length_interactions" if of_lengths else "interactions"
+    found = comparison.length_interactions if of_lengths else comparison.interactions
+    parts = []
+    for over in dict.fromkeys(one.over for one in found if one.factor == factor):
+        rows = [
+            [
+                escaped(f"{one.name} − {one.baseline}"),
+                escaped(" ".join(one.levels)),
+                number(f"{key}.{k}.set_name", "text", one.set_name),
+                number(f"{key}.{k}.f", "4 digits", digits(one.f)),
+                number(f"{key}.{k}.df1", "count", str(one.df1)),
+                number(f"{key}.{k}.df2", "4 digits", digits(one.df2)),
+                number(f"{key}.{k}.p_value", "p", p_text(one.p_value)),
+                number(f"{key}.{k}.p_holm", "p", p_text(one.p_holm)),
+            ]
+            for k, one in enumerate(found)
+            if (one.factor, one.over) == (factor, over)
+        ]
+        header = ["what", many_of(over), "duration" if of_lengths else "set", "F", "df"]
+        one, many = escaped(one_of(over)), escaped(many_of(over))
+        parts.append(
+            f"<h2>Does that depend on the {one}?</h2><p>Welch’s analysis of variance of a difference of "
+            f"two {escaped(many_of(factor))} over the {many}; below it that difference at one {one}, "
+            "less its mean at the others.</p>"
+            + html_table([*header, "df of errors", "p", "p (Holm)"], rows, num_text=3)
+            + _type_differences(comparison, factor, over, of_lengths)
         )
     return "".join(parts)
 
 
-def _interactions(comparison: Comparison, of_lengths: bool = False) -> str:
-    """Return the tables of interactions and of what deviates, empty where none is tested."""
-    key = "length_interactions" if of_lengths else "interactions"
-    found = comparison.length_interactions if of_lengths else comparison.interactions
-    if not found:
-        return ""
-    rows = [
-        [
-            escaped(f"{one.name} − {one.baseline}"),
-            escaped(" ".join(one.positions)),
-            number(f"{key}.{k}.set_name", "text", one.set_name),
-            number(f"{key}.{k}.f", "4 digits", digits(one.f)),
-            number(f"{key}.{k}.df1", "count", str(one.df1)),
-            number(f"{key}.{k}.df2", "4 digits", digits(one.df2)),
-            number(f"{key}.{k}.p_value", "p", p_text(one.p_value)),
-            number(f"{key}.{k}.p_holm", "p", p_text(one.p_holm)),
-        ]
-        for k, one in enumerate(found)
-    ]
-    header = ["what", "positions", "duration" if of_lengths else "set", "F", "df", "df of errors"]
-    return (
-        "<h2>Does that depend on the position?</h2><p>Welch’s analysis of variance of a difference of "
-        "two weightings over the positions; below it that difference at one position, less its mean "
-        "at the others.</p>"
-        + html_table([*header, "p", "p (Holm)"], rows, num_text=3)
-        + _type_differences(comparison, "contrast", of_lengths)
-    )
-
-
-def _type_differences(comparison: Comparison, kind: str, of_lengths: bool = False) -> str:
-    """The table of one kind, empty where there are none."""
+def _type_differences(
+    comparison: Comparison, factor: str, over: str = "", of_lengths: bool = False
+) -> str:
+    """The table of a factor, or of its contrasts over another; empty where there are none."""
     key = "length_differences" if of_lengths else "type_differences"
     differences = comparison.length_differences if of_lengths else comparison.type_differences
     rows = [
         [
             escaped(f"{one.name} − {one.baseline}"),
-            escaped(within_text(one)),
+            escaped(one.scope or "-"),
             number(f"{key}.{k}.set_name", "text", one.set_name),
             number(f"{key}.{k}.num_seeds", "count", str(one.num_seeds)),
             *tested_cells(f"{key}.{k}", one),
         ]
         for k, one in enumerate(differences)
-        if one.kind == kind
+        if one.factor == factor
+        and (one.contrast and one.over == over if over else not one.contrast)
     ]
     if not rows:
         return ""
@@ -173,8 +185,20 @@ def _type_differences(comparison: Comparison, kind: str, of_lengths: bool = Fals
 
 
 def _systems(comparison: Comparison) -> str:
-    header = ["system", "weighting", "position", "set", "WER %", level_head(comparison)]
-    header += ["CER %", "S", "D", "I", "words", "params", "train s/s", "RTF", "seed"]
+    factors = other_factors(comparison)
+    header = ["system", "weighting", "position", "encoder", *factors, "set", "WER %"]
+    header += [
+        level_head(comparison),
+        "CER %",
+        "S",
+        "D",
+        "I",
+        "words",
+        "params",
+        "train s/s",
+        "RTF",
+        "seed",
+    ]
     rows = []
     for k, row in enumerate(comparison.rows):
         run = f"rows.{k}.run"
@@ -186,6 +210,8 @@ def _systems(comparison: Comparison) -> str:
                     escaped(row.name),
                     escaped(row.run.weighting or "-"),
                     escaped(row.run.position or "-"),
+                    escaped(row.run.encoder or "-"),
+                    *(escaped(row.levels.get(factor, "-")) for factor in factors),
                     escaped(name),
                     number(
                         f"{at}.wer", "percent", "-" if result.wer is None else percent(result.wer)
@@ -209,7 +235,7 @@ def _systems(comparison: Comparison) -> str:
                 ]
             )
     picture = "" if comparison.types else html_figure(figures.systems(comparison), "")
-    table = html_table(header, rows, num_text=4)
+    table = html_table(header, rows, num_text=5 + len(factors))
     if comparison.types:
         table = f"<details><summary>{len(rows)} single trainings</summary>{table}</details>"
     return f"<h2>Systems</h2>{picture}{table}" if rows else ""
@@ -253,13 +279,11 @@ def _lengths(comparison: Comparison) -> str:
     ]
     if comparison.length_differences:
         caption = "Left of 0: the first-named makes fewer errors at that duration."
-        tables = "".join(
-            _type_differences(comparison, kind, of_lengths=True)
-            for kind in ("weighting", "position")
-        )
+        factors = [factor.name for factor in comparison.factors]
+        tables = "".join(_type_differences(comparison, one, of_lengths=True) for one in factors)
         parts += [
             html_figure(figures.length_differences(comparison), caption),
-            _interactions(comparison, of_lengths=True),
+            *(_interactions(comparison, one, of_lengths=True) for one in factors),
             f"<details><summary>Every difference</summary>{tables}</details>",
         ]
     return "".join(parts) + _length_systems(comparison)
@@ -344,7 +368,7 @@ def _maps(contents: Contents) -> str:
         return ""
     cards = "".join(
         f'<figure class="map"><img src="{one.image}" alt="attention weights of {escaped(one.name)}">'
-        f"<figcaption>{escaped(one.weighting)} {escaped(one.position)}<br>mean row sum "
+        f"<figcaption>{escaped(one.label)}<br>mean row sum "
         f"{one.row_sum:.2f}</figcaption></figure>"
         for one in contents.maps
     )

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 from asr.compare.comparison import Comparison
 from asr.compare.report.figures import (
     difference_rows,
-    position_rows,
+    factor_rows,
     system_rows,
     type_rows,
-    weighting_rows,
 )
 from asr.compare.report.svg import Whisker
 from asr.compare.stats.statistics import Interval
@@ -25,7 +24,9 @@ def draw_comparison(comparison: Comparison) -> bytes:
     """WERs with intervals and differences with intervals: of types, else of systems."""
     if comparison.types:
         rates = type_rows(comparison)
-        differences = weighting_rows(comparison) + position_rows(comparison)
+        differences = [
+            row for factor in comparison.factors for row in factor_rows(comparison, factor.name)
+        ]
     else:
         rates, differences = system_rows(comparison), difference_rows(comparison)
     several = len(comparison.set_names) > 1
@@ -41,20 +42,20 @@ def draw_comparison(comparison: Comparison) -> bytes:
 
 
 def draw_lengths(comparison: Comparison) -> bytes:
-    """WER with intervals by joined duration, a panel per position."""
+    """WER with intervals by joined duration, a panel per level of the factors after the first."""
     durations = list(dict.fromkeys(one.label for one in comparison.lengths))
     if comparison.length_types:
         found = [
-            (one.position, one.weighting, one.set_name, one.wer, one.interval)
+            (one.rest, one.first, one.set_name, one.wer, one.interval)
             for one in comparison.length_types
         ]
     else:
-        run = {row.name: row.run for row in comparison.rows}
+        rest = {row.name: row.rest for row in comparison.rows}
         found = [
-            (run[one.name].position or "-", one.name, one.label, one.wer, one.interval)
+            (rest[one.name], one.name, one.label, one.wer, one.interval)
             for one in comparison.lengths
         ]
-    titles = list(dict.fromkeys(position for position, *_ in found))
+    titles = list(dict.fromkeys(panel for panel, *_ in found))
     names = list(dict.fromkeys(name for _, name, *_ in found))
     columns = min(3, len(titles))
     num_rows = -(-len(titles) // columns)
@@ -65,8 +66,8 @@ def draw_lengths(comparison: Comparison) -> bytes:
         for number, name in enumerate(names):
             line = [
                 (durations.index(duration), wer, interval)
-                for position, other, duration, wer, interval in found
-                if (position, other) == (title, name)
+                for panel, other, duration, wer, interval in found
+                if (panel, other) == (title, name)
             ]
             if line:
                 aside = 0.08 * (number - (len(names) - 1) / 2)

@@ -1,25 +1,21 @@
-"""The answer in plain words: which attention to use, how sure that is, why, and at what cost."""
+"""The answer in plain words: which level of a factor to use, how sure that is, why, and at what cost."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from asr.compare.attention_types import (
-    CLAIM_RUNS,
-    SIGNIFICANT,
-    from_best_position,
-    is_significant,
-    widest,
-)
-from asr.compare.cells import points, within_text
+from asr.compare.cells import points
 from asr.compare.comparison import (
     Comparison,
     Difference,
     Interaction,
+    OfLevels,
     TypeDifference,
     TypeResult,
 )
+from asr.compare.contrasts import CLAIM_RUNS, SIGNIFICANT, from_best, is_significant, widest
+from asr.compare.factors import WEIGHTING, many_of, one_of
 from asr.compare.interactions import significant_interactions
 from asr.compare.stats.statistics import holm
 
@@ -55,9 +51,11 @@ def length_verdict(comparison: Comparison) -> Verdict:
         rates = {(one.name, one.label): one.wer for one in comparison.lengths}
         names = list(dict.fromkeys(name for name, _ in rates))
         changes = [f"{name} {_change(rates[name, short], rates[name, long])}" for name in names]
-        why = "There is one attention type: nothing to compare it with."
+        why = "There is one type: nothing to compare it with."
         if not comparison.length_types:
-            why = "Each system is one training: this says nothing yet about attention types."
+            why = (
+                f"Each system is one training: this says nothing yet about {_factors(comparison)}."
+            )
         return Verdict(f"Word error rates at {short} and at {long}: {'; '.join(changes)}.", [why])
     answers: list[str] = []
     reasons: list[str] = []
@@ -68,14 +66,13 @@ def length_verdict(comparison: Comparison) -> Verdict:
             answers, reasons = found, [*reasons, *because]
         else:
             reasons += [one for one in because if not one.startswith(_POINTS)]
-    by_type = {
-        (one.weighting, one.position, one.set_name): one.wer for one in comparison.length_types
-    }
-    kinds = list(dict.fromkeys((w, p) for w, p, _ in by_type))
-    ranked = sorted(kinds, key=lambda kind: by_type[kind[0], kind[1], long])
-    for said, (w, p) in (("Lowest", ranked[0]), ("Highest", ranked[-1])):
-        change = _change(by_type[w, p, short], by_type[w, p, long])
-        reasons.append(f"{said} at {long}: {w} with {_said(p)} ({short} and {long}: {change}).")
+    wers = {(one.label, one.set_name): one.wer for one in comparison.length_types}
+    ranked = sorted(
+        (one for one in comparison.length_types if one.set_name == long), key=lambda one: one.wer
+    )
+    for said, one in (("Lowest", ranked[0]), ("Highest", ranked[-1])):
+        change = _change(wers[one.label, short], one.wer)
+        reasons.append(f"{said} at {long}: {_type(one)} ({short} and {long}: {change}).")
     return Verdict(" ".join(answers), [*reasons, *_few_seeds(comparison.length_types)])
 
 
@@ -107,61 +104,91 @@ def _of_set(
     named: bool,
 ) -> tuple[list[str], list[str]]:
     """(answers, reasons) of one set, such as "On test"; ``named``: answers say it too."""
-    here = [one for one in differences if one.set_name == set_name]
+    here = [one for one in differences if one.set_name == set_name and not one.contrast]
+    significant = significant_interactions(tested, set_name)
+    answers, reasons = [], []
+    for factor in dict.fromkeys(one.factor for one in here):
+        own = [one for one in here if one.factor == factor]
+        found = (_of_pairs, _of_ranks)[not by_pairs(factor, significant)]
+        said, why = found(own, significant, at, named)
+        answers += said
+        reasons += why
+    return answers, reasons
+
+
+def by_pairs(factor: str, significant: Sequence[Interaction]) -> bool:
+    """Tell whether each two levels get an answer of their own, or all are ranked.
+
+    The weighting is the question that is asked for its own sake; and where a difference depends on
+    another factor there is no one rank.
+    """
+    return factor == WEIGHTING or any(one.factor == factor for one in significant)
+
+
+def _of_pairs(
+    own: Sequence[TypeDifference], significant: Sequence[Interaction], at: str, named: bool
+) -> tuple[list[str], list[str]]:
     beside = f"{at[0].lower()}{at[1:]}"
     where, also = (at, f" {beside}") if named else ("", "")
-    num_positions = len({p for one in here if one.kind == "weighting" for p in one.within})
-    interactions = significant_interactions(tested, set_name)
+    num_places = len({place for one in own for place in one.within})
     answers, reasons = [], []
-    for one in widest(here, "weighting"):
-        pair = [o for o in here if (o.name, o.baseline) == (one.name, one.baseline)]
-        places = [o for o in pair if o.kind == "weighting" and o is not one]
-        depending = [o for o in interactions if (o.name, o.baseline) == (one.name, one.baseline)]
+    for one in widest(own, own[0].factor):
+        pair = (one.name, one.baseline)
+        places = [o for o in own if (o.name, o.baseline) == pair and o.over]
+        depending = [
+            o for o in significant if (o.factor, o.name, o.baseline) == (one.factor, *pair)
+        ]
         if depending:
-            answers.append(_depends(one, places, where))
-            reasons += [_interaction(o, beside) for o in depending]
-            reasons += [_reason(o, f"With {_said(within_text(o))}, {beside},") for o in places]
+            for interaction in depending:
+                at_levels = [o for o in places if o.over == interaction.over]
+                answers.append(_depends(interaction, at_levels, where))
+                reasons.append(_interaction(interaction, beside))
+                reasons += [_reason(o, f"With {_said(o.scope)}, {beside},") for o in at_levels]
             continue
-        if len(one.within) == 1 and num_positions > 1:  # of a pair that shares one position only
-            place = _said(one.within[0])
+        if len(one.within) == 1 and num_places > 1:  # of a pair that shares one place only
+            place = _said(one.scope)
             answers.append(_answer(one, f"With {place}{also}"))
             reasons.append(_reason(one, f"With {place}, {beside},"))
             continue
-        exceptions = [(o, _said(within_text(o))) for o in places if is_significant(o)]
+        exceptions = [(o, _said(o.scope)) for o in places if is_significant(o)]
         answers.append(_answer(one, where))
         answers += [_answer(o, f"With {place}{also}") for o, place in exceptions]
         reasons.append(_reason(one, at))
         reasons += [_reason(o, f"With {place} alone, {beside},") for o, place in exceptions]
-    positions = [one for one in here if one.kind == "position"]
-    scopes: list[tuple[list[TypeDifference], str]] = []
-    if positions and not interactions:
-        scopes = [(widest(positions, "position"), where)]
-    elif positions:
-        words = dict.fromkeys(one.within[0] for one in positions if len(one.within) == 1)
-        scopes = [
-            ([one for one in positions if one.within == [word]], f"With {word}{also}")
-            for word in words
-        ]
-    for of_scope, beginning in scopes:
-        answer, reason = _positions(of_scope, beside, beginning)
-        answers.append(answer)
-        reasons.append(reason)
     return answers, reasons
 
 
-def _depends(one: TypeDifference, places: Sequence[TypeDifference], where: str) -> str:
-    """The answer where a difference of weightings is not the same at all positions."""
+def _of_ranks(
+    own: Sequence[TypeDifference], significant: Sequence[Interaction], at: str, named: bool
+) -> tuple[list[str], list[str]]:
+    """Rank all levels; where another factor's difference depends on them, at each of its levels."""
+    factor = own[0].factor
+    beside = f"{at[0].lower()}{at[1:]}"
+    where, also = (at, f" {beside}") if named else ("", "")
+    scopes = [(widest(own, factor), where)]
+    if depending := {one.factor for one in significant if one.over == factor}:
+        levels = dict.fromkeys((one.over, one.at) for one in own if one.over in depending)
+        scopes = [
+            ([one for one in own if (one.over, one.at) == level], f"With {_said(level[1])}{also}")
+            for level in levels
+        ]
+    found = [_ranks(of_scope, beside, beginning) for of_scope, beginning in scopes]
+    return [answer for answer, _ in found], [reason for _, reason in found]
+
+
+def _depends(tested: Interaction, places: Sequence[TypeDifference], where: str) -> str:
+    """The answer where a difference is not the same at all levels of another factor."""
+    name, baseline = tested.name, tested.baseline
     text = (
-        f"how {one.name} compares with {one.baseline} depends on the position (a significant "
-        f"interaction), so their mean over positions answers nothing"
+        f"how {name} compares with {baseline} depends on {_the(tested.over)} (a significant "
+        f"interaction), so their mean over {many_of(tested.over)} answers nothing"
     )
-    for sign, name in ((-1, one.name), (1, one.baseline)):
-        better = [o for o in places if is_significant(o) and o.difference * sign > 0]
-        if better:
-            other = one.baseline if name == one.name else one.name
-            named = _listed([_said(within_text(o)) for o in better])
-            text += f"; with {named} {_claim(better)} {name} rather than {other}"
-    alike = [_said(within_text(o)) for o in places if not is_significant(o)]
+    for sign, better, worse in ((-1, name, baseline), (1, baseline, name)):
+        there = [o for o in places if is_significant(o) and o.difference * sign > 0]
+        if there:
+            named = _listed([_said(o.scope) for o in there])
+            text += f"; with {named} {_claim(there)} {better} rather than {worse}"
+    alike = [_said(o.scope) for o in places if not is_significant(o)]
     if alike:
         text += f"; with {_listed(alike)} no difference is significant after correction"
     return _sentence(text, where)
@@ -171,38 +198,38 @@ def _interaction(one: Interaction, beside: str) -> str:
     test = "F" if one.df1 == 1 else "Welch's F"  # of one difference it is the square of a t
     return (
         f"Interaction {beside}: {one.name} minus {one.baseline} is not the same at all "
-        f"{len(one.positions)} positions ({test}({one.df1}, {one.df2:.1f}) = {one.f:.1f}, corrected "
-        f"p {_p_text(one)})."
+        f"{len(one.levels)} {many_of(one.over)} ({test}({one.df1}, {one.df2:.1f}) = {one.f:.1f}, "
+        f"corrected p {_p_text(one)})."
     )
 
 
 _POINTS = "Points of word error rate above "
 
 
-def _positions(differences: Sequence[TypeDifference], beside: str, where: str) -> tuple[str, str]:
-    """(which positions make more errors than another, by how much)."""
-    best, others = from_best_position(differences, differences[0].set_name)
+def _ranks(differences: Sequence[TypeDifference], beside: str, where: str) -> tuple[str, str]:
+    """(which levels make more errors than another, by how much)"""
+    factor = differences[0].factor
+    best, others = from_best(differences)
     worse = [one for one in others if is_significant(one) and one.difference > 0]
     better = [_said(one.name) for one in others if is_significant(one) and one.difference < 0]
     alike = [_said(one.name) for one in others if not is_significant(one)]
-    if better:  # which takes unequal weightings
-        text = f"no position is ahead of every other: over what they share {_listed(better)} "
+    more = "makes more errors" if len(worse) == 1 else "make more errors"
+    if better:  # which takes unequal levels of the other factors
+        text = (
+            f"no {one_of(factor)} is ahead of every other: over what they share {_listed(better)} "
+        )
         text += f"{'makes' if len(better) == 1 else 'make'} fewer errors than {_said(best)}"
     elif not worse:
-        text = (
-            f"no position differs significantly from {_said(best)}, which makes the fewest errors "
-        )
-        text += "here"
+        text = f"no {one_of(factor)} differs significantly from {_said(best)}, which makes the "
+        text += "fewest errors here"
     elif alike:
-        text = f"of the positions, {_listed([_said(one.name) for one in worse])} "
-        text += "makes more errors" if len(worse) == 1 else "make more errors"
+        text = f"of the {many_of(factor)}, {_listed([_said(one.name) for one in worse])} {more} "
         text += (
-            f" than {_said(best)}; between that and {_listed(alike)} no difference is significant"
+            f"than {_said(best)}; between that and {_listed(alike)} no difference is significant"
         )
     else:
-        text = f"for the position, {_claim(others)} {_said(best)}; "
-        text += _listed([_said(one.name) for one in worse])
-        text += " makes more errors" if len(worse) == 1 else " make more errors"
+        text = f"for {_the(factor)}, {_claim(others)} {_said(best)}; "
+        text += f"{_listed([_said(one.name) for one in worse])} {more}"
     compared = {best, *(one.name for one in others)}
     apart = {
         name: None
@@ -212,7 +239,7 @@ def _positions(differences: Sequence[TypeDifference], beside: str, where: str) -
     }
     if apart:
         text += f"; nothing is said of {_listed([_said(name) for name in apart])}, which shares no "
-        text += f"weighting with {_said(best)}"
+        text += f"level of the other factors with {_said(best)}"
     shown = "; ".join(
         f"{_said(one.name)} {points(one.difference)}"
         + (
@@ -222,11 +249,13 @@ def _positions(differences: Sequence[TypeDifference], beside: str, where: str) -
         )
         for one in others
     )
-    scopes = {tuple(one.within) for one in differences}
-    scope = next(iter(scopes))
-    within = f" with {scope[0]}" if len(scopes) == 1 and len(scope) == 1 else ""
-    reason = f"{_POINTS}{_said(best)}{within}, {beside}, each pair by itself: "
-    return _sentence(text, where), f"{reason}{shown}."
+    scopes = {one.at or (one.scope if len(one.within) == 1 else "") for one in differences}
+    held = scopes.pop() if len(scopes) == 1 else ""
+    within = f" with {_said(held)}" if held else ""
+    answer = _sentence(text, where)
+    if not worse and not better and len(others) == 1:
+        answer = _answer(others[0], where)
+    return answer, f"{_POINTS}{_said(best)}{within}, {beside}, each pair by itself: {shown}."
 
 
 def _few_seeds(types: Sequence[TypeResult]) -> list[str]:
@@ -249,8 +278,8 @@ def _of_systems(comparison: Comparison) -> Verdict:
         shown = sorted(real or here, key=lambda one: one.difference)[:5]
         reasons += [_reason(one, f"On {set_name}") for one in shown]
     reasons.append(
-        "Each system is one training: another seed of the same attention may come out elsewhere, so "
-        "this says nothing yet about attention types. Train each with several seeds for that."
+        f"Each system is one training: another seed of the same configuration may come out elsewhere, "
+        f"so this says nothing yet about {_factors(comparison)}. Train each with several seeds for that."
     )
     return Verdict(" ".join(answers), reasons)
 
@@ -309,9 +338,25 @@ def _claim(differences: Sequence[TypeDifference]) -> str:
     return "use" if min(one.num_seeds for one in differences) >= CLAIM_RUNS else "it points to"
 
 
-def _said(position: str) -> str:
-    """A position in a sentence, where `none` would mean nobody."""
-    return "no position at all" if position == "none" else position
+def _said(levels: str) -> str:
+    """Levels in a sentence, where the position `none` would mean nobody."""
+    return " ".join("no position at all" if one == "none" else one for one in levels.split(" "))
+
+
+def _type(one: OfLevels) -> str:
+    first, *others = map(_said, one.levels.values())
+    return f"{first} with {_listed(others)}" if others else first
+
+
+def _the(factor: str) -> str:
+    return factor if "." in factor else f"the {factor}"
+
+
+def _factors(comparison: Comparison) -> str:
+    """What the systems differ in, as far as their configurations tell."""
+    return (
+        _listed([many_of(one.name) for one in comparison.factors if len(one.levels) > 1]) or "types"
+    )
 
 
 def _listed(names: Sequence[str], last: str = "and") -> str:
@@ -333,7 +378,7 @@ def _reason(one: Difference | TypeDifference, where: str) -> str:
         f"than that of {one.baseline}"
     )
     if isinstance(one, TypeDifference) and len(one.within) > 1:
-        text += f" ({within_text(one)})"
+        text += f" ({one.scope})"
     if one.interval is not None:
         text += (
             f"; by itself, anything from {points(one.interval.low)} to {points(one.interval.high)} "
@@ -355,26 +400,26 @@ def _best_text(comparison: Comparison) -> str:
     types = [one for one in comparison.types if one.set_name == set_name]
     best = min(types, key=lambda one: one.wer)
     return (
-        f"The lowest mean on {set_name} has {best.weighting} with {_said(best.position)} "
+        f"The lowest mean on {set_name} has {_type(best)} "
         f"({100 * best.wer:.2f} %); being the lowest of {len(types)} is in part luck."
     )
 
 
 def _cost(comparison: Comparison) -> list[str]:
-    """What each weighting's trainings and decodings took: the range over runs, where that is known."""
+    """What trainings and decodings of each level of the first factor took: the range over runs."""
     set_name = comparison.types[0].set_name
     types = [one for one in comparison.types if one.set_name == set_name]
     rows = {row.name: row for row in comparison.rows}
     parts = []
-    for weighting in dict.fromkeys(one.weighting for one in types):
-        runs = [rows[n] for one in types if one.weighting == weighting for n in one.names]
+    for level in dict.fromkeys(one.first for one in types):
+        runs = [rows[n] for one in types if one.first == level for n in one.names]
         trained = [row.run.train_audio_s_per_s for row in runs]
         decoded = [row.sets[set_name].rtf for row in runs]
         known = [f"trains on {_range(trained)} s of audio per second"] if _range(trained) else []
         if _range(decoded):
             known.append(f"decodes {_range([1 / rtf for rtf in decoded if rtf])} s per second")
         if known:
-            parts.append(f"{weighting} {' and '.join(known)}")
+            parts.append(f"{level} {' and '.join(known)}")
     if not parts:
         return []
     return [
