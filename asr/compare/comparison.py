@@ -151,9 +151,10 @@ class TypeDifference:
 
     Attributes:
         factor: what differs; name, baseline: its levels.
-        over, at: another factor and its level, where the difference is taken at that level alone; empty
-            where it is the mean over all that both levels have in common.
-        contrast: the difference at ``at``, minus the mean of the same at the other levels of ``over``.
+        over: another factor, where the difference is taken at one level of it; empty where it is the
+            mean over all that both levels have in common.
+        held: levels of other factors that are the same throughout, by factor; ``over`` is among them.
+        contrast: the difference at the level of ``over``, minus the mean of the same at its others.
         within: levels of the other factors, which are the same on both sides; several where a mean is
             compared. scope: the same in words.
         num_seeds: the fewest runs of any type that takes part.
@@ -166,7 +167,7 @@ class TypeDifference:
     name: str
     baseline: str
     over: str
-    at: str
+    held: dict[str, str]
     contrast: bool
     within: list[str]
     scope: str
@@ -181,6 +182,11 @@ class TypeDifference:
     unit: str
     seed_error: float
     unit_error: float
+
+    @property
+    def at(self) -> str:
+        """The level of ``over``."""
+        return self.held.get(self.over, "")
 
 
 @dataclass(frozen=True)

@@ -202,14 +202,14 @@ def type_difference(
     interval, p_value = tested(found, grid.level)
     varies = interval is not None
     common = next(at for share, at in terms if share == 1.0)
-    within, scope = _within(grid, factor, common, over)
+    within, held, scope = _within(grid, factor, common, over)
     return [
         TypeDifference(
             factor=grid.factors[factor],
             name=name,
             baseline=baseline,
             over="" if over is None else grid.factors[over],
-            at="" if over is None else common[0][over],
+            held=held,
             contrast=len(terms) > 1,
             within=within,
             scope=scope,
@@ -230,16 +230,18 @@ def type_difference(
 
 def _within(
     grid: Grid, factor: int, common: Sequence[Type], over: int | None
-) -> tuple[list[str], str]:
-    """(levels of the other factors, the same in words)"""
+) -> tuple[list[str], dict[str, str], str]:
+    """(levels of the other factors, those that are the same throughout, all of it in words)"""
     others = [k for k in range(len(grid.factors)) if k != factor]
-    within = [" ".join(one[k] for k in others) for one in common] if others else []
-    if len(within) < 2:
-        return within, "".join(within)
     varying = [k for k in others if len({one[k] for one in common}) > 1]
-    what = many_of(grid.factors[varying[0]]) if len(varying) == 1 else "combinations"
-    scope = f"mean of {len(within)} {what}"
-    return within, scope if over is None else f"{common[0][over]}, {scope}"
+    within = [" ".join(one[k] for k in others) for one in common] if others else []
+    scope = within[0] if within else ""
+    if len(within) > 1:
+        what = many_of(grid.factors[varying[0]]) if len(varying) == 1 else "combinations"
+        scope = f"mean of {len(within)} {what}"
+        scope = scope if over is None else f"{common[0][over]}, {scope}"
+    held = {grid.factors[k]: common[0][k] for k in others if k not in varying}
+    return within, held, scope
 
 
 def _contrast(grid: Grid, signs: dict[Type, float]) -> Contrast | None:

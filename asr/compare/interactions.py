@@ -147,14 +147,12 @@ def _contrasts(grid: Grid) -> list[TypeDifference]:
 
 
 def _level_by_level(grid: Grid, factor: int, over: int) -> list[TypeDifference]:
-    """Compare the levels of ``over`` at each level of ``factor`` that others have too."""
+    """Compare the levels of ``over`` at each level of ``factor``, if they have others in common."""
     results = []
     for level in grid.levels(factor):
-        of_others = {one[over] for one in grid.types if one[factor] != level}
-        shared = dict.fromkeys(
-            one[over] for one in grid.types if one[factor] == level and one[over] in of_others
-        )
-        for baseline, name in itertools.combinations(shared, 2):
-            common = [one for one in grid.common(over, baseline, name) if one[factor] == level]
-            results += type_difference(grid, (over, baseline, name), [(1.0, common)], factor)
+        for baseline, name in itertools.combinations(grid.levels(over), 2):
+            common = grid.common(over, baseline, name)
+            at = [one for one in common if one[factor] == level]
+            if len(at) < len(common):
+                results += type_difference(grid, (over, baseline, name), [(1.0, at)], factor)
     return results

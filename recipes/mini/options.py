@@ -3,7 +3,7 @@
 
 python options.py runs/baseline-s1 runs/baseline-s2 runs/cr-ctc-s1 runs/cr-ctc-s2 --out options.md
 
-The figures are those that `asr compare` has for attention types: the mean over the seeds, with an
+The figures are those that `asr compare` has for types: the mean over the seeds, with an
 interval for another training and another speaker.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from asr.compare.cells import interval_text, p_text, points
 from asr.compare.comparison import TypeDifference, TypeResult, corrected
-from asr.compare.contrasts import type_differences, type_results
+from asr.compare.contrasts import Grid, type_differences, type_results
 from asr.compare.experiment import Experiment, read_experiment
 from asr.compare.stats.paired import group_of
 from asr.decode.score import percent
@@ -45,29 +45,25 @@ def report(experiments: list[Experiment]) -> str:
 def tables(experiments: list[Experiment], sets: list[str]) -> list[list[str]]:
     """One for each set, options in the order in which they first occur; Holm's correction is over all
     of them, since a reader looks at all of them."""
-    options: dict[tuple[str, str], list[int]] = {}
+    options: dict[tuple[str, ...], list[int]] = {}
     for column, one in enumerate(experiments):
         option, _, _ = one.folder.name.rpartition("-s")
-        options.setdefault((option, "seeds"), []).append(column)
+        options.setdefault((option,), []).append(column)
     names = [one.folder.name for one in experiments]
     baseline = names[0].rpartition("-s")[0]
-    groups = [
-        group_of(name, {k: one.sets[name] for k, one in enumerate(experiments)}) for name in sets
+    scored = [{k: one.sets[name] for k, one in enumerate(experiments)} for name in sets]
+    grids = [
+        Grid(group_of(name, members), ["option"], options, LEVEL)
+        for name, members in zip(sets, scored, strict=True)
     ]
-    differences = corrected(
-        [
-            one
-            for group in groups
-            for one in type_differences(group, options, LEVEL)
-            if one.baseline == baseline
-        ]
-    )
+    differences = [one for grid in grids for one in type_differences(grid)]
+    differences = corrected([one for one in differences if one.baseline == baseline])
     return [
         _table(
-            type_results(group, options, names, LEVEL),
-            {one.name: one for one in differences if one.set_name == name},
+            type_results(grid, names),
+            {one.name: one for one in differences if one.set_name == grid.group.set_name},
         )
-        for group, name in zip(groups, sets, strict=True)
+        for grid in grids
     ]
 
 
@@ -78,12 +74,12 @@ def _table(results: list[TypeResult], differences: dict[str, TypeDifference]) ->
     ]
     for result in results:
         cells = [
-            cell(result.weighting),
+            cell(result.first),
             str(len(result.names)),
             f"{percent(result.wer)} {interval_text(result.interval)}",
             " ".join(map(percent, result.wers)),
         ]
-        found = differences.get(result.weighting)
+        found = differences.get(result.first)
         if found is None:
             cells += ["-", "-", "-"]
         else:

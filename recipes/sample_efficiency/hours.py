@@ -43,7 +43,7 @@ class Share:
         return [
             read_experiment(self.folder / name).sets[one["set_name"]]
             for one in self.compared["types"]
-            if one["weighting"] == weighting
+            if one["levels"]["weighting"] == weighting
             for name in one["names"]
         ]
 
@@ -57,14 +57,14 @@ def read_share(folder: Path, data: Path) -> Share:
 def results_of(compared: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """WER and interval per weighting: of the type, or of the one training where there is no other."""
     if compared["types"]:
-        return {one["weighting"]: one for one in compared["types"]}
+        return {one["levels"]["weighting"]: one for one in compared["types"]}
     return {row["run"]["weighting"]: next(iter(row["sets"].values())) for row in compared["rows"]}
 
 
 def differences_of(compared: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
     """By (weighting, the one that it is measured against)."""
     if compared["type_differences"]:
-        found = [one for one in compared["type_differences"] if one["kind"] == "weighting"]
+        found = [one for one in compared["type_differences"] if one["factor"] == "weighting"]
         return {(one["name"], one["baseline"]): one for one in found}
     weighting = {row["name"]: row["run"]["weighting"] for row in compared["rows"]}
     return {

@@ -54,7 +54,7 @@ def test_a_page_of_types(tmp_path: Path) -> None:
     }
     comparison = compare([e for w, rate in rates.items() for e in seeds_of(tmp_path, *w, rate)])
     page = page_of(comparison)
-    assert "6 types of attention, 3 seeds of each; conformer; 18.3M parameters" in page
+    assert "6 types, 3 seeds of each; conformer; 18.3M parameters" in page
     found = verdict(comparison)
     assert f"**{found.answer}**" in page
     assert "No significant difference between sigmoid and softmax: anything from " in found.answer
@@ -72,7 +72,7 @@ def test_a_page_of_types(tmp_path: Path) -> None:
         )
         assert f"| {p_text(one.p_value)} | {p_text(one.p_holm)} |" in shown
     # Holm's correction among the positions alone: three pairs of them
-    positions = [one for one in comparison.type_differences if one.kind == "position"]
+    positions = [one for one in comparison.type_differences if one.factor == "position"]
     assert [(one.name, one.baseline) for one in positions] == [
         ("rope", "none"),
         ("alibi", "none"),
@@ -154,7 +154,7 @@ def test_weightings_that_differ_at_one_position_stand_in_the_answer(tmp_path: Pa
     (difference,) = (
         one
         for one in comparison.type_differences
-        if (one.kind, one.within) == ("weighting", ["alibi"])
+        if (one.factor, one.over, one.at, one.contrast) == ("weighting", "position", "alibi", False)
     )
     assert f"is {100 * difference.difference:.2f} points higher" in reason
     joined = replace(
@@ -181,7 +181,7 @@ def test_a_page_of_lengths(grid: list[Path]) -> None:
         assert one.interval is not None
         cell = f"{100 * one.wer:.2f} [{100 * one.interval.low:.2f}, {100 * one.interval.high:.2f}]"
         line = next(
-            x for x in page.splitlines() if x.startswith(f"| {one.weighting} | {one.position}")
+            x for x in page.splitlines() if x.startswith(f"| {' | '.join(one.levels.values())}")
         )
         assert cell in line
     differences = comparison.length_differences
@@ -190,14 +190,14 @@ def test_a_page_of_lengths(grid: list[Path]) -> None:
     wers = {(one.name, one.length_s): one.wer for one in comparison.lengths}
     sigmoid = [wers[exp.name, 60.0] for exp in grid if exp.name.startswith("sigmoid")]
     softmax = [wers[exp.name, 60.0] for exp in grid if exp.name.startswith("softmax")]
-    weightings = [one for one in differences if one.kind == "weighting"]
+    weightings = [one for one in differences if one.factor == "weighting" and not one.contrast]
     (overall,) = (o for o in weightings if o.set_name == "5.09 s" and len(o.within) == 2)
     assert overall.difference != 0
     assert overall.difference == pytest.approx(sum(sigmoid) / 4 - sum(softmax) / 4)
     assert "at 5.09 s" in page
     # of single systems: no types, no claim about any
     alone = replace(comparison, types=[], length_types=[], length_differences=[])
-    assert "says nothing yet about attention types" in page_of(alone)
+    assert "says nothing yet about weightings and positions" in page_of(alone)
 
 
 def test_refusals(grid: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

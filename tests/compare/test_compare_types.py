@@ -1,4 +1,4 @@
-"""Attention types over the seeds of their trainings, and parts of a test set."""
+"""Types over the seeds of their trainings, and parts of a test set."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def test_types_over_seeds(tmp_path: Path) -> None:
     }
     folders = [e for words, rate in rates.items() for e in seeds_of(tmp_path, *words, rate)]
     comparison = compare(folders)
-    assert [(one.weighting, one.position) for one in comparison.types] == list(rates)
+    assert [tuple(one.levels.values()) for one in comparison.types] == list(rates)
     for one in comparison.types:
-        assert one.names == [f"{one.weighting}-{one.position}-{seed}" for seed in (1, 2, 3)]
+        assert one.names == [f"{'-'.join(one.levels.values())}-{seed}" for seed in (1, 2, 3)]
         assert one.wer == pytest.approx(np.mean(one.wers))
         assert one.interval is not None
         assert one.interval.low < one.wer < one.interval.high
@@ -43,9 +43,9 @@ def test_types_over_seeds(tmp_path: Path) -> None:
         ("sigmoid", "softmax", ["alibi"]),
     ]
     difference = comparison.type_differences[6]
-    assert difference.kind == "contrast"
+    assert difference.contrast
     overall, relu, alibi = (comparison.type_differences[k] for k in (0, 3, 5))
-    mean = {(one.weighting, one.position): one.wer for one in comparison.types}
+    mean = {tuple(one.levels.values()): one.wer for one in comparison.types}
     assert difference.difference == pytest.approx(
         mean["sigmoid", "alibi"]
         - mean["softmax", "alibi"]
@@ -53,7 +53,7 @@ def test_types_over_seeds(tmp_path: Path) -> None:
     )
     assert difference.p_value == difference.p_holm
     (interaction,) = comparison.interactions  # of two positions: the same question
-    assert interaction.positions == ["rope", "alibi"]
+    assert interaction.levels == ["rope", "alibi"]
     assert (interaction.df1, interaction.df2) == (1, pytest.approx(difference.df))
     assert interaction.p_value == pytest.approx(difference.p_value)
     assert interaction.p_value > 0.05

@@ -128,7 +128,7 @@ def test_of_many_systems_a_type_is_one_line_the_mean(
     second = logged(seeds_of(tmp_path, "sigmoid", "alibi", 0.1, count=4))
     figure, legend, notes = figure_of([*first, *second], monkeypatch)
     seeds = ", mean of the seeds"
-    assert legend == ["softmax alibi", "sigmoid alibi", f"training loss{seeds}", f"dev loss{seeds}"]
+    assert legend == ["softmax", "sigmoid", f"training loss{seeds}", f"dev loss{seeds}"]
     assert notes == []
     losses, wers = figure.axes
     assert len(losses.get_lines()) == 2 * 2

@@ -128,17 +128,19 @@ def test_an_interaction_is_printed_and_answers_are_given_within_it(tmp_path: Pat
     rates = {"none": (0.3, 0.2), "sinusoidal": (0.3, 0.2), "alibi": (0.2, 0.3), "rope": (0.2, 0.35)}
     comparison = compare(grid(tmp_path, rates))
     (found,) = significant_interactions(comparison.interactions, "test")
-    assert found.positions == list(rates)
-    contrasts = [one for one in comparison.type_differences if one.kind == "contrast"]
+    assert found.levels == list(rates)
+    contrasts = [one for one in comparison.type_differences if one.contrast]
     largest = max(contrasts, key=lambda one: abs(one.difference))
-    wers = {(one.weighting, one.position): one.wer for one in comparison.types}
+    wers = {tuple(one.levels.values()): one.wer for one in comparison.types}
     by_position = {p: wers["sigmoid", p] - wers["softmax", p] for p in rates}
     (position,) = largest.within
     others = [by_position[p] for p in rates if p != position]
     assert largest.difference == pytest.approx(by_position[position] - np.mean(others))
     assert "depends on the position" in verdict(comparison).answer
     assert "Of the positions" not in verdict(comparison).answer.split("With softmax")[0]
-    within = [o for o in comparison.type_differences if (o.kind, len(o.within)) == ("position", 1)]
+    within = [
+        o for o in comparison.type_differences if (o.factor, o.over) == ("position", "weighting")
+    ]
     assert {o.within[0] for o in within} == {"softmax", "sigmoid"}
     for text in (format_terminal(comparison), format_markdown(comparison)):
         assert "Interaction: Welch's analysis of variance" in text
@@ -150,7 +152,7 @@ def test_no_interaction_no_claim(tmp_path: Path) -> None:
     comparison = compare(grid(tmp_path, rates))
     assert significant_interactions(comparison.interactions, "test") == []
     assert "depends on the position" not in verdict(comparison).answer
-    assert all(len(o.within) == 2 for o in comparison.type_differences if o.kind == "position")
+    assert all(len(o.within) == 2 for o in comparison.type_differences if o.factor == "position")
 
 
 def test_a_position_without_variance_is_left_out_and_the_others_are_tested(tmp_path: Path) -> None:
@@ -158,7 +160,7 @@ def test_a_position_without_variance_is_left_out_and_the_others_are_tested(tmp_p
     rates = {"none": (0.3, 0.2), "rope": (0.2, 0.35), "alibi": (0.2, 0.3), "cape": (1e-9, 1e-9)}
     comparison = compare(grid(tmp_path, rates))
     (found,) = significant_interactions(comparison.interactions, "test")
-    assert found.positions == ["none", "rope", "alibi"]
+    assert found.levels == ["none", "rope", "alibi"]
     assert "depends on the position" in verdict(comparison).answer
 
 
@@ -168,11 +170,9 @@ def test_where_one_position_alone_varies_its_contrast_is_the_test(tmp_path: Path
     )
     (found,) = significant_interactions(comparison.interactions, "test")
     (contrast_of_none,) = (
-        one
-        for one in comparison.type_differences
-        if (one.kind, one.within) == ("contrast", ["none"])
+        one for one in comparison.type_differences if (one.contrast, one.within) == (True, ["none"])
     )
-    assert (found.df1, found.positions) == (1, ["none", "rope", "cape"])
+    assert (found.df1, found.levels) == (1, ["none", "rope", "cape"])
     assert found.p_value == pytest.approx(contrast_of_none.p_value)
     assert any("all 3 positions (F(1, " in reason for reason in verdict(comparison).reasons)
     nothing = compare(

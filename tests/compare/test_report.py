@@ -117,13 +117,17 @@ def test_every_number_of_the_answer_is_the_jsons(report: Path) -> None:
     assert set(found) <= known
 
 
+def kind_of(one: dict[str, Any]) -> tuple[Any, Any]:
+    return one.get("factor"), one.get("contrast")
+
+
 def test_marks_of_the_pictures_lie_where_the_json_says(report: Path) -> None:
     """On a line with one scale: places are a linear function of the values."""
     content = json.loads((report.parent / "compare.json").read_text())
     drawn = 0
     for name, key in (("types", "wer"), ("type_differences", "difference")):
-        for kind in dict.fromkeys(one.get("kind") for one in content[name]):
-            rows = [one for one in content[name] if one.get("kind") == kind]
+        for kind in dict.fromkeys(kind_of(one) for one in content[name]):
+            rows = [one for one in content[name] if kind_of(one) == kind]
             values = [v for one in rows for v in (one[key], *one["interval"].values())]
             for svg in re.findall(r"<svg.*?</svg>", report.read_text(), re.DOTALL):
                 if f"of {len(rows)} rows" not in svg:

@@ -10,7 +10,7 @@ from made_experiments import hash_of, seeds_of, write_decoded, write_experiment
 
 from asr.compare.compare import compare
 from asr.compare.comparison import Part
-from asr.compare.report.figures import position_rows
+from asr.compare.report.figures import factor_rows
 from asr.compare.report.verdict import verdict
 from asr.compare.tables import format_markdown, format_terminal
 
@@ -29,7 +29,10 @@ def test_positions_with_unequal_weightings_are_ranked_by_what_they_share(tmp_pat
     assert "to no position at all; rope and alibi make more errors" in found.answer
     shown = next(reason for reason in found.reasons if "above no position at all" in reason)
     assert "-" not in shown.split(":", 1)[1].replace("[-", "[")
-    assert [row.label.split(" −")[0] for row in position_rows(comparison)] == ["rope", "alibi"]
+    assert [row.label.split(" −")[0] for row in factor_rows(comparison, "position")] == [
+        "rope",
+        "alibi",
+    ]
 
 
 def test_a_pair_that_shares_one_position_is_answered_for_that_one(tmp_path: Path) -> None:
@@ -71,7 +74,10 @@ def test_positions_without_a_weighting_in_common_are_named(tmp_path: Path) -> No
     }
     comparison = compare([e for w, rate in rates.items() for e in seeds_of(tmp_path, *w, rate)])
     answer = verdict(comparison).answer
-    assert "nothing is said of alibi, which shares no weighting with no position at all" in answer
+    assert (
+        "nothing is said of alibi, which shares no level of the other factors with no position at all"
+        in answer
+    )
 
 
 def test_what_only_the_correction_takes_away_is_said_to_lean(tmp_path: Path) -> None:
@@ -132,7 +138,7 @@ def test_positions_of_each_set_are_drawn(tmp_path: Path) -> None:
         write_decoded(
             folder, "other", 0.3 if "rope" in folder.name else 0.1, seed=hash_of(folder.name)
         )
-    rows = position_rows(compare(folders))
+    rows = factor_rows(compare(folders), "position")
     assert [row.label for row in rows] == ["rope − none, other", "none − rope, test"]
     assert all(row.value > 0 for row in rows)
 
@@ -145,9 +151,9 @@ def test_types_do_not_need_the_first_system(tmp_path: Path) -> None:
     ]
     comparison = compare([first, *types])
     assert comparison.differences == []
-    assert [(one.weighting, one.set_name) for one in comparison.types] == [
-        ("softmax", "test"),
-        ("sigmoid", "test"),
+    assert [(one.levels, one.set_name) for one in comparison.types] == [
+        ({"weighting": "softmax"}, "test"),
+        ({"weighting": "sigmoid"}, "test"),
     ]
     assert comparison.type_differences == compare(types).type_differences
     assert "test: first was not decoded on it, so no system is compared with first there" in (

@@ -225,7 +225,7 @@ def test_grid_ends_in_a_report_and_loses_nothing(tmp_path: Path) -> None:
     assert {one["length_s"] for one in content["lengths"]} == {5.0}
     assert [len(one["names"]) for one in content["types"]] == [2, 2]
     report = (tmp_path / "grid/report.html").read_text()
-    assert "Which attention?" in report
+    assert "Which weighting?" in report
     assert "Longer audio" in report
     for name in ("mini-grid", "length"):
         page = (tmp_path / f"grid/{name}.md").read_text()

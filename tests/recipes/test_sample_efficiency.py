@@ -32,12 +32,18 @@ def compared(words: list[str], wer: float, differences: list[tuple[str, str, flo
     """A compare.json: types of these weightings; (name, baseline, difference, p) of some."""
     ends = {"low": 0.1, "high": 0.2}
     types = [
-        {"weighting": word, "wer": wer, "interval": ends, "names": [], "set_name": "test"}
+        {
+            "levels": {"weighting": word},
+            "wer": wer,
+            "interval": ends,
+            "names": [],
+            "set_name": "test",
+        }
         for word in words
     ]
     found = [
         dict(zip(("name", "baseline", "difference", "p_value"), one, strict=True))
-        | {"kind": "weighting", "interval": ends}
+        | {"factor": "weighting", "interval": ends}
         for one in differences
     ]
     return json.dumps({"types": types, "type_differences": found})
@@ -123,7 +129,7 @@ def test_the_difference_may_change_with_the_hours(tmp_path: Path, tiny_corpus: P
             for exp in seeds_of(tmp_path / f"1of{share}", word, "alibi", rates[share, word])
         ]
         comparison = compare(folders)
-        wers |= {(share, one.weighting): one.wer for one in comparison.types}
+        wers |= {(share, one.levels["weighting"]): one.wer for one in comparison.types}
         by_share[share] = json.dumps(comparison_as_json(comparison))
     *_, line = hours_table(tmp_path, tiny_corpus, by_share)
     by_hand = wers[2, "sigmoid"] - wers[2, "softmax"] - wers[1, "sigmoid"] + wers[1, "softmax"]

@@ -10,13 +10,23 @@ from asr.compare.comparison import (
     Comparison,
     Difference,
     Interaction,
-    OfLevels,
     TypeDifference,
     TypeResult,
 )
 from asr.compare.contrasts import CLAIM_RUNS, SIGNIFICANT, from_best, is_significant, widest
 from asr.compare.factors import WEIGHTING, many_of, one_of
 from asr.compare.interactions import significant_interactions
+from asr.compare.report.sentences import (
+    answer,
+    claim,
+    corrected_p,
+    listed,
+    reason,
+    said,
+    sentence,
+    the_factor,
+    type_in_words,
+)
 from asr.compare.stats.statistics import holm
 
 
@@ -70,9 +80,9 @@ def length_verdict(comparison: Comparison) -> Verdict:
     ranked = sorted(
         (one for one in comparison.length_types if one.set_name == long), key=lambda one: one.wer
     )
-    for said, one in (("Lowest", ranked[0]), ("Highest", ranked[-1])):
+    for end, one in (("Lowest", ranked[0]), ("Highest", ranked[-1])):
         change = _change(wers[one.label, short], one.wer)
-        reasons.append(f"{said} at {long}: {_type(one)} ({short} and {long}: {change}).")
+        reasons.append(f"{end} at {long}: {type_in_words(one)} ({short} and {long}: {change}).")
     return Verdict(" ".join(answers), [*reasons, *_few_seeds(comparison.length_types)])
 
 
@@ -86,8 +96,8 @@ def _of_types(comparison: Comparison) -> Verdict:
     answers, reasons = [], []
     for set_name in set_names:
         tested = (differences, comparison.interactions)
-        said, why = _of_set(*tested, set_name, f"On {set_name}", len(set_names) > 1)
-        answers += said
+        found, why = _of_set(*tested, set_name, f"On {set_name}", len(set_names) > 1)
+        answers += found
         reasons += why
     reasons.append(_best_text(comparison))
     return Verdict(
@@ -109,14 +119,14 @@ def _of_set(
     answers, reasons = [], []
     for factor in dict.fromkeys(one.factor for one in here):
         own = [one for one in here if one.factor == factor]
-        found = (_of_pairs, _of_ranks)[not by_pairs(factor, significant)]
-        said, why = found(own, significant, at, named)
-        answers += said
+        asked = _of_pairs if _by_pairs(factor, significant) else _of_ranks
+        found, why = asked(own, significant, at, named)
+        answers += found
         reasons += why
     return answers, reasons
 
 
-def by_pairs(factor: str, significant: Sequence[Interaction]) -> bool:
+def _by_pairs(factor: str, significant: Sequence[Interaction]) -> bool:
     """Tell whether each two levels get an answer of their own, or all are ranked.
 
     The weighting is the question that is asked for its own sake; and where a difference depends on
@@ -143,18 +153,18 @@ def _of_pairs(
                 at_levels = [o for o in places if o.over == interaction.over]
                 answers.append(_depends(interaction, at_levels, where))
                 reasons.append(_interaction(interaction, beside))
-                reasons += [_reason(o, f"With {_said(o.scope)}, {beside},") for o in at_levels]
+                reasons += [reason(o, f"With {said(o.scope)}, {beside},") for o in at_levels]
             continue
         if len(one.within) == 1 and num_places > 1:  # of a pair that shares one place only
-            place = _said(one.scope)
-            answers.append(_answer(one, f"With {place}{also}"))
-            reasons.append(_reason(one, f"With {place}, {beside},"))
+            place = said(one.scope)
+            answers.append(answer(one, f"With {place}{also}"))
+            reasons.append(reason(one, f"With {place}, {beside},"))
             continue
-        exceptions = [(o, _said(o.scope)) for o in places if is_significant(o)]
-        answers.append(_answer(one, where))
-        answers += [_answer(o, f"With {place}{also}") for o, place in exceptions]
-        reasons.append(_reason(one, at))
-        reasons += [_reason(o, f"With {place} alone, {beside},") for o, place in exceptions]
+        exceptions = [(o, said(o.scope)) for o in places if is_significant(o)]
+        answers.append(answer(one, where))
+        answers += [answer(o, f"With {place}{also}") for o, place in exceptions]
+        reasons.append(reason(one, at))
+        reasons += [reason(o, f"With {place} alone, {beside},") for o, place in exceptions]
     return answers, reasons
 
 
@@ -167,31 +177,34 @@ def _of_ranks(
     where, also = (at, f" {beside}") if named else ("", "")
     scopes = [(widest(own, factor), where)]
     if depending := {one.factor for one in significant if one.over == factor}:
-        levels = dict.fromkeys((one.over, one.at) for one in own if one.over in depending)
+        levels = dict.fromkeys((o, one.held[o]) for one in own for o in depending if o in one.held)
         scopes = [
-            ([one for one in own if (one.over, one.at) == level], f"With {_said(level[1])}{also}")
-            for level in levels
+            (
+                [o for o in own if o.over in ("", other) and o.held.get(other) == level],
+                f"With {said(level)}{also}",
+            )
+            for other, level in levels
         ]
     found = [_ranks(of_scope, beside, beginning) for of_scope, beginning in scopes]
-    return [answer for answer, _ in found], [reason for _, reason in found]
+    return [one for one, _ in found], [why for _, why in found]
 
 
 def _depends(tested: Interaction, places: Sequence[TypeDifference], where: str) -> str:
     """The answer where a difference is not the same at all levels of another factor."""
     name, baseline = tested.name, tested.baseline
     text = (
-        f"how {name} compares with {baseline} depends on {_the(tested.over)} (a significant "
+        f"how {name} compares with {baseline} depends on {the_factor(tested.over)} (a significant "
         f"interaction), so their mean over {many_of(tested.over)} answers nothing"
     )
     for sign, better, worse in ((-1, name, baseline), (1, baseline, name)):
         there = [o for o in places if is_significant(o) and o.difference * sign > 0]
         if there:
-            named = _listed([_said(o.scope) for o in there])
-            text += f"; with {named} {_claim(there)} {better} rather than {worse}"
-    alike = [_said(o.scope) for o in places if not is_significant(o)]
+            named = listed([said(o.scope) for o in there])
+            text += f"; with {named} {claim(there)} {better} rather than {worse}"
+    alike = [said(o.scope) for o in places if not is_significant(o)]
     if alike:
-        text += f"; with {_listed(alike)} no difference is significant after correction"
-    return _sentence(text, where)
+        text += f"; with {listed(alike)} no difference is significant after correction"
+    return sentence(text, where)
 
 
 def _interaction(one: Interaction, beside: str) -> str:
@@ -199,7 +212,7 @@ def _interaction(one: Interaction, beside: str) -> str:
     return (
         f"Interaction {beside}: {one.name} minus {one.baseline} is not the same at all "
         f"{len(one.levels)} {many_of(one.over)} ({test}({one.df1}, {one.df2:.1f}) = {one.f:.1f}, "
-        f"corrected p {_p_text(one)})."
+        f"corrected p {corrected_p(one)})."
     )
 
 
@@ -211,25 +224,23 @@ def _ranks(differences: Sequence[TypeDifference], beside: str, where: str) -> tu
     factor = differences[0].factor
     best, others = from_best(differences)
     worse = [one for one in others if is_significant(one) and one.difference > 0]
-    better = [_said(one.name) for one in others if is_significant(one) and one.difference < 0]
-    alike = [_said(one.name) for one in others if not is_significant(one)]
+    better = [said(one.name) for one in others if is_significant(one) and one.difference < 0]
+    alike = [said(one.name) for one in others if not is_significant(one)]
     more = "makes more errors" if len(worse) == 1 else "make more errors"
     if better:  # which takes unequal levels of the other factors
         text = (
-            f"no {one_of(factor)} is ahead of every other: over what they share {_listed(better)} "
+            f"no {one_of(factor)} is ahead of every other: over what they share {listed(better)} "
         )
-        text += f"{'makes' if len(better) == 1 else 'make'} fewer errors than {_said(best)}"
+        text += f"{'makes' if len(better) == 1 else 'make'} fewer errors than {said(best)}"
     elif not worse:
-        text = f"no {one_of(factor)} differs significantly from {_said(best)}, which makes the "
+        text = f"no {one_of(factor)} differs significantly from {said(best)}, which makes the "
         text += "fewest errors here"
     elif alike:
-        text = f"of the {many_of(factor)}, {_listed([_said(one.name) for one in worse])} {more} "
-        text += (
-            f"than {_said(best)}; between that and {_listed(alike)} no difference is significant"
-        )
+        text = f"of the {many_of(factor)}, {listed([said(one.name) for one in worse])} {more} "
+        text += f"than {said(best)}; between that and {listed(alike)} no difference is significant"
     else:
-        text = f"for {_the(factor)}, {_claim(others)} {_said(best)}; "
-        text += f"{_listed([_said(one.name) for one in worse])} {more}"
+        text = f"for {the_factor(factor)}, {claim(others)} {said(best)}; "
+        text += f"{listed([said(one.name) for one in worse])} {more}"
     compared = {best, *(one.name for one in others)}
     apart = {
         name: None
@@ -238,24 +249,26 @@ def _ranks(differences: Sequence[TypeDifference], beside: str, where: str) -> tu
         if name not in compared
     }
     if apart:
-        text += f"; nothing is said of {_listed([_said(name) for name in apart])}, which shares no "
-        text += f"level of the other factors with {_said(best)}"
-    shown = "; ".join(
-        f"{_said(one.name)} {points(one.difference)}"
-        + (
-            f" [{points(one.interval.low)}, {points(one.interval.high)}]"
-            if one.interval is not None
-            else ""
-        )
-        for one in others
+        text += f"; nothing is said of {listed([said(name) for name in apart])}, which shares no "
+        text += f"level of the other factors with {said(best)}"
+    alone = not worse and not better and len(others) == 1
+    held = [
+        said(level)
+        for other, level in differences[0].held.items()
+        if all(one.held.get(other) == level for one in differences)
+    ]
+    within = f" with {listed(held)}" if held else ""
+    shown = "; ".join(map(_above, others))
+    return (
+        answer(others[0], where) if alone else sentence(text, where),
+        f"{_POINTS}{said(best)}{within}, {beside}, each pair by itself: {shown}.",
     )
-    scopes = {one.at or (one.scope if len(one.within) == 1 else "") for one in differences}
-    held = scopes.pop() if len(scopes) == 1 else ""
-    within = f" with {_said(held)}" if held else ""
-    answer = _sentence(text, where)
-    if not worse and not better and len(others) == 1:
-        answer = _answer(others[0], where)
-    return answer, f"{_POINTS}{_said(best)}{within}, {beside}, each pair by itself: {shown}."
+
+
+def _above(one: TypeDifference) -> str:
+    ends = one.interval
+    interval = "" if ends is None else f" [{points(ends.low)}, {points(ends.high)}]"
+    return f"{said(one.name)} {points(one.difference)}{interval}"
 
 
 def _few_seeds(types: Sequence[TypeResult]) -> list[str]:
@@ -276,7 +289,7 @@ def _of_systems(comparison: Comparison) -> Verdict:
         answers.append(_answer_of(here, f"On {set_name}" if len(set_names) > 1 else ""))
         real = [one for one in here if is_significant(one)]
         shown = sorted(real or here, key=lambda one: one.difference)[:5]
-        reasons += [_reason(one, f"On {set_name}") for one in shown]
+        reasons += [reason(one, f"On {set_name}") for one in shown]
     reasons.append(
         f"Each system is one training: another seed of the same configuration may come out elsewhere, "
         f"so this says nothing yet about {_factors(comparison)}. Train each with several seeds for that."
@@ -316,82 +329,13 @@ def _of_these_alone(differences: Sequence[Difference]) -> str:
         for one, p_value in zip(known, p_values, strict=True)
         if p_value <= SIGNIFICANT
     ]
-    return f"; of these alone, {_listed(told)} (MAPSSWE)" if told else ""
-
-
-def _answer(one: TypeDifference, where: str) -> str:
-    if is_significant(one):
-        better, worse = (one.name, one.baseline) if one.difference < 0 else (one.baseline, one.name)
-        return _sentence(f"{_claim([one])} {better} rather than {worse}", where)
-    text = f"no significant difference between {one.name} and {one.baseline}"
-    if one.p_value is not None and one.p_value <= SIGNIFICANT:
-        better = one.name if one.difference < 0 else one.baseline
-        text += f" after correction for the number of comparisons; by itself this favours {better}"
-    elif one.interval is not None:
-        ends = (points(one.interval.low), points(one.interval.high))
-        text += f": anything from {ends[0]} to {ends[1]} points would fit"
-    return _sentence(text, where)
-
-
-def _claim(differences: Sequence[TypeDifference]) -> str:
-    """How sure so many seeds can be."""
-    return "use" if min(one.num_seeds for one in differences) >= CLAIM_RUNS else "it points to"
-
-
-def _said(levels: str) -> str:
-    """Levels in a sentence, where the position `none` would mean nobody."""
-    return " ".join("no position at all" if one == "none" else one for one in levels.split(" "))
-
-
-def _type(one: OfLevels) -> str:
-    first, *others = map(_said, one.levels.values())
-    return f"{first} with {_listed(others)}" if others else first
-
-
-def _the(factor: str) -> str:
-    return factor if "." in factor else f"the {factor}"
+    return f"; of these alone, {listed(told)} (MAPSSWE)" if told else ""
 
 
 def _factors(comparison: Comparison) -> str:
     """What the systems differ in, as far as their configurations tell."""
-    return (
-        _listed([many_of(one.name) for one in comparison.factors if len(one.levels) > 1]) or "types"
-    )
-
-
-def _listed(names: Sequence[str], last: str = "and") -> str:
-    return f" {last} ".join(filter(None, (", ".join(names[:-1]), names[-1])))
-
-
-def _sentence(text: str, where: str) -> str:
-    return f"{where}, {text}." if where else f"{text[0].upper()}{text[1:]}."
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:.2f}"
-
-
-def _reason(one: Difference | TypeDifference, where: str) -> str:
-    side = "lower" if one.difference < 0 else "higher"
-    text = (
-        f"{where} the word error rate of {one.name} is {_points(abs(one.difference))} points {side} "
-        f"than that of {one.baseline}"
-    )
-    if isinstance(one, TypeDifference) and len(one.within) > 1:
-        text += f" ({one.scope})"
-    if one.interval is not None:
-        text += (
-            f"; by itself, anything from {points(one.interval.low)} to {points(one.interval.high)} "
-            f"would fit as well"
-        )
-    if one.p_holm is not None:
-        text += f" (corrected p {_p_text(one)}: {'' if is_significant(one) else 'not '}significant)"
-    return text + "."
-
-
-def _p_text(one: Difference | TypeDifference | Interaction) -> str:
-    assert one.p_holm is not None
-    return "<0.001" if one.p_holm < 0.001 else f"= {one.p_holm:.3f}"
+    names = [many_of(one.name) for one in comparison.factors if len(one.levels) > 1]
+    return listed(names) if names else "types"
 
 
 def _best_text(comparison: Comparison) -> str:
@@ -400,7 +344,7 @@ def _best_text(comparison: Comparison) -> str:
     types = [one for one in comparison.types if one.set_name == set_name]
     best = min(types, key=lambda one: one.wer)
     return (
-        f"The lowest mean on {set_name} has {_type(best)} "
+        f"The lowest mean on {set_name} has {type_in_words(best)} "
         f"({100 * best.wer:.2f} %); being the lowest of {len(types)} is in part luck."
     )
 
