@@ -15,6 +15,7 @@ from asr.compare.experiment import Experiment
 from asr.compare.stats.paired import Group
 from asr.config import CONTENT, FREE, Config, walk
 from asr.config.rules import attention_terms
+from asr.printable import printable
 
 MIN_RUNS = 2
 # By section: the options that enter what is computed, with their values. An option that the chosen
@@ -140,8 +141,7 @@ def _values(experiments: Sequence[Experiment]) -> list[dict[str, str]]:
     An option that an older version did not write has its default. Data are the same where they hold
     the same, wherever they lie.
     """
-    options = {key: item.metadata["on_resume"] for key, _, item in walk(Config())}
-    free = {key for key, on_resume in options.items() if on_resume == FREE} | {"train.seed"}
+    free = {*_options(FREE), "train.seed"}
     base = {key: None for one in experiments for key in one.settings}
     base |= {key: value for key, value, _ in walk(Config())}
     found = []
@@ -149,10 +149,11 @@ def _values(experiments: Sequence[Experiment]) -> list[dict[str, str]]:
         words = {key: word for key, word in _words(one).items() if word is not None}
         if one.settings:
             read = _read({**base, **one.settings, **words})
-            found.append({key: str(value) for key, value in read.items() if key not in free})
+            named = {printable(key)[:_MAX_LABEL]: str(value) for key, value in read.items()}
+            found.append({key: value for key, value in named.items() if key not in free})
         else:
             found.append(words if one.run.weighting and one.run.position else {})
-    for key in (key for key, on_resume in options.items() if on_resume == CONTENT):
+    for key in _options(CONTENT):
         holding = [k for k, values in enumerate(found) if values.get(key, "[]") != "[]"]
         if all(key in experiments[k].contents for k in holding):
             for k in holding:
@@ -172,8 +173,10 @@ def _read(settings: dict[str, Any]) -> dict[str, object]:
 
 
 @functools.cache
-def _order() -> list[str]:
-    return [*_SHORT, *(key for key, _, _ in walk(Config()) if key not in _SHORT)]
+def _options(on_resume: str = "") -> list[str]:
+    """Keys in order, weighting and position first; all, or those of which another value means this."""
+    keys = {key: item.metadata["on_resume"] for key, _, item in walk(Config())}
+    return [key for key in {**_SHORT, **keys} if on_resume in ("", keys[key])]
 
 
 def _varying(values: Sequence[dict[str, str]]) -> list[str]:
@@ -182,7 +185,7 @@ def _varying(values: Sequence[dict[str, str]]) -> list[str]:
     for one in values:
         for key, value in one.items():
             known.setdefault(key, set()).add(value)
-    places = {key: number for number, key in enumerate(_order())}
+    places = {key: number for number, key in enumerate(_options())}
     return sorted(
         (key for key, found in known.items() if len(found) > 1),
         key=lambda key: (places.get(key, len(places)), key),
@@ -255,7 +258,7 @@ def _labels(
         level = tuple(one.get(key) for key in group)
         if level not in names:
             parts = [_shown(key, one[key], experiment) for key in group[:_MAX_PARTS] if key in one]
-            text = "+".join(parts) or "none of them"
+            text = printable("+".join(parts)) or "none of them"
             text = text if len(text) <= _MAX_LABEL else f"{text[:_MAX_LABEL]}..."
             alike = sum(re.sub(r" #\d+$", "", name) == text for name in names.values())
             names[level] = f"{text} #{alike + 1}" if alike else text
@@ -265,7 +268,7 @@ def _labels(
 
 def _shown(key: str, value: str, experiment: Experiment) -> str:
     paths = experiment.settings.get(key)
-    if key in experiment.contents and isinstance(paths, list):
+    if key in _options(CONTENT) and isinstance(paths, list):
         files = (re.sub(r"(\.cuts)?\.jsonl(\.gz)?$", "", Path(str(path)).name) for path in paths)
         value = ",".join(files)
     return value if key in _BARE else f"{key.rpartition('.')[2]}={value}"

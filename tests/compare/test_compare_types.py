@@ -81,24 +81,29 @@ def test_the_same_training_twice_is_no_second_seed(tmp_path: Path) -> None:
     assert "b has the type and the seed of a: not counted" in comparison.notes[0]
 
 
-def test_types_of_unequal_budgets_are_not_compared(tmp_path: Path) -> None:
+def test_a_training_that_is_like_no_other_is_in_no_type(tmp_path: Path) -> None:
     folders = seeds_of(tmp_path, "softmax", "rope", 0.2) + seeds_of(tmp_path, "relu", "rope", 0.2)
     settings = {"attention": {"weighting": "softmax"}, "train": {"seed": 1, "epochs": 2}}
     for seed, folder in enumerate(folders):
         settings["train"]["seed"] = seed
         settings["attention"]["weighting"] = folder.name
         (folder / "config.yaml").write_text(json.dumps(settings))
-    assert len(compare(folders).types) == 2
+    comparison = compare(folders)
+    assert [len(one.names) for one in comparison.types] == [3, 3]
+    assert comparison.notes == []
     settings["train"]["epochs"] = 3
     (folders[-1] / "config.yaml").write_text(json.dumps(settings))
     comparison = compare(folders)
-    assert comparison.types == []
-    assert comparison.notes == [
-        "test: trainings differ in more than words and seed (train.epochs), "
-        "so no attention types are compared"
+    assert [one.names for one in comparison.types] == [
+        ["softmax-rope-1", "softmax-rope-2", "softmax-rope-3"],
+        ["relu-rope-1", "relu-rope-2"],
     ]
+    assert [factor.name for factor in comparison.factors] == ["weighting"]
+    alone = "in no type, since nothing like it was trained with another seed: "
+    assert comparison.notes[0] == f"{alone}relu-rope-3 (train.epochs)"
     write_experiment(folders[0], weighting="softmax", position="rope", encoder="transformer")
-    assert "(encoder, train.epochs)" in compare(folders).notes[0]
+    found = compare(folders).notes[0]
+    assert found == f"{alone}softmax-rope-1 (encoder.kind); relu-rope-3 (train.epochs)"
 
 
 def test_settings_that_compute_the_same_are_no_difference(tmp_path: Path) -> None:
@@ -118,11 +123,13 @@ def test_settings_that_compute_the_same_are_no_difference(tmp_path: Path) -> Non
         write(folder, count="visible")
     for folder in folders[6:]:
         write(folder, count="effective", shift_exponent=False)
-    assert len(compare(folders).types) == 3
-    write(folders[6], count="visible")
-    assert "(attention.count)" in compare(folders).notes[0]
-    write(folders[6], count="effective", shift_exponent=True)
-    assert "(attention.shift_exponent)" in compare(folders).notes[0]
+    assert [len(one.names) for one in compare(folders).types] == [3, 3, 3]
+    for options in ({"count": "visible"}, {"count": "effective", "shift_exponent": True}):
+        write(folders[6], **options)
+        comparison = compare(folders)
+        assert [len(one.names) for one in comparison.types] == [3, 3, 2]
+        (note,) = (one for one in comparison.notes if one.startswith("in no type"))
+        assert note.endswith(f"sigmoid-alibi-1 (attention.{list(options)[-1]})")
 
 
 def test_parts_by_length_speaker_and_noise(tmp_path: Path) -> None:

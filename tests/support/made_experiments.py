@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from asr.decode.score import score_folder
+from asr.formats import FORMAT
 
 RUN = {
     "weighting": "softmax",
@@ -109,6 +110,23 @@ def seeds_of(
         name = f"{weighting}-{position}-{seed}"
         exp = write_experiment(folder / name, weighting=weighting, position=position, seed=seed)
         write_decoded(exp, "test", rate, seed=hash_of(name))
+        folders.append(exp)
+    return folders
+
+
+def seeds_with(
+    folder: Path, name: str, rate: float, settings: dict[str, Any], count: int = 3, **run: Any
+) -> list[Path]:
+    """Trainings with these settings, by ``section.key``; defaults else."""
+    folders = []
+    for seed in range(1, count + 1):
+        exp = write_experiment(folder / f"{name}-{seed}", seed=seed, **run)
+        sections: dict[str, dict[str, Any]] = {"train": {"seed": seed}}
+        for key, value in settings.items():
+            section, _, option = key.partition(".")
+            sections.setdefault(section, {})[option] = value
+        (exp / "config.yaml").write_text(json.dumps({"format": FORMAT, **sections}))
+        write_decoded(exp, "test", rate, seed=hash_of(exp.name))
         folders.append(exp)
     return folders
 
