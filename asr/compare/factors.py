@@ -60,6 +60,11 @@ def many_of(factor: str) -> str:
     return f"values of {factor}" if "." in factor else f"{factor}s"
 
 
+def of_all(factor: str) -> str:
+    """``positions``, ``encoder.dim``"""
+    return factor if "." in factor else many_of(factor)
+
+
 def find_factors(experiments: Sequence[Experiment], names: Sequence[str]) -> Design:
     """Find the factors: the options in which types differ, those that always vary together as one.
 

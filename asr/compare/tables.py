@@ -31,7 +31,7 @@ from asr.compare.comparison import (
     SetResult,
     TypeDifference,
 )
-from asr.compare.factors import many_of, one_of
+from asr.compare.factors import many_of, of_all, one_of
 from asr.decode.score import percent
 from asr.files import Files
 from asr.printable import printable
@@ -210,7 +210,9 @@ def _type_differences(
     tables = []
     for factor, over in dict.fromkeys((one.factor, one.over) for one in interactions):
         chosen = [one for one in interactions if (one.factor, one.over) == (factor, over)]
-        caption = f"Interaction: Welch's analysis of variance of {differences_of(factor)} over "
+        caption = (
+            f"Interaction: Welch's analysis of variance of differences of {of_all(factor)} over "
+        )
         tables.append((f"{caption}{many_of(over)}:", _interaction_table(chosen, set_is)))
     plain = [one for one in differences if not one.contrast]
     captions = {(factor, ""): "" for factor in dict.fromkeys(one.factor for one in plain)}
@@ -234,15 +236,9 @@ def _type_differences(
             if one.factor == factor
             and (one.contrast and one.over == over if over else not one.contrast)
         ]
-        caption = f"{differences_of(factor)}{what} in points of WER, over seeds and "
-        caption += f"{units_text(differences)}:"
-        tables.append((caption[0].upper() + caption[1:], Table(header, rows)))
+        caption = f"Differences of {of_all(factor)}{what} in points of WER, over seeds and "
+        tables.append((f"{caption}{units_text(differences)}:", Table(header, rows)))
     return tables
-
-
-def differences_of(factor: str) -> str:
-    """``differences of weightings``, ``differences of encoder.kind``"""
-    return f"differences of {factor if '.' in factor else many_of(factor)}"
 
 
 def _interaction_table(interactions: Sequence[Interaction], set_is: str) -> Table:

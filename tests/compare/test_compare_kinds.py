@@ -90,7 +90,7 @@ def test_kinds_are_compared_over_seeds(
     assert f"The lowest mean on test has {best} ({100 * wers[best]:.2f} %)" in page
     assert page.count('class="map"') == len(KINDS)
     kept = (tmp_path / "page.md").read_text()
-    assert kept.startswith("# Values of encoder.kind compared\n")
+    assert kept.startswith("# Comparison of encoder.kind\n")
     assert answer[1] in kept
 
 

@@ -305,7 +305,7 @@ def test_single_trainings_are_named_by_what_differs(tmp_path: Path) -> None:
     assert [row.levels for row in comparison.rows] == [
         {"encoder.dim": f"dim={d}"} for d in (32, 64)
     ]
-    assert "says nothing yet about values of encoder.dim" in verdict(comparison).reasons[-1]
+    assert "says nothing yet about encoder.dim" in verdict(comparison).reasons[-1]
     assert comparison.notes == []
 
 

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from asr.compare.cells import markdown_items, markdown_lines, markdown_tables, short_count
 from asr.compare.comparison import Comparison
-from asr.compare.factors import many_of
+from asr.compare.factors import of_all
 from asr.compare.report.pictures import draw_comparison, draw_lengths
 from asr.compare.report.verdict import Verdict, length_verdict, verdict
 from asr.compare.tables import (
@@ -51,7 +51,7 @@ def brief_files(comparison: Comparison, path: Path, made_by: str) -> Files:
 def _page(comparison: Comparison, picture: str, made_by: str) -> str:
     found = verdict(comparison)
     parts = [
-        f"# {_title(comparison)} compared",
+        f"# {_title(comparison)}",
         *_opening(comparison, made_by, found),
         f"![word error rates and differences with intervals]({quote(picture)})",
     ]
@@ -85,11 +85,10 @@ def _opening(comparison: Comparison, made_by: str, found: Verdict) -> list[str]:
 
 
 def _title(comparison: Comparison) -> str:
-    """``Weightings and positions``"""
     if not comparison.types:
-        return "Systems"
-    text = " and ".join(many_of(factor.name) for factor in comparison.factors)
-    return text_line(printable(text[0].upper() + text[1:]))
+        return "Systems compared"
+    text = " and ".join(of_all(factor.name) for factor in comparison.factors)
+    return text_line(printable(f"Comparison of {text}"))
 
 
 def _what(comparison: Comparison) -> str:

@@ -83,7 +83,7 @@ def factor_rows(comparison: Comparison, factor: str) -> list[Whisker]:
             _whisker(
                 _label(
                     comparison,
-                    ", ".join(filter(None, (f"{one.name} − {one.baseline}", one.scope))),
+                    ", ".join(filter(None, (f"{one.name} − {one.baseline}", one.at or one.scope))),
                     one.set_name,
                     ", ",
                 ),

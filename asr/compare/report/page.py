@@ -72,8 +72,8 @@ def _meaning(comparison: Comparison) -> str:
     helps = {key: item.metadata["help"] for key, _, item in walk(Config())}
     keys = [key for factor in comparison.factors if len(factor.levels) > 1 for key in factor.keys]
     told = [f"{key} ({helps[key]})" if key in helps else key for key in keys]
-    listed = escaped("; ".join(told))
-    return f" Each is the same speech recogniser with another value of {listed}." if told else ""
+    seed = " and the seed" if comparison.types else ""
+    return f" They differ in {escaped(', '.join(told))}{seed}." if told else ""
 
 
 def _verdict(comparison: Comparison) -> str:

@@ -32,7 +32,9 @@ def draw_comparison(comparison: Comparison) -> bytes:
     several = len(comparison.set_names) > 1
     where = "" if several else f" on {comparison.set_names[0]}"
     label = f"mean WER{where} over seeds, %" if comparison.types else f"WER{where}, %"
-    figure = new_figure(11, 1.2 + 0.27 * max(len(rates), len(differences)))
+    # room for long names beside each panel
+    beyond = [max([len(row.label) - 40 for row in rows] + [0]) for rows in (rates, differences)]
+    figure = new_figure(11 + 0.14 * max(beyond), 1.2 + 0.27 * max(len(rates), len(differences)))
     panels = figure.subplots(1, 2 if differences else 1, squeeze=False).ravel()
     _whiskers(panels[0], rates, label)
     if differences:

@@ -14,7 +14,7 @@ from asr.compare.comparison import (
     TypeResult,
 )
 from asr.compare.contrasts import CLAIM_RUNS, SIGNIFICANT, from_best, is_significant, widest
-from asr.compare.factors import WEIGHTING, many_of, one_of
+from asr.compare.factors import WEIGHTING, many_of, of_all, one_of
 from asr.compare.interactions import significant_interactions
 from asr.compare.report.sentences import (
     answer,
@@ -334,7 +334,7 @@ def _of_these_alone(differences: Sequence[Difference]) -> str:
 
 def _factors(comparison: Comparison) -> str:
     """What the systems differ in, as far as their configurations tell."""
-    names = [many_of(one.name) for one in comparison.factors if len(one.levels) > 1]
+    names = [of_all(one.name) for one in comparison.factors if len(one.levels) > 1]
     return listed(names) if names else "types"
 
 
