@@ -18,7 +18,7 @@ from asr.compare.comparison import (
 )
 from asr.compare.contrasts import Grid, type_results, with_costs
 from asr.compare.experiment import Experiment, ScoredSet, read_experiment
-from asr.compare.factors import find_factors, many_of, types_of
+from asr.compare.factors import Design, find_factors, many_of, types_of
 from asr.compare.interactions import compared_types
 from asr.compare.parts import parts_of, read_noise_db
 from asr.compare.stats.paired import (
@@ -91,11 +91,7 @@ def compare(
                 types += type_results(grids[-1], names)
 
     differences_of_types, interactions = compared_types(grids)
-    levels = [dict(zip(factors, one, strict=False)) for one in design.levels]
-    rows = [
-        Row(name, str(experiment.folder), experiment.run, levels[k], _sets_of(results, k))
-        for k, (name, experiment) in enumerate(zip(names, experiments, strict=True))
-    ]
+    rows = _rows(names, experiments, design, results)
     return Comparison(
         rows=rows,
         factors=design.factors,
@@ -235,8 +231,19 @@ def _why_unpaired(
     )
 
 
-def _sets_of(results: dict[tuple[int, str], SetResult], k: int) -> dict[str, SetResult]:
-    return {set_name: result for (i, set_name), result in results.items() if i == k}
+def _rows(
+    names: Sequence[str],
+    experiments: Sequence[Experiment],
+    design: Design,
+    results: dict[tuple[int, str], SetResult],
+) -> list[Row]:
+    factors = [factor.name for factor in design.factors]
+    rows = []
+    for k, (name, experiment) in enumerate(zip(names, experiments, strict=True)):
+        levels = dict(zip(factors, design.levels[k], strict=False))  # none where they are not known
+        sets = {set_name: result for (i, set_name), result in results.items() if i == k}
+        rows.append(Row(name, str(experiment.folder), experiment.run, levels, sets))
+    return rows
 
 
 def _decoded_twice(experiments: Sequence[Experiment], names: Sequence[str]) -> list[str]:

@@ -68,8 +68,8 @@ def of_all(factor: str) -> str:
 def find_factors(experiments: Sequence[Experiment], names: Sequence[str]) -> Design:
     """Find the factors: the options in which types differ, those that always vary together as one.
 
-    A type is what was trained with two seeds or more. Where nothing was, single trainings take the
-    place of types, so that they have names and colours.
+    A type is what was trained with two seeds or more. Where there are not two of them, single trainings
+    count too, so that they have names and colours.
     """
     values = _values(experiments)
     keys = _varying([one for one in values if one])
@@ -89,7 +89,7 @@ def find_factors(experiments: Sequence[Experiment], names: Sequence[str]) -> Des
         if cell is not None:
             seeds.setdefault(cell, set()).add(experiment.run.seed)
     repeated = [cell for cell, found in seeds.items() if len(found) >= MIN_RUNS]
-    chosen = repeated or list(seeds)
+    chosen = repeated if len(repeated) > 1 else list(seeds)
     groups, joined = _grouped(keys, chosen)
     if not groups and seeds:
         groups = [[key] for key in _SHORT]

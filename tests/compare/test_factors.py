@@ -309,6 +309,16 @@ def test_single_trainings_are_named_by_what_differs(tmp_path: Path) -> None:
     assert comparison.notes == []
 
 
+def test_one_type_beside_single_trainings_is_named_by_what_differs(tmp_path: Path) -> None:
+    folders = seeds_with(tmp_path, "small", 0.2, {"encoder.dim": 32}, count=2)
+    folders += seeds_with(tmp_path, "large", 0.2, {"encoder.dim": 64}, count=1)
+    comparison = compare(folders)
+    assert [(one.label, len(one.names)) for one in comparison.types] == [("dim=32", 2)]
+    assert [row.label for row in comparison.rows] == ["dim=32", "dim=32", "dim=64"]
+    assert comparison.type_differences == []
+    assert any(note.endswith(": large-1 (encoder.dim)") for note in comparison.notes)
+
+
 EVIL = "\x1b[2J</td><script>|`" + "x" * 500
 
 

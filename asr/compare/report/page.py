@@ -204,7 +204,7 @@ def _systems(comparison: Comparison) -> str:
         run = f"rows.{k}.run"
         for name, result in row.sets.items():
             at = f"rows.{k}.sets.{name}"
-            counts = result.counts
+            counts, speed = result.counts, row.run.train_audio_s_per_s
             rows.append(
                 [
                     escaped(row.name),
@@ -213,23 +213,15 @@ def _systems(comparison: Comparison) -> str:
                     escaped(row.run.encoder or "-"),
                     *(escaped(row.levels.get(factor, "-")) for factor in factors),
                     escaped(name),
-                    number(
-                        f"{at}.wer", "percent", "-" if result.wer is None else percent(result.wer)
-                    ),
+                    _rate(f"{at}.wer", result.wer),
                     interval_cell(f"{at}.interval", result.interval),
-                    number(
-                        f"{at}.cer", "percent", "-" if result.cer is None else percent(result.cer)
-                    ),
+                    _rate(f"{at}.cer", result.cer),
                     number(f"{at}.counts.substitutions", "count", str(counts.substitutions)),
                     number(f"{at}.counts.deletions", "count", str(counts.deletions)),
                     number(f"{at}.counts.insertions", "count", str(counts.insertions)),
                     number(f"{at}.counts.reference_words", "count", str(counts.reference_words)),
                     number(f"{run}.num_params", "count", or_dash(row.run.num_params)),
-                    number(
-                        f"{run}.train_audio_s_per_s",
-                        "4 digits",
-                        digits(row.run.train_audio_s_per_s),
-                    ),
+                    number(f"{run}.train_audio_s_per_s", "4 digits", digits(speed)),
                     number(f"{at}.rtf", "4 digits", digits(result.rtf)),
                     number(f"{run}.seed", "count", or_dash(row.run.seed)),
                 ]
@@ -239,6 +231,10 @@ def _systems(comparison: Comparison) -> str:
     if comparison.types:
         table = f"<details><summary>{len(rows)} single trainings</summary>{table}</details>"
     return f"<h2>Systems</h2>{picture}{table}" if rows else ""
+
+
+def _rate(path: str, rate: float | None) -> str:
+    return number(path, "percent", "-" if rate is None else percent(rate))
 
 
 def _differences(comparison: Comparison) -> str:
