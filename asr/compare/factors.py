@@ -80,9 +80,7 @@ def find_factors(experiments: Sequence[Experiment], names: Sequence[str]) -> Des
         values = [{} if k in bare else one for k, one in enumerate(values)]
         if bare:
             listed = f"{', '.join(names[k] for k in bare)} ({', '.join(unknown)})"
-            notes.append(
-                f"in no type, since config.yaml is not there to tell some options: {listed}"
-            )
+            notes.append(f"in no type, since options are unknown without a config.yaml: {listed}")
     cells = [tuple(one.get(key) for key in keys) if one else None for one in values]
     seeds: dict[_Cell, set[int | None]] = {}
     for cell, experiment in zip(cells, experiments, strict=True):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from made_experiments import seeds_of, seeds_with, write_decoded, write_experiment
 
+from asr.compare import factors
 from asr.compare.compare import compare
 from asr.compare.comparison import Comparison
 from asr.compare.report.brief import brief_files
@@ -230,6 +231,27 @@ def test_an_option_that_not_all_read_is_one_factor_with_what_reads_it(tmp_path: 
     )
 
 
+def test_options_that_a_kind_does_not_read_make_no_difference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of any section whose terms are known, as those of attention are."""
+
+    def terms(encoder: Any) -> dict[str, object]:
+        unread = {"conv_kernel"} if encoder.kind == "transformer" else set()
+        return {name: value for name, value in vars(encoder).items() if name not in unread}
+
+    monkeypatch.setitem(factors.TERMS, "encoder", terms)
+    folders = []
+    for kind, kernel in (("conformer", 15), ("transformer", 31)):
+        settings = {"encoder.kind": kind, "encoder.conv_kernel": kernel}
+        folders += seeds_with(tmp_path, kind, 0.2, settings, encoder=kind)
+    assert [factor.keys for factor in compare(folders).factors] == [["encoder.kind"]]
+    settings = {"encoder.kind": "conformer", "encoder.conv_kernel": 31}
+    folders += seeds_with(tmp_path, "wide", 0.2, settings, encoder="conformer")
+    (factor,) = compare(folders).factors
+    assert factor.levels == ["conformer+conv_kernel=15", "transformer", "conformer+conv_kernel=31"]
+
+
 def test_what_may_differ_freely_is_no_factor(tmp_path: Path) -> None:
     one = {"train.num_threads": 1, "data.num_workers": 0, "attention.backend": "reference"}
     other = {"train.num_threads": 4, "data.num_workers": 3, "train.compile": True}
@@ -273,7 +295,7 @@ def test_a_run_without_a_configuration_is_in_no_type_where_others_differ(tmp_pat
     comparison = compare(folders)
     assert [one.label for one in comparison.types] == ["dim=32", "dim=64"]
     assert comparison.notes[0] == (
-        "in no type, since config.yaml is not there to tell some options: softmax-alibi-1, "
+        "in no type, since options are unknown without a config.yaml: softmax-alibi-1, "
         "softmax-alibi-2 (encoder.dim)"
     )
     assert comparison.rows[-1].levels == {}
