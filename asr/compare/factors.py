@@ -14,13 +14,16 @@ from asr.compare.comparison import Factor
 from asr.compare.experiment import Experiment
 from asr.compare.stats.paired import Group
 from asr.config import CONTENT, FREE, Config, walk
-from asr.config.rules import attention_terms
+from asr.config.rules import attention_terms, encoder_terms
 from asr.printable import printable
 
 MIN_RUNS = 2
 # By section: the options that enter what is computed, with their values. An option that the chosen
 # weighting or kind does not read makes no difference; a section that is not here reads all of its own.
-TERMS: dict[str, Callable[[Any], dict[str, object]]] = {"attention": attention_terms}
+TERMS: dict[str, Callable[[Any], dict[str, object]]] = {
+    "attention": attention_terms,
+    "encoder": encoder_terms,
+}
 # Factors that are called by a word and not by their key.
 WEIGHTING = "weighting"
 _SHORT = {"attention.weighting": WEIGHTING, "attention.position": "position"}
@@ -141,21 +144,26 @@ def _words(experiment: Experiment) -> dict[str, str | None]:
 def _values(experiments: Sequence[Experiment]) -> list[dict[str, str]]:
     """What each training computes with, by key; empty where that is not known.
 
-    An option that an older version did not write has its default. Data are the same where they hold
-    the same, wherever they lie.
+    An option that an older version did not write has its default; one that was written alike everywhere
+    is the same, whatever follows from it. Data are the same where they hold the same, wherever they lie.
     """
     free = {*_options(FREE), "train.seed"}
     base = {key: None for one in experiments for key in one.settings}
     base |= {key: value for key, value, _ in walk(Config())}
+    words = [{key: w for key, w in _words(one).items() if w is not None} for one in experiments]
+    written = [
+        {**base, **one.settings, **own} if one.settings else {}
+        for one, own in zip(experiments, words, strict=True)
+    ]
+    equal = {key for key in base if len({str(each[key]) for each in written if each}) == 1}
     found = []
-    for one in experiments:
-        words = {key: word for key, word in _words(one).items() if word is not None}
-        if one.settings:
-            read = _read({**base, **one.settings, **words})
-            named = {printable(key)[:_MAX_LABEL]: str(value) for key, value in read.items()}
-            found.append({key: value for key, value in named.items() if key not in free})
+    for one, own, settings in zip(experiments, words, written, strict=True):
+        if settings:
+            read = {key: str(value) for key, value in _read(settings).items() if key not in free}
+            read |= {key: str(settings[key]) for key in equal & read.keys()}
+            found.append({printable(key)[:_MAX_LABEL]: value for key, value in read.items()})
         else:
-            found.append(words if one.run.weighting and one.run.position else {})
+            found.append(own if one.run.weighting and one.run.position else {})
     for key in _options(CONTENT):
         holding = [k for k, values in enumerate(found) if values.get(key, "[]") != "[]"]
         if all(key in experiments[k].contents for k in holding):

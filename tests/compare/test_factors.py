@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from made_experiments import seeds_of, seeds_with, write_decoded, write_experiment
 
-from asr.compare import factors
 from asr.compare.compare import compare
 from asr.compare.comparison import Comparison
 from asr.compare.report.brief import brief_files
@@ -231,16 +230,7 @@ def test_an_option_that_not_all_read_is_one_factor_with_what_reads_it(tmp_path: 
     )
 
 
-def test_options_that_a_kind_does_not_read_make_no_difference(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of any section whose terms are known, as those of attention are."""
-
-    def terms(encoder: Any) -> dict[str, object]:
-        unread = {"conv_kernel"} if encoder.kind == "transformer" else set()
-        return {name: value for name, value in vars(encoder).items() if name not in unread}
-
-    monkeypatch.setitem(factors.TERMS, "encoder", terms)
+def test_options_that_a_kind_does_not_read_make_no_difference(tmp_path: Path) -> None:
     folders = []
     for kind, kernel in (("conformer", 15), ("transformer", 31)):
         settings = {"encoder.kind": kind, "encoder.conv_kernel": kernel}
@@ -250,6 +240,27 @@ def test_options_that_a_kind_does_not_read_make_no_difference(
     folders += seeds_with(tmp_path, "wide", 0.2, settings, encoder="conformer")
     (factor,) = compare(folders).factors
     assert factor.levels == ["conformer+conv_kernel=15", "transformer", "conformer+conv_kernel=31"]
+
+
+def test_an_option_that_follows_from_another_is_not_named_beside_it(tmp_path: Path) -> None:
+    """As many heads of keys as of queries, a width that is six times the encoder's."""
+    folders = []
+    for heads, dim in ((2, 32), (4, 64), (2, 64)):
+        settings = {"attention.num_heads": heads, "encoder.dim": dim}
+        settings |= {"encoder.kind": "ebranchformer", "attention.num_kv_heads": 0}
+        folders += seeds_with(tmp_path, f"{heads}-{dim}", 0.2, settings, encoder="ebranchformer")
+    names = [factor.name for factor in compare(folders).factors]
+    assert names == ["attention.num_heads", "encoder.dim"]
+
+
+def test_a_kind_that_nobody_knows_is_compared(tmp_path: Path) -> None:
+    folders = []
+    for kind in ("conformer", "of-a-later-version"):
+        settings = {"encoder.kind": kind}
+        folders += seeds_with(tmp_path, kind, 0.2, settings, encoder=kind)
+    folders += seeds_with(tmp_path, "list", 0.2, {"encoder.kind": [1, {}]}, encoder=None)
+    (factor,) = compare(folders).factors
+    assert factor.levels == ["conformer", "of-a-later-version", "[1, {}]"]
 
 
 def test_what_may_differ_freely_is_no_factor(tmp_path: Path) -> None:
