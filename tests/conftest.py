@@ -11,6 +11,7 @@ import sigmoid_attention
 import torch
 from compiled_files import damaged_bytecode
 from made_models import decode, write_run
+from process_settings import process_settings
 
 import asr
 from asr.data.corpora.synthetic.corpus import prepare_synthetic
@@ -23,25 +24,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def settings_of_the_process() -> dict[str, object]:
-    """What changes the numbers of everybody else in the process."""
-    return {
-        "default dtype": torch.get_default_dtype(),
-        "precision of float32 products": torch.get_float32_matmul_precision(),
-        "threads": torch.get_num_threads(),
-        "gradients": torch.is_grad_enabled(),
-        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-    }
-
-
-SETTINGS = settings_of_the_process()
+SETTINGS = process_settings()
 
 
 @pytest.fixture(autouse=True)
 def leave_the_process_as_it_was() -> Iterator[None]:
     """A test that changes a setting of PyTorch for those after it fails itself, not they."""
     yield
-    assert settings_of_the_process() == SETTINGS
+    assert process_settings() == SETTINGS
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -49,7 +39,8 @@ def leave_the_packages_as_they_were() -> Iterator[None]:
     """No test may damage the tree that it tests: whoever comes next could not import it."""
     yield
     packages = [Path(module.__file__).parent for module in (asr, sigmoid_attention)]
-    damaged = [str(path) for path in damaged_bytecode([*packages, Path(__file__).parent])]
+    tests = [Path(__file__).parent, Path(__file__).parents[1] / "kernels" / "tests"]
+    damaged = [str(path) for path in damaged_bytecode([*packages, *tests])]
     assert not damaged, f"truncated by a test, delete them: {damaged}"
 
 

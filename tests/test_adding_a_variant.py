@@ -59,7 +59,7 @@ def test_a_weighting_takes_two_places_and_its_word_is_known(tmp_path: Path) -> N
 @pytest.mark.slow
 def test_a_weighting_passes_its_tests(tmp_path: Path) -> None:
     tree = changed_tree(WEIGHTING, tmp_path)
-    rows = ["tests/kernels/test_backends.py", "tests/test_variants.py", "-k", "cosine"]
+    rows = ["kernels/tests/test_backends.py", "tests/test_variants.py", "-k", "cosine"]
     said = run(tree, "pytest", "-q", "-p", "no:cacheprovider", *rows)
     assert "passed" in said
     assert "failed" not in said
@@ -81,18 +81,18 @@ def test_a_fused_weighting_passes_its_tests_in_every_engine(tmp_path: Path) -> N
     options = "-q -p no:cacheprovider -m not\\ slow -k softsign -rA"
     pytest_of = ("pytest", *shlex.split(options))
     rows = ["test_backends.py", "test_weightings.py", "test_empty.py", "test_loop_warning.py"]
-    said = run(tree, *pytest_of, *(f"tests/kernels/{name}" for name in rows))
+    said = run(tree, *pytest_of, *(f"kernels/tests/{name}" for name in rows))
     for one in ("torch[many-", "cpp["):  # both beside the reference
         assert (
-            f"PASSED tests/kernels/test_backends.py::test_blockwise_{one}softsign-relative" in said
+            f"PASSED kernels/tests/test_backends.py::test_blockwise_{one}softsign-relative" in said
         )
     assert "passed" in run(tree, *pytest_of, "tests/test_variants.py")
     if find_spec("triton") is None:
         pytest.skip("triton is not installed: neither interpreted nor compiled")
     rows = ["test_triton.py", "test_triton_backward.py"]
-    interpreted = [f"tests/kernels/{name}" for name in rows]
+    interpreted = [f"kernels/tests/{name}" for name in rows]
     said = run(tree, *pytest_of, *interpreted, TRITON_INTERPRET="1")
-    ran = "tests/kernels/test_triton.py::test_positions_and_masks[relative-lens-softsign]"
+    ran = "kernels/tests/test_triton.py::test_positions_and_masks[relative-lens-softsign]"
     assert f"PASSED {ran}" in said
     census = ("sigmoid_attention.triton.census", "--only", "sm_90/d64/bf16/alibi/runs/softsign")
     assert "4 compiled, 0 beyond a bound" in run(tree, *census, "--write")

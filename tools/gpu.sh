@@ -94,7 +94,7 @@ table() {
         --breakdown --warm-s "$((seconds * 2 / 5))" --budget-s "$((seconds * 3 / 5 - 9))" "${tiny[@]}"
 }
 tests() {
-    python3 -m pytest -q -m "gpu and not slow" -p no:cacheprovider tests/kernels >"$out/tests.txt" 2>&1
+    python3 -m pytest -q -m "gpu and not slow" -p no:cacheprovider kernels/tests >"$out/tests.txt" 2>&1
     local code=$?
     tail -n 15 "$out/tests.txt"
     return $code

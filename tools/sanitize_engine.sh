@@ -34,9 +34,9 @@ run() { # NAME COMMAND...: with the sanitizers, its output in OUT/NAME.log
     fi
 }
 
-run kernels "$python" -m pytest -q -p no:cacheprovider -m "not gpu" tests/kernels \
-    --ignore tests/kernels/test_compile_gate.py --ignore tests/kernels/test_triton_interpreted.py \
-    --ignore tests/kernels/test_memory.py # the sanitizer keeps what is freed
+run kernels "$python" -m pytest -q -p no:cacheprovider -m "not gpu" kernels/tests \
+    --ignore kernels/tests/test_compile_gate.py --ignore kernels/tests/test_triton_interpreted.py \
+    --ignore kernels/tests/test_memory.py # the sanitizer keeps what is freed
 for weighting in softmax sigmoid relu; do
     for position in none alibi table relative; do
         for subsampling in 4 8; do

@@ -300,18 +300,3 @@ def test_a_compiler_that_fails_leaves_the_torch_engine(
     assert found.state.startswith("C++ engine not used: ")
     assert found.state.endswith("; pure torch serves")
     assert "\n" not in found.state
-
-
-def test_doctor_says_where_the_engine_comes_from(home: Path) -> None:
-    zero(library_of(home))
-    packages = os.pathsep.join(path for path in sys.path if path)
-    out = subprocess.run(
-        [sys.executable, "-m", "asr.cli", "doctor"],
-        env={"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": packages},
-        cwd=home,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert f"engine      C++ engine compiled, kept as {library_of(home)}\n" in out
-    assert "attention   cpu sigmoid    blockwise  works" in out

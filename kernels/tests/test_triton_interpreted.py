@@ -14,7 +14,6 @@ KERNELS = Path(sigmoid_attention.__file__).with_name("triton")
 TESTS = Path(__file__).with_name("test_triton.py")
 BACKWARD = TESTS.with_name("test_triton_backward.py")
 SOFTMAX = TESTS.with_name("test_triton_softmax.py")
-LAYERS = Path(__file__).parents[1] / "nn" / "test_compile.py"
 
 
 def test_interpreted():
@@ -27,10 +26,6 @@ def test_softmax_interpreted():
 
 def test_backward_interpreted():
     run_in_interpreter("not slow and not gpu", BACKWARD)
-
-
-def test_whole_layers_compile_around_the_kernels():
-    run_in_interpreter("not slow", LAYERS, "-k", "triton")
 
 
 @pytest.mark.slow

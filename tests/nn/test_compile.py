@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
+from interpreter import run_in_interpreter
 from sigmoid_attention import Mask
 
 from asr.config import AttentionConfig, EncoderConfig
@@ -43,3 +45,8 @@ def test_a_conformer_layer_has_no_graph_break(weighting: str, position: str, bac
     for y_btd in (got, expected):
         y_btd.square().sum().backward()
     torch.testing.assert_close(leaves[0].grad, leaves[1].grad)
+
+
+def test_whole_layers_compile_around_the_kernels() -> None:
+    pytest.importorskip("triton")
+    run_in_interpreter("not slow", Path(__file__), "-k", "triton")
