@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .reference import attention_weights
     from .spec import Mask, PositionBias, Weighting
 
+__version__ = "0.1.0"  # and that of `asr`, which may bring these modules
+
 __all__ = [
     "Mask",
     "PositionBias",
