@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib import metadata, util
-from pathlib import Path
+from importlib import util
 
 import torch
 from sigmoid_attention import PositionBias, attend
@@ -14,11 +13,10 @@ from sigmoid_attention.dispatch import BACKENDS
 from sigmoid_attention.weightings import MAPS
 
 from asr.config import AttentionConfig
+from asr.distributions import PACKAGES, describe, mixed
 from asr.nn.attention import build_weighting
 from asr.provenance import commit, versions
 
-# Import names of this distribution, or of kernels/ installed alone.
-PACKAGES = {"asr": ("sigmoid-asr",), "sigmoid_attention": ("sigmoid-asr", "sigmoid-attention")}
 EXTRAS = {
     "synthetic": ("espeakng_loader", "asr prepare synthetic"),
     "plot": ("matplotlib", "pictures of curves"),
@@ -43,8 +41,7 @@ def report() -> list[str]:
         )
         lines.append(f"[{extra}]".ljust(12) + f"{state}; for {purpose}")
     lines.append(f"engine      {engine().state}")
-    owners = metadata.packages_distributions()
-    lines += [line for name in PACKAGES for line in _owned(name, owners.get(name, []))]
+    lines += [line for package in PACKAGES for line in describe(package)] + mixed()
     devices = ["cpu", *(["cuda"] if count else [])]
     for device in devices:
         for weighting in MAPS:
@@ -52,20 +49,6 @@ def report() -> list[str]:
                 if backend != "auto":
                     works = _try_backend(device, weighting, backend)
                     lines.append(f"attention   {device} {weighting:10s} {backend:10s} {works}")
-    return lines
-
-
-def _owned(package: str, owners: list[str]) -> list[str]:
-    """Say where a package of ours is imported from, and who else installed one of that name."""
-    spec = util.find_spec(package)
-    place = Path(spec.origin).parent if spec is not None and spec.origin else "nowhere"
-    lines = [f"{package:11s} imported from {place}"]
-    for owner in dict.fromkeys(owners):
-        if owner not in PACKAGES[package]:
-            lines.append(
-                f"WARNING     {owner} {metadata.version(owner)} installs a package {package} too: one "
-                f"overwrites the other; pip uninstall {owner}, then install sigmoid-asr again"
-            )
     return lines
 
 

@@ -19,6 +19,7 @@ RANKS = [
         "asr",
         "asr.box",
         "asr.columns",
+        "asr.distributions",
         "asr.errors",
         "asr.files",
         "asr.formats",
