@@ -16,6 +16,7 @@ from torch import Tensor
 from . import blockwise
 from . import cpp_engine as cpp
 from .flat import Flat
+from .private import transforms_active
 from .tiles import Sums
 
 # What a call can be differentiated by: positions of its arguments, in the order of gradients.
@@ -117,7 +118,7 @@ def transformable(
     function = type("Transformable", (torch.autograd.Function,), members)
 
     def run(*args: Any) -> Any:
-        if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
+        if torch.compiler.is_compiling() or not transforms_active():
             return op(*args)
         return function.apply(*args)  # type: ignore[attr-defined]
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .flat import Flat
+from .private import sigmoid_backward_, softmax_backward_
 from .spec import compute_dtype
 from .weightings import MAPS
 
@@ -234,10 +235,9 @@ def unweigh_(x: Prepared, p: Tensor, dp: Tensor, s: Tensor | None, tile: Tile) -
     flat = x.flat
     one = MAPS[flat.map]
     if flat.map == "sigmoid":
-        return torch.ops.aten.sigmoid_backward.grad_input(dp, p, grad_input=dp)
+        return sigmoid_backward_(p, dp)
     if one.weight is None:
-        out = torch.ops.aten._softmax_backward_data.out
-        return out(dp, p, -1, p.dtype, grad_input=dp)
+        return softmax_backward_(p, dp)
     if one.slope is not None:
         dp *= one.slope(p)
         return dp
