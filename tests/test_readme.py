@@ -116,8 +116,9 @@ def test_a_folder_of_mp3_files_from_prepare_to_a_decoded_test_set(
     )
 
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-page = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+KERNELS = ROOT / "kernels" / "README.md"
+PAGES = [ROOT / "README.md", KERNELS, *sorted((ROOT / "docs").glob("*.md"))]
+page = pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 
 
 def code_lines(path: Path) -> list[str]:
@@ -158,6 +159,24 @@ def test_every_link_leads_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_speeds_of_the_kernels_are_those_measured() -> None:
+    measured = json.loads((ROOT / "docs" / "results" / "attention-gpu.json").read_text())["rows"]
+    table = KERNELS.read_text(encoding="utf-8").split("## Speed")[1].split("## Tests")[0]
+    lines = re.findall(r"^\| (\d+(?: \| \d+)+) \|$", table, re.M)
+    assert len(lines) == 6
+    for line in lines:
+        frames, channels, *figures = map(int, line.split(" | "))
+        found = [
+            round(row[key])
+            for key in ("forward_tflops", "backward_tflops")
+            for contender in ("ours", "sdpa flash", "sdpa cudnn")
+            for row in measured
+            if (row["part"], row["contender"]) == ("plain", contender)
+            and row["shape"][2:] == [frames, channels]
+        ]
+        assert figures == found, line
 
 
 def test_targets_extras_and_the_python_version_are_those_of_the_project() -> None:
