@@ -49,6 +49,7 @@ def describe(package: str) -> list[str]:
     spec = util.find_spec(package)
     folder = Path(spec.origin).resolve().parent if spec is not None and spec.origin else None
     relations: dict[str, str] = {}  # by name and version
+    shared = []  # by those that copied their files here
     warnings, notes = [], []
     for distribution in _owners(package):
         name, version = distribution.metadata["Name"], distribution.version
@@ -58,7 +59,9 @@ def describe(package: str) -> list[str]:
                 f"pip uninstall {name}, then install sigmoid-asr again"
             )
         elif relations.get(f"{name} {version}", ELSEWHERE) == ELSEWHERE:
-            relations[f"{name} {version}"] = _relation(distribution, package, folder)
+            relations[f"{name} {version}"] = relation = _relation(distribution, package, folder)
+            if relation != ELSEWHERE and _editable(distribution) is None:
+                shared.append(f"{name} {version}")
     for name, relation in relations.items():
         if relation == ELSEWHERE:
             notes.append(f"{name} is installed elsewhere and not imported")
@@ -67,10 +70,9 @@ def describe(package: str) -> list[str]:
                 f"these are not the files of {package} that {name} installed: another distribution "
                 f"wrote over them, or they were changed; {REPAIR[name.split()[0]]}"
             )
-    here = [name for name, relation in relations.items() if relation != ELSEWHERE]
-    if len(here) > 1:
+    if len(shared) > 1:
         notes.append(
-            f"{' and '.join(here)} share these files: pip uninstall of one takes them from both, "
+            f"{' and '.join(shared)} share these files: pip uninstall of one takes them from both, "
             "until the other is installed again"
         )
     whole = [name for name, relation in relations.items() if relation == WHOLE]

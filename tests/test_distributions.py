@@ -7,6 +7,7 @@ network; ``tools/kernels_alone.sh`` makes empty ones.
 from __future__ import annotations
 
 import email
+import json
 import os
 import re
 import shutil
@@ -293,7 +294,7 @@ def test_an_editable_installation_brings_what_lies_below_its_folder(
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 3.2.1\n")
         (info / "top_level.txt").write_text("sigmoid_attention\n")
-        told = f'{{"dir_info": {{"editable": true}}, "url": "{url}"}}'
+        told = json.dumps({"dir_info": {"editable": True}, "url": url})
         (info / "direct_url.json").write_text(told)
     monkeypatch.syspath_prepend(tmp_path)
     line, *notes = describe("sigmoid_attention")
@@ -302,6 +303,13 @@ def test_an_editable_installation_brings_what_lies_below_its_folder(
     elsewhere = "sigmoid-asr 3.2.1 is installed elsewhere and not imported"
     assert [note for note in notes if note.endswith(elsewhere)]
     assert mixed() == []
+    told = json.dumps({"dir_info": {"editable": True}, "url": ROOT.as_uri()})
+    (tmp_path / "sigmoid_asr-3.2.1.dist-info" / "direct_url.json").write_text(told)
+    line, *notes = describe("sigmoid_attention")
+    assert {"sigmoid-attention 3.2.1", "sigmoid-asr 3.2.1"} <= set(
+        line.partition("part of ")[2].split(" and ")
+    )
+    assert not [note for note in notes if "share" in note]  # neither copied its files here
 
 
 def test_the_page_tells_the_commands_that_mend() -> None:
