@@ -96,3 +96,28 @@ def test_a_fused_weighting_passes_its_tests_in_every_engine(tmp_path: Path) -> N
     assert f"PASSED {ran}" in said
     census = ("sigmoid_attention.triton.census", "--only", "sm_90/d64/bf16/alibi/runs/softsign")
     assert "4 compiled, 0 beyond a bound" in run(tree, *census, "--write")
+
+
+ENCODER = "An encoder: `squeezeformer`"
+
+
+def test_an_encoder_takes_one_new_file_and_its_entries(tmp_path: Path) -> None:
+    diff = change(ENCODER)
+    assert diff.count("\n+++ ") == 4
+    assert diff.count("\n--- /dev/null") == 1
+    tree = changed_tree(ENCODER, tmp_path)
+    said = run(tree, "asr.cli", "config", "encoder.kind=squeezeformer", "encoder.causal=true")
+    assert "encoder.kind = 'squeezeformer'" in said
+    test = "tests/nn/test_layers.py::test_a_kind_reads_the_options_that_it_declares_and_no_other"
+    assert "1 passed" in run(
+        tree, "pytest", "-q", "-p", "no:cacheprovider", f"{test}[squeezeformer]"
+    )
+
+
+@pytest.mark.slow
+def test_an_encoder_passes_its_tests(tmp_path: Path) -> None:
+    tree = changed_tree(ENCODER, tmp_path)
+    rows = ["tests/test_variants.py", "tests/model/test_streaming.py", "-k", "squeezeformer"]
+    said = run(tree, "pytest", "-q", "-p", "no:cacheprovider", *rows)
+    assert "passed" in said
+    assert "failed" not in said
