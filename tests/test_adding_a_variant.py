@@ -121,3 +121,32 @@ def test_an_encoder_passes_its_tests(tmp_path: Path) -> None:
     said = run(tree, "pytest", "-q", "-p", "no:cacheprovider", *rows)
     assert "passed" in said
     assert "failed" not in said
+
+
+HEAD = "A head: `monotonic`"
+
+
+def test_a_head_takes_a_new_file_an_entry_and_its_search(tmp_path: Path) -> None:
+    diff = change(HEAD)
+    files = [line.removeprefix("+++ b/") for line in diff.splitlines() if line.startswith("+++ ")]
+    assert [file for file in files if file.startswith("asr/heads/")] == [
+        "asr/heads/monotonic.py",
+        "asr/heads/table.py",
+    ]
+    tree = changed_tree(HEAD, tmp_path)
+    said = run(tree, "pytest", "-q", "-p", "no:cacheprovider", "tests/heads", "-k", "monotonic")
+    assert "3 passed" in said
+
+
+@pytest.mark.slow
+def test_a_model_with_that_head_is_trained_and_decoded(tmp_path: Path, tiny_corpus: Path) -> None:
+    tree = changed_tree(HEAD, tmp_path)
+    manifests = [f"data.{part}=[{tiny_corpus / part}.cuts.jsonl.gz]" for part in ("train", "dev")]
+    size = ["encoder.num_layers=1", "encoder.dim=16", "encoder.ff_dim=16", "attention.num_heads=2"]
+    rest = ["tokenizer.kind=char", "encoder.subsampling_channels=2", "train.epochs=1"]
+    words = ["--exp", str(tmp_path / "exp"), "model.heads=[monotonic]", *manifests, *size, *rest]
+    run(tree, "asr.cli", "train", *words, "train.global_batch_s=20", "train.max_batch_s=20")
+    test = str(tiny_corpus / "test.cuts.jsonl.gz")
+    model, out = str(tmp_path / "exp"), tmp_path / "decoded"
+    run(tree, "asr.cli", "decode", "--model", model, "--cuts", test, "--out", str(out))
+    assert len((out / "hyp.trn").read_text().splitlines()) == 6
