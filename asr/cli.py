@@ -17,8 +17,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from sigmoid_attention.weightings import LoopWarning
-
 from asr import __version__
 from asr.commands import (
     align,
@@ -178,6 +176,8 @@ def _tidy_at_sigterm() -> Iterator[None]:
 def _warnings_in_one_line() -> Iterator[None]:
     with warnings.catch_warnings():
         # once for each text, however often a command comes by
+        from sigmoid_attention.weightings import LoopWarning  # where it is lost, main() says so
+
         warnings.simplefilter("default", InputWarning)
         warnings.simplefilter("default", LoopWarning)
         show = warnings.showwarning

@@ -32,7 +32,7 @@ def texts_of(cfg: Config) -> list[tuple[str, str]]:
     return [
         (key, str(item.type))
         for key, _, item in config.walk(cfg)
-        if item.metadata["choices"] is None and "str" in str(item.type)
+        if item.metadata["choices"] is None and "str" in str(item.type) and key != "model.heads"
     ]
 
 
