@@ -56,15 +56,6 @@ def test_a_weighting_takes_two_places_and_its_word_is_known(tmp_path: Path) -> N
     assert "attention.weighting = 'cosine'" in config
 
 
-@pytest.mark.slow
-def test_a_weighting_passes_its_tests(tmp_path: Path) -> None:
-    tree = changed_tree(WEIGHTING, tmp_path)
-    rows = ["kernels/tests/test_backends.py", "tests/test_variants.py", "-k", "cosine"]
-    said = run(tree, "pytest", "-q", "-p", "no:cacheprovider", *rows)
-    assert "passed" in said
-    assert "failed" not in said
-
-
 FUSED = "A fused weighting: `softsign`"
 
 
@@ -114,15 +105,6 @@ def test_an_encoder_takes_one_new_file_and_its_entries(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.slow
-def test_an_encoder_passes_its_tests(tmp_path: Path) -> None:
-    tree = changed_tree(ENCODER, tmp_path)
-    rows = ["tests/test_variants.py", "tests/model/test_streaming.py", "-k", "squeezeformer"]
-    said = run(tree, "pytest", "-q", "-p", "no:cacheprovider", *rows)
-    assert "passed" in said
-    assert "failed" not in said
-
-
 HEAD = "A head: `monotonic`"
 
 
@@ -150,3 +132,18 @@ def test_a_model_with_that_head_is_trained_and_decoded(tmp_path: Path, tiny_corp
     model, out = str(tmp_path / "exp"), tmp_path / "decoded"
     run(tree, "asr.cli", "decode", "--model", model, "--cuts", test, "--out", str(out))
     assert len((out / "hyp.trn").read_text().splitlines()) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("section", "rows"),
+    [
+        (WEIGHTING, ["kernels/tests/test_backends.py", "tests/test_variants.py"]),
+        (ENCODER, ["tests/test_variants.py", "tests/model/test_streaming.py"]),
+    ],
+)
+def test_a_variant_passes_the_tests_of_all(section: str, rows: list[str], tmp_path: Path) -> None:
+    tree, word = changed_tree(section, tmp_path), section.split("`")[1]
+    said = run(tree, "pytest", "-q", "-p", "no:cacheprovider", *rows, "-k", word)
+    assert "passed" in said
+    assert "failed" not in said

@@ -22,13 +22,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import gpu_contenders
 import gpu_farm
+import gpu_few_tiles
 import gpu_held
 import gpu_timing
 import torch
 from gpu_contenders import (
-    FEW_TILES,
     PARTS,
     Contender,
     Scene,
@@ -42,6 +41,7 @@ from gpu_contenders import (
     shapes,
 )
 from gpu_contenders import ours as our_call
+from gpu_few_tiles import FEW_TILES
 from measure import environment
 
 PACKAGES = ("torch", "triton", "triton-sigmoid")
@@ -107,15 +107,9 @@ def fill(row: Row, scene: Scene, contender: Contender, make: Any, clock: gpu_tim
     try:
         measure(row, scene, contender, make(), clock)
     except REFUSALS as problem:
-        row["refused"] = reason(problem)
+        row["refused"] = gpu_farm.first_line(problem)
     if clock.device == "cuda":
         torch.cuda.empty_cache()
-
-
-def reason(problem: BaseException) -> str:
-    """The first line of what went wrong."""
-    lines = [line for line in str(problem).splitlines() if line.strip()] or [""]
-    return f"{type(problem).__name__}: {lines[0][:160]}"
 
 
 def measure(
@@ -261,7 +255,7 @@ def held_unit(unit: gpu_farm.Unit) -> None:
                 record["failed"] = gpu_farm.FATAL
     except Exception as problem:
         fatal = f"{gpu_farm.FATAL}: " if gpu_farm.poisoned(problem) else ""
-        record["failed"] = fatal + reason(problem)
+        record["failed"] = fatal + gpu_farm.first_line(problem)
     if unit["device"] == "cuda":
         torch.cuda.empty_cache()
     gpu_farm.end(record)
@@ -353,7 +347,7 @@ def compile_unit(unit: gpu_farm.Unit) -> None:
         scene = Scene(unit["part"], Shape(*unit["shape"]), "cuda", getattr(torch, unit["dtype"]))
         found = contenders(unit["part"])
         contender = next(c for c in found if c.name == unit.get("contender", "ours"))
-        gpu_contenders.TILE_AT = unit.get("tile", -1)
+        gpu_few_tiles.TILE_AT = unit.get("tile", -1)
         compiled_call(scene, contender)
     except Exception as problem:
         why = f"{type(problem).__name__}: {str(problem).strip()[:200]}"

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import gpu_few_tiles
 import torch
 from sigmoid_attention import Mask, PositionBias, Weighting, attend
 from torch import Tensor
@@ -281,7 +282,7 @@ def triton_sigmoid(scene: Scene) -> Call:
     call, which no graph can hold. Its tanh is approximate unless TRITON_SIGMOID_ACCURATE=1."""
     package = importlib.import_module("triton_sigmoid")
 
-    few_tiles(package)
+    gpu_few_tiles.few_tiles(package)
     b, d = scene.shape.b, scene.shape.d
     bias = -scene.lens_b.float().log()
     scale = torch.tensor(d**-0.5, dtype=torch.float32, device=scene.device)
@@ -298,36 +299,6 @@ def triton_sigmoid(scene: Scene) -> Call:
         return o
 
     return call
-
-
-FEW_TILES = ((128, 32, 4, 3), (128, 64, 4, 3), (64, 64, 4, 3), (64, 64, 4, 2), (64, 32, 4, 3))
-TILE_AT = -1
-
-
-def few_tiles(package: Any) -> None:
-    """Of the package's own tiles those that may win here, for it tries all of them at each length,
-    a tenth of a second each; TILE_AT leaves one, so that many processes compile."""
-    for module in (package.sigmoid_triton_dense, package.sigmoid_triton_padded):
-        for name in dir(module):
-            kernel = getattr(module, name)
-            if not (name.endswith("_kernel") and hasattr(kernel, "configs")):
-                continue
-            kernel.every = getattr(kernel, "every", kernel.configs)
-            its = {
-                (c.kwargs["BLOCK_M"], c.kwargs["BLOCK_N"], c.num_warps, c.num_stages): c
-                for c in kernel.every
-            }
-            few = [its[tile] for tile in FEW_TILES if tile in its]
-            kernel.configs = few if TILE_AT < 0 else few[TILE_AT % len(few) :][:1]
-            if TILE_AT >= 0:
-                kernel.cache.clear()
-            kernel.do_bench = quick_bench
-
-
-def quick_bench(run: Any, quantiles: Any = None, **_: Any) -> Any:
-    import triton
-
-    return triton.testing.do_bench(run, warmup=2, rep=8, quantiles=quantiles)
 
 
 def contenders(part: str) -> list[Contender]:

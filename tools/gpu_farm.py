@@ -210,3 +210,9 @@ def write(path: Path, whole: dict[str, Any]) -> None:
     new = path.with_suffix(".new")
     new.write_text(json.dumps(whole, indent=1) + "\n")
     new.replace(path)
+
+
+def first_line(problem: BaseException) -> str:
+    """Return the first line of what went wrong."""
+    lines = [line for line in str(problem).splitlines() if line.strip()] or [""]
+    return f"{type(problem).__name__}: {lines[0][:160]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from asr.compare.comparison import (
@@ -13,7 +14,6 @@ from asr.compare.comparison import (
     Row,
     SetResult,
     TypeDifference,
-    TypeResult,
     corrected,
 )
 from asr.compare.contrasts import Grid, type_results, with_costs
@@ -36,6 +36,17 @@ from asr.errors import InputError
 from asr.wer import ErrorCounts
 
 
+@dataclass
+class _Found:
+    """What the sets have given, one after the other."""
+
+    results: dict[tuple[int, str], SetResult] = field(default_factory=dict)
+    differences: list[Difference] = field(default_factory=list)
+    grids: list[Grid] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
 def compare(
     folders: Sequence[Path], *, num_resamples: int = 10_000, seed: int = 1, level: float = 0.95
 ) -> Comparison:
@@ -56,50 +67,37 @@ def compare(
     names = _distinct_names(experiments)
     design = find_factors(experiments, names)
     factors = [factor.name for factor in design.factors]
-    set_names = sorted({name for experiment in experiments for name in experiment.sets})
-
     how = Bootstrap(level, num_resamples, seed)
-    results: dict[tuple[int, str], SetResult] = {}
-    differences: list[Difference] = []
-    types: list[TypeResult] = []
-    grids: list[Grid] = []
-    parts: list[Part] = []
-    unpaired: list[str] = []
-    for set_name in set_names:
+    found = _Found()
+    for set_name in sorted({name for experiment in experiments for name in experiment.sets}):
         members = {k: e.sets[set_name] for k, e in enumerate(experiments) if set_name in e.sets}
         for numbers in _groups_of_equal_references(members):
             group = group_of(set_name, {k: members[k] for k in numbers})
             for k, interval in zip(numbers, wer_intervals(group, how), strict=True):
-                results[k, set_name] = _set_result(members[k], group, k, interval)
-            parts += parts_of(group, names, read_noise_db(members[numbers[0]].decoding.cuts))
+                found.results[k, set_name] = _set_result(members[k], group, k, interval)
+            found.parts += parts_of(group, names, read_noise_db(members[numbers[0]].decoding.cuts))
             base = min(members)
             if base not in numbers:
-                unpaired += [_why_unpaired(members, (base, k), names, set_name) for k in numbers]
+                found.notes += [_why_unpaired(members, (base, k), names, set_name) for k in numbers]
             elif not group.words_u.any():
-                unpaired.append(f"{set_name}: there are no words in its references to get wrong")
+                found.notes.append(f"{set_name}: there are no words in its references to get wrong")
             else:
-                if base == 0:
-                    differences += paired_differences(group, names, how)
-                else:
-                    unpaired.append(
-                        f"{set_name}: {names[0]} was not decoded on it, so no system is compared "
-                        f"with {names[0]} there"
-                    )
-                found, replicas = types_of(group, design, experiments, names)
-                unpaired += replicas
-                grids.append(Grid(group, factors, found, level))
-                types += type_results(grids[-1], names)
+                _compare_systems(found, group, base, names, how)
+                columns, replicas = types_of(group, design, experiments, names)
+                found.notes += replicas
+                found.grids.append(Grid(group, factors, columns, level))
 
-    differences_of_types, interactions = compared_types(grids)
-    rows = _rows(names, experiments, design, results)
+    types = [one for grid in found.grids for one in type_results(grid, names)]
+    differences_of_types, interactions = compared_types(found.grids)
+    rows = _rows(names, experiments, design, found.results)
     return Comparison(
         rows=rows,
         factors=design.factors,
-        differences=corrected(differences),
+        differences=corrected(found.differences),
         types=with_costs(types, rows),
         type_differences=differences_of_types,
         interactions=interactions,
-        parts=parts,
+        parts=found.parts,
         lengths=[],
         length_types=[],
         length_differences=[],
@@ -108,9 +106,9 @@ def compare(
             *_decoded_twice(experiments, names),
             *_warnings(rows),
             *_unlike_engines(rows),
-            *unpaired,
+            *found.notes,
             *(design.notes if types else []),
-            *_incomparable(grids, differences_of_types),
+            *_incomparable(found.grids, differences_of_types),
             *(_fairness(experiments) if types else []),
             *(n for e in experiments for n in e.left_out),
         ],
@@ -118,6 +116,19 @@ def compare(
         num_resamples=num_resamples,
         seed=seed,
     )
+
+
+def _compare_systems(
+    found: _Found, group: Group, base: int, names: Sequence[str], how: Bootstrap
+) -> None:
+    """Add the differences from the first system of all, or why there are none on this set."""
+    if base == 0:
+        found.differences += paired_differences(group, names, how)
+    else:
+        found.notes.append(
+            f"{group.set_name}: {names[0]} was not decoded on it, so no system is compared with "
+            f"{names[0]} there"
+        )
 
 
 def _incomparable(grids: Sequence[Grid], differences: Sequence[TypeDifference]) -> list[str]:

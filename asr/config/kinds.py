@@ -29,6 +29,10 @@ OWN_OPTIONS = sorted({name for kind in ENCODERS.values() for name in kind.reads}
 """Options of the encoder that not every kind reads."""
 
 
-def unread(kind: str) -> list[str]:
-    """Return the options of the encoder that another kind reads and this one does not."""
-    return [name for name in OWN_OPTIONS if name not in ENCODERS[kind].reads]
+def unread(kind: object) -> list[str]:
+    """Return the options of the encoder that another kind reads and this one does not.
+
+    A kind that is not known, such as a later version's, is taken to read them all.
+    """
+    known = next((one.reads for name, one in ENCODERS.items() if name == kind), OWN_OPTIONS)
+    return [name for name in OWN_OPTIONS if name not in known]

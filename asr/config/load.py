@@ -15,7 +15,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from asr.config.kinds import ENCODERS, unread
+from asr.config.kinds import unread
 from asr.config.layers import check_keys, parse_override, read_yaml_chain
 from asr.config.rules import refusal
 from asr.config.schema import Config, EncoderConfig, walk
@@ -65,8 +65,7 @@ def _kinds(layers: Sequence[dict[str, Any]]) -> list[Any]:
 
 def _unsaid(kind: Any) -> dict[str, Any]:
     """Return the defaults of what encoders of this kind do not read."""
-    names = unread(kind) if kind in list(ENCODERS) else ()
-    return {"encoder": {name: getattr(EncoderConfig(), name) for name in names}}
+    return {"encoder": {name: getattr(EncoderConfig(), name) for name in unread(kind)}}
 
 
 def _merge(merged: Any, layer: dict[str, Any], origin: str) -> Any:

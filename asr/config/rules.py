@@ -239,11 +239,8 @@ def attention_terms(attention: AttentionConfig) -> dict[str, object]:
 
 
 def encoder_terms(encoder: EncoderConfig) -> dict[str, object]:
-    """Return the options that the encoder reads; two that agree in them compute alike.
-
-    A kind that is not known, such as a later version's, is taken to read them all.
-    """
-    unused = unread(encoder.kind) if encoder.kind in [*ENCODERS] else []
+    """Return the options that the encoder reads; two that agree in them compute alike."""
+    unused = unread(encoder.kind)
     return {name: value for name, value in vars(encoder).items() if name not in unused}
 
 

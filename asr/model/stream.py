@@ -3,6 +3,7 @@ chunks gives."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import torch
@@ -30,7 +31,11 @@ def choose_chunk(config: Config, size: int | None = None, left_chunks: int | Non
     """
     sizes = sorted({size for size in config.encoder.chunk_sizes if size})
     if not sizes:
-        causal = "encoder.causal=true " if "causal" in ENCODERS[config.encoder.kind].reads else ""
+        reads_causal = "causal" in ENCODERS[config.encoder.kind].reads
+        causal = "encoder.causal=true " if reads_causal else ""
+        encoder = dataclasses.replace(config.encoder, causal=reads_causal)
+        if reason := chunk_refusal(dataclasses.replace(config, encoder=encoder), "streaming"):
+            raise InputError(reason)
         raise InputError(
             "streaming needs a model that was trained with chunks, this one saw whole utterances: "
             f"train with {causal}encoder.chunk_sizes=[0,8,16,32] encoder.left_chunks=[4,8]"

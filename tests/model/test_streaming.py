@@ -9,7 +9,7 @@ from asr import config
 from asr.config import Config
 from asr.errors import InputError
 from asr.model.recogniser import Recogniser
-from asr.model.stream import FrameStream
+from asr.model.stream import FrameStream, choose_chunk
 from asr.search.greedy import greedy
 
 SMALL = [
@@ -192,6 +192,21 @@ def test_what_cannot_be_cut_into_chunks_is_refused(options: list[str], reason: s
         FrameStream(net, cfg, (4, 1))
     with pytest.raises(InputError, match=reason):
         build([*options, "encoder.chunk_sizes=[4]"])
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["encoder.causal=false"], r"train with encoder\.causal=true encoder\.chunk_sizes="),
+        (["encoder.kind=transformer"], r"train with encoder\.chunk_sizes="),
+        (["attention.position=cape"], r"^streaming: attention\.position = cape needs whole"),
+    ],
+)
+def test_who_saw_whole_utterances_is_told_how_to_train_if_it_can_be(
+    options: list[str], reason: str
+) -> None:
+    with pytest.raises(InputError, match=reason):
+        choose_chunk(build(options)[1])
 
 
 def test_bad_chunks_and_mirrored_edges_are_refused() -> None:

@@ -78,7 +78,7 @@ def test_onnx_runtime_gives_pytorchs_log_probabilities(
 @pytest.mark.slow
 def test_onnx_runtime_writes_the_same_texts(exp: Path, tmp_path: Path, babble: np.ndarray) -> None:
     """A hundred utterances, each alone, from 50 ms to 8 s, with their words' times, from nothing but
-    the file."""
+    the file. Where two tokens tie to 1e-5 rounding decides, and neither text is wrong."""
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
     path = tmp_path / "model.onnx"
@@ -94,7 +94,11 @@ def test_onnx_runtime_writes_the_same_texts(exp: Path, tmp_path: Path, babble: n
         start = int(rng.integers(0, 50 * RATE))
         wave_n = babble[start : start + int(rng.integers(RATE // 20, 8 * RATE))]
         found = session.run(None, {"wave": wave_n[None], "wave_lens": np.array([len(wave_n)])})
-        path_t = found[0][0, : found[1][0]].argmax(1).tolist()
+        log_probs_tv = found[0][0, : found[1][0]]
+        second_t, first_t = np.sort(log_probs_tv, axis=1)[:, -2:].T
+        if (first_t - second_t).min(initial=1.0) < 1e-5:
+            continue
+        path_t = log_probs_tv.argmax(1).tolist()
         text, starts_s, frame = "", [], 0
         for token, run in itertools.groupby(path_t):
             if token != int(facts["blank"]):
@@ -106,6 +110,7 @@ def test_onnx_runtime_writes_the_same_texts(exp: Path, tmp_path: Path, babble: n
         assert " ".join(text.replace("▁", " ").split()) == transcript.text
         assert [word.start_s for word in transcript.words] == pytest.approx(starts_s)
         texts.append(text)
+    assert len(texts) >= 90
     assert len(set(texts)) > 50
 
 
