@@ -1,4 +1,4 @@
-"""Which installed distributions brought the packages that are imported here.
+"""The installed distributions that brought the packages imported here.
 
 Two of ours carry ``sigmoid_attention``: the whole, and ``kernels/`` alone. Both install it in the same
 place, so the later one writes over the files of the earlier, and uninstalling one takes them from both.

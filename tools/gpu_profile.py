@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: its kernels by kind, and its parts one by one."""
+"""Profile of the time of a training step: its kernels by kind, and its parts one by one."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class SetResult:
 
 @dataclass(frozen=True)
 class Factor:
-    """What differs between trainings: an option, or several that always vary together.
+    """An option in which trainings differ, or several options that always vary together.
 
     Attributes:
         keys: of the configuration.
@@ -295,7 +295,7 @@ AnyDifference = TypeVar("AnyDifference", Difference, TypeDifference, Interaction
 
 
 def corrected(differences: Sequence[AnyDifference]) -> list[AnyDifference]:
-    """With Holm's correction over all that have a p-value."""
+    """Apply Holm's correction over all differences that have a p-value."""
     known = [one.p_value for one in differences if one.p_value is not None]
     adjusted = iter(holm(known))
     return [

@@ -48,7 +48,7 @@ class Grid:
     level: float
 
     def levels(self, factor: int) -> list[str]:
-        """Those of the types, in order."""
+        """Return the types' levels of a factor, in order."""
         return list(dict.fromkeys(one[factor] for one in self.types))
 
     def common(self, factor: int, baseline: str, name: str) -> list[Type]:
@@ -84,7 +84,7 @@ def places(common: Sequence[Type], over: int) -> dict[str, list[Type]]:
 
 
 def type_results(grid: Grid, names: Sequence[str]) -> list[TypeResult]:
-    """Each type's mean WER with its interval."""
+    """Return each type's mean WER with its interval."""
     results = []
     group = grid.group
     wer_m = group.errors_um.sum(axis=0) / group.words_u.sum()
@@ -104,7 +104,7 @@ def type_results(grid: Grid, names: Sequence[str]) -> list[TypeResult]:
 
 
 def with_costs(types: Sequence[TypeResult], rows: Sequence[Row]) -> list[TypeResult]:
-    """With what the types' runs cost on average."""
+    """Return the types with the mean costs of their runs."""
     by_name = {row.name: row for row in rows}
     return [
         replace(
@@ -117,7 +117,7 @@ def with_costs(types: Sequence[TypeResult], rows: Sequence[Row]) -> list[TypeRes
 
 
 def known_mean(values: Sequence[float | None]) -> float | None:
-    """Of those that are known; None where none is."""
+    """Return the mean of the values that are known; None where none is."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
@@ -139,7 +139,7 @@ def type_differences(grid: Grid) -> list[TypeDifference]:
 
 
 def corrected_types(differences: Sequence[TypeDifference]) -> list[TypeDifference]:
-    """With Holm's correction among the differences of each factor: each is a question of its own."""
+    """Apply Holm's correction factor by factor: each is a question of its own."""
     return [
         one
         for factor in dict.fromkeys(one.factor for one in differences)
@@ -245,7 +245,7 @@ def _within(
 
 
 def _contrast(grid: Grid, signs: dict[Type, float]) -> Contrast | None:
-    """Of the mean of each type's runs times its sign; None without anything to compare."""
+    """Contrast the means of the types' runs, each times its sign; None without anything to compare."""
     group = grid.group
     if not group.testable or not signs:
         return None

@@ -135,7 +135,7 @@ def _label(row: Sequence[Axes], quantity: str) -> None:
 
 
 def _legend(figure: Figure, colours: dict[str, str], what: str) -> None:
-    """Below the panels: whose line is whose, then what a line's style means."""
+    """Draw the legend below the panels: whose line is whose, then what a line's style means."""
     from matplotlib.lines import Line2D
 
     entries: list[tuple[str, Line2D]] = [

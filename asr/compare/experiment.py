@@ -147,7 +147,7 @@ def _read_run(folder: Path) -> Run:
 
 
 def _backends(content: dict[str, Any], where: str) -> str | None:
-    """What computed attention, at each start of the training that says so."""
+    """Return the attention backend of each start of the training that records one."""
     found = [field(start, "attention_backend", str, where) for start in _starts(content, where)]
     return ", ".join(dict.fromkeys(filter(None, found))) or None
 

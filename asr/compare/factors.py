@@ -142,7 +142,7 @@ def _words(experiment: Experiment) -> dict[str, str | None]:
 
 
 def _values(experiments: Sequence[Experiment]) -> list[dict[str, str]]:
-    """What each training computes with, by key; empty where that is not known.
+    """Return the values that each training computes with, by key; empty where they are not known.
 
     An option that an older version did not write has its default; one that was written alike everywhere
     is the same, whatever follows from it. Data are the same where they hold the same, wherever they lie.

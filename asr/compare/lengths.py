@@ -1,4 +1,4 @@
-"""Does it stay so for longer audio: utterances of one speaker joined, decoded whole, scored again.
+"""Comparison on longer audio: utterances of one speaker joined, decoded whole, scored again.
 
 Each duration has the same words: every utterance is in one joined one. So what changes with duration
 is the length alone (and the seams).
@@ -62,14 +62,14 @@ class Joined:
 
     @property
     def label(self) -> str:
-        """What was joined, not what was asked for."""
+        """Return the duration that was joined, not the one that was asked for."""
         return f"{self.mean_s:.3g} s"
 
 
 def compare_lengths(
     comparison: Comparison, lengths_s: Sequence[float], device: torch.device = CPU
 ) -> Comparison:
-    """With each system's WER on the first set's utterances joined to each duration, and each type's.
+    """Add each system's and type's WER on the first set's utterances joined to each duration.
 
     A duration that makes recordings hardly longer than the one before is left out, with a note: it
     would be the same measurement twice, and be counted twice by Holm's correction. What was decoded
@@ -173,7 +173,7 @@ def _manifest(row: Row, set_name: str) -> list[Cut]:
 def _decode(
     row: Row, durations: Sequence[Joined], set_name: str, device: torch.device
 ) -> list[ScoredSet]:
-    """Of each duration."""
+    """Return the scored set of each duration, decoding where none is up to date."""
     model: Model | None = None
     weights = find_model(Path(row.folder)) / WEIGHTS
     results = []
@@ -191,7 +191,7 @@ def _decode(
 
 
 def _read_newer(out: Path, weights: Path) -> ScoredSet | None:
-    """What was decoded with these very weights, where it was."""
+    """Read the set decoded with these very weights; None where there is none."""
     done = DecodedFolder(out).score
     if not done.is_file() or done.stat().st_mtime < weights.stat().st_mtime:
         return None
@@ -199,7 +199,7 @@ def _read_newer(out: Path, weights: Path) -> ScoredSet | None:
 
 
 def _is_of(found: ScoredSet, groups: Sequence[Sequence[Cut]]) -> bool:
-    """Whether these very utterances were decoded, and not others of a manifest that has changed."""
+    """Tell whether these very utterances were decoded, not others of a manifest that has changed."""
     normalise = get_normaliser(found.decoding.normaliser)
     expected = [(_name(group), _text(group, normalise), _seconds(group)) for group in groups]
     return len(expected) == len(found.utterances) and all(
@@ -261,7 +261,7 @@ def _results(
     durations: Sequence[Joined],
     comparison: Comparison,
 ) -> list[LengthResult]:
-    """Of all durations; they stand in one table, so Holm's correction is over them all."""
+    """Return the results of all durations: one table, so Holm's correction is over them all."""
     how = Bootstrap(comparison.level, comparison.num_resamples, comparison.seed)
     found = [paired_differences(group, names, how) for group in groups]
     all_of_them = iter(corrected([one for each in found for one in each]))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class EncoderKind(NamedTuple):
-    """What a kind of layers is to the rest of the package.
+    """A kind of layers as the rest of the package sees it.
 
     Attributes:
         reads: options of the encoder that it reads and other kinds may not. A kind that reads

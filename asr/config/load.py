@@ -97,7 +97,7 @@ def explain(item: dataclasses.Field[Any]) -> str:
 
 
 def allowed(item: dataclasses.Field[Any]) -> str:
-    """What an option may be: its choices, or its type and bounds."""
+    """Describe what an option may be: its choices, or its type and bounds."""
     if item.metadata["choices"]:
         return ", ".join(map(str, item.metadata["choices"]))
     kind = _TYPE_NAMES[str(item.type)]

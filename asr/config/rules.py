@@ -1,4 +1,4 @@
-"""Which combinations of options exist: one table that drives refusals and tests alike."""
+"""Rules on which combinations of options exist: one table that drives refusals and tests alike."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ CHUNK_RULES = (
 
 
 def chunk_refusal(config: Config, what: str) -> str | None:
-    """Why ``what`` cannot cut utterances into chunks with this configuration; None where it can."""
+    """Return why ``what`` cannot cut utterances into chunks as configured; None where it can."""
     for rule in CHUNK_RULES:
         if rule.broken(config):
             return rule.reason.format(what=what, **vars(config))
@@ -210,7 +210,7 @@ def chunk_refusal(config: Config, what: str) -> str | None:
 
 
 def refusal(config: Config) -> str | None:
-    """Why this configuration cannot be, in one line; None where it can."""
+    """Return in one line why this configuration cannot be; None where it can."""
     for rule in RULES:
         if rule.broken(config):
             return rule.reason.format(**vars(config))

@@ -72,7 +72,7 @@ class MultiHeadAttention(nn.Module):
         self._attend: Resolved | None = None
 
     def forward(self, x_btd: Tensor, mask: Mask, memory: Memory | None = None) -> Tensor:
-        """In a stream, the keys are those that ``memory`` has of frames gone by, then those of x."""
+        """Attend; in a stream, the keys are those in ``memory``, of past frames, then those of x."""
         q_bhtd, k_bhsd, v_bhsd = self._heads(x_btd)
         if memory is not None:
             most, num_new = frames_in_reach(mask), k_bhsd.shape[2]
@@ -173,7 +173,7 @@ def build_attention(config: AttentionConfig, dim: int) -> MultiHeadAttention:
 
 
 def attentions(net: nn.Module) -> list[MultiHeadAttention]:
-    """Those of a model, from the first layer to the last."""
+    """Return the attention modules of a model, from the first layer to the last."""
     return [module for module in net.modules() if isinstance(module, MultiHeadAttention)]
 
 

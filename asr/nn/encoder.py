@@ -74,8 +74,8 @@ class Encoder(nn.Module):
         after: Collection[int] = (),
         memory: Memory | None = None,
     ) -> tuple[list[Tensor], Tensor]:
-        """What the layers of the numbers ``after`` (from 1) give, normalised as the last one's, then
-        what the last one gives; and the lengths.
+        """Return the outputs of the layers of the numbers ``after`` (from 1), normalised as the last
+        one's, then the last one's; and the lengths.
 
         Args:
             chunk: what attention sees; None: all.
@@ -115,6 +115,6 @@ class Encoder(nn.Module):
         return self.outputs(feats_btf, lens_b, chunk, memory=memory)[0][-1]
 
     def attention_backend(self, device: torch.device, dtype: torch.dtype) -> str:
-        """Which backend serves the layers' attention on this device."""
+        """Return which backend serves the layers' attention on this device."""
         chosen = attentions(self.layers)[0].resolve(device, dtype)
         return f"{chosen.name} ({chosen.engine})"

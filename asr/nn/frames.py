@@ -1,4 +1,4 @@
-"""What every module of a layer is told of the frames: which are there, which see each other, and, in a
+"""Facts about the frames for every module of a layer: which exist, which see each other, and, in a
 stream, where it keeps what it must remember of those before."""
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class Memory:
-    """What the modules of an encoder remember of the frames gone by, each under its own name.
+    """The state that the modules of an encoder keep of past frames, each under its own name.
 
     Attributes:
         num_frames: frames of the encoder that have gone by.
@@ -40,8 +40,8 @@ class Memory:
 
 
 class Frames(NamedTuple):
-    """Which frames exist (b, t), which of them see each other, and, in a stream, what is remembered of
-    those before."""
+    """Frames that exist (b, t), which of them see each other, and, in a stream, what is remembered
+    of those before."""
 
     exist_bt: Tensor
     mask: Mask

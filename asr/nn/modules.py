@@ -1,4 +1,4 @@
-"""What layers of every kind are built of."""
+"""Building blocks of layers of every kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands around every module of a layer: the residual connection, its norm and its remedies."""
+"""The residual connection around every module of a layer, with its norm and its remedies."""
 
 from __future__ import annotations
 

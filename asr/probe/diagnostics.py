@@ -1,5 +1,5 @@
-"""What attention does inside a model, layer by layer and head by head: read off by hooks, in evaluation.
-For `asr diagnose` and, while training, for series of the same numbers.
+"""Statistics of attention inside a model, layer by layer and head by head: read off by hooks, in
+evaluation. For `asr diagnose` and, while training, for series of the same numbers.
 
 Of one head let s_ij be the score of key j for query i (position's part included, before shift and map),
 p_ij its weight and a_ij = |p_ij| / sum_j |p_ij| its share of the row. Rows are the existing frames that
@@ -76,7 +76,7 @@ class Layer:
 
     @property
     def output_share(self) -> float:
-        """What attention adds, over what it is added to."""
+        """Return the ratio of what attention adds to what it is added to."""
         return self.output_norm / self.residual_norm if self.residual_norm else math.nan
 
 
@@ -96,7 +96,7 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class Seen:
-    """What one layer's attention got: its input, and queries and keys as they meet.
+    """Data that one layer's attention got: its input, and queries and keys as they meet.
 
     Attributes:
         key_mask: of the keys; a Linformer's are mixtures, seen otherwise than frames.
@@ -152,8 +152,8 @@ def watch_attention(attention: MultiHeadAttention, tell: Callable[[Seen], None])
 
 
 def diagnose(net: Recogniser, batch: Batch, near_frames: int = NEAR_FRAMES) -> Diagnosis:
-    """Of a batch on the model's device, computed as decoding does: no dropout, no augmentation, whole
-    utterances. Weights, gradients and random state stay as they are.
+    """Diagnose a batch on the model's device, computed as decoding does: no dropout, no augmentation,
+    whole utterances. Weights, gradients and random state stay as they are.
     """
     training = net.training
     net.eval()
@@ -197,7 +197,7 @@ def head_statistics(
     offset_ts: Tensor | None,
     near_frames: int,
 ) -> list[Head]:
-    """Of weights and scores; offset is key minus query, None where keys are no frames."""
+    """Summarise weights and scores; offset is key minus query, None where keys are no frames."""
     count_b1t = visible_bts.sum(2)[:, None]
     total_bht = p_bhts.abs().sum(-1)
     share_bhts = p_bhts.abs() / total_bht[..., None]
@@ -239,7 +239,7 @@ def _loss(net: Recogniser, frames_btx: Tensor, lens_b: Tensor, batch: Batch) -> 
 
 
 def _places(net: nn.Module) -> list[tuple[MultiHeadAttention, PreNorm | None]]:
-    """Each attention, and the innermost residual connection around it."""
+    """Return each attention, and the innermost residual connection around it."""
     modules, places = dict(net.named_modules()), []
     for name, module in modules.items():
         if isinstance(module, MultiHeadAttention):
@@ -250,7 +250,7 @@ def _places(net: nn.Module) -> list[tuple[MultiHeadAttention, PreNorm | None]]:
 
 
 def _gradients(loss: Tensor, net: nn.Module) -> dict[nn.Parameter, Tensor]:
-    """Without ``.grad``, which training may still need."""
+    """Compute gradients without ``.grad``, which training may still need."""
     parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
     found = torch.autograd.grad(loss, parameters, allow_unused=True)
     return {key: value for key, value in zip(parameters, found, strict=True) if value is not None}
@@ -287,7 +287,7 @@ class _Probe:
                 handle.remove()
 
     def layer(self, gradients: dict[nn.Parameter, Tensor]) -> Layer:
-        """What was read, and what takes the gradients and a pass of its own."""
+        """Return what was read, and what takes the gradients and a pass of its own."""
         own = [gradients[key] for key in self.attention.parameters() if key in gradients]
         return Layer(
             heads=self.heads,
@@ -327,7 +327,7 @@ class _Probe:
         self.heads = head_statistics(p_bhts, s_bhts, seen_bts, offset_ts, self.near_frames)
 
     def _jacobian_norm(self) -> float:
-        """In float64 and by the reference, which can be differentiated forwards; on a copy."""
+        """Compute the norm on a copy in float64, by the reference: it can be differentiated forwards."""
         twin = copy.deepcopy(self.attention).double().requires_grad_(False)
         twin.use("reference")
         mask = self.frame_mask

@@ -69,7 +69,7 @@ def backward(flat: Flat, do: Tensor, row: bool, by_offset: bool) -> Sums:
 
 
 def is_one_block(flat: Flat) -> bool:
-    """Whether the whole problem is one tile, all utterances and heads at once."""
+    """Tell whether the whole problem is one tile, all utterances and heads at once."""
     batch, heads, num_queries, _ = flat.q.shape
     return batch * heads * num_queries * flat.k.shape[2] <= ONE_BLOCK
 

@@ -117,7 +117,7 @@ def _global_count(
 
 
 def _gather_time(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """All shards, side by side along time."""
+    """Gather all shards, side by side along time."""
     x = x.contiguous()
     parts = [torch.empty_like(x) for _ in range(dist.get_world_size(group))]
     dist.all_gather(parts, x, group=group)
@@ -125,7 +125,7 @@ def _gather_time(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
 
 
 def _sum_scatter_time(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """This process's share of time of the sum over processes."""
+    """Return this process's share of time of the sum over processes."""
     # Summed in float32: a shard's part rounded to half precision would count each rounding.
     total = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32, copy=True)
     dist.all_reduce(total, group=group)

@@ -46,12 +46,12 @@ class _Call(ctypes.Structure):
 
 
 def available() -> bool:
-    """Whether the engine is built or can be; compiles it on first use."""
+    """Tell whether the engine is built or can be; compile it on first use."""
     return library() is not None
 
 
 def refusal(weighting_map: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why the engine cannot serve, or None; does not compile anything."""
+    """Return why the engine cannot serve, or None; compile nothing."""
     if weighting_map not in served_by("c++"):
         return f"it has {listed(served_by('c++'))}, not {weighting_map}"
     if device.type != "cpu" or dtype != torch.float32:

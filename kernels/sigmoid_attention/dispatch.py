@@ -1,4 +1,4 @@
-"""Which backend serves a call: decided by names, before any number is computed."""
+"""Choice of the backend that serves a call: decided by names, before any number is computed."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def _constant(function: Callable[..., Result]) -> Callable[..., Result]:
 
 @_constant
 def _engine(name: str, weighting_map: str, device: torch.device, dtype: torch.dtype) -> str:
-    """What runs a backend; compiles the C++ engine where it would serve."""
+    """Return the engine that runs a backend; compile the C++ engine where it would serve."""
     if name == "triton":
         return "triton"
     if (
@@ -257,7 +257,7 @@ def _choose(
 def refusal(
     backend: str, weighting: Weighting, device: torch.device, dtype: torch.dtype
 ) -> str | None:
-    """Why a backend cannot serve, or None where it can."""
+    """Return why a backend cannot serve, or None where it can."""
     if backend in ("sdpa", "triton") and weighting.map not in served_by(backend):
         return f"it has {listed(served_by(backend))} only, not {weighting.map!r}"
     if backend != "triton":
@@ -281,7 +281,7 @@ def _triton_cannot_run(device: torch.device) -> str | None:
 
 
 def _beyond_triton(q_bhtd: Tensor, v_bhsd: Tensor) -> str | None:
-    """Why triton's kernels cannot take tensors of these sizes; None where they can."""
+    """Return why triton's kernels cannot take tensors of these sizes; None where they can."""
     for name, x in (("q_bhtd", q_bhtd), ("v_bhsd", v_bhsd)):
         if x.shape[3] > MOST_CHANNELS:
             return f"{name}: got {x.shape[3]} channels, allowed: at most {MOST_CHANNELS}"

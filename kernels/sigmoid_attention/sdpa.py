@@ -51,7 +51,7 @@ def attend(flat: Flat) -> Tensor:
 
 
 def position_bias(flat: Flat, q: Tensor) -> Tensor | None:
-    """What position adds to the scores besides u . k, (1 or B, H, T, S); None for nothing."""
+    """Return what position adds to the scores besides u . k, (1 or B, H, T, S); None for nothing."""
     num_queries, num_keys = q.shape[2], flat.k.shape[2]
     if flat.slopes_h is not None:
         offset = offsets(num_queries, num_keys, flat.delta, q.device).abs()

@@ -131,7 +131,7 @@ def unseen_keys(flat: Flat) -> Tensor | None:
 
 
 def row_term(flat: Flat, dtype: torch.dtype) -> Tensor | float:
-    """What every score of a row gets: constant shift, -log n, per-head bias, HIDDEN if no keys."""
+    """Return what each score of a row gets: constant shift, -log n, per-head bias, HIDDEN if no keys."""
     term: Tensor | float = flat.shift
     if flat.row_shift_bht is not None:
         term = term + flat.row_shift_bht.to(dtype)

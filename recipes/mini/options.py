@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What each option brought: a table of experiments named OPTION-sSEED, the first option the baseline.
+"""Effect of each option: a table of experiments named OPTION-sSEED, the first option the baseline.
 
 python options.py runs/baseline-s1 runs/baseline-s2 runs/cr-ctc-s1 runs/cr-ctc-s2 --out options.md
 

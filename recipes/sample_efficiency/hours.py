@@ -39,7 +39,7 @@ class Share:
     compared: dict[str, Any]
 
     def runs(self, weighting: str) -> list[ScoredSet]:
-        """Each training's test set."""
+        """Return each training's test set."""
         return [
             read_experiment(self.folder / name).sets[one["set_name"]]
             for one in self.compared["types"]
@@ -62,7 +62,7 @@ def results_of(compared: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def differences_of(compared: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
-    """By (weighting, the one that it is measured against)."""
+    """Return the differences by (weighting, the one that it is measured against)."""
     if compared["type_differences"]:
         found = [one for one in compared["type_differences"] if one["factor"] == "weighting"]
         return {(one["name"], one["baseline"]): one for one in found}
@@ -108,7 +108,7 @@ def table(shares: list[Share]) -> str:
 
 
 def changes(shares: list[Share]) -> str:
-    """How much further apart two weightings are with the fewest hours than with the most.
+    """Report how much further apart two weightings are with the fewest hours than with the most.
 
     A contrast of four types, each trained with several seeds, on the same utterances; empty for
     one amount of data, or where a weighting was trained once.

@@ -22,7 +22,7 @@ _MANY = 7
 
 @dataclass(frozen=True)
 class _Member:
-    """What one line stands for: a type's systems, or one system; ``short`` in its own ``panel``."""
+    """Systems that one line stands for, a type's or just one; ``short`` in its own ``panel``."""
 
     label: str
     short: str
@@ -77,7 +77,7 @@ def type_rows(comparison: Comparison) -> list[Whisker]:
 
 
 def factor_rows(comparison: Comparison, factor: str) -> list[Whisker]:
-    """Each level minus the one with the fewest errors, set by set; of weightings every difference."""
+    """Return each level minus the best one, set by set; of weightings every difference."""
     if factor == WEIGHTING:
         return [
             _whisker(
@@ -154,7 +154,7 @@ def dev_wers(contents: Contents) -> str:
 
 
 def by_part(comparison: Comparison, by: str) -> list[Panel]:
-    """Over the first set's parts; types' means where there are types, else systems."""
+    """Draw WER over the first set's parts: types' means where there are types, else systems."""
     parts = [part for part in comparison.parts if part.by == by]
     parts = [part for part in parts if part.set_name == parts[0].set_name]
     if not parts:
@@ -203,7 +203,7 @@ def lengths(comparison: Comparison) -> list[Panel]:
 
 
 def length_differences(comparison: Comparison) -> str:
-    """Of the first factor, over all that its levels have in common, at each duration."""
+    """Draw the first factor's differences over all that its levels share, at each duration."""
     shown = widest(comparison.length_differences, comparison.factors[0].name)
     rows = [
         _whisker(
@@ -254,7 +254,7 @@ def _legend(one: _Member, title: str) -> str:
 def _drawn(
     panels: Sequence[tuple[str, list[Line]]], x_label: str, ticks: Sequence[str]
 ) -> list[Panel]:
-    """All over the same axes."""
+    """Draw all panels over the same axes."""
     top = max((line.highest for _, series in panels for line in series), default=0.0)
     return [
         (title, lines(series, x_label, "WER, %", ticks, top)) for title, series in panels if series
@@ -325,6 +325,6 @@ def _percent(interval: Interval | None) -> tuple[float, float] | None:
 
 
 def _thin(points: list[tuple[int, float]], most: int = 120) -> list[tuple[float, float]]:
-    """At most so many of them, evenly chosen, the last one kept."""
+    """Return at most so many of the points, evenly chosen, the last one kept."""
     step = max(1, -(-len(points) // most))
     return [(float(x), y) for x, y in points[:-1][::step] + points[-1:]]

@@ -1,4 +1,4 @@
-"""What the report shows beside the comparison: curves, the utterances that differ most, attention."""
+"""Contents of the report beside the comparison: curves, the utterances that differ most, attention."""
 
 from __future__ import annotations
 

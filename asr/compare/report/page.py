@@ -68,7 +68,7 @@ def report_html(contents: Contents) -> str:
 
 
 def _meaning(comparison: Comparison) -> str:
-    """What the systems differ in, as the configuration explains it."""
+    """Say what the systems differ in, as the configuration explains it."""
     helps = {key: item.metadata["help"] for key, _, item in walk(Config())}
     keys = [key for factor in comparison.factors if len(factor.levels) > 1 for key in factor.keys]
     told = [f"{key} ({helps[key]})" if key in helps else key for key in keys]

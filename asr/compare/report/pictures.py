@@ -99,7 +99,7 @@ def _line(
     aside: float,
     colour: str,
 ) -> Any:
-    """For the legend."""
+    """Draw points with their intervals as a line; return its handle for the legend."""
     values = [100 * wer for _, wer, _ in points]
     ends = [interval or Interval(wer, wer) for _, wer, interval in points]
     below = [value - 100 * one.low for value, one in zip(values, ends, strict=True)]

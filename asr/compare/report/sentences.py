@@ -33,7 +33,7 @@ def sentence(text: str, where: str) -> str:
 
 
 def claim(differences: Sequence[TypeDifference]) -> str:
-    """How sure so many seeds can be."""
+    """Say how sure so many seeds can be."""
     return "use" if min(one.num_seeds for one in differences) >= CLAIM_RUNS else "it points to"
 
 

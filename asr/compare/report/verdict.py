@@ -42,7 +42,7 @@ class Verdict:
 
 
 def verdict(comparison: Comparison) -> Verdict:
-    """From the tests' corrected p-values; nothing is claimed that they do not show."""
+    """Answer from the tests' corrected p-values; claim nothing that they do not show."""
     if comparison.type_differences:
         return _of_types(comparison)
     if comparison.differences:
@@ -54,7 +54,7 @@ def verdict(comparison: Comparison) -> Verdict:
 
 
 def length_verdict(comparison: Comparison) -> Verdict:
-    """Whether it stays so for longer audio, where lengths were compared."""
+    """Say whether the answer holds for longer audio, where lengths were compared."""
     durations = list(dict.fromkeys(one.label for one in comparison.lengths))
     short, long = durations[0], durations[-1]
     if not comparison.length_differences:
@@ -298,7 +298,7 @@ def _of_systems(comparison: Comparison) -> Verdict:
 
 
 def _answer_of(differences: Sequence[Difference], where: str) -> str:
-    """On systems of one set."""
+    """Answer for the systems of one set."""
     real = [one for one in differences if is_significant(one)]
     baseline = differences[0].baseline
     if not real and all(one.method == "t" for one in differences):
@@ -321,7 +321,7 @@ def _answer_of(differences: Sequence[Difference], where: str) -> str:
 
 
 def _of_these_alone(differences: Sequence[Difference]) -> str:
-    """What MAPSSWE, which asks of nobody else, says where labels are too few to be exchanged."""
+    """Report what MAPSSWE, a test of these units alone, finds where labels are too few to exchange."""
     known = [one for one in differences if one.mapsswe is not None]
     p_values = holm([one.mapsswe.p_value for one in known if one.mapsswe is not None])
     told = [
@@ -333,7 +333,7 @@ def _of_these_alone(differences: Sequence[Difference]) -> str:
 
 
 def _factors(comparison: Comparison) -> str:
-    """What the systems differ in, as far as their configurations tell."""
+    """Name what the systems differ in, as far as their configurations tell."""
     names = [of_all(one.name) for one in comparison.factors if len(one.levels) > 1]
     return listed(names) if names else "types"
 
@@ -350,7 +350,7 @@ def _best_text(comparison: Comparison) -> str:
 
 
 def _cost(comparison: Comparison) -> list[str]:
-    """What trainings and decodings of each level of the first factor took: the range over runs."""
+    """Report the cost of training and decoding at each level of the first factor: range over runs."""
     set_name = comparison.types[0].set_name
     types = [one for one in comparison.types if one.set_name == set_name]
     rows = {row.name: row for row in comparison.rows}

@@ -269,7 +269,7 @@ def variants() -> list[Variant]:
 
 
 def _variants_of(mode: str) -> list[Variant]:
-    """Those of a map other than sigmoid, whose tiles it shares where they do not spill."""
+    """Return the variants of a map other than sigmoid, whose tiles it shares where they do not spill."""
     out = []
     for arch, channels, kernel in itertools.product((90, 80), (64, 128), KERNELS):
         for position, dtype in itertools.product(POSITIONS, ("bf16", "fp32")):

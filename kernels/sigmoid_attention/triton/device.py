@@ -164,7 +164,7 @@ def sigmoid(x, M: tl.constexpr, N: tl.constexpr, MODE: tl.constexpr, ASM: tl.con
 
 @triton.jit
 def row_offsets(stride, N: tl.constexpr, BD: tl.constexpr):
-    """Where the elements of N rows lie behind the first, (N, BD), below 2^31."""
+    """Return where the elements of N rows lie behind the first, (N, BD), below 2^31."""
     return tl.arange(0, N)[:, None] * tl.cast(stride, tl.int32) + tl.arange(0, BD)[None, :]
 
 
@@ -209,7 +209,7 @@ def store_rows(base, row0, stride, keep, tile, N: tl.constexpr, D: tl.constexpr,
 
 @triton.jit
 def load_runs(lo, hi, base, rows, num_queries, num_keys, HAS_RUNS: tl.constexpr):
-    """Each row's run of visible keys; rows beyond the end see none."""
+    """Load each row's run of visible keys; rows beyond the end see none."""
     inside = rows < num_queries
     if HAS_RUNS:
         first = tl.load(lo + base + rows, mask=inside, other=0)
@@ -232,7 +232,7 @@ def seen_keys(seen, batch, num_keys, HAS_RUNS: tl.constexpr):
 
 @triton.jit
 def load_row_term(row, rows, stride, num_queries, HAS_ROW: tl.constexpr):
-    """What each row adds to its scores. HAS_ROW: 0 nothing, 1 one number for all rows, 2 one each.
+    """Load what each row adds to its scores. HAS_ROW: 0 nothing, 1 one number for all rows, 2 one each.
 
     One number takes one register, where numbers of rows take one for each row of a thread.
     """
@@ -256,7 +256,7 @@ def head_slope(slopes, head, POSITION: tl.constexpr):
 
 @triton.jit
 def seen_by(keys, lo, hi):
-    """Whether each key lies in the row's run; the shapes say which axis is which."""
+    """Tell whether each key lies in the row's run; the shapes say which axis is which."""
     return (keys >= lo) & (keys < hi)
 
 

@@ -91,7 +91,7 @@ def product_weights(
     BM: tl.constexpr, BN: tl.constexpr, POSITION: tl.constexpr, HAS_ROW: tl.constexpr,
     CUT: tl.constexpr, TRANSPOSED: tl.constexpr, MODE: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """What tile_weights makes of its products."""
+    """Turn the products of tile_weights into its weights."""
     i_axis: tl.constexpr = 1 if TRANSPOSED else 0
     rows = tl.expand_dims(row0 + tl.arange(0, BM), 1 - i_axis)
     keys = tl.expand_dims(key0 + tl.arange(0, BN), i_axis)

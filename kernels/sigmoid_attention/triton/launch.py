@@ -44,17 +44,17 @@ def mode_of(flat: Flat, kernel: str, pairs: bool) -> int:
 
 
 def hopper(arch: int) -> bool:
-    """Whether products are asynchronous and warps lie along the rows of a tile (wgmma)."""
+    """Tell whether products are asynchronous and warps lie along the rows of a tile (wgmma)."""
     return arch // 10 == 9
 
 
 def stepped(arch: int, float32: bool) -> bool:
-    """Whether registers allow to hold the addresses of whole tiles."""
+    """Tell whether registers allow to hold the addresses of whole tiles."""
     return hopper(arch) and not float32
 
 
 def interpreted() -> bool:
-    """Whether Triton runs the kernels in its interpreter, on the CPU."""
+    """Tell whether Triton runs the kernels in its interpreter, on the CPU."""
     return bool(triton.knobs.runtime.interpret)
 
 
@@ -64,7 +64,7 @@ T = TypeVar("T")
 
 
 class Launch:
-    """What all kernels of one call share."""
+    """The state that all kernels of one call share."""
 
     def __init__(self, flat: Flat) -> None:
         self.flat = flat
@@ -100,8 +100,8 @@ class Launch:
         return SMALLER.get(self.place(kernel)) or choose(self.arch(), self.place(kernel)[1])
 
     def stepped(self) -> bool:
-        """Whether addresses are stepped; see `stepped`. The interpreter, which has no float32 of its
-        own to spare registers for, shows both ways by the type."""
+        """Tell whether addresses are stepped; see `stepped`. The interpreter, which has no float32 of
+        its own to spare registers for, shows both ways by the type."""
         return stepped(self.arch(), self.q.dtype == torch.float32)
 
     def place(self, kernel: str) -> tuple[torch.device, str]:
@@ -194,8 +194,8 @@ def backward(flat: Flat, do: Tensor, row: bool, by_offset: bool) -> Sums:
 
 
 def fitting(x: Launch, kernel: str, run: Callable[[], T]) -> T:
-    """What `run` gives; where the device has less shared memory than a tile takes, with a smaller
-    tile, which later calls then take at once."""
+    """Return what `run` gives; where the device has less shared memory than a tile takes, with a
+    smaller tile, which later calls then take at once."""
     while True:
         try:
             return run()
@@ -304,7 +304,7 @@ def _position(flat: Flat) -> int:
 
 
 def _row_values(flat: Flat) -> tuple[Tensor | None, Tensor | None]:
-    """What each score of a row gets and what each weight is multiplied by, with the same strides."""
+    """Return each row's term of the scores and factor of the weights, with the same strides."""
     term, factor = row_term(flat), flat.row_factor_bht
     if factor is None:
         return term, None

@@ -1,4 +1,4 @@
-"""How the kernels make weights of scores, and what flows back: a mode for each map.
+"""Weights from scores in the kernels, and what flows back: a mode for each map.
 
 Sigmoid's several modes are those of device.py, and softmax has kernels of its own.
 """
@@ -59,7 +59,7 @@ def as_sum(acc, dtype: tl.constexpr, BOUNDED: tl.constexpr):
 
 @triton.jit
 def load_row_factor(factor, rows, stride, num_queries, HAS_FACTOR: tl.constexpr):
-    """What the weights of each row are multiplied by. HAS_FACTOR: as HAS_ROW of load_row_term."""
+    """Load what the weights of each row are multiplied by. HAS_FACTOR: as HAS_ROW of load_row_term."""
     if HAS_FACTOR == 2:
         times = tl.load(factor + rows * stride, mask=rows < num_queries, other=0.0)
     elif HAS_FACTOR == 1:
