@@ -132,6 +132,10 @@ def test_a_model_with_that_head_is_trained_and_decoded(tmp_path: Path, tiny_corp
     model, out = str(tmp_path / "exp"), tmp_path / "decoded"
     run(tree, "asr.cli", "decode", "--model", model, "--cuts", test, "--out", str(out))
     assert len((out / "hyp.trn").read_text().splitlines()) == 6
+    for command in (["align", "--cuts", test], ["export"]):
+        words = [*command, "--model", model, "--out", str(tmp_path / "out.onnx")]
+        with pytest.raises(AssertionError, match="asr: error: this model has no ctc head"):
+            run(tree, "asr.cli", *words)
 
 
 @pytest.mark.slow

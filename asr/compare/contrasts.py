@@ -202,7 +202,7 @@ def type_difference(
     interval, p_value = tested(found, grid.level)
     varies = interval is not None
     common = next(at for share, at in terms if share == 1.0)
-    within, held, scope = _within(grid, factor, common, over)
+    within, held, scope = _within(grid, factor, common)
     return [
         TypeDifference(
             factor=grid.factors[factor],
@@ -229,18 +229,17 @@ def type_difference(
 
 
 def _within(
-    grid: Grid, factor: int, common: Sequence[Type], over: int | None
+    grid: Grid, factor: int, common: Sequence[Type]
 ) -> tuple[list[str], dict[str, str], str]:
     """(levels of the other factors, those that are the same throughout, all of it in words)"""
     others = [k for k in range(len(grid.factors)) if k != factor]
     varying = [k for k in others if len({one[k] for one in common}) > 1]
     within = [" ".join(one[k] for k in others) for one in common] if others else []
+    held = {grid.factors[k]: common[0][k] for k in others if k not in varying}
     scope = within[0] if within else ""
     if len(within) > 1:
         what = many_of(grid.factors[varying[0]]) if len(varying) == 1 else "combinations"
-        scope = f"mean of {len(within)} {what}"
-        scope = scope if over is None else f"{common[0][over]}, {scope}"
-    held = {grid.factors[k]: common[0][k] for k in others if k not in varying}
+        scope = ", ".join([*held.values(), f"mean of {len(within)} {what}"])
     return within, held, scope
 
 

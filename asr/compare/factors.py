@@ -14,7 +14,7 @@ from asr.compare.comparison import Factor
 from asr.compare.experiment import Experiment
 from asr.compare.stats.paired import Group
 from asr.config import CONTENT, FREE, Config, walk
-from asr.config.rules import attention_terms, encoder_terms
+from asr.config.rules import attention_terms, ctc_terms, encoder_terms, tokenizer_terms
 from asr.printable import printable
 
 MIN_RUNS = 2
@@ -23,6 +23,8 @@ MIN_RUNS = 2
 TERMS: dict[str, Callable[[Any], dict[str, object]]] = {
     "attention": attention_terms,
     "encoder": encoder_terms,
+    "ctc": ctc_terms,
+    "tokenizer": tokenizer_terms,
 }
 # Factors that are called by a word and not by their key.
 WEIGHTING = "weighting"
@@ -77,18 +79,21 @@ def find_factors(experiments: Sequence[Experiment], names: Sequence[str]) -> Des
     values = _values(experiments)
     keys = _varying([one for one in values if one])
     notes = []
-    # a run without a configuration is known by the words of its run.json alone
-    if unknown := [key for key in keys if key not in _BARE]:
-        bare = [k for k, one in enumerate(experiments) if values[k] and not one.settings]
+    # a run without a configuration is known by the words of its run.json alone: among those that tell
+    # all of their options it may be of any type
+    bare = [k for k, one in enumerate(experiments) if values[k] and not one.settings]
+    if any(one.settings for one in experiments) and bare:
         values = [{} if k in bare else one for k, one in enumerate(values)]
-        if bare:
-            listed = f"{', '.join(names[k] for k in bare)} ({', '.join(unknown)})"
-            notes.append(f"in no type, since options are unknown without a config.yaml: {listed}")
+        listed = ", ".join(names[k] for k in bare)
+        if unknown := [key for key in keys if key not in _BARE]:
+            listed += f" ({', '.join(unknown)})"
+        keys = _varying([one for one in values if one])
+        notes.append(f"in no type, since options are unknown without a config.yaml: {listed}")
     cells = [tuple(one.get(key) for key in keys) if one else None for one in values]
     seeds: dict[_Cell, set[int | None]] = {}
     for cell, experiment in zip(cells, experiments, strict=True):
         if cell is not None:
-            seeds.setdefault(cell, set()).add(experiment.run.seed)
+            seeds.setdefault(cell, set()).add(_seed(experiment))
     repeated = [cell for cell, found in seeds.items() if len(found) >= MIN_RUNS]
     chosen = repeated if len(repeated) > 1 else list(seeds)
     groups, joined = _grouped(keys, chosen)
@@ -121,7 +126,7 @@ def types_of(
         if one is None:
             continue
         seeds = found.setdefault(one, {})
-        seed = experiments[member].run.seed
+        seed = _seed(experiments[member])
         if seed in seeds:
             notes.append(
                 f"{group.set_name}: {names[member]} has the type and the seed of "
@@ -130,6 +135,13 @@ def types_of(
         else:
             seeds[seed] = column
     return {one: [*own.values()] for one, own in found.items() if len(own) >= MIN_RUNS}, notes
+
+
+def _seed(experiment: Experiment) -> int | None:
+    """Return the seed by ``run.json``, or by the configuration where that does not say."""
+    configured = experiment.settings.get("train.seed")
+    given = experiment.run.seed
+    return configured if given is None and isinstance(configured, int) else given
 
 
 def _words(experiment: Experiment) -> dict[str, str | None]:
@@ -207,7 +219,8 @@ def _grouped(keys: Sequence[str], chosen: Sequence[_Cell]) -> tuple[list[list[st
     """(the keys of each factor, notes on those that have several).
 
     Keys that split the types alike are one factor. A key that some level of a factor does not read
-    says nothing by itself there, so it is one factor with the first such.
+    says nothing by itself there, so it is one factor with the first such; where the others together say
+    what it is, it is none.
     """
     cells = [
         {key: value for key, value in zip(keys, cell, strict=True) if value is not None}
@@ -216,8 +229,14 @@ def _grouped(keys: Sequence[str], chosen: Sequence[_Cell]) -> tuple[list[list[st
     varying = _varying(cells)
     nested = [key for key in varying if any(key not in cell for cell in cells)]
     groups = _merged([[key] for key in varying if key not in nested], cells)
+    beside = [key for group in groups for key in group]
+    following = [
+        key
+        for key in nested
+        if _follows(key, beside, cells) and not any(_follows(key, group, cells) for group in groups)
+    ]
     for key in nested:
-        for group in groups:
+        for group in groups if key not in following else ():
             readers: dict[_Cell, bool] = {}
             for cell in cells:
                 level = tuple(cell.get(one) for one in group)
@@ -226,9 +245,14 @@ def _grouped(keys: Sequence[str], chosen: Sequence[_Cell]) -> tuple[list[list[st
                 group.append(key)
                 break
         else:
-            groups.append([key])
+            if key not in following:
+                groups.append([key])
     groups = sorted(_merged(groups, cells), key=lambda group: varying.index(group[0]))
-    notes = []
+    notes = [
+        f"{key} follows from {' and '.join(beside)}: it is no factor of its own, and no difference can "
+        f"be put down to it alone"
+        for key in following
+    ]
     for group in (group for group in groups if len(group) > 1):
         within = [key for key in group if key in nested]
         beside = [key for key in group if key not in nested]
@@ -243,6 +267,14 @@ def _grouped(keys: Sequence[str], chosen: Sequence[_Cell]) -> tuple[list[list[st
                 f"that they are one factor, {_name(group)}"
             )
     return groups, notes
+
+
+def _follows(key: str, others: Sequence[str], cells: Sequence[dict[str, str]]) -> bool:
+    """Tell whether these options say what the value of another is, or that it is not read."""
+    values: dict[_Cell, set[str | None]] = {}
+    for cell in cells:
+        values.setdefault(tuple(cell.get(one) for one in others), set()).add(cell.get(key))
+    return all(len(found) == 1 for found in values.values())
 
 
 def _merged(groups: list[list[str]], cells: Sequence[dict[str, str]]) -> list[list[str]]:

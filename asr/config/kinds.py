@@ -23,7 +23,10 @@ ENCODERS = {
     "ebranchformer": EncoderKind(reads=("conv_kernel", "cgmlp_dim", "causal")),
     "transformer": EncoderKind(),
 }
+DEFAULT_KIND = "conformer"
 
+# The gated convolution of an E-Branchformer over its width, where nothing is said.
+CGMLP_WIDTH = 6
 
 OWN_OPTIONS = sorted({name for kind in ENCODERS.values() for name in kind.reads})
 """Options of the encoder that not every kind reads."""

@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from asr.config.kinds import DEFAULT_KIND, unread
 from asr.config.strict_yaml import parse_yaml, read_yaml
 from asr.errors import InputError, warn
 from asr.formats import OPTIONS, old_options, upgrade_options
@@ -33,11 +34,14 @@ def read_yaml_chain(
             f"{path}: a configuration is `section: {{key: value}}`, not a {type(content).__name__}"
         )
     _refuse_interpolation(content, str(path))
-    old = {} if "format" in content else old_options(content)
+    written_by_program = "format" in content
+    old = {} if written_by_program else old_options(content)
     content = upgrade_options(content, str(path))
     if old and follow_base:  # a user's own file; one that a program wrote needs no change
         names = ", ".join(f"{before} is called {now} now" for before, now in old.items())
         warn(f"{path}: {names}")
+    if not follow_base or written_by_program:
+        content = _read_by_its_kind(content)
     base = content.pop("base", None)
     if base is None:
         return [(str(path), content)]
@@ -47,6 +51,15 @@ def read_yaml_chain(
         )
     below = read_yaml_chain(_find_base(base, path), (*seen, path), follow_base)
     return [*below, (str(path), content)]
+
+
+def _read_by_its_kind(content: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what the kind of encoder does not read: older versions let it stand."""
+    encoder = content.get("encoder")
+    if not isinstance(encoder, dict):
+        return content
+    names = unread(encoder.get("kind", DEFAULT_KIND))
+    return {**content, "encoder": {k: v for k, v in encoder.items() if k not in names}}
 
 
 def _find_base(name: Any, path: Path) -> Path:

@@ -50,8 +50,6 @@ def load(
             merged = OmegaConf.merge(merged, _unsaid(kind))
         for origin, layer in layers:
             merged = _merge(merged, layer, origin)
-    if not follow_base:  # older versions let stand what nobody read
-        merged = OmegaConf.merge(merged, _unsaid(merged.encoder.kind))
     config = OmegaConf.to_object(merged)
     assert isinstance(config, Config)
     _check_values(config)

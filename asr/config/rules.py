@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from sigmoid_attention.weightings import MAPS, Map, listed, maps_with, served_by
 
-from asr.config.kinds import ENCODERS, OWN_OPTIONS, unread
-from asr.config.schema import AttentionConfig, Config, EncoderConfig
+from asr.config.kinds import CGMLP_WIDTH, ENCODERS, OWN_OPTIONS, unread
+from asr.config.schema import AttentionConfig, Config, CtcConfig, EncoderConfig, TokenizerConfig
 
 
 class Rule(NamedTuple):
@@ -116,6 +116,7 @@ RULES = (
         "attention.keys = linformer: its mixtures stand at no frame, so {attention.position} has "
         "nothing to measure; choose none, sinusoidal or cape",
     ),
+    *(_unread(name) for name in OWN_OPTIONS),
     Rule(
         lambda c: c.encoder.conv_kernel % 2 == 0,
         "encoder.conv_kernel = {encoder.conv_kernel}: must be odd",
@@ -124,7 +125,6 @@ RULES = (
         lambda c: c.encoder.cgmlp_dim % 2 != 0,
         "encoder.cgmlp_dim = {encoder.cgmlp_dim}: must be even, half of it gates the other half",
     ),
-    *(_unread(name) for name in OWN_OPTIONS),
     Rule(
         lambda c: (
             len(set(c.ctc.intermediate_layers)) < len(c.ctc.intermediate_layers)
@@ -228,6 +228,12 @@ def attention_terms(attention: AttentionConfig) -> dict[str, object]:
         unused |= {"shift", "shift_constant", "shift_per_head", "shift_exponent"}
     elif attention.shift != "constant":
         unused.add("shift_constant")
+    if not one.power:
+        unused.add("power")
+    if not one.scaled:
+        unused.add("row_scale")
+    elif attention.row_scale == "auto":
+        terms["row_scale"] = one.row_scale or "none"
     biased = one.shift and attention.position in ("alibi", "table")
     # Without a bias the effective count is that of the visible keys.
     if not _attention_counts(attention) or (attention.count != "sequence" and not biased):
@@ -240,8 +246,23 @@ def attention_terms(attention: AttentionConfig) -> dict[str, object]:
 
 def encoder_terms(encoder: EncoderConfig) -> dict[str, object]:
     """Return the options that the encoder reads; two that agree in them compute alike."""
-    unused = unread(encoder.kind)
-    return {name: value for name, value in vars(encoder).items() if name not in unused}
+    unused = {*unread(encoder.kind), *(() if encoder.chunk_sizes else ("left_chunks",))}
+    terms = dict(vars(encoder))
+    if encoder.cgmlp_dim == 0 and isinstance(encoder.dim, int):  # a file may say anything
+        terms["cgmlp_dim"] = CGMLP_WIDTH * encoder.dim
+    return {name: value for name, value in terms.items() if name not in unused}
+
+
+def ctc_terms(ctc: CtcConfig) -> dict[str, object]:
+    """Return the options that the CTC head reads."""
+    unused = set() if ctc.intermediate_layers else {"intermediate_weight"}
+    return {name: value for name, value in vars(ctc).items() if name not in unused}
+
+
+def tokenizer_terms(tokenizer: TokenizerConfig) -> dict[str, object]:
+    """Return the options that the tokenizer reads."""
+    unused = {"vocab_size"} if tokenizer.kind == "char" else set()
+    return {name: value for name, value in vars(tokenizer).items() if name not in unused}
 
 
 def _counts(config: Config) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sigmoid_attention.weightings import MAPS
 
-from asr.config.kinds import ENCODERS
+from asr.config.kinds import DEFAULT_KIND, ENCODERS
 from asr.config.option import CONTENT, FREE, option
 from asr.config.training import OptimizerConfig, TrainConfig
 
@@ -213,7 +213,7 @@ class AttentionConfig:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    kind: str = option("conformer", "encoder layers", choices=tuple(ENCODERS))
+    kind: str = option(DEFAULT_KIND, "encoder layers", choices=tuple(ENCODERS))
     num_layers: int = option(12, "layers", low=1, high=512)
     dim: int = option(256, "width", low=8, high=16384)
     ff_dim: int = option(1024, "width inside the feed-forward modules", low=8, high=65536)

@@ -64,7 +64,13 @@ class Recogniser(nn.Module):
         return next(iter(self.heads))
 
     def head(self, name: str | None = None) -> Head:
-        """A head by its name; by default the one that is read where no other is asked for."""
+        """Return a head by its name; by default the one that is read where no other is asked for.
+
+        Raises:
+            InputError: the model has no such head.
+        """
+        if name is not None and name not in self.heads:
+            raise InputError(f"this model has no {name} head: model.heads = {[*self.heads]}")
         return cast(Head, self.heads[name or self.first_head])
 
     def forward(

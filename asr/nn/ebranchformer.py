@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from asr.config import EncoderConfig
+from asr.config.kinds import CGMLP_WIDTH
 from asr.nn.depthwise import DepthwiseConv
 from asr.nn.dropout import Dropout
 from asr.nn.frames import Frames
@@ -72,7 +73,7 @@ class EBranchformerLayer(Layer):
         super().__init__()
         dim, ff_dim, dropout = config.dim, config.ff_dim, config.dropout
         convolution = GatedConvolution(
-            dim, config.cgmlp_dim or 6 * dim, config.conv_kernel, dropout, config.causal
+            dim, config.cgmlp_dim or CGMLP_WIDTH * dim, config.conv_kernel, dropout, config.causal
         )
         self.ff_before = around(FeedForward(dim, ff_dim, dropout), 0.5)
         self.branches = around(Branches(attention, convolution, config), 1.0)

@@ -41,7 +41,7 @@ def model_card(model: Model, path: Path, repo: str, options: CardOptions) -> str
         "language": options.language,
         "library_name": "sigmoid-asr",
         "pipeline_tag": "automatic-speech-recognition",
-        "tags": ["automatic-speech-recognition", "ctc", model.config.encoder.kind],
+        "tags": ["automatic-speech-recognition", *model.net.heads, model.config.encoder.kind],
     }
     metadata = {key: value for key, value in metadata.items() if value is not None}
     head = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)

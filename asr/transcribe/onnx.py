@@ -108,6 +108,7 @@ def export_onnx(folder: Path, out: Path) -> None:
     if missing:
         raise InputError(f"export needs {', '.join(missing)}: pip install sigmoid-asr[onnx]")
     model = load_model(folder, "cpu", backend="reference")
+    model.net.head("ctc")  # refuses a model without one
     exported = _Exported(model.net).eval()
     rate = model.config.features.sample_rate
     wave_bn = 0.1 * torch.randn(3, 2 * rate, generator=torch.Generator().manual_seed(0))

@@ -388,3 +388,116 @@ def test_a_factor_has_a_column_in_every_table(tmp_path: Path) -> None:
     alone = write_experiment(tmp_path / "alone", seed=7)
     write_decoded(alone, "test", 0.2)
     assert compare([*folders, alone]).rows[-1].levels == {}
+
+
+def test_an_option_of_one_map_says_nothing_of_the_others(tmp_path: Path) -> None:
+    folders = []
+    for name, weighting, power, rate in (
+        ("s", "sigmoid", 3, 0.2),
+        ("p3", "polynomial", 3, 0.3),
+        ("p5", "polynomial", 5, 0.1),
+    ):
+        settings = {"attention.weighting": weighting, "attention.power": power}
+        folders += seeds_with(tmp_path, name, rate, settings, weighting=weighting)
+    comparison = compare(folders)
+    assert [one.name for one in comparison.factors] == ["weighting+attention.power"]
+    assert [one.label for one in comparison.types] == [
+        "sigmoid",
+        "polynomial+power=3",
+        "polynomial+power=5",
+    ]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"tokenizer.kind": "char", "tokenizer.vocab_size": 300},
+        {"encoder.left_chunks": [4]},
+        {"ctc.intermediate_weight": 0.5},
+        {"attention.weighting": "relu", "attention.row_scale": "1/n"},
+        {"encoder.kind": "ebranchformer", "encoder.cgmlp_dim": 6 * 256},
+    ],
+)
+def test_what_nothing_reads_or_a_default_says_already_is_no_factor(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    *same, (key, _) = settings.items()
+    words = {"weighting": "relu"} if key == "attention.row_scale" else {}
+    folders = seeds_with(tmp_path, "a", 0.3, dict(same), **words)
+    folders += seeds_with(tmp_path, "b", 0.1, settings, **words)
+    assert key not in str([one.keys for one in compare(folders).factors])
+
+
+def test_an_option_that_follows_from_two_others_is_no_factor(tmp_path: Path) -> None:
+    """Chunks take causal convolutions of the kinds that have convolutions."""
+    folders = []
+    for kind in ("conformer", "ebranchformer", "transformer"):
+        for chunks in ([], [0, 8]):
+            settings: dict[str, Any] = {"encoder.kind": kind, "encoder.chunk_sizes": chunks}
+            if kind != "transformer":
+                settings["encoder.causal"] = bool(chunks)
+            name, rate = f"{kind}{len(chunks)}", 0.2 if chunks else 0.3
+            folders += seeds_with(tmp_path, name, rate, settings, encoder=kind)
+    comparison = compare(folders)
+    assert [one.name for one in comparison.factors] == ["encoder.kind", "encoder.chunk_sizes"]
+    assert [
+        one
+        for one in comparison.notes
+        if one.startswith("encoder.causal follows from encoder.kind and encoder.chunk_sizes")
+    ]
+    (chunked,) = (
+        one
+        for one in comparison.type_differences
+        if one.factor == "encoder.chunk_sizes" and not one.over
+    )
+    assert len(chunked.within) == 3
+
+
+def test_a_run_without_a_configuration_is_not_pooled_with_those_that_have_one(
+    tmp_path: Path,
+) -> None:
+    folders = [
+        *seeds_with(tmp_path, "c", 0.3, {"encoder.kind": "conformer"}, encoder="conformer"),
+        *seeds_with(tmp_path, "t", 0.1, {"encoder.kind": "transformer"}, encoder="transformer"),
+        *seeds_of(tmp_path, "sigmoid", "alibi", 0.2, count=2),
+    ]
+    comparison = compare(folders)
+    assert [len(one.names) for one in comparison.types] == [3, 3]
+    assert comparison.notes[0] == (
+        "in no type, since options are unknown without a config.yaml: sigmoid-alibi-1, "
+        "sigmoid-alibi-2"
+    )
+
+
+def test_a_seed_that_the_run_does_not_tell_is_that_of_its_configuration(tmp_path: Path) -> None:
+    folders = seeds_with(tmp_path, "a", 0.3, {"encoder.dim": 32})
+    folders += seeds_with(tmp_path, "b", 0.1, {"encoder.dim": 64})
+    for folder in folders:
+        path = folder / "run.json"
+        content = json.loads(path.read_text())
+        assert content.pop("seed") in (1, 2, 3)
+        path.write_text(json.dumps(content))
+        assert '"seed"' in (folder / "config.yaml").read_text()
+    comparison = compare(folders)
+    assert [len(one.names) for one in comparison.types] == [3, 3]
+
+
+def test_a_difference_over_part_of_a_grid_says_over_which(tmp_path: Path) -> None:
+    folders = []
+    for weighting in ("softmax", "sigmoid"):
+        for kind, dim in (("conformer", 32), ("transformer", 32), ("transformer", 64)):
+            settings = {
+                "attention.weighting": weighting,
+                "encoder.kind": kind,
+                "encoder.dim": dim,
+            }
+            rate, name = 0.1 if dim == 32 else 0.3, f"{weighting}{kind}{dim}"
+            words = {"weighting": weighting, "encoder": kind}
+            folders += seeds_with(tmp_path, name, rate, settings, **words)
+    comparison = compare(folders)
+    (one,) = (
+        one for one in comparison.type_differences if one.factor == "encoder.dim" and not one.over
+    )
+    assert one.scope == "transformer, mean of 2 weightings"
+    (told,) = (one for one in verdict(comparison).answer.split(". ") if "dim=32" in one)
+    assert "transformer" in told

@@ -58,6 +58,7 @@ def test_a_folder_of_an_older_version_may_hold_what_its_kind_does_not_read(tmp_p
     yaml = tmp_path / "config.yaml"
     yaml.write_text("format: 2\nencoder: {kind: transformer, conv_kernel: 15, causal: true}\n")
     encoder = config.load([yaml], follow_base=False).encoder
+    assert config.load([yaml]).encoder == encoder  # given to --config again
     assert (encoder.kind, encoder.conv_kernel, encoder.causal) == ("transformer", 31, False)
 
 

@@ -105,5 +105,7 @@ def test_a_model_has_the_heads_that_it_was_told() -> None:
     assert net.first_head == names[0]
     shapes = {name: value.shape for name, value in net.state_dict().items()}
     assert weight_shapes(cfg, VOCAB_SIZE) == shapes
+    with pytest.raises(InputError, match="this model has no words head"):
+        net.head("words")
     with pytest.raises(InputError, match=r"model\.heads = 'transducer': choose one of ctc"):
         Recogniser(configured("transducer"), VOCAB_SIZE)

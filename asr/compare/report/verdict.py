@@ -258,6 +258,8 @@ def _ranks(differences: Sequence[TypeDifference], beside: str, where: str) -> tu
         if all(one.held.get(other) == level for one in differences)
     ]
     within = f" with {listed(held)}" if held else ""
+    if held and not alone and held[0] not in where:
+        text += f", all of it{within}"
     shown = "; ".join(map(_above, others))
     return (
         answer(others[0], where) if alone else sentence(text, where),
