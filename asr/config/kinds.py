@@ -23,6 +23,7 @@ ENCODERS = {
     "ebranchformer": EncoderKind(reads=("conv_kernel", "cgmlp_dim", "causal")),
     "transformer": EncoderKind(),
 }
+
 DEFAULT_KIND = "conformer"
 
 # The gated convolution of an E-Branchformer over its width, where nothing is said.

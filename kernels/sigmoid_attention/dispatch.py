@@ -264,10 +264,7 @@ def refusal(
         return None
     if dtype not in (torch.float16, torch.bfloat16, torch.float32):
         return f"it has float16, bfloat16 and float32, not {dtype}"
-    reason = _triton_cannot_run(device)
-    if reason is None and device.type == "cpu" and dtype == torch.bfloat16:
-        return "Triton's interpreter computes torch.bfloat16 wrongly"
-    return reason
+    return _triton_cannot_run(device)
 
 
 @_constant

@@ -381,11 +381,3 @@ def test_sizes_beyond_the_kernels_are_refused(shape, message):
 def test_fast_mode_is_close_where_weights_are_large():
     x = torch.linspace(-5, 5, 41)
     torch.testing.assert_close(weights(x, "fast", 1), torch.sigmoid(x.double()), rtol=0, atol=2e-4)
-
-
-@pytest.mark.skipif(not INTERPRETED, reason="of the interpreter")
-def test_what_the_interpreter_computes_wrongly_is_refused() -> None:
-    x = torch.randn(1, 2, 5, 16, dtype=torch.bfloat16)
-    with pytest.raises(ValueError, match=r"interpreter computes torch\.bfloat16 wrongly"):
-        attend(x, x, x, weighting=Weighting.relu(), backend="triton")
-    attend(x, x, x, weighting=Weighting.relu())  # by another backend
