@@ -100,7 +100,8 @@ def prepare(
     """
     train_cuts = _open_all(config.data.train, "data.train", config.data)
     dev_cuts = _open_all(config.data.dev, "data.dev", config.data)
-    _warn_of_repeated(train_cuts)
+    for key, cuts in (("data.train", train_cuts), ("data.dev", dev_cuts)):
+        _warn_of_repeated(key, cuts)
     data = _contents(config, {"data.train": train_cuts, "data.dev": dev_cuts})
     num_validated = min(config.train.max_validate_utterances or len(dev_cuts), len(dev_cuts))
     dev_cuts = dev_cuts.select(np.arange(num_validated))
@@ -147,13 +148,13 @@ def prepare(
     return Setup(net, tokenizer, train, dev, plain, batches, initialised, data)
 
 
-def _warn_of_repeated(cuts: CutTable) -> None:
+def _warn_of_repeated(key: str, cuts: CutTable) -> None:
     """Issue an ``InputWarning`` where manifests have utterances in common."""
     order = np.argsort(cuts.keys, kind="stable")
     again = order[1:][cuts.keys[order[1:]] == cuts.keys[order[:-1]]]
     if len(again):
         warn(
-            f"data.train: {len(again)} utterances are in it more than once, as {cuts[again[0]].id}: "
+            f"{key}: {len(again)} utterances are in it more than once, as {cuts[again[0]].id}: "
             "they count as often"
         )
 

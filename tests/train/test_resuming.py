@@ -196,3 +196,5 @@ def test_fingerprints_of_lists_and_indices(
 def test_a_manifest_given_twice_is_told(cuts: Path, tmp_path: Path) -> None:
     with pytest.warns(InputWarning, match=r"data.train: 4 utterances are in it more than once"):
         go_on(tmp_path / "exp", cuts, f"data.train=[{cuts},{cuts}]")
+    with pytest.warns(InputWarning, match=r"data.dev: 4 utterances are in it more than once"):
+        go_on(tmp_path / "dev", cuts, f"data.dev=[{cuts},{cuts}]")
