@@ -11,7 +11,7 @@ reports more errors than the minimum.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
@@ -45,7 +45,8 @@ class Edit:
 
 @dataclass(frozen=True)
 class ErrorCounts:
-    """Error counts of one utterance, or of several added up."""
+    """Error counts of one utterance, or of several added up; ``reference_words`` are characters where
+    those were counted."""
 
     reference_words: int = 0
     correct: int = 0
@@ -77,6 +78,39 @@ class ErrorCounts:
         )
 
 
+def characters(text: str) -> str:
+    """Return what the character error rate counts: spaces between words are characters too."""
+    return " ".join(text.split())
+
+
+@dataclass(frozen=True)
+class Metric:
+    """An error rate: what a text is cut into, and what the rate and its units are called.
+
+    Attributes:
+        name: in files; label: in tables.
+        split: from a text to its units.
+        gap: between units that are shown in a row.
+    """
+
+    name: str
+    label: str
+    long: str
+    unit: str
+    split: Callable[[str], Sequence[str]]
+    gap: str
+
+    @property
+    def units(self) -> str:
+        return f"{self.unit}s"
+
+
+WER = Metric("wer", "WER", "word error rate", "word", str.split, " ")
+CER = Metric("cer", "CER", "character error rate", "character", characters, "")
+METRICS = {one.name: one for one in (WER, CER)}
+"""The character error rate is for languages without spaces, where an utterance is one word."""
+
+
 def count_errors(reference: Sequence[str], hypothesis: Sequence[str]) -> ErrorCounts:
     """Counts of ``align(reference, hypothesis)``, in memory linear in its length."""
     reference_ids, hypothesis_ids = _word_ids(reference, hypothesis)
@@ -97,8 +131,8 @@ def count_errors(reference: Sequence[str], hypothesis: Sequence[str]) -> ErrorCo
     )
 
 
-def edit_distance(reference: str, hypothesis: str) -> int:
-    """The fewest insertions, deletions and substitutions of characters, by bits of whole numbers.
+def edit_distance(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
+    """The fewest insertions, deletions and substitutions of units, by bits of whole numbers.
 
     Myers (1999), "A fast bit-vector algorithm for approximate string matching based on dynamic
     programming", in Hyyrö's form (2001) for two whole texts.

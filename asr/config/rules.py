@@ -164,6 +164,10 @@ RULES = (
         "optimizer.betas = {optimizer.betas}: give two numbers",
     ),
     Rule(
+        lambda c: c.train.average_what == "last" and c.train.best_by != "wer",
+        "train.best_by = {train.best_by}: train.average_what = last chooses by no error rate",
+    ),
+    Rule(
         lambda c: c.train.diagnose_steps > 0 and c.train.parallel == "fsdp",
         "train.diagnose_steps = {train.diagnose_steps}: with train.parallel = fsdp no process holds "
         "the weights that it would look at",

@@ -85,7 +85,15 @@ class TrainConfig:
         5, "weights of the final model: mean of N checkpoints", low=1, high=10**4
     )
     average_what: str = option(
-        "best", "which checkpoints: best by dev WER, or last", choices=("best", "last")
+        "best",
+        "which checkpoints: best by dev error rate (best_by), or last",
+        choices=("best", "last"),
+    )
+    best_by: str = option(
+        "wer",
+        "error rate on the dev data that says which checkpoints are best: of words, or of characters, "
+        "for languages without spaces",
+        choices=("wer", "cer"),
     )
     ema_decay: float = option(
         0.0,

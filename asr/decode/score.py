@@ -16,7 +16,7 @@ from asr.decode.trn import trn_ids, trn_text
 from asr.files import write_atomically
 from asr.printable import printable
 from asr.run_folder import DecodedFolder
-from asr.wer import Edit, ErrorCounts, Op, align, count_errors, edit_distance
+from asr.wer import Edit, ErrorCounts, Op, align, characters, count_errors, edit_distance
 
 _LISTING_WIDTH = 100
 _EVAL_SIGN = {Op.CORRECT: "", Op.SUBSTITUTION: "S", Op.DELETION: "D", Op.INSERTION: "I"}
@@ -88,9 +88,7 @@ def utterance_counts(utterances: Sequence[DecodedUtterance]) -> list[ErrorCounts
 
 def character_counts(utterance: DecodedUtterance) -> tuple[int, int]:
     """(character errors, reference characters) of an utterance, spaces between words included."""
-    reference, hypothesis = (
-        " ".join(text.split()) for text in (utterance.reference, utterance.hypothesis)
-    )
+    reference, hypothesis = map(characters, (utterance.reference, utterance.hypothesis))
     return edit_distance(reference, hypothesis), len(reference)
 
 

@@ -249,12 +249,12 @@ def list_checkpoints(folder: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def choose_steps(wers: dict[int, float], count: int, what: str) -> list[int]:
-    """The validated steps whose weights are averaged: ``count`` best by dev WER (the later one of
-    equals), or ``count`` last."""
-    steps = sorted(wers)
+def choose_steps(rates: dict[int, float], count: int, what: str) -> list[int]:
+    """The validated steps whose weights are averaged: ``count`` of the lowest dev error rates (the later
+    one of equals), or ``count`` last."""
+    steps = sorted(rates)
     if what == "best":
-        steps = sorted(steps, key=lambda step: (-wers[step], step))
+        steps = sorted(steps, key=lambda step: (-rates[step], step))
     return sorted(steps[-count:])
 
 

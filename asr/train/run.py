@@ -18,7 +18,7 @@ from asr.processes import Processes, alone, join
 from asr.run_folder import RunFolder
 from asr.runtime import prepare_cpu
 from asr.text.tokenizer import load_tokenizer
-from asr.train.checkpoint import average_weights, choose_steps, list_checkpoints
+from asr.train.checkpoint import average_weights, list_checkpoints
 from asr.train.initialise import read_start
 from asr.train.log import NoLog, TensorBoard, Tracker, TrainingLog, load_tracker
 from asr.train.profiling import Profile
@@ -158,8 +158,7 @@ def _open_log(
 def _finish(
     config: Config, exp: RunFolder, setup: Setup, progress: Progress, record: dict[str, Any]
 ) -> None:
-    train = config.train
-    chosen = choose_steps(progress.wers, train.average_checkpoints, train.average_what)
+    chosen = progress.averaged_steps(config.train)
     there = list_checkpoints(exp.checkpoints)
     save_model(exp.model, average_weights([there[s] for s in chosen]), config, setup.tokenizer)
     print(f"model       mean of the weights after steps {chosen}: {exp.model}")

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 import torch
 
-from asr.config import Config
+from asr.config import Config, TrainConfig
 from asr.data.batches import EpochPlan
 from asr.data.dataset import Batch
 from asr.data.loader import Loader
@@ -52,13 +52,19 @@ class Progress:
     audio_s: float = 0.0
     wall_s: float = 0.0
     wers: dict[int, float] = field(default_factory=dict)
-    """Dev WER by the step it was measured after."""
+    cers: dict[int, float] = field(default_factory=dict)
+    """Dev WER and CER by the step they were measured after; older checkpoints have no CER."""
     skipped_in_a_row: int = 0
     num_skipped: int = 0
     num_left_out: int = 0
     window_loss: float = 0.0
     """Sum of the finite losses since the last line of the log, and how many they are."""
     window_steps: int = 0
+
+    def averaged_steps(self, train: TrainConfig) -> list[int]:
+        """Return the validated steps whose weights the final model averages, as of now."""
+        rates = {"wer": self.wers, "cer": self.cers}[train.best_by]
+        return choose_steps(rates, train.average_checkpoints, train.average_what)
 
 
 class Trainer:
@@ -301,11 +307,12 @@ class Trainer:
         self.engine.weights_written()
         setup.net.train()
         progress.wers[progress.step] = found.wer
+        progress.cers[progress.step] = found.cer
         epoch = -(-progress.step // self.steps_an_epoch)
         shown = "none finite" if found.loss is None else f"{found.loss:.3f}"
         line = (
             f"epoch {epoch:3d}  step {progress.step:6d}  {progress.wall_s:6.0f} s  "
-            f"dev loss {shown}  dev WER {100 * found.wer:6.2f} %"
+            f"dev loss {shown}  dev WER {100 * found.wer:6.2f} %  CER {100 * found.cer:6.2f} %"
         )
         if found.left_out:
             unread = [asdict(item) for item in found.left_out]
@@ -321,6 +328,7 @@ class Trainer:
             epoch=epoch,
             loss=found.loss,
             wer=found.wer,
+            cer=found.cer,
             num_left_out=len(found.left_out),
         )
         meter.tell(line)
@@ -336,10 +344,9 @@ class Trainer:
 
     def _remove_others(self) -> None:
         """Delete the checkpoints that are neither the newest nor among those to average."""
-        progress, train = self.progress, self.config.train
         if self.processes.first:
-            keep = choose_steps(progress.wers, train.average_checkpoints, train.average_what)
-            remove_others(self.exp.checkpoints, [*keep, progress.step])
+            keep = self.progress.averaged_steps(self.config.train)
+            remove_others(self.exp.checkpoints, [*keep, self.progress.step])
 
     def restore(self) -> int:
         """Continue after the newest complete checkpoint; returns the log's length at that time."""

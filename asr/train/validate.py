@@ -1,4 +1,4 @@
-"""Loss and greedy WER on the dev part."""
+"""Loss and greedy WER and CER on the dev part."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from asr.search.factory import GREEDY_RUNS
 from asr.search.hypothesis import rows_with_nan
 from asr.text.tokenizer import Tokenizer
 from asr.train.step import silence
-from asr.wer import ErrorCounts, count_errors
+from asr.wer import METRICS, edit_distance
 
 
 def share_of_dev(dev: Utterances, max_batch_s: float, processes: Processes) -> list[np.ndarray]:
@@ -35,12 +35,13 @@ class Validation(NamedTuple):
 
     Attributes:
         loss: per token, None where no utterance has a finite one.
-        wer: word error rate as a fraction.
-        left_out: utterances that could not be read; loss and WER are over the others.
+        wer, cer: word and character error rates as fractions.
+        left_out: utterances that could not be read; loss and error rates are over the others.
     """
 
     loss: float | None
     wer: float
+    cer: float
     left_out: tuple[LeftOut, ...]
 
 
@@ -54,7 +55,7 @@ def validate(
     """Decode greedily and count errors.
 
     An utterance whose output is not finite has no words; the loss is over the others.
-    Without a reference word the error rate counts as infinite.
+    Without a reference word the error rates count as infinite.
 
     Raises:
         InputError: no utterance could be read.
@@ -64,7 +65,7 @@ def validate(
     search = GREEDY_RUNS[net.first_head]
     loss, num_tokens, num_read = 0.0, 0, 0
     left_out: list[LeftOut] = []
-    errors = ErrorCounts(0, 0, 0, 0, 0)
+    counts = dict.fromkeys(METRICS, (0, 0))  # errors, reference units
     for given in batches:
         left_out += given.left_out
         num_read += len(given)
@@ -80,14 +81,24 @@ def validate(
         num_tokens += int(token_lens_b[loss_b.isfinite()].sum())
         lens_b = lens_b.where(~rows_with_nan(frames_btx, lens_b), 0)
         for text, best in zip(batch.texts, search(frames_btx, lens_b), strict=True):
-            errors += count_errors(text.split(), tokenizer.decode(best[0].tokens).split())
-    everyones = processes.gather((loss, num_tokens, errors, left_out, num_read))
-    losses, tokens, counts, unread, read = zip(*everyones, strict=True)
+            heard = tokenizer.decode(best[0].tokens)
+            for name, metric in METRICS.items():
+                reference = metric.split(text)
+                errors, length = counts[name]
+                errors += edit_distance(reference, metric.split(heard))
+                counts[name] = (errors, length + len(reference))
+    everyones = processes.gather((loss, num_tokens, counts, left_out, num_read))
+    losses, tokens, counted, unread, read = zip(*everyones, strict=True)
     missing = tuple(item for items in unread for item in items)
     if not sum(read):
         first = f": {missing[0].detail}" if missing else ""
         raise InputError(f"data.dev: not one utterance could be read{first}")
     num_tokens = sum(tokens)
-    total = sum(counts, ErrorCounts())
-    wer = total.wer if total.reference_words else math.inf
-    return Validation(sum(losses) / num_tokens if num_tokens else None, wer, missing)
+    rates = {name: _rate([one[name] for one in counted]) for name in METRICS}
+    mean = sum(losses) / num_tokens if num_tokens else None
+    return Validation(mean, rates["wer"], rates["cer"], missing)
+
+
+def _rate(counts: Iterable[tuple[int, int]]) -> float:
+    errors, lengths = zip(*counts, strict=True)
+    return sum(errors) / sum(lengths) if sum(lengths) else math.inf

@@ -6,12 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jiwer
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from asr import config
 from asr.compare.experiment import read_experiment
+from asr.decode.decode import decode_set
 from asr.errors import InputError
+from asr.model.folder import load_model
 from asr.train import record
 from asr.train.checkpoint import average_weights, choose_steps, list_checkpoints, write_file
 from asr.train.optimizer import build_optimizer, learning_rate
@@ -150,6 +154,50 @@ def test_choosing_and_averaging_checkpoints(tmp_path: Path) -> None:
     # an unfinished file is no checkpoint
     (tmp_path / "step-00000003.tmp").write_bytes(b"half")
     assert list(list_checkpoints(tmp_path)) == [1, 2]
+
+
+@pytest.fixture(scope="module")
+def validated(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was validated often; its best weights by characters are not those by words."""
+    exp = tmp_path_factory.mktemp("validated") / "exp"
+    more = ["train.epochs=3", "train.average_checkpoints=1"]
+    settings = [*TINY, *data(tiny_corpus), *more, "train.best_by=cer", "train.tensorboard=true"]
+    train(config.load([], settings), exp)
+    return exp
+
+
+def test_validation_reports_the_error_rates_of_the_decoded_dev_part(
+    validated: Path, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    run = json.loads((validated / "run.json").read_text())
+    (chosen,) = run["averaged_steps"]
+    (valid,) = (r for r in records(validated) if (r["kind"], r["step"]) == ("valid", chosen))
+    decode_set(load_model(validated), tiny_corpus / "dev.cuts.jsonl.gz", tmp_path)
+    lines = map(json.loads, (tmp_path / "hypotheses.jsonl").read_text().splitlines())
+    pairs = [(line["reference"], line["hypothesis"]) for line in lines]
+    references, hypotheses = map(list, zip(*pairs, strict=True))
+    assert valid["cer"] == pytest.approx(jiwer.cer(references, hypotheses))
+    assert valid["wer"] == pytest.approx(jiwer.wer(references, hypotheses))
+    assert 0 < valid["cer"] < 1
+    events = EventAccumulator(str(validated / "tensorboard")).Reload()
+    series = {one.step: one.value for one in events.Scalars("valid/cer")}
+    assert series[chosen] == pytest.approx(valid["cer"])
+
+
+def test_the_best_weights_may_be_those_with_the_fewest_wrong_characters(validated: Path) -> None:
+    found = [r for r in records(validated) if r["kind"] == "valid"]
+    best = {
+        of: min(found, key=lambda r: (r[of], -r["step"]))["step"] for of in ("loss", "wer", "cer")
+    }
+    assert best["cer"] != best["wer"]
+    assert json.loads((validated / "run.json").read_text())["averaged_steps"] == [best["cer"]]
+    assert best["cer"] in list_checkpoints(validated / "checkpoints")
+
+
+def test_what_is_best_is_not_asked_where_the_last_ones_are_averaged() -> None:
+    message = "train.best_by = cer: train.average_what = last chooses by no error rate"
+    with pytest.raises(InputError, match=message):
+        config.load([], ["train.average_what=last", "train.best_by=cer"])
 
 
 def test_a_resumed_run_says_what_made_which_steps(
