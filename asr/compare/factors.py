@@ -15,6 +15,7 @@ from asr.compare.experiment import Experiment
 from asr.compare.stats.paired import Group
 from asr.config import CONTENT, FREE, Config, walk
 from asr.config.rules import attention_terms, ctc_terms, encoder_terms, tokenizer_terms
+from asr.config.schema import unread_heads
 from asr.printable import printable
 
 MIN_RUNS = 2
@@ -186,8 +187,11 @@ def _values(experiments: Sequence[Experiment]) -> list[dict[str, str]]:
 
 def _read(settings: dict[str, Any]) -> dict[str, object]:
     """Return the settings that are read."""
-    found = dict(settings)
+    unread = unread_heads(settings["model.heads"])
+    found = {key: settings[key] for key in settings if key.partition(".")[0] not in unread}
     for section, terms in TERMS.items():
+        if section in unread:
+            continue
         own = {key: settings[key] for key in settings if key.startswith(f"{section}.")}
         read = terms(SimpleNamespace(**{key.partition(".")[2]: own[key] for key in own}))
         found = {key: value for key, value in found.items() if key not in own}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from asr.config.kinds import DEFAULT_KIND, unread
+from asr.config.schema import unread_heads
 from asr.config.strict_yaml import parse_yaml, read_yaml
 from asr.errors import InputError, warn
 from asr.formats import OPTIONS, old_options, upgrade_options
@@ -41,7 +42,7 @@ def read_yaml_chain(
         names = ", ".join(f"{before} is called {now} now" for before, now in old.items())
         warn(f"{path}: {names}")
     if not follow_base or written_by_program:
-        content = _read_by_its_kind(content)
+        content = _without_unread(content)
     base = content.pop("base", None)
     if base is None:
         return [(str(path), content)]
@@ -53,9 +54,11 @@ def read_yaml_chain(
     return [*below, (str(path), content)]
 
 
-def _read_by_its_kind(content: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what the kind of encoder does not read: older versions let it stand."""
-    encoder = content.get("encoder")
+def _without_unread(content: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what the kind of encoder and the heads do not read: older versions let it stand."""
+    model, encoder = content.get("model"), content.get("encoder")
+    heads = unread_heads(model.get("heads") if isinstance(model, dict) else None)
+    content = {name: part for name, part in content.items() if name not in heads}
     if not isinstance(encoder, dict):
         return content
     names = unread(encoder.get("kind", DEFAULT_KIND))

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from asr.config.kinds import unread
 from asr.config.layers import check_keys, parse_override, read_yaml_chain
 from asr.config.rules import refusal
-from asr.config.schema import Config, EncoderConfig, walk
+from asr.config.schema import HEAD_SECTIONS, Config, EncoderConfig, unread_heads, walk
 from asr.errors import InputError
 from asr.formats import FORMAT
 
@@ -28,8 +28,8 @@ def load(
 ) -> Config:
     """Defaults < each yaml in order < ``section.key=value`` overrides.
 
-    A yaml, or the overrides together, that choose a kind of encoder take back what was said before
-    them to other kinds: options that it does not read are at their defaults again.
+    A yaml, or the overrides together, that choose a kind of encoder or heads take back what was said
+    before them to others: options that these do not read are at their defaults again.
 
     A yaml may name a ``base:`` (another yaml, relative to it, or one of the package's own by name),
     unless ``follow_base`` is false: the configuration that a run or a model folder keeps stands
@@ -46,8 +46,12 @@ def load(
     for layers in given:
         for origin, layer in layers:
             check_keys(layer, [key for key, _, _ in walk(Config())], origin)
-        for kind in _kinds([layer for _, layer in layers])[-1:]:
-            merged = OmegaConf.merge(merged, _unsaid(kind))
+        for kind in _given(layers, "encoder", "kind")[-1:]:
+            unsaid = {name: getattr(EncoderConfig(), name) for name in unread(kind)}
+            merged = OmegaConf.merge(merged, {"encoder": unsaid})
+        for heads in _given(layers, "model", "heads")[-1:]:
+            defaults = {name: vars(HEAD_SECTIONS[name]) for name in unread_heads(heads)}
+            merged = OmegaConf.merge(merged, defaults)
         for origin, layer in layers:
             merged = _merge(merged, layer, origin)
     config = OmegaConf.to_object(merged)
@@ -56,14 +60,9 @@ def load(
     return config
 
 
-def _kinds(layers: Sequence[dict[str, Any]]) -> list[Any]:
-    """Return the kinds of encoder that are chosen here."""
-    return [layer["encoder"]["kind"] for layer in layers if "kind" in (layer.get("encoder") or {})]
-
-
-def _unsaid(kind: Any) -> dict[str, Any]:
-    """Return the defaults of what encoders of this kind do not read."""
-    return {"encoder": {name: getattr(EncoderConfig(), name) for name in unread(kind)}}
+def _given(layers: Sequence[tuple[str, dict[str, Any]]], section: str, name: str) -> list[Any]:
+    """Return the values of an option in these layers, in order."""
+    return [layer[section][name] for _, layer in layers if name in (layer.get(section) or {})]
 
 
 def _merge(merged: Any, layer: dict[str, Any], origin: str) -> Any:

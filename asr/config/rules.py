@@ -8,7 +8,14 @@ from typing import NamedTuple
 from sigmoid_attention.weightings import MAPS, Map, listed, maps_with, served_by
 
 from asr.config.kinds import CGMLP_WIDTH, ENCODERS, OWN_OPTIONS, unread
-from asr.config.schema import AttentionConfig, Config, CtcConfig, EncoderConfig, TokenizerConfig
+from asr.config.schema import (
+    HEAD_SECTIONS,
+    AttentionConfig,
+    Config,
+    CtcConfig,
+    EncoderConfig,
+    TokenizerConfig,
+)
 
 
 class Rule(NamedTuple):
@@ -38,6 +45,15 @@ def _unread(name: str) -> Rule:
         lambda c: name in unread(c.encoder.kind) and getattr(c.encoder, name) != default,
         f"encoder.{name} = {{encoder.{name}}}: encoder.kind = {{encoder.kind}} does not read it; "
         f"leave it at {default}",
+    )
+
+
+def _unread_of_head(head: str, name: str, default: object) -> Rule:
+    """An option of a head that is not there."""
+    return Rule(
+        lambda c: head not in c.model.heads and getattr(getattr(c, head), name) != default,
+        f"{head}.{name} = {{{head}.{name}}}: model.heads = {{model.heads}} has no {head}, which alone "
+        f"reads it; leave it at {default}",
     )
 
 
@@ -136,6 +152,11 @@ RULES = (
     Rule(
         lambda c: not c.model.heads or len(set(c.model.heads)) < len(c.model.heads),
         "model.heads = {model.heads}: give at least one head, and none twice",
+    ),
+    *(
+        _unread_of_head(head, name, default)
+        for head, part in HEAD_SECTIONS.items()
+        for name, default in vars(part).items()
     ),
     Rule(
         lambda c: not c.encoder.left_chunks,

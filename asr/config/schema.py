@@ -273,7 +273,12 @@ class EncoderConfig:
 
 
 @dataclass(frozen=True)
-class CtcConfig:
+class HeadConfig:
+    """Options of a head, in a section of its name: nothing reads them where ``model.heads`` lacks it."""
+
+
+@dataclass(frozen=True)
+class CtcConfig(HeadConfig):
     """The CTC head."""
 
     intermediate_layers: list[int] = option(
@@ -312,6 +317,17 @@ class Config:
     ctc: CtcConfig = field(default_factory=CtcConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+
+HEAD_SECTIONS = {
+    name: part for name, part in vars(Config()).items() if isinstance(part, HeadConfig)
+}
+"""Defaults of the sections of heads."""
+
+
+def unread_heads(heads: object) -> list[str]:
+    """Return the sections of heads that are not among these; none where that is no list."""
+    return [name for name in HEAD_SECTIONS if isinstance(heads, list) and name not in heads]
 
 
 def walk(config: Config) -> Iterator[tuple[str, Any, dataclasses.Field[Any]]]:

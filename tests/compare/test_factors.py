@@ -242,6 +242,18 @@ def test_options_that_a_kind_does_not_read_make_no_difference(tmp_path: Path) ->
     assert factor.levels == ["conformer+conv_kernel=15", "transformer", "conformer+conv_kernel=31"]
 
 
+def test_options_of_a_head_that_is_not_there_make_no_difference(tmp_path: Path) -> None:
+    folders = [
+        *seeds_with(tmp_path, "ctc", 0.1, {"model.heads": ["ctc"]}),
+        *seeds_with(tmp_path, "other", 0.2, {"model.heads": ["other"], "ctc.consistency": 0.2}, 2),
+        *seeds_with(tmp_path, "same", 0.2, {"model.heads": ["other"], "ctc.consistency": 0.0}, 2),
+    ]
+    comparison = compare(folders)
+    assert [factor.keys for factor in comparison.factors] == [["model.heads"]]
+    assert {len(one.names) for one in comparison.types} <= {2, 3}
+    assert not [note for note in comparison.notes if "ctc.consistency" in note]
+
+
 def test_an_option_that_follows_from_another_is_not_named_beside_it(tmp_path: Path) -> None:
     """As many heads of keys as of queries, a width that is six times the encoder's."""
     folders = []

@@ -72,6 +72,45 @@ def test_a_kind_that_needs_whole_utterances_is_refused_by_its_name(
     assert str(caught.value) == reason
 
 
+def test_heads_take_back_what_was_said_before_to_others(tmp_path: Path) -> None:
+    base, over = tmp_path / "ctc.yaml", tmp_path / "other.yaml"
+    base.write_text("ctc: {consistency: 0.2, intermediate_layers: [3]}\nencoder: {dim: 64}\n")
+    over.write_text("model: {heads: [other]}\n")
+    by_word = config.load([base], ["model.heads=[other]"])
+    assert by_word == config.load([base, over])
+    assert by_word.ctc == config.CtcConfig()
+    assert by_word.encoder.dim == 64
+    assert config.load([base], ["model.heads=[other, ctc]"]).ctc.consistency == 0.2
+
+
+@pytest.mark.parametrize(
+    ("override", "default"),
+    [
+        ("ctc.consistency=0.2", "0.0"),
+        ("ctc.intermediate_layers=[3]", "[]"),
+        ("ctc.intermediate_weight=0.5", "0.3"),
+    ],
+)
+def test_an_option_of_a_head_that_is_not_there_is_refused(override: str, default: str) -> None:
+    key, _, value = override.partition("=")
+    for overrides in ([override, "model.heads=[other]"], ["model.heads=[other]", override]):
+        with pytest.raises(InputError) as caught:
+            config.load([], overrides)
+        assert str(caught.value) == (
+            f"{key} = {value}: model.heads = ['other'] has no ctc, which alone reads it; "
+            f"leave it at {default}"
+        )
+
+
+def test_a_folder_may_hold_options_of_a_head_that_is_not_there(tmp_path: Path) -> None:
+    """An earlier version did not refuse them."""
+    folder = tmp_path / "config.yaml"
+    folder.write_text("format: 2\nmodel: {heads: [other]}\nctc: {consistency: 0.2}\n")
+    for follow_base in (True, False):
+        loaded = config.load([folder], follow_base=follow_base)
+        assert (loaded.model.heads, loaded.ctc.consistency) == (["other"], 0.0)
+
+
 def test_dump_reads_back_as_the_same_configuration(tmp_path: Path) -> None:
     original = config.load([], ["train.epochs=3", "attention.position=rope"])
     path = write(tmp_path / "config.yaml", config.dump(original))
