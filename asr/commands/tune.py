@@ -26,6 +26,12 @@ def add(verbs: Verbs) -> None:
     parser.add_argument(
         "--max-batch-s", type=above_zero, default=300.0, help="padded seconds at once"
     )
+    parser.add_argument(
+        "--metric",
+        choices=("wer", "cer"),
+        default="wer",
+        help="error rate to lower: of words (default), or of characters, for languages without spaces",
+    )
     parser.add_argument("--workers", type=count, default=0, help="processes that read audio")
     add_model_options(parser)
     parser.set_defaults(run=run, search="beam")
@@ -37,7 +43,9 @@ def run(args: argparse.Namespace) -> int:
     from asr.model.folder import find_model, load_model
     from asr.runtime import choose_device, prepare_cpu
     from asr.search.weights import write_tuned
+    from asr.wer import METRICS
 
+    metric = METRICS[args.metric]
     copy = f"copy it first: asr export --model {args.model} --format int8 --out FOLDER"
     check_not_boxed(find_model(args.model), copy)
     prepare_cpu(args.threads)
@@ -48,8 +56,9 @@ def run(args: argparse.Namespace) -> int:
         search_options(args),
         max_batch_s=args.max_batch_s,
         num_workers=args.workers,
+        metric=metric,
         report=lambda line: print(line, flush=True),
     )
     path = write_tuned(tuned, model.folder)
-    print(f"best on {tuned.tuned_on}: WER {100 * tuned.wer:.2f} %; written to {path}")
+    print(f"best on {tuned.tuned_on}: {metric.label} {100 * tuned.wer:.2f} %; written to {path}")
     return 0

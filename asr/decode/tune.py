@@ -2,7 +2,7 @@
 
 Och, "Minimum error rate training in statistical machine translation" (2003): search with the weights
 so far, add what was found to every utterance's list, take the weights whose choices from the lists
-have the fewest word errors, and search again. With three weights a grid does what his line search
+have the fewest errors, and search again. With three weights a grid does what his line search
 does. The encoder runs once.
 """
 
@@ -29,7 +29,7 @@ from asr.search.hypothesis import Hypothesis, ScoreParts
 from asr.search.rescore import weighted, with_neural_scores
 from asr.search.weights import Tuned, Weights
 from asr.text.coverage import warn_of_references
-from asr.wer import count_errors
+from asr.wer import WER, Metric, edit_distance
 
 LM_WEIGHTS = np.arange(0.0, 1.501, 0.05)
 WORD_BONUSES = np.arange(-1.0, 6.001, 0.25)
@@ -44,34 +44,35 @@ Report = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A hypothesis and its word errors."""
+    """A hypothesis and its errors."""
 
     parts: ScoreParts
     errors: int
 
 
 class Lists:
-    """What the searches have found so far for each utterance."""
+    """What the searches have found so far for each utterance, with errors of one metric."""
 
-    def __init__(self, references: Sequence[str]) -> None:
-        self._references = [reference.split() for reference in references]
+    def __init__(self, references: Sequence[str], metric: Metric = WER) -> None:
+        self._split = metric.split
+        self._references = [metric.split(reference) for reference in references]
         self._found: list[dict[tuple[int, ...], Candidate]] = [{} for _ in references]
 
     @property
     def num_words(self) -> int:
+        """Return the references' words, or characters."""
         return sum(len(reference) for reference in self._references)
 
     def add(self, index: int, hypotheses: Iterable[Hypothesis], texts: Iterable[str]) -> int:
-        """Takes an utterance's hypotheses, best first; returns the word errors of the best one."""
+        """Takes an utterance's hypotheses, best first; returns the errors of the best one."""
         errors = []
         for hypothesis, text in zip(hypotheses, texts, strict=True):
             assert hypothesis.parts is not None
-            counts = count_errors(self._references[index], text.split())
-            errors.append(counts.errors)
+            errors.append(edit_distance(self._references[index], self._split(text)))
             known = self._found[index].get(hypothesis.tokens)
             # a search that pruned less has summed more alignments
             if known is None or known.parts.acoustic < hypothesis.parts.acoustic:
-                self._found[index][hypothesis.tokens] = Candidate(hypothesis.parts, counts.errors)
+                self._found[index][hypothesis.tokens] = Candidate(hypothesis.parts, errors[-1])
         return errors[0]
 
     def best_weights(self, neural_weights: Sequence[float] = (0.0,)) -> Weights:
@@ -103,7 +104,7 @@ class Lists:
         return Weights(*(float(axis[at]) for axis, at in zip(axes, best, strict=True)))
 
     def errors_with(self, weights: Weights) -> int:
-        """Word errors of what the weights choose."""
+        """Errors of what the weights choose."""
         return sum(
             max(u.values(), key=lambda candidate: weighted(candidate.parts, weights)).errors
             for u in self._found
@@ -122,12 +123,14 @@ def tune(
     *,
     max_batch_s: float = 300.0,
     num_workers: int = 0,
+    metric: Metric = WER,
     report: Report = lambda line: None,
 ) -> Tuned:
     """The weights for ``options.lm``, from a development set alone.
 
     Args:
         options: beam, language model, and by its weights where to begin.
+        metric: the error rate that the weights are to lower.
         report: called with a line per search.
 
     Raises:
@@ -139,7 +142,7 @@ def tune(
     options = dataclasses.replace(options, num_best=options.beam)
     weights, _ = choose_weights(options, None, lm_sha256)  # never what an earlier run found
     utterances = open_utterances(model, cuts)
-    lists = Lists(utterances.texts)
+    lists = Lists(utterances.texts, metric)
     if not lists.num_words:
         raise InputError(f"{cuts}: no words to tune on")
     warn_of_references(utterances.texts, model.tokenizer, str(cuts))
@@ -156,7 +159,8 @@ def tune(
         errors[weights] = _search(search, model, frames, lists)
         report(
             f"lm weight {weights.lm_weight:.2f}, word bonus {weights.word_bonus:.2f}, unknown "
-            f"penalty {weights.unknown_penalty:g}: WER {100 * errors[weights] / lists.num_words:.2f} %"
+            f"penalty {weights.unknown_penalty:g}: {metric.label} "
+            f"{100 * errors[weights] / lists.num_words:.2f} %"
         )
         weights = lists.best_weights()
     best = min(errors, key=lambda tried: errors[tried])
@@ -167,12 +171,13 @@ def tune(
         beam=options.beam,
         tuned_on=set_name(cuts),
         wer=errors[best] / lists.num_words,
+        metric=metric.name,
     )
     if neural_folder is None:
         return tuned
     neural = load_neural(neural_folder, model.tokenizer)
     search = build_search(_with(options, best), model)
-    lists = Lists(utterances.texts)
+    lists = Lists(utterances.texts, metric)
     _search(search, model, frames, lists, neural)
     second = lists.best_weights([float(weight) for weight in NEURAL_WEIGHTS])
     report(
@@ -204,7 +209,7 @@ def _search(
     lists: Lists,
     neural: NeuralLm | None = None,
 ) -> int:
-    """Word errors of one search over the whole set, whose hypotheses go into the lists."""
+    """Errors of one search over the whole set, whose hypotheses go into the lists."""
     errors = 0
     for index, frames_tx in frames.items():
         (found,) = search(frames_tx[None], torch.tensor([len(frames_tx)]))

@@ -50,7 +50,7 @@ class Tuned:
         first: of the search.
         neural, neural_sha256, second: the same of a neural model and of the rescoring with it.
         beam: prefixes kept while tuning.
-        tuned_on: the manifest, and the word error rate there.
+        tuned_on: the manifest, and the error rate there, of words or of the characters (metric).
     """
 
     lm: str
@@ -62,12 +62,15 @@ class Tuned:
     neural: str | None = None
     neural_sha256: str | None = None
     second: Weights | None = None
+    metric: str = "wer"
 
 
 def write_tuned(tuned: Tuned, folder: Path) -> Path:
     """Into the model folder, where decoding finds them; training the model anew removes them."""
     path = folder / SEARCH_WEIGHTS
     content = dataclasses.asdict(tuned)
+    content = {tuned.metric if key == "wer" else key: content[key] for key in content}
+    del content["metric"]
     write_atomically(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     return path
 
@@ -87,16 +90,18 @@ def read_tuned(folder: Path) -> Tuned | None:
     where = str(path)
     first = _weights(required(content, "first", dict, where), where)
     second = field(content, "second", dict, where)
+    metric = "cer" if "cer" in content else "wer"
     return Tuned(
         lm=required(content, "lm", str, where),
         lm_sha256=required(content, "lm_sha256", str, where),
         first=first,
         beam=required(content, "beam", int, where),
         tuned_on=required(content, "tuned_on", str, where),
-        wer=required(content, "wer", float, where),
+        wer=required(content, metric, float, where),
         neural=field(content, "neural", str, where),
         neural_sha256=field(content, "neural_sha256", str, where),
         second=None if second is None else _weights(second, where),
+        metric=metric,
     )
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 
+import jiwer
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ from asr.model.recogniser import Recogniser
 from asr.search.hypothesis import Hypothesis, ScoreParts
 from asr.search.weights import read_tuned
 from asr.text.tokenizer import train_tokenizer
+from asr.wer import CER
 
 
 def hypothesis(number: int, acoustic: float, lm: float, words: int, unknown: int) -> Hypothesis:
@@ -71,6 +74,15 @@ def test_lists_keep_the_better_sum_and_count_the_best_ones_errors() -> None:
     assert [len(found) for found in lists._found] == [2, 1]
 
 
+def test_lists_of_characters_are_chosen_by_wrong_characters() -> None:
+    """By words both texts have one error; by characters the language model's is right but for one."""
+    lists = Lists(["今天天气很好"], CER)
+    found = [hypothesis(1, -3.0, -9.0, 1, 0), hypothesis(2, -4.0, -1.0, 1, 0)]
+    assert lists.add(0, found, ["今", "今天天汽很好"]) == 5
+    assert lists.num_words == 6
+    assert lists.errors_with(lists.best_weights()) == 1
+
+
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained model: its words are noise, but the same noise every time."""
@@ -100,6 +112,23 @@ def test_tuned_weights_are_what_decoding_takes(
     tuned = read_tuned(experiment / "model")
     assert tuned is not None
     assert f"best on dev: WER {100 * tuned.wer:.2f} %" in printed
+    written = (experiment / "model" / "search.yaml").read_text()
+    assert f"\nwer: {tuned.wer}\n" in written
+    assert "cer:" not in written
+
+    copy = shutil.copytree(experiment, tmp_path / "copy")
+    by_characters = ("--model", copy, *common[2:], "--metric", "cer")
+    code, printed, _ = run("tune", *by_characters, "--cuts", dev)
+    assert code == 0
+    other = read_tuned(copy / "model")
+    assert other is not None
+    assert f"best on dev: CER {100 * other.wer:.2f} %" in printed
+    assert f"\ncer: {other.wer}\n" in (copy / "model" / "search.yaml").read_text()
+    at_best = tmp_path / "dev"
+    assert run("decode", "--model", copy, *common[2:], "--cuts", dev, "--out", at_best)[0] == 0
+    lines = map(json.loads, (at_best / "hypotheses.jsonl").read_text().splitlines())
+    texts = [(line["reference"], line["hypothesis"]) for line in lines]
+    assert other.wer == pytest.approx(jiwer.cer(*map(list, zip(*texts, strict=True))))
 
     out = tmp_path / "out"
     assert run("decode", *common, "--cuts", test, "--out", out, "--num-best", 2)[0] == 0
