@@ -42,6 +42,13 @@ def add(verbs: Verbs) -> None:
     parser.add_argument(
         "--device", default="auto", help="that decodes --lengths: auto, cpu, cuda or cuda:N"
     )
+    parser.add_argument(
+        "--metric",
+        choices=("wer", "cer"),
+        default="wer",
+        help="error rate that everything is about: of words (default), or of characters, for languages "
+        "without spaces",
+    )
     parser.add_argument("--results", type=path, help="also add rows to this Markdown table")
     parser.add_argument("--seed", type=count, default=1, help="of the resampling")
     parser.set_defaults(run=run)
@@ -50,9 +57,14 @@ def add(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     from asr.compare.compare import compare
     from asr.compare.tables import format_terminal
+    from asr.errors import InputError
     from asr.files import write_all
+    from asr.wer import METRICS, WER
 
-    comparison = compare(args.exp, seed=args.seed)
+    metric = METRICS[args.metric]
+    if args.lengths and metric is not WER:
+        raise InputError("--lengths: joined utterances are compared by words; leave out --metric")
+    comparison = compare(args.exp, seed=args.seed, metric=metric)
     if args.lengths:
         from asr.compare.lengths import compare_lengths
         from asr.runtime import choose_device

@@ -33,7 +33,10 @@ from asr.compare.stats.paired import (
 from asr.compare.stats.statistics import MIN_RESAMPLED, MIN_SPEAKERS, Interval, lowest_p
 from asr.data.speakers import UNKNOWN_SPEAKER
 from asr.errors import InputError
-from asr.wer import ErrorCounts
+from asr.wer import CER, WER, ErrorCounts, Metric
+
+# Characters a word, on average: more than in Finnish or Turkish, fewer than in Chinese utterances.
+_LONG_WORDS = 12
 
 
 @dataclass
@@ -48,22 +51,28 @@ class _Found:
 
 
 def compare(
-    folders: Sequence[Path], *, num_resamples: int = 10_000, seed: int = 1, level: float = 0.95
+    folders: Sequence[Path],
+    *,
+    num_resamples: int = 10_000,
+    seed: int = 1,
+    level: float = 0.95,
+    metric: Metric = WER,
 ) -> Comparison:
-    """WER, interval and cost of each experiment, and its paired difference against the first.
+    """Error rate, interval and cost of each experiment, and its paired difference against the first.
 
     Args:
         folders: experiment folders; the first is what the others are measured against.
         num_resamples: of the bootstrap.
         seed: of the bootstrap; the same seed gives the same figures.
         level: of the intervals.
+        metric: the error rate that everything is about.
 
     Raises:
         InputError: no folder given, one given twice, a value out of range; see also
             ``read_experiment``.
     """
     _check_arguments(folders, num_resamples, level)
-    experiments = [read_experiment(folder) for folder in folders]
+    experiments = [read_experiment(folder, metric) for folder in folders]
     names = _distinct_names(experiments)
     design = find_factors(experiments, names)
     factors = [factor.name for factor in design.factors]
@@ -80,7 +89,9 @@ def compare(
             if base not in numbers:
                 found.notes += [_why_unpaired(members, (base, k), names, set_name) for k in numbers]
             elif not group.words_u.any():
-                found.notes.append(f"{set_name}: there are no words in its references to get wrong")
+                found.notes.append(
+                    f"{set_name}: there are no {metric.units} in its references to get wrong"
+                )
             else:
                 _compare_systems(found, group, base, names, how)
                 columns, replicas = types_of(group, design, experiments, names)
@@ -104,7 +115,8 @@ def compare(
         length_interactions=[],
         notes=[
             *_decoded_twice(experiments, names),
-            *_warnings(rows),
+            *(_unspaced(experiments) if metric is WER else []),
+            *_warnings(rows, metric),
             *_unlike_engines(rows),
             *found.notes,
             *(design.notes if types else []),
@@ -115,6 +127,7 @@ def compare(
         level=level,
         num_resamples=num_resamples,
         seed=seed,
+        metric=metric,
     )
 
 
@@ -197,12 +210,13 @@ def _set_result(
     scored: ScoredSet, group: Group, member: int, interval: Interval | None
 ) -> SetResult:
     counts = sum(scored.counts, ErrorCounts())
+    wer = counts.wer if counts.reference_words else None
     decoding = scored.decoding
     speakers = {utterance.speaker for utterance in scored.utterances}
     return SetResult(
         counts=counts,
-        wer=counts.wer if counts.reference_words else None,
-        cer=scored.cer,
+        wer=wer,
+        cer=wer if scored.metric is CER else scored.cer,
         interval=interval,
         unit=group.unit,
         method=wer_method(group, member),
@@ -273,7 +287,23 @@ def _decoded_twice(experiments: Sequence[Experiment], names: Sequence[str]) -> l
     return notes
 
 
-def _warnings(rows: Sequence[Row]) -> list[str]:
+def _unspaced(experiments: Sequence[Experiment]) -> list[str]:
+    """Name the sets whose words are longer than those of languages with spaces."""
+    found: dict[str, float] = {}
+    for experiment in experiments:
+        for set_name, scored in experiment.sets.items():
+            texts = [utterance.reference for utterance in scored.utterances]
+            num_words = sum(len(text.split()) for text in texts)
+            found[set_name] = sum(map(len, texts)) / max(num_words, 1)
+    return [
+        f"{set_name}: {length:.0f} characters a word: if its language has no spaces, compare by "
+        f"characters (--metric cer)"
+        for set_name, length in sorted(found.items())
+        if length > _LONG_WORDS
+    ]
+
+
+def _warnings(rows: Sequence[Row], metric: Metric) -> list[str]:
     """List what makes the rows of a set not comparable at all, or not in every column."""
     notes = []
     for set_name in sorted({name for row in rows for name in row.sets}):
@@ -282,7 +312,7 @@ def _warnings(rows: Sequence[Row]) -> list[str]:
         if len(set(normalisers.values())) > 1:
             notes.append(
                 f"WARNING: {set_name}: normalisers differ ({_listed(normalisers)}): "
-                f"these word error rates cannot be compared"
+                f"these {metric.long}s cannot be compared"
             )
         searches = {
             name: " ".join(str(part) for part in (result.search, result.beam) if part is not None)

@@ -9,7 +9,7 @@ from typing import TypeVar
 from asr.compare.experiment import Run
 from asr.compare.stats.mapsswe import Mapsswe
 from asr.compare.stats.statistics import Interval, holm
-from asr.wer import ErrorCounts
+from asr.wer import WER, ErrorCounts, Metric
 
 
 @dataclass(frozen=True)
@@ -267,6 +267,7 @@ class Comparison:
         ``length_differences`` and ``length_interactions`` are of types there, their set is the
         duration.
     notes: what a reader must know before believing the table, most important first.
+    metric: what every error rate here is of, whatever its field is called; ``words`` are its units.
     """
 
     rows: list[Row]
@@ -284,6 +285,7 @@ class Comparison:
     level: float
     num_resamples: int
     seed: int
+    metric: Metric = WER
 
     @property
     def set_names(self) -> list[str]:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from asr.errors import InputError
 from asr.files import parse_object, read_text
 from asr.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    pass
+from asr.wer import WER, Metric
 
 # What a picture's axis can hold; an infinite value is above, and NaN is not below.
 _MAX_STEP, _MAX_VALUE = 1 << 53, 1e300
@@ -24,7 +22,11 @@ Points = list[tuple[int, float]]
 
 @dataclass(frozen=True)
 class Curves:
-    """What ``log.jsonl`` says of a run: (step, value) pairs in order."""
+    """What ``log.jsonl`` says of a run: (step, value) pairs in order.
+
+    Attributes:
+        valid_wer: dev error rate, of words or of characters.
+    """
 
     name: str
     train_loss: Points
@@ -32,8 +34,8 @@ class Curves:
     valid_wer: Points
 
 
-def read_curves(folder: Path) -> Curves:
-    """The curves of EXP/log.jsonl; points that are not finite are left out.
+def read_curves(folder: Path, metric: Metric = WER) -> Curves:
+    """The curves of EXP/log.jsonl, the error rate this one; points that are not finite are left out.
 
     Raises:
         InputError: it cannot be read, or a line is not a record.
@@ -46,7 +48,7 @@ def read_curves(folder: Path) -> Curves:
         name=folder.resolve().name,
         train_loss=_series(records, "train", "loss"),
         valid_loss=_series(records, "valid", "loss"),
-        valid_wer=_series(records, "valid", "wer"),
+        valid_wer=_series(records, "valid", metric.name),
     )
 
 

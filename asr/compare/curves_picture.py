@@ -38,7 +38,8 @@ def gather_curves(comparison: Comparison) -> tuple[list[Curves], list[str]]:
     found, notes = [], []
     for row in comparison.rows:
         try:
-            found.append(replace(read_curves(Path(row.folder)), name=row.name))
+            curves = read_curves(Path(row.folder), comparison.metric)
+            found.append(replace(curves, name=row.name))
         except InputError as error:
             notes.append(printable(f"{row.name}: no training curves: {error}"))
     return found, notes
@@ -69,7 +70,7 @@ def draw_curves(comparison: Comparison, runs: Sequence[Curves]) -> tuple[bytes, 
         for line in reversed([line for line in lines if line.panel == title]):
             _draw(loss, wer, line.curves, colours[line.label])
         loss.set_title(title, fontsize=10)
-    for quantity, row in zip(("loss", "dev WER, %"), grid, strict=True):
+    for quantity, row in zip(("loss", f"dev {comparison.metric.label}, %"), grid, strict=True):
         _label(row, quantity)
     for axes in figure.axes if len(panels) == 1 else grid[-1]:
         axes.set_xlabel("step")

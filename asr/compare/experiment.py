@@ -13,7 +13,7 @@ from asr.errors import InputError
 from asr.files import field, read_json_object, required
 from asr.formats import upgrade_options
 from asr.run_folder import DecodedFolder, RunFolder
-from asr.wer import ErrorCounts
+from asr.wer import WER, ErrorCounts, Metric
 
 # Larger than any that is true, and short in a table.
 _MAX_PARAMS, _MAX_SPEED, _MAX_CER, _MAX_SEED = 10**15, 1e9, 1e9, 2**63 - 1
@@ -48,6 +48,7 @@ class ScoredSet:
     """A decoded set with the error counts of each of its utterances.
 
     Attributes:
+        counts: of the words, or characters, of ``metric``.
         cer: character error rate, a fraction; None without characters, and in older files.
     """
 
@@ -55,6 +56,7 @@ class ScoredSet:
     utterances: list[DecodedUtterance]
     counts: list[ErrorCounts]
     cer: float | None = None
+    metric: Metric = WER
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,8 @@ class Experiment:
     left_out: list[str]
 
 
-def read_experiment(folder: Path) -> Experiment:
-    """Everything that is compared.
+def read_experiment(folder: Path, metric: Metric = WER) -> Experiment:
+    """Everything that is compared, by this error rate.
 
     Raises:
         InputError: no such folder, no ``run.json``, a file that is malformed, or a ``score.json``
@@ -91,7 +93,7 @@ def read_experiment(folder: Path) -> Experiment:
         if not path.is_dir():
             continue
         if DecodedFolder(path).score.is_file():
-            sets[path.name] = read_scored_set(path)
+            sets[path.name] = read_scored_set(path, metric)
         else:
             left_out.append(f"{run.name}: {path} is not scored (asr score {path}), left out")
     if not sets:
@@ -170,8 +172,8 @@ def _revision(content: dict[str, Any], where: str) -> str | None:
     return ", ".join(dict.fromkeys(found)) or None
 
 
-def read_scored_set(folder: Path) -> ScoredSet:
-    """One decoded and scored folder.
+def read_scored_set(folder: Path, metric: Metric = WER) -> ScoredSet:
+    """One decoded and scored folder, its errors counted for this error rate.
 
     Raises:
         InputError: a file is missing or malformed, or ``score.json`` is of other hypotheses.
@@ -189,4 +191,6 @@ def read_scored_set(folder: Path) -> ScoredSet:
     if recorded != counted:
         raise InputError(f"{path}: not of the hypotheses beside it; run `asr score {folder}` again")
     cer = bounded_field(content, "cer", float, str(path), _MAX_CER)
-    return ScoredSet(decoding, utterances, counts, cer)
+    if metric is not WER:
+        counts = utterance_counts(utterances, metric)
+    return ScoredSet(decoding, utterances, counts, cer, metric)

@@ -7,12 +7,17 @@ from pathlib import Path
 from asr.compare.cells import interval_text
 from asr.compare.comparison import Comparison, Row
 from asr.decode.score import percent
+from asr.errors import InputError
 from asr.files import read_text
 from asr.markdown import cell, code
 from asr.markdown import row as table_row
 from asr.printable import printable
+from asr.wer import METRICS, WER, Metric
 
-_HEADER = ["system", "set", "WER % [95 %]", "words", "search", "seed", "commit", "command"]
+
+def _header(metric: Metric) -> list[str]:
+    rate = f"{metric.label} % [95 %]"
+    return ["system", "set", rate, metric.units, "search", "seed", "commit", "command"]
 
 
 def with_results(comparison: Comparison, path: Path) -> tuple[str, int]:
@@ -24,9 +29,15 @@ def with_results(comparison: Comparison, path: Path) -> tuple[str, int]:
         path: of the table as it is; it may be missing.
 
     Raises:
-        InputError: the file cannot be read.
+        InputError: the file cannot be read, or is a table of another error rate.
     """
-    lines = read_text(path).splitlines() if path.is_file() else _new()
+    metric = comparison.metric
+    lines = read_text(path).splitlines() if path.is_file() else _new(metric)
+    for other in METRICS.values():
+        if other is not metric and table_row(_header(other)) in lines:
+            raise InputError(
+                f"--results {path}: a table of {other.label}; name another file for {metric.label}"
+            )
     before = list(lines)
     changed = 0
     for row in comparison.rows:
@@ -41,9 +52,9 @@ def with_results(comparison: Comparison, path: Path) -> tuple[str, int]:
     return "\n".join(lines) + "\n", changed
 
 
-def _new() -> list[str]:
+def _new(metric: Metric) -> list[str]:
     ruler = ["---", "---", "---:", "---:", "---", "---:", "---", "---"]
-    return ["# Results", "", table_row(_HEADER), table_row(ruler)]
+    return ["# Results", "", table_row(_header(metric)), table_row(ruler)]
 
 
 def _line(row: Row, set_name: str) -> str:
@@ -66,4 +77,4 @@ def _line(row: Row, set_name: str) -> str:
 def _key(line: str) -> tuple[str, ...]:
     """System, set, search, seed and commit of a row; something else's for any other line."""
     cells = [cell.strip() for cell in line.strip("|").split(" | ")]
-    return (cells[0], cells[1], *cells[4:7]) if len(cells) == len(_HEADER) else ()
+    return (cells[0], cells[1], *cells[4:7]) if len(cells) == len(_header(WER)) else ()

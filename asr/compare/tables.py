@@ -35,6 +35,7 @@ from asr.compare.factors import many_of, of_all, one_of
 from asr.decode.score import percent
 from asr.files import Files
 from asr.printable import printable
+from asr.wer import CER, WER, Metric
 
 _TRAIN = "train: seconds of audio per second of training, beside whatever else the machine did."
 _HOLM = "p (Holm): corrected for the number of comparisons in its table; intervals are not."
@@ -73,12 +74,30 @@ def format_markdown(comparison: Comparison) -> str:
 
 
 def comparison_as_json(comparison: Comparison) -> dict[str, Any]:
-    """Everything at full precision; rates are fractions."""
-    content = dataclasses.asdict(comparison)
+    """Everything at full precision; rates are fractions, ``cer`` where the metric is that."""
+    metric = comparison.metric
+    reference, rate = f"reference_{metric.units}", metric.name
+    names = {"wer": rate, "wers": f"{rate}s", "words": metric.units, "reference_words": reference}
+    content = _as_json(comparison, names)
+    del content["metric"]
+    if metric is not WER:
+        content["metric"] = metric.name
     for row, row_content in zip(comparison.rows, content["rows"], strict=True):
         for name, result in row.sets.items():
             row_content["sets"][name]["counts"]["errors"] = result.counts.errors
     return content
+
+
+def _as_json(value: Any, names: dict[str, str]) -> Any:
+    """Return ``dataclasses.asdict`` with other names of fields; keys of dicts stay."""
+    if dataclasses.is_dataclass(value):
+        return {
+            names.get(item.name, item.name): _as_json(getattr(value, item.name), names)
+            for item in dataclasses.fields(value)
+        }
+    if isinstance(value, dict):
+        return {key: _as_json(one, names) for key, one in value.items()}
+    return [_as_json(one, names) for one in value] if isinstance(value, list) else value
 
 
 def comparison_files(comparison: Comparison, out: Path) -> Files:
@@ -93,7 +112,7 @@ def comparison_files(comparison: Comparison, out: Path) -> Files:
 def systems_table(comparison: Comparison, repeat: bool) -> Table:
     """One line per system and set; the set is a column only where there are several."""
     set_names = comparison.set_names
-    interval = f"WER % [{100 * comparison.level:g} %]"
+    interval = f"{comparison.metric.label} % [{100 * comparison.level:g} %]"
     several = ["set"] if len(set_names) > 1 else []
     factors = other_factors(comparison)
     header = ["system", "weighting", "position", "encoder", *factors, "params", *several, interval]
@@ -161,10 +180,10 @@ def _difference_cells(one: Difference) -> list[str]:
 
 
 def character_tables(comparison: Comparison) -> list[tuple[str, Table]]:
-    """Character error rates, a column per set; none where no set has any."""
+    """Character error rates, a column per set; none where no set has any, or they are everywhere."""
     names = comparison.set_names
     rates = [{name: result.cer for name, result in row.sets.items()} for row in comparison.rows]
-    if all(rate is None for row in rates for rate in row.values()):
+    if comparison.metric is CER or all(rate is None for row in rates for rate in row.values()):
         return []
     cells = [[row.get(name) for name in names] for row in rates]
     rows = [
@@ -180,7 +199,9 @@ def type_tables(comparison: Comparison) -> list[tuple[str, Table]]:
     tables = []
     if comparison.types:
         factors = [factor.name for factor in comparison.factors]
-        header = [*factors, "set", "runs", f"mean WER % {level}", "runs' WERs", "train", "RTF"]
+        label = comparison.metric.label
+        header = [*factors, "set", "runs", f"mean {label} % {level}", f"runs' {label}s"]
+        header += ["train", "RTF"]
         rows = [
             [
                 *one.levels.values(),
@@ -196,7 +217,7 @@ def type_tables(comparison: Comparison) -> list[tuple[str, Table]]:
         caption = "Types, over the seeds of their trainings:"
         tables.append((caption, Table(header, rows, factors)))
     found = (comparison.type_differences, comparison.interactions)
-    return [*tables, *_type_differences(*found, "set", level)]
+    return [*tables, *_type_differences(*found, "set", level, comparison.metric)]
 
 
 def _type_differences(
@@ -204,6 +225,7 @@ def _type_differences(
     interactions: Sequence[Interaction],
     set_is: str,
     level: str,
+    metric: Metric,
 ) -> list[tuple[str, Table]]:
     """Tables of interactions, each factor's differences and contrasts, as Holm's correction goes."""
     header = ["what", "within", set_is, "seeds", "difference", level, "p", "p (Holm)", "df"]
@@ -236,7 +258,9 @@ def _type_differences(
             if one.factor == factor
             and (one.contrast and one.over == over if over else not one.contrast)
         ]
-        caption = f"Differences of {of_all(factor)}{what} in points of WER, over seeds and "
+        caption = (
+            f"Differences of {of_all(factor)}{what} in points of {metric.label}, over seeds and "
+        )
         tables.append((f"{caption}{units_text(differences)}:", Table(header, rows)))
     return tables
 
@@ -265,7 +289,8 @@ def length_tables(comparison: Comparison) -> list[tuple[str, Table]]:
     if not comparison.lengths:
         return []
     header = lengths = list(dict.fromkeys(one.label for one in comparison.lengths))
-    caption = "WER % on a speaker's utterances joined to a mean duration and decoded whole"
+    label = comparison.metric.label
+    caption = f"{label} % on a speaker's utterances joined to a mean duration and decoded whole"
     tables = []
     if comparison.length_types:
         factors = [factor.name for factor in comparison.factors]
@@ -279,7 +304,7 @@ def length_tables(comparison: Comparison) -> list[tuple[str, Table]]:
         tables.append((f"{caption}, mean of the seeds:", table))
     level = f"[{100 * comparison.level:g} %]"
     found = (comparison.length_differences, comparison.length_interactions)
-    tables += _type_differences(*found, "duration", level)
+    tables += _type_differences(*found, "duration", level, comparison.metric)
     rows = [
         [
             name,
@@ -310,7 +335,7 @@ def _part_tables(comparison: Comparison) -> list[tuple[str, Table]]:
                 ]
                 cells.append(NONE if not found or found[0] is None else percent(found[0]))
             rows.append([row.name, *cells])
-        tables.append((f"WER % by {by}:", Table(header, rows)))
+        tables.append((f"{comparison.metric.label} % by {by}:", Table(header, rows)))
     return tables
 
 
@@ -325,8 +350,8 @@ def set_lines(comparison: Comparison) -> str:
         speakers = f"{first.num_speakers} speakers" if first.num_speakers else "no known speakers"
         line = (
             f"{set_name}: {first.num_utterances} utterances, {speakers}, "
-            f"{first.counts.reference_words} words; normaliser {' / '.join(normalisers)}; "
-            f"search {' / '.join(searches)}"
+            f"{first.counts.reference_words} {comparison.metric.units}; "
+            f"normaliser {' / '.join(normalisers)}; search {' / '.join(searches)}"
         )
         lines.append(printable(line))
     return "\n".join(lines) or "Nothing decoded yet."
@@ -339,7 +364,7 @@ def _search(result: SetResult) -> str:
 
 def difference_caption(comparison: Comparison) -> str:
     baseline = comparison.differences[0].baseline
-    return f"WER minus that of {baseline}, in points, on the same utterances:"
+    return f"{comparison.metric.label} minus that of {baseline}, in points, on the same utterances:"
 
 
 def legend_lines(comparison: Comparison) -> list[str]:
@@ -353,7 +378,8 @@ def legend_lines(comparison: Comparison) -> list[str]:
     if units:
         lines += [_method_line(comparison, *unit) for unit in sorted(units)]
         lines.append(
-            "S/D/I: substituted, deleted, inserted words. RTF: decoding time over audio time."
+            f"S/D/I: substituted, deleted, inserted {comparison.metric.units}. RTF: decoding time over "
+            "audio time."
         )
     lines.append(f"{_TRAIN} commit +: with local changes.")
     if comparison.differences:
@@ -385,11 +411,11 @@ def _types_line(differences: Sequence[TypeDifference]) -> str:
 
 
 def _method_line(comparison: Comparison, set_name: str, unit: str, method: str) -> str:
-    level = f"[{100 * comparison.level:g} %]"
+    level, units = f"[{100 * comparison.level:g} %]", comparison.metric.units
     if method == "exact":
         return (
-            f"{level} of a system with no or all words of {set_name} wrong: Clopper-Pearson, words "
-            f"taken as independent."
+            f"{level} of a system with no or all {units} of {set_name} wrong: Clopper-Pearson, "
+            f"{units} taken as independent."
         )
     if method == "t":
         return (

@@ -16,7 +16,17 @@ from asr.decode.trn import trn_ids, trn_text
 from asr.files import write_atomically
 from asr.printable import printable
 from asr.run_folder import DecodedFolder
-from asr.wer import Edit, ErrorCounts, Op, align, characters, count_errors, edit_distance
+from asr.wer import (
+    WER,
+    Edit,
+    ErrorCounts,
+    Metric,
+    Op,
+    align,
+    characters,
+    count_errors,
+    edit_distance,
+)
 
 _LISTING_WIDTH = 100
 _EVAL_SIGN = {Op.CORRECT: "", Op.SUBSTITUTION: "S", Op.DELETION: "D", Op.INSERTION: "I"}
@@ -81,9 +91,11 @@ def score_folder(folder: Path) -> Score:
     return score
 
 
-def utterance_counts(utterances: Sequence[DecodedUtterance]) -> list[ErrorCounts]:
+def utterance_counts(
+    utterances: Sequence[DecodedUtterance], metric: Metric = WER
+) -> list[ErrorCounts]:
     """Error counts of each utterance."""
-    return [count_errors(u.reference.split(), u.hypothesis.split()) for u in utterances]
+    return [count_errors(*map(metric.split, (u.reference, u.hypothesis))) for u in utterances]
 
 
 def character_counts(utterance: DecodedUtterance) -> tuple[int, int]:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import jiwer
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_experiments import write_decoded, write_experiment
+from made_experiments import seeds_of, write_decoded, write_experiment
 
 from asr.cli import main
 from asr.compare.compare import compare
-from asr.compare.tables import format_markdown, format_terminal
+from asr.compare.curves import read_curves
+from asr.compare.tables import comparison_as_json, format_markdown, format_terminal
 from asr.decode.score import format_score, score_folder
-from asr.wer import count_errors, edit_distance
+from asr.wer import CER, count_errors, edit_distance
 
 
 @pytest.mark.parametrize(
@@ -100,3 +103,110 @@ def test_compare_shows_what_was_scored(exp: Path, tmp_path: Path) -> None:
     old = {key: value for key, value in json.loads(path.read_text()).items() if "c" not in key[:1]}
     path.write_text(json.dumps(old | {"correct": 2}))
     assert "Character error rate" not in format_terminal(compare([exp]))
+
+
+def rewritten(exp: Path, change: Any) -> None:
+    """Score an experiment again whose texts were changed."""
+    path = exp / "decode" / "test" / "hypotheses.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        line |= {key: change(line[key]) for key in ("reference", "hypothesis")}
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main(["score", str(path.parent)]) == 0
+
+
+def unspaced(text: str) -> str:
+    """Words of other lengths, some of several characters: what was one word in three is one in one."""
+    return re.sub(r"([aeh]) ", r"\1", text)
+
+
+def spelled(text: str) -> str:
+    """Each character a word, a space too."""
+    return " ".join(text.replace(" ", "_"))
+
+
+def trained(folder: Path, *changes: Any) -> list[Path]:
+    """Two types of three seeds each."""
+    rates = {"softmax": 0.2, "sigmoid": 0.1}
+    found = [one for name, rate in rates.items() for one in seeds_of(folder, name, "rope", rate)]
+    for change in changes:
+        for exp in found:
+            rewritten(exp, change)
+    return found
+
+
+def without(content: Any, names: tuple[str, ...]) -> Any:
+    if isinstance(content, dict):
+        return {key: without(one, names) for key, one in content.items() if key not in names}
+    return [without(one, names) for one in content] if isinstance(content, list) else content
+
+
+def test_every_figure_by_characters_is_that_of_spelled_texts_by_words(tmp_path: Path) -> None:
+    by_characters = comparison_as_json(compare(trained(tmp_path / "a", unspaced), metric=CER))
+    assert by_characters.pop("metric") == "cer"
+    by_words = comparison_as_json(compare(trained(tmp_path / "b", unspaced, spelled)))
+    found = without(by_words, ("cer", "folder"))
+    text = json.dumps(found)
+    for words, characters in (("wer", "cer"), ("wers", "cers"), ("words", "characters")):
+        text = text.replace(f'"{words}":', f'"{characters}":')
+    text = text.replace('"reference_words":', '"reference_characters":')
+    expected = json.loads(text)
+    assert json.loads(json.dumps(without(by_characters, ("folder",)))) == expected
+    assert expected["differences"][0]["mapsswe"] is not None
+    assert expected["type_differences"][0]["p_holm"] is not None
+
+
+def test_the_rate_by_characters_is_that_of_jiwer(tmp_path: Path) -> None:
+    exp = trained(tmp_path, unspaced)[0]
+    lines = (exp / "decode" / "test" / "hypotheses.jsonl").read_text().splitlines()
+    pairs = [(one["reference"], one["hypothesis"]) for one in map(json.loads, lines)]
+    references, hypotheses = map(list, zip(*pairs, strict=True))
+    result = compare([exp], metric=CER).rows[0].sets["test"]
+    assert result.wer == pytest.approx(jiwer.cer(references, hypotheses))
+    assert result.cer == result.wer
+    assert result.counts.reference_words == sum(map(len, references))
+    output = jiwer.process_characters(references, hypotheses)
+    assert result.counts.errors == output.substitutions + output.deletions + output.insertions
+
+
+def test_everything_that_compare_writes_speaks_of_characters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = trained(tmp_path, unspaced)
+    for exp in folders:
+        records = [{"kind": "valid", "step": k, "wer": 0.9, "cer": 0.25} for k in (1, 2)]
+        (exp / "log.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
+    out, page = tmp_path / "out", tmp_path / "page.md"
+    results, report = tmp_path / "RESULTS.md", tmp_path / "report.html"
+    asked = ["compare", *map(str, folders), "--metric", "cer", "--out", str(out)]
+    asked += ["--page", str(page), "--results", str(results), "--html", str(report)]
+    capsys.readouterr()
+    assert main(asked) == 0
+    printed = capsys.readouterr().out
+    texts = [printed, *(path.read_text() for path in (out / "compare.md", page, results))]
+    html = report.read_text()
+    for text in texts:
+        assert "CER %" in text
+        assert not re.search(r"\bWERs?\b|\b[Ww]ords?\b", text)
+    assert "The character error rate (CER) is the share of characters" in html
+    assert "<h2>Training" in html
+    assert read_curves(folders[0], CER).valid_wer == [(1, 0.25), (2, 0.25)]
+    assert not re.search(r"\bWERs?\b|[Ww]ord error|another word|>words<", html)
+    content = json.loads((tmp_path / "compare.json").read_text())
+    for path in re.findall(r'data-json="([^"]+)"', html):
+        at = content
+        for key in path.split("."):
+            at = at[int(key)] if isinstance(at, list) else at and at[key]
+    # a table of one error rate takes no row of another
+    before = results.read_text()
+    assert main(["compare", str(folders[0]), "--results", str(results)]) == 2
+    assert "a table of CER; name another file for WER" in capsys.readouterr().err
+    assert results.read_text() == before
+
+
+def test_words_as_long_as_utterances_are_noticed(exp: Path) -> None:
+    assert not [note for note in compare([exp]).notes if "--metric cer" in note]
+    rewritten(exp, lambda text: "".join(text.split()) * 3)
+    (note,) = (note for note in compare([exp]).notes if "--metric cer" in note)
+    assert note.startswith("test: 14 characters a word")
+    assert not [note for note in compare([exp], metric=CER).notes if "--metric cer" in note]

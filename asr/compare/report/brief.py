@@ -53,7 +53,7 @@ def _page(comparison: Comparison, picture: str, made_by: str) -> str:
     parts = [
         f"# {_title(comparison)}",
         *_opening(comparison, made_by, found),
-        f"![word error rates and differences with intervals]({quote(picture)})",
+        f"![{comparison.metric.long}s and differences with intervals]({quote(picture)})",
     ]
     if comparison.types:
         tables = type_tables(comparison)
@@ -70,7 +70,7 @@ def _length_page(comparison: Comparison, picture: str, made_by: str) -> str:
         *_opening(comparison, made_by, length_verdict(comparison)),
         "Utterances of one speaker are joined to each duration and decoded whole, so the words are "
         "the same at every duration and what changes is the length alone (and the seams).",
-        f"![word error rate by joined duration]({quote(picture)})",
+        f"![{comparison.metric.long} by joined duration]({quote(picture)})",
     ]
     return _joined([*parts, *markdown_tables(length_tables(comparison))], comparison)
 

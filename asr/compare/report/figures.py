@@ -33,24 +33,25 @@ class _Member:
 
 def systems(comparison: Comparison) -> str:
     rows = system_rows(comparison)
-    return whiskers(rows, "WER, %", zero=False) if rows else ""
+    return whiskers(rows, f"{comparison.metric.label}, %", zero=False) if rows else ""
 
 
 def types(comparison: Comparison) -> str:
     rows = type_rows(comparison)
-    return whiskers(rows, "mean WER, %", zero=False) if rows else ""
+    return whiskers(rows, f"mean {comparison.metric.label}, %", zero=False) if rows else ""
 
 
 def factor_differences(comparison: Comparison, factor: str) -> str:
-    return _differences(factor_rows(comparison, factor))
+    return _differences(comparison, factor_rows(comparison, factor))
 
 
 def differences(comparison: Comparison) -> str:
-    return _differences(difference_rows(comparison))
+    return _differences(comparison, difference_rows(comparison))
 
 
-def _differences(rows: list[Whisker]) -> str:
-    return whiskers(rows, "difference, points of WER", zero=True) if rows else ""
+def _differences(comparison: Comparison, rows: list[Whisker]) -> str:
+    label = f"difference, points of {comparison.metric.label}"
+    return whiskers(rows, label, zero=True) if rows else ""
 
 
 def system_rows(comparison: Comparison) -> list[Whisker]:
@@ -150,7 +151,8 @@ def dev_wers(contents: Contents) -> str:
         # one validation at the end is no curve
         if len(curves.valid_wer) > 1
     ]
-    return lines(series, "step", "dev WER, %") if series else ""
+    label = f"dev {contents.comparison.metric.label}, %"
+    return lines(series, "step", label) if series else ""
 
 
 def by_part(comparison: Comparison, by: str) -> list[Panel]:
@@ -174,7 +176,7 @@ def by_part(comparison: Comparison, by: str) -> list[Panel]:
             if points:
                 series.append(Line(_legend(one, title), points, one.colour, markers=True))
         panels.append((title, series))
-    return _drawn(panels, f"{by} of the utterance", ticks)
+    return _drawn(comparison, panels, f"{by} of the utterance", ticks)
 
 
 def lengths(comparison: Comparison) -> list[Panel]:
@@ -199,7 +201,7 @@ def lengths(comparison: Comparison) -> list[Panel]:
                     Line(_legend(one, title), points, one.colour, markers=True, intervals=ends)
                 )
         panels.append((title, series))
-    return _drawn(panels, "joined duration", ticks)
+    return _drawn(comparison, panels, "joined duration", ticks)
 
 
 def length_differences(comparison: Comparison) -> str:
@@ -211,7 +213,7 @@ def length_differences(comparison: Comparison) -> str:
         )
         for one in shown
     ]
-    return whiskers(rows, "difference, points of WER", zero=True) if rows else ""
+    return _differences(comparison, rows)
 
 
 def _grouped(comparison: Comparison) -> list[tuple[str, list[_Member]]]:
@@ -252,12 +254,16 @@ def _legend(one: _Member, title: str) -> str:
 
 
 def _drawn(
-    panels: Sequence[tuple[str, list[Line]]], x_label: str, ticks: Sequence[str]
+    comparison: Comparison,
+    panels: Sequence[tuple[str, list[Line]]],
+    x_label: str,
+    ticks: Sequence[str],
 ) -> list[Panel]:
     """Draw all panels over the same axes."""
     top = max((line.highest for _, series in panels for line in series), default=0.0)
+    label = f"{comparison.metric.label}, %"
     return [
-        (title, lines(series, x_label, "WER, %", ticks, top)) for title, series in panels if series
+        (title, lines(series, x_label, label, ticks, top)) for title, series in panels if series
     ]
 
 
@@ -277,7 +283,8 @@ def throughput(comparison: Comparison) -> str:
             if known is not None and result.wer is not None:
                 rows.append(_whisker(row.name, result.wer, None, colours[row.name]))
                 xs.append(known)
-    return scatter(rows, xs, "seconds of audio per second of training", "WER, %") if rows else ""
+    label = f"{comparison.metric.label}, %"
+    return scatter(rows, xs, "seconds of audio per second of training", label) if rows else ""
 
 
 class _Names:

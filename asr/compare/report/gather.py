@@ -83,7 +83,8 @@ def gather(comparison: Comparison, utterance: str | None = None) -> Contents:
         notes.append("no two systems were decoded on the same set: no alignments, no attention")
         return Contents(comparison, curves, None, None, [], [], None, notes)
     first, second, set_name = found
-    sets = [read_experiment(Path(row.folder)).sets[set_name] for row in (first, second)]
+    metric = comparison.metric
+    sets = [read_experiment(Path(row.folder), metric).sets[set_name] for row in (first, second)]
     ids = most_different(sets[0], sets[1])
     chosen = utterance or _short_one(sets[0], ids)
     if chosen not in {one.id for one in sets[0].utterances}:
@@ -147,7 +148,8 @@ def _heard(
     counts = [
         next(c for u, c in zip(s.utterances, s.counts, strict=True) if u.id == id_) for s in sets
     ]
-    reference = one.reference.split()
+    split = sets[0].metric.split
+    reference = split(one.reference)
     return Heard(
         id=id_,
         speaker=one.speaker,
@@ -156,8 +158,8 @@ def _heard(
         why_silent=why_silent,
         errors=(counts[0].errors, counts[1].errors),
         edits=(
-            align(reference, one.hypothesis.split()),
-            align(reference, other.hypothesis.split()),
+            align(reference, split(one.hypothesis)),
+            align(reference, split(other.hypothesis)),
         ),
     )
 

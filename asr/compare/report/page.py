@@ -29,6 +29,7 @@ from asr.compare.tables import comparison_files, legend_lines, other_factors
 from asr.config import Config, walk
 from asr.decode.score import percent
 from asr.files import Files
+from asr.wer import CER
 
 
 def report_files(contents: Contents, path: Path) -> Files:
@@ -37,7 +38,7 @@ def report_files(contents: Contents, path: Path) -> Files:
 
 
 def report_html(contents: Contents) -> str:
-    comparison = contents.comparison
+    comparison, metric = contents.comparison, contents.comparison.metric
     sections = [
         _verdict(comparison),
         _types(comparison),
@@ -60,7 +61,8 @@ def report_html(contents: Contents) -> str:
         f'<link rel="icon" href="data:,"><title>{title}</title>'
         f"<style>{css}</style></head>\n<body>\n<h1>{title}</h1>"
         f'<p class="soft">{len(comparison.rows)} systems on {escaped(sets)}.{_meaning(comparison)} '
-        "The word error rate (WER) is the share of words that come out wrong, left out or invented; "
+        f"The {metric.long} ({metric.label}) is the share of {metric.units} that come out wrong, left "
+        "out or invented; "
         "lower is better.</p>\n"
         + "\n".join(section for section in sections if section)
         + "\n</body></html>\n"
@@ -87,13 +89,14 @@ def _verdict(comparison: Comparison) -> str:
 def _types(comparison: Comparison) -> str:
     if not comparison.types:
         return ""
+    metric = comparison.metric
     several = ["set"] if len(comparison.set_names) > 1 else []
     rows = [
         [
             *map(escaped, one.levels.values()),
             *(escaped(one.set_name) for _ in several),
             f"{len(one.names)}",
-            number(f"types.{k}.wer", "percent", percent(one.wer)),
+            number(f"types.{k}.{metric.name}", "percent", percent(one.wer)),
             interval_cell(f"types.{k}.interval", one.interval),
             number(f"types.{k}.train_audio_s_per_s", "4 digits", digits(one.train_audio_s_per_s)),
             number(f"types.{k}.rtf", "4 digits", digits(one.rtf)),
@@ -101,9 +104,9 @@ def _types(comparison: Comparison) -> str:
         for k, one in enumerate(comparison.types)
     ]
     factors = [factor.name for factor in comparison.factors]
-    header = [*factors, *several, "seeds", "mean WER %", level_head(comparison)]
+    header = [*factors, *several, "seeds", f"mean {metric.label} %", level_head(comparison)]
     parts = [
-        "<h2>Types</h2><p>Mean word error rate over trainings that differ in the seed "
+        f"<h2>Types</h2><p>Mean {metric.long} over trainings that differ in the seed "
         "alone; the interval is for another training and other speakers.</p>",
         html_figure(figures.types(comparison), ""),
         html_table([*header, "train s/s", "RTF"], rows, num_text=len(factors) + len(several)),
@@ -115,9 +118,9 @@ def _types(comparison: Comparison) -> str:
         caption = "Left of 0: the first-named is better."
         if factor != WEIGHTING:
             caption = (
-                f"Points of WER above the {one_of(factor)} with the fewest errors. Each interval is of "
-                "its pair by itself; the answer above corrects for the number of pairs, so one that "
-                "just misses 0 may be chance all the same."
+                f"Points of {metric.label} above the {one_of(factor)} with the fewest errors. Each "
+                "interval is of its pair by itself; the answer above corrects for the number of pairs, "
+                "so one that just misses 0 may be chance all the same."
             )
             table = (
                 f"<details><summary>Every two {escaped(many_of(factor))}</summary>{table}</details>"
@@ -185,21 +188,11 @@ def _type_differences(
 
 
 def _systems(comparison: Comparison) -> str:
-    factors = other_factors(comparison)
-    header = ["system", "weighting", "position", "encoder", *factors, "set", "WER %"]
-    header += [
-        level_head(comparison),
-        "CER %",
-        "S",
-        "D",
-        "I",
-        "words",
-        "params",
-        "train s/s",
-        "RTF",
-        "seed",
-    ]
-    rows = []
+    factors, metric = other_factors(comparison), comparison.metric
+    header = ["system", "weighting", "position", "encoder", *factors, "set", f"{metric.label} %"]
+    header += [level_head(comparison), *([] if metric is CER else ["CER %"]), "S", "D", "I"]
+    header += [metric.units, "params", "train s/s", "RTF", "seed"]
+    rows, units = [], f"counts.reference_{metric.units}"
     for k, row in enumerate(comparison.rows):
         run = f"rows.{k}.run"
         for name, result in row.sets.items():
@@ -213,13 +206,13 @@ def _systems(comparison: Comparison) -> str:
                     escaped(row.run.encoder or "-"),
                     *(escaped(row.levels.get(factor, "-")) for factor in factors),
                     escaped(name),
-                    _rate(f"{at}.wer", result.wer),
+                    _rate(f"{at}.{metric.name}", result.wer),
                     interval_cell(f"{at}.interval", result.interval),
-                    _rate(f"{at}.cer", result.cer),
+                    *([] if metric is CER else [_rate(f"{at}.cer", result.cer)]),
                     number(f"{at}.counts.substitutions", "count", str(counts.substitutions)),
                     number(f"{at}.counts.deletions", "count", str(counts.deletions)),
                     number(f"{at}.counts.insertions", "count", str(counts.insertions)),
-                    number(f"{at}.counts.reference_words", "count", str(counts.reference_words)),
+                    number(f"{at}.{units}", "count", str(counts.reference_words)),
                     number(f"{run}.num_params", "count", or_dash(row.run.num_params)),
                     number(f"{run}.train_audio_s_per_s", "4 digits", digits(speed)),
                     number(f"{at}.rtf", "4 digits", digits(result.rtf)),
@@ -260,18 +253,19 @@ def _differences(comparison: Comparison) -> str:
         return (
             f"<details><summary>Single trainings against {escaped(base)}</summary>{table}</details>"
         )
-    caption = f"WER minus that of {base}, in points; left of 0 is better."
+    caption = f"{comparison.metric.label} minus that of {base}, in points; left of 0 is better."
     return f"<h2>Differences</h2>{html_figure(figures.differences(comparison), caption)}{table}"
 
 
 def _lengths(comparison: Comparison) -> str:
     if not comparison.lengths:
         return ""
+    label = comparison.metric.label
     parts = [
         "<h2>Longer audio</h2><p>Each speaker's utterances joined end to end and decoded whole: the "
         "same words at every duration. Nothing of that length was heard in training unless the "
         "training data has it.</p>",
-        html_panels(figures.lengths(comparison), "WER by joined duration, with intervals."),
+        html_panels(figures.lengths(comparison), f"{label} by joined duration, with intervals."),
     ]
     if comparison.length_differences:
         caption = "Left of 0: the first-named makes fewer errors at that duration."
@@ -290,7 +284,7 @@ def _length_systems(comparison: Comparison) -> str:
         "system",
         "joined to s",
         "mean s",
-        "WER %",
+        f"{comparison.metric.label} %",
         level_head(comparison),
         "difference",
         "p (Holm)",
@@ -304,7 +298,7 @@ def _length_systems(comparison: Comparison) -> str:
                 escaped(one.name),
                 number(f"{at}.length_s", "4 digits", digits(one.length_s)),
                 number(f"{at}.mean_duration_s", "4 digits", digits(one.mean_duration_s)),
-                number(f"{at}.wer", "percent", percent(one.wer)),
+                number(f"{at}.{comparison.metric.name}", "percent", percent(one.wer)),
                 interval_cell(f"{at}.interval", one.interval),
                 number(f"{at}.difference", "points", difference),
                 number(f"{at}.p_holm", "p", p_text(one.p_holm)),
@@ -315,13 +309,16 @@ def _length_systems(comparison: Comparison) -> str:
 
 
 def _pictures(contents: Contents) -> str:
+    metric = contents.comparison.metric
     training = html_figure(
         figures.losses(contents), "Loss on the training data (lines) and on the dev data (dashed)."
-    ) + html_figure(figures.dev_wers(contents), "Word error rate on the dev data while training.")
+    ) + html_figure(
+        figures.dev_wers(contents), f"{metric.long.capitalize()} on the dev data while training."
+    )
     parts = [f"<h2>Training</h2>{training}"] if training else []
     for title, by, caption in (
-        ("Short and long utterances", "length", "WER by length of the utterance."),
-        ("Noise", "noise", "WER by signal-to-noise ratio."),
+        ("Short and long utterances", "length", f"{metric.label} by length of the utterance."),
+        ("Noise", "noise", f"{metric.label} by signal-to-noise ratio."),
     ):
         pictures = figures.by_part(contents.comparison, by)
         if pictures:
@@ -330,24 +327,25 @@ def _pictures(contents: Contents) -> str:
 
 
 def _speakers(comparison: Comparison) -> str:
-    """WER of each speaker, those first that are hard for most systems."""
+    """Error rate of each speaker, those first that are hard for most systems."""
     of_speakers = [(k, part) for k, part in enumerate(comparison.parts) if part.by == "speaker"]
     if not of_speakers:
         return ""
-    names = [row.name for row in comparison.rows]
+    names, metric = [row.name for row in comparison.rows], comparison.metric
     rows = []
     for k, part in sorted(
         of_speakers, key=lambda one: -(known_mean(list(one[1].wers.values())) or 0.0)
     ):
         cells = [escaped(part.set_name), escaped(part.label)]
-        cells.append(number(f"parts.{k}.reference_words", "count", str(part.reference_words)))
+        at = f"parts.{k}.reference_{metric.units}"
+        cells.append(number(at, "count", str(part.reference_words)))
         for name in names:
             wer = part.wers.get(name)
-            at = f"parts.{k}.wers.{name}"
+            at = f"parts.{k}.{metric.name}s.{name}"
             cells.append("-" if wer is None else number(at, "percent", percent(wer)))
         rows.append(cells)
-    table = html_table(["set", "speaker", "words", *names], rows, num_text=2)
-    return f"<h2>Speakers</h2><details><summary>WER % of each</summary>{table}</details>"
+    table = html_table(["set", "speaker", metric.units, *names], rows, num_text=2)
+    return f"<h2>Speakers</h2><details><summary>{metric.label} % of each</summary>{table}</details>"
 
 
 def _cost(comparison: Comparison) -> str:

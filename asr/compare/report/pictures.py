@@ -31,14 +31,15 @@ def draw_comparison(comparison: Comparison) -> bytes:
         rates, differences = system_rows(comparison), difference_rows(comparison)
     several = len(comparison.set_names) > 1
     where = "" if several else f" on {comparison.set_names[0]}"
-    label = f"mean WER{where} over seeds, %" if comparison.types else f"WER{where}, %"
+    rate = comparison.metric.label
+    label = f"mean {rate}{where} over seeds, %" if comparison.types else f"{rate}{where}, %"
     # room for long names beside each panel
     beyond = [max([len(row.label) - 40 for row in rows] + [0]) for rows in (rates, differences)]
     figure = new_figure(11 + 0.14 * max(beyond), 1.2 + 0.27 * max(len(rates), len(differences)))
     panels = figure.subplots(1, 2 if differences else 1, squeeze=False).ravel()
     _whiskers(panels[0], rates, label)
     if differences:
-        _whiskers(panels[1], differences, "difference, points of WER")
+        _whiskers(panels[1], differences, f"difference, points of {rate}")
         panels[1].axvline(0, color="#555555", linewidth=1)
     return as_png(figure)
 
@@ -82,7 +83,7 @@ def draw_lengths(comparison: Comparison) -> bytes:
         axes.remove()
     # Only now: the axis is every panel's, and this would fix its upper end.
     panels[0].set_ylim(bottom=0)
-    panels[0].set_ylabel("WER, %")
+    panels[0].set_ylabel(f"{comparison.metric.label}, %")
     figure.legend(
         handles=list(shown.values()),
         labels=list(shown),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from asr.compare.cells import points
 from asr.compare.comparison import Difference, Interaction, OfLevels, TypeDifference
 from asr.compare.contrasts import CLAIM_RUNS, SIGNIFICANT, is_significant
+from asr.wer import Metric
 
 
 def said(levels: str) -> str:
@@ -53,14 +54,14 @@ def answer(one: TypeDifference, where: str) -> str:
     return sentence(text, where)
 
 
-def reason(one: Difference | TypeDifference, where: str) -> str:
+def reason(one: Difference | TypeDifference, where: str, metric: Metric) -> str:
     """Say by how much two levels, or systems, differ."""
     side = "lower" if one.difference < 0 else "higher"
     names = [one.name, one.baseline]
     if isinstance(one, TypeDifference):
         names = [*map(said, names)]
     text = (
-        f"{where} the word error rate of {names[0]} is {100 * abs(one.difference):.2f} points {side} "
+        f"{where} the {metric.long} of {names[0]} is {100 * abs(one.difference):.2f} points {side} "
         f"than that of {names[1]}"
     )
     if isinstance(one, TypeDifference) and len(one.within) > 1:

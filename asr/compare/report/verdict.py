@@ -28,6 +28,7 @@ from asr.compare.report.sentences import (
     type_in_words,
 )
 from asr.compare.stats.statistics import holm
+from asr.wer import Metric
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,13 @@ def length_verdict(comparison: Comparison) -> Verdict:
             why = (
                 f"Each system is one training: this says nothing yet about {_factors(comparison)}."
             )
-        return Verdict(f"Word error rates at {short} and at {long}: {'; '.join(changes)}.", [why])
+        rate = comparison.metric.long.capitalize()
+        return Verdict(f"{rate}s at {short} and at {long}: {'; '.join(changes)}.", [why])
     answers: list[str] = []
     reasons: list[str] = []
     tested = (comparison.length_differences, comparison.length_interactions)
     for duration in durations:
-        found, because = _of_set(*tested, duration, f"At {duration}", True)
+        found, because = _of_set(*tested, duration, f"At {duration}", True, comparison.metric)
         if duration == long:
             answers, reasons = found, [*reasons, *because]
         else:
@@ -96,7 +98,8 @@ def _of_types(comparison: Comparison) -> Verdict:
     answers, reasons = [], []
     for set_name in set_names:
         tested = (differences, comparison.interactions)
-        found, why = _of_set(*tested, set_name, f"On {set_name}", len(set_names) > 1)
+        named = len(set_names) > 1
+        found, why = _of_set(*tested, set_name, f"On {set_name}", named, comparison.metric)
         answers += found
         reasons += why
     reasons.append(_best_text(comparison))
@@ -112,6 +115,7 @@ def _of_set(
     set_name: str,
     at: str,
     named: bool,
+    metric: Metric,
 ) -> tuple[list[str], list[str]]:
     """(answers, reasons) of one set, such as "On test"; ``named``: answers say it too."""
     here = [one for one in differences if one.set_name == set_name and not one.contrast]
@@ -120,7 +124,7 @@ def _of_set(
     for factor in dict.fromkeys(one.factor for one in here):
         own = [one for one in here if one.factor == factor]
         asked = _of_pairs if _by_pairs(factor, significant) else _of_ranks
-        found, why = asked(own, significant, at, named)
+        found, why = asked(own, significant, at, named, metric)
         answers += found
         reasons += why
     return answers, reasons
@@ -136,7 +140,11 @@ def _by_pairs(factor: str, significant: Sequence[Interaction]) -> bool:
 
 
 def _of_pairs(
-    own: Sequence[TypeDifference], significant: Sequence[Interaction], at: str, named: bool
+    own: Sequence[TypeDifference],
+    significant: Sequence[Interaction],
+    at: str,
+    named: bool,
+    metric: Metric,
 ) -> tuple[list[str], list[str]]:
     beside = f"{at[0].lower()}{at[1:]}"
     where, also = (at, f" {beside}") if named else ("", "")
@@ -153,23 +161,29 @@ def _of_pairs(
                 at_levels = [o for o in places if o.over == interaction.over]
                 answers.append(_depends(interaction, at_levels, where))
                 reasons.append(_interaction(interaction, beside))
-                reasons += [reason(o, f"With {said(o.scope)}, {beside},") for o in at_levels]
+                reasons += [
+                    reason(o, f"With {said(o.scope)}, {beside},", metric) for o in at_levels
+                ]
             continue
         if len(one.within) == 1 and num_places > 1:  # of a pair that shares one place only
             place = said(one.scope)
             answers.append(answer(one, f"With {place}{also}"))
-            reasons.append(reason(one, f"With {place}, {beside},"))
+            reasons.append(reason(one, f"With {place}, {beside},", metric))
             continue
         exceptions = [(o, said(o.scope)) for o in places if is_significant(o)]
         answers.append(answer(one, where))
         answers += [answer(o, f"With {place}{also}") for o, place in exceptions]
-        reasons.append(reason(one, at))
-        reasons += [reason(o, f"With {place} alone, {beside},") for o, place in exceptions]
+        reasons.append(reason(one, at, metric))
+        reasons += [reason(o, f"With {place} alone, {beside},", metric) for o, place in exceptions]
     return answers, reasons
 
 
 def _of_ranks(
-    own: Sequence[TypeDifference], significant: Sequence[Interaction], at: str, named: bool
+    own: Sequence[TypeDifference],
+    significant: Sequence[Interaction],
+    at: str,
+    named: bool,
+    metric: Metric,
 ) -> tuple[list[str], list[str]]:
     """Rank all levels; where another factor's difference depends on them, at each of its levels."""
     factor = own[0].factor
@@ -185,7 +199,7 @@ def _of_ranks(
             )
             for other, level in levels
         ]
-    found = [_ranks(of_scope, beside, beginning) for of_scope, beginning in scopes]
+    found = [_ranks(of_scope, beside, beginning, metric) for of_scope, beginning in scopes]
     return [one for one, _ in found], [why for _, why in found]
 
 
@@ -216,10 +230,12 @@ def _interaction(one: Interaction, beside: str) -> str:
     )
 
 
-_POINTS = "Points of word error rate above "
+_POINTS = "Points of "
 
 
-def _ranks(differences: Sequence[TypeDifference], beside: str, where: str) -> tuple[str, str]:
+def _ranks(
+    differences: Sequence[TypeDifference], beside: str, where: str, metric: Metric
+) -> tuple[str, str]:
     """(which levels make more errors than another, by how much)"""
     factor = differences[0].factor
     best, others = from_best(differences)
@@ -263,7 +279,7 @@ def _ranks(differences: Sequence[TypeDifference], beside: str, where: str) -> tu
     shown = "; ".join(map(_above, others))
     return (
         answer(others[0], where) if alone else sentence(text, where),
-        f"{_POINTS}{said(best)}{within}, {beside}, each pair by itself: {shown}.",
+        f"{_POINTS}{metric.long} above {said(best)}{within}, {beside}, each pair by itself: {shown}.",
     )
 
 
@@ -291,7 +307,7 @@ def _of_systems(comparison: Comparison) -> Verdict:
         answers.append(_answer_of(here, f"On {set_name}" if len(set_names) > 1 else ""))
         real = [one for one in here if is_significant(one)]
         shown = sorted(real or here, key=lambda one: one.difference)[:5]
-        reasons += [reason(one, f"On {set_name}") for one in shown]
+        reasons += [reason(one, f"On {set_name}", comparison.metric) for one in shown]
     reasons.append(
         f"Each system is one training: another seed of the same configuration may come out elsewhere, "
         f"so this says nothing yet about {_factors(comparison)}. Train each with several seeds for that."

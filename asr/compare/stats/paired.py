@@ -27,6 +27,7 @@ from asr.compare.stats.statistics import (
 )
 from asr.compare.stats.student import clopper_pearson
 from asr.decode.decoded import DecodedUtterance
+from asr.wer import WER, Metric
 
 
 @dataclass(frozen=True)
@@ -45,20 +46,21 @@ class Group:
     Attributes:
         members: the systems' numbers in the table.
         utterances: of the first; sorted by id, so that no figure depends on a file's order.
-        hypotheses_mu: words.
+        hypotheses_mu: units of ``metric``: words, or characters; ``words_u`` counts the references'.
         unit: ``speaker`` or ``utterance``; names_n: which.
     """
 
     set_name: str
     members: list[int]
     utterances: list[DecodedUtterance]
-    hypotheses_mu: list[list[list[str]]]
+    hypotheses_mu: list[list[Sequence[str]]]
     errors_um: Floats
     words_u: Floats
     unit: str
     names_n: list[str]
     errors_nm: Floats
     words_n: Floats
+    metric: Metric = WER
 
     @property
     def testable(self) -> bool:
@@ -82,6 +84,7 @@ class Group:
 
 def group_of(set_name: str, members: dict[int, ScoredSet]) -> Group:
     """The members, which have the same utterances, perhaps in different orders."""
+    metric = next(iter(members.values())).metric
     rows = [
         {u.id: (u, counts) for u, counts in zip(one.utterances, one.counts, strict=True)}
         for one in members.values()
@@ -99,13 +102,14 @@ def group_of(set_name: str, members: dict[int, ScoredSet]) -> Group:
         set_name=set_name,
         members=list(members),
         utterances=utterances,
-        hypotheses_mu=[[row[id_][0].hypothesis.split() for id_ in order] for row in rows],
+        hypotheses_mu=[[metric.split(row[id_][0].hypothesis) for id_ in order] for row in rows],
         errors_um=errors_um,
         words_u=words_u,
         unit=unit,
         names_n=sorted(set(speakers)) if unit == "speaker" else order,
         errors_nm=values[:, :-1],
         words_n=values[:, -1],
+        metric=metric,
     )
 
 
@@ -205,7 +209,7 @@ def _mapsswe(group: Group) -> list[Mapsswe | None]:
     """Of each member against the first."""
     words_mu = [
         [
-            errors_by_word(utterance.reference.split(), hypothesis)
+            errors_by_word(group.metric.split(utterance.reference), hypothesis)
             for utterance, hypothesis in zip(group.utterances, hypotheses_u, strict=True)
         ]
         for hypotheses_u in group.hypotheses_mu
