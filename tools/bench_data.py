@@ -25,12 +25,12 @@ import numpy as np
 
 from asr.config import AugmentConfig, DataConfig, FeatureConfig, TokenizerConfig
 from asr.data.batches import DurationBatches, padding_waste
-from asr.data.dataset import Utterances
+from asr.data.dataset import TrainingUtterances, Utterances
 from asr.data.loader import Loader
 from asr.data.store.index import CutTable, open_cuts
 from asr.nn.features import Fbank
 from asr.text.normalise import get_normaliser
-from asr.text.tokenizer import train_tokenizer
+from asr.text.tokenizer import TextProcessor, train_tokenizer
 
 RATE = 16000
 SPEEDS = [0.9, 1.0, 1.1]
@@ -128,20 +128,17 @@ def bench_open(args: argparse.Namespace) -> None:
     print(f"  peak memory {peak_mb:.0f} MB")
 
 
-def utterances(table: CutTable, speeds: list[float]) -> Utterances:
+def utterances(table: CutTable, speeds: list[float]) -> TrainingUtterances:
     normaliser = get_normaliser("lowercase-apostrophe")
     texts = [normaliser(table.text(index)) for index in range(min(len(table), 1000))]
     fbank = Fbank(FeatureConfig())
-    return Utterances(
-        table,
-        tokenizer=train_tokenizer(texts, TokenizerConfig(kind="bpe", vocab_size=60)),
-        normaliser=normaliser,
-        sample_rate=RATE,
-        data=DataConfig(),
+    tokenizer = train_tokenizer(texts, TokenizerConfig(kind="bpe", vocab_size=60))
+    return TrainingUtterances(
+        Utterances(table, TextProcessor(normaliser, tokenizer), RATE),
+        DataConfig(),
+        AugmentConfig(speed_factors=speeds),
         seed=1,
-        train=True,
-        augment=AugmentConfig(speed_factors=speeds),
-        encoder_frames=lambda num_samples: fbank.num_frames(num_samples) // 4,
+        num_frames=lambda num_samples: fbank.num_frames(num_samples) // 4,
     )
 
 

@@ -32,7 +32,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from asr import config as configuration
 from asr.config import Config
-from asr.data.dataset import Batch
+from asr.data.examples import Batch
 from asr.model.recogniser import Recogniser, count_parameters
 from asr.nn import depthwise
 from asr.processes import alone

@@ -23,7 +23,8 @@ import torch
 from torch import multiprocessing
 
 from asr.data.audio.samples import AudioError
-from asr.data.dataset import Batch, Example, Utterances, collate
+from asr.data.dataset import Utterances
+from asr.data.examples import Batch, Example, collate
 from asr.data.store.manifest import LeftOut
 from asr.errors import InputError
 

@@ -29,22 +29,20 @@ class Sieve:
         needed_frames: np.ndarray,
         data: DataConfig,
         *,
-        encoder_frames: NumFrames | None,
+        num_frames: NumFrames,
         sample_rate: int,
         fastest: float,
     ) -> None:
         """
         Args:
             needed_frames: what CTC needs for each cut's text, from ``CutTable.ctc_frames``.
-            encoder_frames: what CTC gets; None: not checked.
+            num_frames: what CTC gets.
             fastest: the highest speed at which a cut is played.
         """
         self._table, self._needed, self._fastest = table, needed_frames, fastest
         # Two samples short of the plan: the resampler may round down.
         num_samples = (table.durations_s * sample_rate / fastest).astype(np.int64) - 2
-        self._frames = needed_frames
-        if encoder_frames is not None:
-            self._frames = encoder_frames(torch.from_numpy(num_samples.clip(min=0))).numpy()
+        self._frames = num_frames(torch.from_numpy(num_samples.clip(min=0))).numpy()
         too_short = f"shorter than data.min_duration_s = {data.min_duration_s:g}"
         too_long = f"longer than data.max_duration_s = {data.max_duration_s:g}"
         self._found: dict[str, np.ndarray] = {}

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from asr.config import DataConfig
 from asr.data.batches import sorted_batches
 from asr.data.dataset import Utterances
 from asr.data.loader import iterate
@@ -30,6 +29,7 @@ from asr.run_folder import DecodedFolder
 from asr.search.factory import GREEDY, Search, SearchOptions, build_search
 from asr.search.hypothesis import Hypothesis
 from asr.text.coverage import warn_of_references
+from asr.text.tokenizer import TextProcessor
 
 
 def set_name(cuts: Path) -> str:
@@ -67,7 +67,7 @@ def decode_set(
             holds another set that is not to be replaced.
     """
     utterances = open_utterances(model, cuts)
-    fingerprint = utterances.fingerprint()
+    fingerprint = utterances.cuts.fingerprint()
     if not replace:
         _refuse_another_set(out, cuts, fingerprint)
     search = build_search(options, model)
@@ -124,15 +124,8 @@ def open_utterances(model: Model, cuts: Path) -> Utterances:
     Raises:
         InputError: no such manifest.
     """
-    return Utterances(
-        read_cuts(cuts),
-        tokenizer=model.tokenizer,
-        normaliser=model.normaliser,
-        sample_rate=model.config.features.sample_rate,
-        data=DataConfig(),
-        seed=0,
-        train=False,
-    )
+    processor = TextProcessor(model.normaliser, model.tokenizer)
+    return Utterances(read_cuts(cuts), processor, model.config.features.sample_rate)
 
 
 def _refuse_another_set(out: Path, cuts: Path, fingerprint: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from asr.columns import in_columns
-from asr.data.dataset import collate
+from asr.data.examples import collate
 from asr.decode.decode import open_utterances, spread
 from asr.errors import InputError
 from asr.files import finite

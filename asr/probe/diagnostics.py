@@ -21,7 +21,7 @@ from sigmoid_attention.reference import attention_weights, offsets, scores, visi
 from sigmoid_attention.spec import default_scale
 from torch import Tensor, nn
 
-from asr.data.dataset import Batch
+from asr.data.examples import Batch
 from asr.errors import InputError
 from asr.files import finite
 from asr.model.recogniser import Recogniser

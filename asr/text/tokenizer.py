@@ -11,6 +11,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import sentencepiece
@@ -18,6 +19,7 @@ import sentencepiece
 from asr.config import TokenizerConfig
 from asr.errors import InputError
 from asr.files import is_unicode, read_bytes, write_atomically
+from asr.text.normalise import Normaliser
 
 BLANK = 0
 UNKNOWN = 1
@@ -72,6 +74,18 @@ class Tokenizer(ABC):
             if not 0 <= token < self.vocab_size:
                 raise ValueError(f"token {token} is outside 0..{self.vocab_size - 1}")
         return checked
+
+
+@dataclass(frozen=True)
+class TextProcessor:
+    """Turns transcripts into tokens."""
+
+    normalise: Normaliser
+    tokenizer: Tokenizer
+
+    def tokens(self, text: str) -> list[int]:
+        """Return the ids of a text that is not normalised yet."""
+        return self.tokenizer.encode(self.normalise(text))
 
 
 class CharTokenizer(Tokenizer):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from asr.config import TrainConfig
-from asr.data.dataset import Batch
+from asr.data.examples import Batch
 from asr.model.recogniser import Recogniser
 from asr.probe.diagnostics import diagnose, series
 from asr.train.step import part_of

@@ -12,7 +12,7 @@ from torch import nn
 
 from asr.config import Config, TrainConfig
 from asr.data.batches import costs_s
-from asr.data.dataset import Batch
+from asr.data.examples import Batch
 from asr.errors import InputError
 from asr.model.recogniser import Recogniser
 from asr.probe.finite import watch_forward

@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from asr.data.dataset import Batch
+from asr.data.examples import Batch
 from asr.train.step import Totals
 
 # Where there is no terminal for a progress bar, a line this often instead.

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from asr import config as configuration
 from asr.config import Config, DataConfig
 from asr.data.batches import DurationBatches, check_durations, sorted_batches
-from asr.data.dataset import Utterances
+from asr.data.dataset import TrainingUtterances, Utterances
 from asr.data.loader import Loader
 from asr.data.store.index import CutTable, open_cuts
 from asr.errors import InputError, warn
@@ -27,7 +27,14 @@ from asr.processes import Processes
 from asr.run_folder import RunFolder
 from asr.text.coverage import check_training_texts, warn_of_references
 from asr.text.normalise import Normaliser, get_normaliser
-from asr.text.tokenizer import CHAR_FILE, SPM_FILE, Tokenizer, load_tokenizer, train_tokenizer
+from asr.text.tokenizer import (
+    CHAR_FILE,
+    SPM_FILE,
+    TextProcessor,
+    Tokenizer,
+    load_tokenizer,
+    train_tokenizer,
+)
 from asr.train.initialise import Start, keeps_tokenizer, take_weights
 
 NORM_UTTERANCES = 500
@@ -42,7 +49,7 @@ class Setup:
 
     net: Recogniser
     tokenizer: Tokenizer
-    train: Utterances
+    train: TrainingUtterances
     dev: Utterances
     plain: Utterances
     """Evenly spaced training utterances without augmentation: what mean and variance come from."""
@@ -116,36 +123,26 @@ def prepare(
     initialised = "" if start is None else take_weights(net, start, tokenizer)
     net.to(device, torch.float64 if config.train.precision == "fp64" else torch.float32)
 
-    def utterances(cuts: CutTable, train: bool, cache_mb: int = 0) -> Utterances:
-        return Utterances(
-            cuts,
-            tokenizer=tokenizer,
-            normaliser=normalise,
-            sample_rate=config.features.sample_rate,
-            data=config.data,
-            seed=config.train.seed,
-            train=train,
-            augment=config.augment,
-            encoder_frames=net.num_output_frames,
-            cache_bytes=cache_mb << 20,
-        )
+    def read(cuts: CutTable) -> Utterances:
+        processor = TextProcessor(normalise, tokenizer)
+        return Utterances(cuts, processor, config.features.sample_rate)
 
-    train = utterances(train_cuts, train=True, cache_mb=config.data.cache_mb)
-    dev = utterances(dev_cuts, train=False)
+    seed, num_frames = config.train.seed, net.num_output_frames
+    train = TrainingUtterances(read(train_cuts), config.data, config.augment, seed, num_frames)
     balance_s = config.train.attention_balance_s
     check_durations(train.longest_durations_s, config.train.max_batch_s, train.ids, balance_s)
     stride = max(len(train_cuts) // NORM_UTTERANCES, 1)
-    plain = utterances(train_cuts.select(np.arange(0, len(train_cuts), stride)), train=False)
+    plain = read(train_cuts.select(np.arange(0, len(train_cuts), stride)))
     batches = DurationBatches(
         train.durations_s,
         config.train.max_batch_s,
-        config.train.seed,
+        seed,
         config.train.global_batch_s,
         train.ids,
         balance_s,
         train.mixture(config.data.train_weights),
     )
-    return Setup(net, tokenizer, train, dev, plain, batches, initialised, data)
+    return Setup(net, tokenizer, train, read(dev_cuts), plain, batches, initialised, data)
 
 
 def _warn_of_repeated(key: str, cuts: CutTable) -> None:
@@ -229,10 +226,7 @@ def set_norm(setup: Setup, config: Config, processes: Processes) -> None:
 
 def _summary(utterances: Utterances) -> str:
     hours = float(utterances.durations_s.sum()) / 3600
-    return (
-        f"{len(utterances)} utterances, {hours:.2f} h, {utterances.num_speakers} speakers, "
-        f"{utterances.describe_left_out()}"
-    )
+    return f"{len(utterances)} utterances, {hours:.2f} h, {utterances.num_speakers} speakers"
 
 
 def describe(
@@ -252,7 +246,7 @@ def describe(
         f"{processes.size} processes, {engine}",
         f"text        {setup.tokenizer.kind}, {setup.tokenizer.vocab_size} units, "
         f"normaliser {config.tokenizer.normaliser}",
-        f"train       {_summary(setup.train)}",
+        f"train       {_summary(setup.train)}, {setup.train.sieve.describe()}",
         f"dev         {_summary(setup.dev)}",
         f"batches     {setup.batches.num_steps} steps an epoch of about {train.global_batch_s:g} s, "
         f"computed in {train.max_batch_s:g} s at most, {100 * setup.batches.waste:.1f} % padding",

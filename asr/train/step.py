@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from asr.config import Config
 from asr.data.augment import spec_augment
-from asr.data.dataset import Batch
 from asr.data.draws import stable_hash, utterance_rng
+from asr.data.examples import Batch
 from asr.errors import InputError
 from asr.train.engines import Engine
 from asr.train.flops import Flops

@@ -10,7 +10,7 @@ import torch
 
 from asr.config import Config, TrainConfig
 from asr.data.batches import EpochPlan
-from asr.data.dataset import Batch
+from asr.data.examples import Batch
 from asr.data.loader import Loader
 from asr.errors import InputError
 from asr.processes import Processes

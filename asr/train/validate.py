@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from asr.data.batches import sorted_batches
-from asr.data.dataset import Batch, Utterances
+from asr.data.dataset import Utterances
+from asr.data.examples import Batch
 from asr.data.store.manifest import LeftOut
 from asr.errors import InputError
 from asr.model.recogniser import Recogniser

@@ -8,23 +8,35 @@ import pytest
 import soundfile
 import torch
 from lhotse.cut import Cut
+from torch import Tensor
 
 from asr.config import AugmentConfig, DataConfig, FeatureConfig, TokenizerConfig
 from asr.data.audio.samples import AudioInfo
 from asr.data.batches import DurationBatches
-from asr.data.dataset import Batch, Utterances, collate, shuffled_givers
+from asr.data.dataset import TrainingUtterances, Utterances, shuffled_givers
+from asr.data.examples import Batch, collate
 from asr.data.loader import Loader, iterate
+from asr.data.sieve import NumFrames
 from asr.data.store.preparation import Utterance, make_cut
 from asr.errors import InputError
 from asr.heads.ctc import frames_needed
 from asr.nn.features import Fbank, GlobalNorm, estimate_norm
 from asr.text.normalise import get_normaliser
-from asr.text.tokenizer import load_tokenizer, train_tokenizer
+from asr.text.tokenizer import TextProcessor, load_tokenizer, train_tokenizer
 
 RATE = 8000
 NORMALISER = get_normaliser("lowercase-apostrophe")
 TOKENIZER = train_tokenizer(["abcdefghijklmnopqrstuvwxyz '"], TokenizerConfig(kind="char"))
+PROCESSOR = TextProcessor(NORMALISER, TOKENIZER)
 SPEEDS = AugmentConfig(speed_factors=[0.9, 1.0, 1.1])
+
+
+def read(cuts: list[Cut]) -> Utterances:
+    return Utterances(cuts, PROCESSOR, RATE)
+
+
+def one_per_sample(num_samples: Tensor) -> Tensor:
+    return num_samples
 
 
 def write_cut(folder: Path, name: str, text: str, num_samples: int, speaker: str = "s1") -> Cut:
@@ -44,7 +56,7 @@ def cuts(tmp_path_factory: pytest.TempPathFactory) -> list[Cut]:
     ]
 
 
-Build = Callable[..., Utterances]
+Build = Callable[..., TrainingUtterances]
 
 
 @pytest.fixture(scope="module")
@@ -53,23 +65,16 @@ def build(cuts: list[Cut]) -> Build:
         chosen: list[Cut] | None = None,
         *,
         data: DataConfig | None = None,
-        train: bool = True,
         augment: AugmentConfig | None = None,
-        frames: Callable[[int], int] | None = None,
+        frames: NumFrames = one_per_sample,
         seed: int = 1,
-        cache_bytes: int = 0,
-    ) -> Utterances:
-        return Utterances(
-            cuts if chosen is None else chosen,
-            tokenizer=TOKENIZER,
-            normaliser=NORMALISER,
-            sample_rate=RATE,
-            data=data or DataConfig(),
-            seed=seed,
-            train=train,
-            augment=augment,
-            encoder_frames=frames,
-            cache_bytes=cache_bytes,
+    ) -> TrainingUtterances:
+        return TrainingUtterances(
+            read(cuts if chosen is None else chosen),
+            data or DataConfig(),
+            augment or AugmentConfig(),
+            seed,
+            frames,
         )
 
     return build_one
@@ -87,10 +92,10 @@ def assert_same(batches: list[Batch], others: list[Batch]) -> None:
 def test_items_are_the_files_samples_and_the_normalised_texts_tokens(
     build: Build, cuts: list[Cut]
 ) -> None:
-    dataset = build()
+    dataset = read(cuts)
     assert len(dataset) == len(cuts)
-    assert dataset.left_out == ()
-    assert dataset.describe_left_out() == "no utterance left out"
+    assert build().sieve.left_out() == ()
+    assert build().sieve.describe() == "no utterance left out"
     for index, cut in enumerate(cuts):
         example = dataset[0, index]
         wave_n, _ = soundfile.read(cut.recording.sources[0].source, dtype="float32")
@@ -99,7 +104,6 @@ def test_items_are_the_files_samples_and_the_normalised_texts_tokens(
         assert example.speaker == "s1"
         assert example.text == NORMALISER(cut.supervisions[0].text)
         assert TOKENIZER.decode(example.tokens_u.tolist()) == example.text
-        assert dataset.tokens(index) == example.tokens_u.tolist()
 
 
 def test_collate_pads_with_zeros(build: Build) -> None:
@@ -132,19 +136,18 @@ def test_speed_is_keyed_by_epoch_and_utterance_alone(build: Build, cuts: list[Cu
         assert np.array_equal(example.wave_n, backwards[5, 11 - index].wave_n)
         expected = dataset.epoch_durations_s(5)[index] * RATE
         assert abs(len(example.wave_n) - expected) <= 1
-    speeds = {dataset.speed(epoch, index) for epoch in range(3) for index in range(12)}
-    assert speeds == {0.9, 1.0, 1.1}
+    speeds = [dataset.durations_s / dataset.epoch_durations_s(epoch) for epoch in range(3)]
+    assert set(np.round(speeds, 9).flat) == {0.9, 1.0, 1.1}
     assert not np.array_equal(dataset.epoch_durations_s(0), dataset.epoch_durations_s(1))
     assert np.array_equal(dataset.durations_s, build().durations_s)
     assert np.array_equal(dataset.longest_durations_s, dataset.durations_s / 0.9)
 
 
-def test_no_augmentation_outside_training(build: Build) -> None:
-    augment = AugmentConfig(speed_factors=[0.9, 1.1], edge_silence_s=0.5)
-    dataset = build(augment=augment, train=False)
+def test_the_default_augmentation_leaves_the_audio_as_it_is(build: Build, cuts: list[Cut]) -> None:
+    dataset = build()
     assert np.array_equal(dataset.epoch_durations_s(0), dataset.durations_s)
     assert np.array_equal(dataset.longest_durations_s, dataset.durations_s)
-    assert np.array_equal(dataset[4, 2].wave_n, build()[0, 2].wave_n)
+    assert np.array_equal(dataset[4, 2].wave_n, read(cuts)[0, 2].wave_n)
 
 
 @pytest.mark.parametrize("speeds", [[1.0], [0.9, 1.1]])
@@ -204,16 +207,16 @@ def test_left_out_by_duration_and_text(build: Build, tmp_path: Path) -> None:
     data = DataConfig(min_duration_s=0.1, max_duration_s=2.0)
     dataset = build(chosen, data=data)
     assert list(dataset.ids) == ["good"]
-    assert [item.id for item in dataset.left_out] == ["short", "long", "mute"]
-    assert dataset.left_out_counts() == {
+    assert [item.id for item in dataset.sieve.left_out()] == ["short", "long", "mute"]
+    assert dataset.sieve.counts() == {
         "shorter than data.min_duration_s = 0.1": 1,
         "longer than data.max_duration_s = 2": 1,
         "no text after normalisation": 1,
     }
     assert "1 left out, longer than data.max_duration_s = 2 (first: long, 2.50 s)" in (
-        dataset.describe_left_out()
+        dataset.sieve.describe()
     )
-    assert list(build(chosen, data=data, train=False).ids) == ["short", "good", "long", "mute"]
+    assert list(read(chosen).ids) == ["short", "good", "long", "mute"]
     with pytest.raises(InputError, match="nothing to train on: 1 left out, shorter"):
         build(chosen[:1], data=data)
 
@@ -222,26 +225,25 @@ def test_left_out_where_ctc_has_too_few_frames(build: Build, tmp_path: Path) -> 
     # "aab": three tokens and a blank between the equal ones.
     chosen = [write_cut(tmp_path, f"n{n}", "aab", n) for n in (3000, 3990, 4010, 5000)]
 
-    def frames(num_samples: int) -> int:
+    def frames(num_samples: Tensor) -> Tensor:
         return num_samples // 1000
 
     dataset = build(chosen, frames=frames)
     assert list(dataset.ids) == ["n4010", "n5000"]
-    assert dataset.left_out_counts() == {"too many tokens for CTC to align": 2}
-    assert "4 frames needed, 2 there" in dataset.describe_left_out()
+    assert dataset.sieve.counts() == {"too many tokens for CTC to align": 2}
+    assert "4 frames needed, 2 there" in dataset.sieve.describe()
     # At the fastest speed an utterance has the fewest frames.
     dataset = build(chosen, frames=frames, augment=SPEEDS)
     assert list(dataset.ids) == ["n5000"]
-    assert "4 frames needed, 3 there at speed 1.1" in dataset.left_out[-1].detail
+    assert "4 frames needed, 3 there at speed 1.1" in dataset.sieve.left_out()[-1].detail
     for epoch in range(6):
         example = dataset[epoch, 0]
-        assert frames(len(example.wave_n)) >= frames_needed(example.tokens_u.tolist())
+        assert len(example.wave_n) // 1000 >= frames_needed(example.tokens_u.tolist())
 
 
-def test_max_utterances_counts_those_kept(build: Build, cuts: list[Cut]) -> None:
+def test_max_utterances_counts_those_kept(build: Build) -> None:
     data = DataConfig(min_duration_s=3200 / RATE, max_utterances=3)
     assert list(build(data=data).ids) == ["u1", "u2", "u3"]
-    assert len(build(data=data, train=False)) == len(cuts)
 
 
 def test_shuffled_texts_are_a_fixed_derangement_among_like_lengths() -> None:
@@ -266,13 +268,26 @@ def test_shuffle_labels_moves_tokens_with_texts_and_only_in_training(
     dataset = build(chosen, data=data)
     assert all(text != own for text, own in zip(dataset.texts, names, strict=True))
     assert sorted(dataset.texts) == list(names)
-    assert all(dataset.tokens(i) == TOKENIZER.encode(dataset.texts[i]) for i in range(10))
-    assert dataset[0, 3].text == dataset[7, 3].text == dataset.texts[3]
-    assert list(build(chosen, data=data, train=False).texts) == list(names)
+    for index, text in enumerate(dataset.texts):
+        assert dataset[0, index].text == dataset[7, index].text == text
+        assert TOKENIZER.decode(dataset[0, index].tokens_u.tolist()) == text
+    assert list(read(chosen).texts) == list(names)
 
 
-def test_cache_never_changes_a_sample(cuts: list[Cut]) -> None:
+def test_who_gets_a_text_without_words_is_left_out_with_that_text(
+    build: Build, tmp_path: Path
+) -> None:
+    chosen = [write_cut(tmp_path, name, text, 4000) for name, text in (("a", "?!"), ("b", "word"))]
+    dataset = build(chosen, data=DataConfig(shuffle_labels=True))
+    assert list(dataset.texts) == ["word"]
+    assert [(item.id, item.detail) for item in dataset.sieve.left_out()] == [("b", "'?!'")]
+
+
+def test_cache_never_changes_a_sample(tmp_path: Path) -> None:
     reads: list[str] = []
+    # One MiB has room for u1, 2 bytes a sample, and u3, 4 bytes, then not for u0 and u4.
+    num_samples = [60_000, 100_000, 4000, 200_000, 60_000]
+    cuts = [write_cut(tmp_path, f"u{i}", "text", count) for i, count in enumerate(num_samples)]
 
     def load(cut: Cut, sample_rate: int) -> np.ndarray:
         reads.append(cut.id)
@@ -280,24 +295,12 @@ def test_cache_never_changes_a_sample(cuts: list[Cut]) -> None:
         # No multiple of 1/32768, as after resampling: as int16 the next epoch would differ.
         return wave_n * np.float32(0.3) if cut.id == "u3" else wave_n
 
-    def dataset(cache_bytes: int) -> Utterances:
-        return Utterances(
-            cuts[:5],
-            tokenizer=TOKENIZER,
-            normaliser=NORMALISER,
-            sample_rate=RATE,
-            data=DataConfig(),
-            seed=1,
-            train=True,
-            augment=SPEEDS,
-            load=load,
-            cache_bytes=cache_bytes,
-        )
+    def dataset(cache_mb: int) -> TrainingUtterances:
+        every = Utterances(cuts, PROCESSOR, RATE, load)
+        data = DataConfig(cache_mb=cache_mb)
+        return TrainingUtterances(every, data, SPEEDS, 1, one_per_sample)
 
-    num_samples = [3000 + 517 * index for index in range(5)]
-    plain = dataset(0)
-    # Room for u1 and u3, with u2 in between not read and u0 and u4 too late.
-    cached = dataset(2 * num_samples[1] + 4 * num_samples[3] + 100)
+    plain, cached = dataset(0), dataset(1)
     order = (1, 3, 0, 4)
     expected = {(e, i): plain[e, i].wave_n for e in range(3) for i in order}
     reads.clear()
@@ -308,7 +311,7 @@ def test_cache_never_changes_a_sample(cuts: list[Cut]) -> None:
 
 
 def test_a_pickled_dataset_gives_the_same_items_without_its_cache(build: Build) -> None:
-    dataset = build(augment=SPEEDS, cache_bytes=1 << 20)
+    dataset = build(augment=SPEEDS, data=DataConfig(cache_mb=1))
     before = dataset[1, 3]
     copy = pickle.loads(pickle.dumps(dataset))
     assert np.array_equal(copy[1, 3].wave_n, before.wave_n)
@@ -372,15 +375,12 @@ def test_real_speech_end_to_end() -> None:
     texts = [NORMALISER(text) for _, _, text in lines]
     tokenizer = train_tokenizer(texts, TokenizerConfig(kind="bpe", vocab_size=100))
     fbank, norm = Fbank(FeatureConfig()), GlobalNorm(80)
-    dataset = Utterances(
-        cuts,
-        tokenizer=tokenizer,
-        normaliser=NORMALISER,
-        sample_rate=16000,
-        data=DataConfig(),
+    dataset = TrainingUtterances(
+        Utterances(cuts, TextProcessor(NORMALISER, tokenizer), 16000),
+        DataConfig(),
+        AugmentConfig(),
         seed=1,
-        train=True,
-        encoder_frames=lambda num_samples: fbank.num_frames(num_samples) // 4,
+        num_frames=lambda num_samples: fbank.num_frames(num_samples) // 4,
     )
     assert len(dataset) == len(cuts)
     plan = DurationBatches(dataset.durations_s, 60, 1, 120, dataset.ids)
@@ -396,17 +396,9 @@ def test_real_speech_end_to_end() -> None:
 
 
 def test_a_saved_tokenizer_gives_the_dataset_the_same_tokens(
-    cuts: list[Cut], tmp_path: Path, build: Build
+    cuts: list[Cut], tmp_path: Path
 ) -> None:
     TOKENIZER.save(tmp_path)
-    again = Utterances(
-        cuts,
-        tokenizer=load_tokenizer(tmp_path),
-        normaliser=NORMALISER,
-        sample_rate=RATE,
-        data=DataConfig(),
-        seed=1,
-        train=False,
-    )
-    dataset = build()
-    assert all(again.tokens(i) == dataset.tokens(i) for i in range(len(dataset)))
+    again = Utterances(cuts, TextProcessor(NORMALISER, load_tokenizer(tmp_path)), RATE)
+    for index, example in enumerate(read(cuts)[0, i] for i in range(len(cuts))):
+        assert np.array_equal(again[0, index].tokens_u, example.tokens_u)

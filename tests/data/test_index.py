@@ -12,16 +12,17 @@ from lhotse.testing.dummies import dummy_cut, dummy_supervision
 
 from asr.config import AugmentConfig, DataConfig, TokenizerConfig
 from asr.data.batches import DurationBatches
-from asr.data.dataset import Utterances
+from asr.data.dataset import TrainingUtterances, Utterances
 from asr.data.store import index as index_module
 from asr.data.store.index import NO_TEXT, CutIndex, CutList, build_index, open_cuts
 from asr.errors import InputError
 from asr.text.normalise import get_normaliser
-from asr.text.tokenizer import train_tokenizer
+from asr.text.tokenizer import TextProcessor, train_tokenizer
 
 TEXTS = ["Hello there", "aab", "?!", "moon soon", "Ünïcode"]
 NORMALISER = get_normaliser("lowercase-apostrophe")
 TOKENIZER = train_tokenizer(["hello there moon soon aab"], TokenizerConfig(kind="char"))
+PROCESSOR = TextProcessor(NORMALISER, TOKENIZER)
 
 
 def make_cuts(count: int = 12, offset: int = 0) -> list[Cut]:
@@ -106,8 +107,8 @@ def test_small_and_large_manifests_as_one(
     assert list(chosen) == [eager[i] for i in (13, 2, 11, 12)]
     assert chosen.text(1) == "?!"
     assert chosen.durations_s.tolist() == [eager[i].duration for i in (13, 2, 11, 12)]
-    needed = table.ctc_frames(TOKENIZER, NORMALISER)
-    assert np.array_equal(chosen.ctc_frames(TOKENIZER, NORMALISER), needed[[13, 2, 11, 12]])
+    needed = table.ctc_frames(PROCESSOR)
+    assert np.array_equal(chosen.ctc_frames(PROCESSOR), needed[[13, 2, 11, 12]])
 
 
 def test_frames_that_ctc_needs_by_hand_and_from_the_cache(
@@ -116,10 +117,10 @@ def test_frames_that_ctc_needs_by_hand_and_from_the_cache(
     table = CutIndex(build_index(manifest, manifest.parent))
     # "hello there": 11 and one blank; "aab": 3 + 1; nothing; "moon soon" 9 + 2 ("mixed" has more)
     expected = [12, 4, NO_TEXT]
-    assert table.ctc_frames(TOKENIZER, NORMALISER)[:3].tolist() == expected
-    assert table.ctc_frames(TOKENIZER, NORMALISER)[8] == 11
+    assert table.ctc_frames(PROCESSOR)[:3].tolist() == expected
+    assert table.ctc_frames(PROCESSOR)[8] == 11
     other = train_tokenizer(["hello there aab"] * 9, TokenizerConfig(kind="bpe", vocab_size=14))
-    coarser = table.ctc_frames(other, NORMALISER)
+    coarser = table.ctc_frames(TextProcessor(NORMALISER, other))
     assert coarser[0] < 12
     asked: list[int] = []
     real = CutIndex.text
@@ -127,9 +128,9 @@ def test_frames_that_ctc_needs_by_hand_and_from_the_cache(
         CutIndex, "text", lambda self, index: asked.append(index) or real(self, index)
     )
     monkeypatch.setattr(index_module, "_PROBED_TEXTS", 1)
-    table.ctc_frames(TOKENIZER, NORMALISER)
+    table.ctc_frames(PROCESSOR)
     asked.clear()
-    assert table.ctc_frames(TOKENIZER, NORMALISER)[:3].tolist() == expected
+    assert table.ctc_frames(PROCESSOR)[:3].tolist() == expected
     assert asked == [0], "only the probe is read"
 
 
@@ -139,22 +140,18 @@ def test_training_from_an_index_is_training_from_memory_and_reads_only_what_it_n
     path = tmp_path / "many.cuts.jsonl.gz"
     CutSet.from_cuts(make_cuts(400)).to_file(path)
 
-    def utterances(table: CutList | CutIndex) -> Utterances:
-        return Utterances(
-            table,
-            tokenizer=TOKENIZER,
-            normaliser=NORMALISER,
-            sample_rate=16000,
-            data=DataConfig(max_duration_s=300.0, min_duration_s=2.5),
+    def utterances(table: CutList | CutIndex) -> TrainingUtterances:
+        return TrainingUtterances(
+            Utterances(table, PROCESSOR, 16000),
+            DataConfig(max_duration_s=300.0, min_duration_s=2.5),
+            AugmentConfig(speed_factors=[0.9, 1.0, 1.1]),
             seed=1,
-            train=True,
-            augment=AugmentConfig(speed_factors=[0.9, 1.0, 1.1]),
-            encoder_frames=lambda num_samples: num_samples // 16000,
+            num_frames=lambda num_samples: num_samples // 16000,
         )
 
     eager = utterances(CutList(CutSet.from_file(path)))
     build = CutIndex(build_index(path, tmp_path))
-    build.ctc_frames(TOKENIZER, NORMALISER)
+    build.ctc_frames(PROCESSOR)
     read: list[str] = []
     real = index_module.deserialize_item
     monkeypatch.setattr(
@@ -171,8 +168,8 @@ def test_training_from_an_index_is_training_from_memory_and_reads_only_what_it_n
     assert [batch.tolist() for batch in step] == [batch.tolist() for batch in same[last]]
     assert list(lazy.ids) == list(eager.ids)
     assert list(lazy.texts) == list(eager.texts)
-    assert lazy.left_out == eager.left_out
-    assert lazy.left_out_counts().keys() == {
+    assert lazy.sieve.left_out() == eager.sieve.left_out()
+    assert lazy.sieve.counts().keys() == {
         "shorter than data.min_duration_s = 2.5",
         "longer than data.max_duration_s = 300",
         "no text after normalisation",

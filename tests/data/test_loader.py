@@ -11,7 +11,7 @@ import soundfile
 import torch
 from lhotse.cut import Cut
 
-from asr.config import DataConfig, TokenizerConfig
+from asr.config import TokenizerConfig
 from asr.data.audio.samples import AudioInfo
 from asr.data.dataset import LoadWaveform, Utterances
 from asr.data.loader import AHEAD, Loader
@@ -19,7 +19,7 @@ from asr.data.store.manifest import load_waveform
 from asr.data.store.preparation import Utterance, make_cut
 from asr.errors import InputError
 from asr.text.normalise import get_normaliser
-from asr.text.tokenizer import train_tokenizer
+from asr.text.tokenizer import TextProcessor, train_tokenizer
 
 RATE = 8000
 NUM = 20
@@ -43,16 +43,8 @@ def audio_path(cut: Cut) -> Path:
 
 
 def utterances(cuts: list[Cut], load: LoadWaveform = load_waveform) -> Utterances:
-    return Utterances(
-        cuts,
-        tokenizer=train_tokenizer(["text"], TokenizerConfig(kind="char")),
-        normaliser=get_normaliser("none"),
-        sample_rate=RATE,
-        data=DataConfig(),
-        seed=1,
-        train=True,
-        load=load,
-    )
+    tokenizer = train_tokenizer(["text"], TokenizerConfig(kind="char"))
+    return Utterances(cuts, TextProcessor(get_normaliser("none"), tokenizer), RATE, load)
 
 
 def test_a_thread_reads_ahead_and_ends_with_its_epoch(cuts: list[Cut]) -> None:

@@ -13,7 +13,7 @@ from lhotse.cut import Cut
 from lhotse.recipes.yesno import prepare_yesno
 
 from asr import cli, config
-from asr.config import DataConfig, TokenizerConfig
+from asr.config import TokenizerConfig
 from asr.data.audio.samples import AudioError
 from asr.data.dataset import Utterances
 from asr.data.loader import Loader
@@ -22,7 +22,7 @@ from asr.data.store.members import Member
 from asr.data.store.shards import write_shards
 from asr.errors import InputError
 from asr.text.normalise import get_normaliser
-from asr.text.tokenizer import train_tokenizer
+from asr.text.tokenizer import TextProcessor, train_tokenizer
 from asr.train.run import train
 
 RATE = 16000
@@ -63,15 +63,8 @@ def manifest(tmp_path: Path) -> Path:
 
 
 def utterances(cuts: CutSet) -> Utterances:
-    return Utterances(
-        cuts,
-        tokenizer=train_tokenizer(["text"], TokenizerConfig(kind="char")),
-        normaliser=get_normaliser("none"),
-        sample_rate=RATE,
-        data=DataConfig(),
-        seed=1,
-        train=False,
-    )
+    tokenizer = train_tokenizer(["text"], TokenizerConfig(kind="char"))
+    return Utterances(cuts, TextProcessor(get_normaliser("none"), tokenizer), RATE)
 
 
 def test_shards_are_tar_files_of_the_same_audio(

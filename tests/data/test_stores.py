@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from lhotse import CutSet
 
-from asr.config import DataConfig, TokenizerConfig
+from asr.config import TokenizerConfig
 from asr.data.audio.samples import AudioError
 from asr.data.dataset import Utterances
 from asr.data.loader import Loader
@@ -23,7 +23,7 @@ from asr.data.store import members
 from asr.data.store.manifest import load_waveform, read_cuts
 from asr.data.store.shards import write_shards
 from asr.text.normalise import get_normaliser
-from asr.text.tokenizer import train_tokenizer
+from asr.text.tokenizer import TextProcessor, train_tokenizer
 
 pytest.importorskip("aiohttp", reason="fsspec reads http:// with aiohttp, which is not installed")
 
@@ -162,15 +162,8 @@ def test_training_goes_on_without_what_cannot_be_fetched(
     store: Store, cuts: tuple[CutSet, CutSet]
 ) -> None:
     """Each range fails once, which costs nothing; then for ever, which costs the utterances."""
-    dataset = Utterances(
-        cuts[1],
-        tokenizer=train_tokenizer(["text"], TokenizerConfig(kind="char")),
-        normaliser=get_normaliser("none"),
-        sample_rate=RATE,
-        data=DataConfig(),
-        seed=1,
-        train=False,
-    )
+    tokenizer = train_tokenizer(["text"], TokenizerConfig(kind="char"))
+    dataset = Utterances(cuts[1], TextProcessor(get_normaliser("none"), tokenizer), RATE)
     store.faults = [unavailable]
     loader = Loader(dataset, max_unreadable=0.9)
     plan = [[index] for index in range(len(dataset))]

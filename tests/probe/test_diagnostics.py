@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from asr import config
 from asr.config.kinds import ENCODERS
-from asr.data.dataset import Batch
+from asr.data.examples import Batch
 from asr.errors import InputError
 from asr.model.recogniser import Recogniser
 from asr.nn.attention import attentions, build_attention

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from asr.data.dataset import Batch
+from asr.data.examples import Batch
 
 
 def batch_of(*num_samples: int, seed: int = 1) -> Batch:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from asr import config
-from asr.data.dataset import Batch
+from asr.data.examples import Batch
 from asr.model.recogniser import Recogniser
 from asr.train.diagnose import diagnose_step
 from asr.train.run import train

@@ -16,7 +16,7 @@ from made_batches import batch_of
 from torch import nn
 
 from asr import config
-from asr.data.dataset import Batch
+from asr.data.examples import Batch
 from asr.errors import InputError
 from asr.model.recogniser import Recogniser
 from asr.processes import alone

@@ -35,8 +35,7 @@ from asr.data.store.manifest import (
 )
 from asr.errors import InputError
 from asr.heads.ctc import frames_needed
-from asr.text.normalise import Normaliser
-from asr.text.tokenizer import Tokenizer
+from asr.text.tokenizer import TextProcessor
 
 # Manifests of fewer bytes are read whole, which takes seconds and leaves nothing on the disk.
 INDEX_ABOVE_BYTES = 2 << 20
@@ -83,10 +82,11 @@ class CutTable(ABC):
     def __iter__(self) -> Iterator[Cut]:
         return (self[index] for index in range(len(self)))
 
-    def ctc_frames(self, tokenizer: Tokenizer, normaliser: Normaliser) -> np.ndarray:
+    def ctc_frames(self, processor: TextProcessor) -> np.ndarray:
         """int32: the frames that CTC needs for each text, or ``NO_TEXT``."""
-        texts = (normaliser(self.text(index)) for index in range(len(self)))
-        needed = (frames_needed(tokenizer.encode(t)) if t.strip() else NO_TEXT for t in texts)
+        encode = processor.tokenizer.encode
+        texts = (processor.normalise(self.text(index)) for index in range(len(self)))
+        needed = (frames_needed(encode(text)) if text.strip() else NO_TEXT for text in texts)
         bar = tqdm(needed, total=len(self), desc="tokens", unit="utt", leave=False, disable=None)
         return np.fromiter(bar, np.int32, len(self))
 
@@ -102,9 +102,9 @@ class CutTable(ABC):
     def _item(self, index: int) -> dict[str, Any]:
         """The cut as JSON has it."""
 
-    def select(self, indices: np.ndarray) -> CutTable:
-        """Those cuts, in that order."""
-        return _Selection(self, indices)
+    def select(self, indices: np.ndarray, givers: np.ndarray | None = None) -> CutTable:
+        """Those cuts, in that order, each with its own text or that of its giver."""
+        return _Selection(self, indices, indices if givers is None else givers)
 
 
 class CutList(CutTable):
@@ -152,15 +152,13 @@ class CutIndex(CutTable):
             return " ".join(part["text"] for part in item["supervisions"] if part.get("text"))
         return cut_text(deserialize_item(item))
 
-    def ctc_frames(self, tokenizer: Tokenizer, normaliser: Normaliser) -> np.ndarray:
-        probes = [
-            tokenizer.encode(normaliser(self.text(index)))
-            for index in range(min(_PROBED_TEXTS, len(self)))
-        ]
-        digest = stable_hash(json.dumps([tokenizer.pieces, probes]))
+    def ctc_frames(self, processor: TextProcessor) -> np.ndarray:
+        some = range(min(_PROBED_TEXTS, len(self)))
+        probes = [processor.tokens(self.text(index)) for index in some]
+        digest = stable_hash(json.dumps([processor.tokenizer.pieces, probes]))
         path = self.folder / f"ctc-frames-{digest:032x}.npy"
         if not path.is_file():
-            needed = super().ctc_frames(tokenizer, normaliser)
+            needed = super().ctc_frames(processor)
             _write_whole(path, lambda temporary: np.save(temporary, needed))
         return np.load(path, mmap_mode="r")
 
@@ -209,13 +207,13 @@ class Concatenated(CutTable):
         parts = "".join(part.fingerprint() for part in self._parts)
         return hashlib.sha256(parts.encode()).hexdigest()
 
-    def ctc_frames(self, tokenizer: Tokenizer, normaliser: Normaliser) -> np.ndarray:
-        return np.concatenate([part.ctc_frames(tokenizer, normaliser) for part in self._parts])
+    def ctc_frames(self, processor: TextProcessor) -> np.ndarray:
+        return np.concatenate([part.ctc_frames(processor) for part in self._parts])
 
 
 class _Selection(CutTable):
-    def __init__(self, table: CutTable, indices: np.ndarray) -> None:
-        self._table, self._indices = table, indices
+    def __init__(self, table: CutTable, indices: np.ndarray, givers: np.ndarray) -> None:
+        self._table, self._indices, self._givers = table, indices, givers
         self.durations_s = table.durations_s[indices]
         self.keys = table.keys[indices]
         self.speaker_keys = table.speaker_keys[indices]
@@ -225,7 +223,10 @@ class _Selection(CutTable):
         return self._table[int(self._indices[index])]
 
     def text(self, index: int) -> str:
-        return self._table.text(int(self._indices[index]))
+        return self._table.text(int(self._givers[index]))
+
+    def ctc_frames(self, processor: TextProcessor) -> np.ndarray:
+        return self._table.ctc_frames(processor)[self._givers]
 
     def _item(self, index: int) -> dict[str, Any]:
         return self._table._item(int(self._indices[index]))
