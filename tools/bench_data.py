@@ -28,6 +28,7 @@ from asr.data.batches import DurationBatches, padding_waste
 from asr.data.dataset import TrainingUtterances, Utterances
 from asr.data.loader import Loader
 from asr.data.store.index import CutTable, open_cuts
+from asr.heads.ctc import Ctc
 from asr.nn.features import Fbank
 from asr.text.normalise import get_normaliser
 from asr.text.tokenizer import TextProcessor, train_tokenizer
@@ -139,6 +140,7 @@ def utterances(table: CutTable, speeds: list[float]) -> TrainingUtterances:
         AugmentConfig(speed_factors=speeds),
         seed=1,
         num_frames=lambda num_samples: fbank.num_frames(num_samples) // 4,
+        heads={"ctc": Ctc.frames_needed},
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -16,7 +16,7 @@ from asr.data.examples import Example
 from asr.data.mixing import Mixture
 from asr.data.noise import Surroundings
 from asr.data.sieve import NumFrames, Sieve
-from asr.data.store.index import CutList, CutTable, cut_speaker
+from asr.data.store.index import CutList, CutTable, FramesNeeded, cut_speaker
 from asr.data.store.manifest import load_waveform
 from asr.errors import InputError
 from asr.text.tokenizer import TextProcessor
@@ -112,6 +112,7 @@ class TrainingUtterances(Utterances):
         augment: AugmentConfig,
         seed: int,
         num_frames: NumFrames,
+        heads: Mapping[str, FramesNeeded],
     ) -> None:
         """
         Args:
@@ -119,7 +120,8 @@ class TrainingUtterances(Utterances):
             data: bounds on the duration, number of utterances, label shuffling, cache of decoded audio
                 (in this process only: worker processes read ahead instead).
             augment: speeds, silence, rooms, noises.
-            num_frames: from counts of samples to the frames that CTC gets.
+            num_frames: from counts of samples to the frames that heads get.
+            heads: what each head needs, by its name; the most that one needs must be there.
 
         Raises:
             InputError: nothing is left to train on, or labels cannot be shuffled.
@@ -130,7 +132,7 @@ class TrainingUtterances(Utterances):
             table = table.select(np.arange(len(table)), givers)
         self.sieve = Sieve(
             table,
-            table.ctc_frames(processor),
+            np.max([table.frames_needed(*head, processor) for head in heads.items()], axis=0),
             data,
             num_frames=num_frames,
             sample_rate=utterances.sample_rate,

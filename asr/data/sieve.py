@@ -13,7 +13,7 @@ from asr.data.store.index import NO_TEXT, CutTable
 from asr.data.store.manifest import LeftOut
 
 NumFrames = Callable[[Tensor], Tensor]
-"""From counts of samples to the frames that CTC gets, element by element."""
+"""From counts of samples to the frames that heads get, element by element."""
 
 
 class Sieve:
@@ -35,8 +35,8 @@ class Sieve:
     ) -> None:
         """
         Args:
-            needed_frames: what CTC needs for each cut's text, from ``CutTable.ctc_frames``.
-            num_frames: what CTC gets.
+            needed_frames: for each cut's text, or ``NO_TEXT``.
+            num_frames: what heads get.
             fastest: the highest speed at which a cut is played.
         """
         self._table, self._needed, self._fastest = table, needed_frames, fastest
@@ -52,7 +52,7 @@ class Sieve:
             (too_short, table.durations_s < data.min_duration_s, self._duration),
             (too_long, table.durations_s > data.max_duration_s, self._duration),
             ("no text after normalisation", needed_frames == NO_TEXT, self._text),
-            ("too many tokens for CTC to align", needed_frames > self._frames, self._fit),
+            ("too many tokens for its frames", needed_frames > self._frames, self._fit),
         ):
             self._found[reason] = np.flatnonzero(applies & left)
             self._detail[reason] = detail

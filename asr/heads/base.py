@@ -56,7 +56,7 @@ class Head(nn.Module):
 
     @staticmethod
     def frames_needed(tokens: Sequence[Any]) -> int:
-        """Return the fewest frames with which a transcript can be trained on."""
+        """Return the fewest frames with which a transcript can be trained on; 0: any number will do."""
         raise NotImplementedError
 
     def labels(self, frames_tx: NDArray[np.floating]) -> NDArray[np.int64]:

@@ -127,8 +127,15 @@ def prepare(
         processor = TextProcessor(normalise, tokenizer)
         return Utterances(cuts, processor, config.features.sample_rate)
 
-    seed, num_frames = config.train.seed, net.num_output_frames
-    train = TrainingUtterances(read(train_cuts), config.data, config.augment, seed, num_frames)
+    seed = config.train.seed
+    train = TrainingUtterances(
+        read(train_cuts),
+        config.data,
+        config.augment,
+        seed,
+        net.num_output_frames,
+        {name: net.head(name).frames_needed for name in net.heads},
+    )
     balance_s = config.train.attention_balance_s
     check_durations(train.longest_durations_s, config.train.max_batch_s, train.ids, balance_s)
     stride = max(len(train_cuts) // NORM_UTTERANCES, 1)

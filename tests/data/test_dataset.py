@@ -17,9 +17,10 @@ from asr.data.dataset import TrainingUtterances, Utterances, shuffled_givers
 from asr.data.examples import Batch, collate
 from asr.data.loader import Loader, iterate
 from asr.data.sieve import NumFrames
+from asr.data.store.index import FramesNeeded
 from asr.data.store.preparation import Utterance, make_cut
 from asr.errors import InputError
-from asr.heads.ctc import frames_needed
+from asr.heads.ctc import Ctc, frames_needed
 from asr.nn.features import Fbank, GlobalNorm, estimate_norm
 from asr.text.normalise import get_normaliser
 from asr.text.tokenizer import TextProcessor, load_tokenizer, train_tokenizer
@@ -28,6 +29,7 @@ RATE = 8000
 NORMALISER = get_normaliser("lowercase-apostrophe")
 TOKENIZER = train_tokenizer(["abcdefghijklmnopqrstuvwxyz '"], TokenizerConfig(kind="char"))
 PROCESSOR = TextProcessor(NORMALISER, TOKENIZER)
+CTC: dict[str, FramesNeeded] = {"ctc": Ctc.frames_needed}
 SPEEDS = AugmentConfig(speed_factors=[0.9, 1.0, 1.1])
 
 
@@ -67,6 +69,7 @@ def build(cuts: list[Cut]) -> Build:
         data: DataConfig | None = None,
         augment: AugmentConfig | None = None,
         frames: NumFrames = one_per_sample,
+        heads: dict[str, FramesNeeded] = CTC,
         seed: int = 1,
     ) -> TrainingUtterances:
         return TrainingUtterances(
@@ -75,6 +78,7 @@ def build(cuts: list[Cut]) -> Build:
             augment or AugmentConfig(),
             seed,
             frames,
+            heads,
         )
 
     return build_one
@@ -230,7 +234,7 @@ def test_left_out_where_ctc_has_too_few_frames(build: Build, tmp_path: Path) -> 
 
     dataset = build(chosen, frames=frames)
     assert list(dataset.ids) == ["n4010", "n5000"]
-    assert dataset.sieve.counts() == {"too many tokens for CTC to align": 2}
+    assert dataset.sieve.counts() == {"too many tokens for its frames": 2}
     assert "4 frames needed, 2 there" in dataset.sieve.describe()
     # At the fastest speed an utterance has the fewest frames.
     dataset = build(chosen, frames=frames, augment=SPEEDS)
@@ -239,6 +243,25 @@ def test_left_out_where_ctc_has_too_few_frames(build: Build, tmp_path: Path) -> 
     for epoch in range(6):
         example = dataset[epoch, 0]
         assert len(example.wave_n) // 1000 >= frames_needed(example.tokens_u.tolist())
+
+
+@pytest.mark.parametrize(
+    ("heads", "kept"),
+    [
+        ({"free": lambda tokens: 0}, ["n2010", "n3010", "n4010"]),
+        ({"each": len}, ["n3010", "n4010"]),
+        ({"free": lambda tokens: 0, "each": len}, ["n3010", "n4010"]),
+        ({"each": len, **CTC}, ["n4010"]),
+    ],
+)
+def test_the_head_that_needs_most_frames_decides(
+    heads: dict[str, FramesNeeded], kept: list[str], build: Build, tmp_path: Path
+) -> None:
+    chosen = [write_cut(tmp_path, f"n{n}", "aab", n) for n in (2010, 3010, 4010)]
+    mute = write_cut(tmp_path, "mute", "?!", 4010)
+    dataset = build([*chosen, mute], frames=lambda num_samples: num_samples // 1000, heads=heads)
+    assert list(dataset.ids) == kept
+    assert dataset.sieve.counts()["no text after normalisation"] == 1
 
 
 def test_max_utterances_counts_those_kept(build: Build) -> None:
@@ -298,7 +321,7 @@ def test_cache_never_changes_a_sample(tmp_path: Path) -> None:
     def dataset(cache_mb: int) -> TrainingUtterances:
         every = Utterances(cuts, PROCESSOR, RATE, load)
         data = DataConfig(cache_mb=cache_mb)
-        return TrainingUtterances(every, data, SPEEDS, 1, one_per_sample)
+        return TrainingUtterances(every, data, SPEEDS, 1, one_per_sample, CTC)
 
     plain, cached = dataset(0), dataset(1)
     order = (1, 3, 0, 4)
@@ -381,6 +404,7 @@ def test_real_speech_end_to_end() -> None:
         AugmentConfig(),
         seed=1,
         num_frames=lambda num_samples: fbank.num_frames(num_samples) // 4,
+        heads=CTC,
     )
     assert len(dataset) == len(cuts)
     plan = DurationBatches(dataset.durations_s, 60, 1, 120, dataset.ids)

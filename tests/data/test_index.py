@@ -16,6 +16,7 @@ from asr.data.dataset import TrainingUtterances, Utterances
 from asr.data.store import index as index_module
 from asr.data.store.index import NO_TEXT, CutIndex, CutList, build_index, open_cuts
 from asr.errors import InputError
+from asr.heads.ctc import Ctc
 from asr.text.normalise import get_normaliser
 from asr.text.tokenizer import TextProcessor, train_tokenizer
 
@@ -23,6 +24,7 @@ TEXTS = ["Hello there", "aab", "?!", "moon soon", "Ünïcode"]
 NORMALISER = get_normaliser("lowercase-apostrophe")
 TOKENIZER = train_tokenizer(["hello there moon soon aab"], TokenizerConfig(kind="char"))
 PROCESSOR = TextProcessor(NORMALISER, TOKENIZER)
+CTC = ("ctc", Ctc.frames_needed)
 
 
 def make_cuts(count: int = 12, offset: int = 0) -> list[Cut]:
@@ -107,8 +109,8 @@ def test_small_and_large_manifests_as_one(
     assert list(chosen) == [eager[i] for i in (13, 2, 11, 12)]
     assert chosen.text(1) == "?!"
     assert chosen.durations_s.tolist() == [eager[i].duration for i in (13, 2, 11, 12)]
-    needed = table.ctc_frames(PROCESSOR)
-    assert np.array_equal(chosen.ctc_frames(PROCESSOR), needed[[13, 2, 11, 12]])
+    needed = table.frames_needed(*CTC, PROCESSOR)
+    assert np.array_equal(chosen.frames_needed(*CTC, PROCESSOR), needed[[13, 2, 11, 12]])
 
 
 def test_frames_that_ctc_needs_by_hand_and_from_the_cache(
@@ -117,10 +119,10 @@ def test_frames_that_ctc_needs_by_hand_and_from_the_cache(
     table = CutIndex(build_index(manifest, manifest.parent))
     # "hello there": 11 and one blank; "aab": 3 + 1; nothing; "moon soon" 9 + 2 ("mixed" has more)
     expected = [12, 4, NO_TEXT]
-    assert table.ctc_frames(PROCESSOR)[:3].tolist() == expected
-    assert table.ctc_frames(PROCESSOR)[8] == 11
+    assert table.frames_needed(*CTC, PROCESSOR)[:3].tolist() == expected
+    assert table.frames_needed(*CTC, PROCESSOR)[8] == 11
     other = train_tokenizer(["hello there aab"] * 9, TokenizerConfig(kind="bpe", vocab_size=14))
-    coarser = table.ctc_frames(TextProcessor(NORMALISER, other))
+    coarser = table.frames_needed(*CTC, TextProcessor(NORMALISER, other))
     assert coarser[0] < 12
     asked: list[int] = []
     real = CutIndex.text
@@ -128,10 +130,27 @@ def test_frames_that_ctc_needs_by_hand_and_from_the_cache(
         CutIndex, "text", lambda self, index: asked.append(index) or real(self, index)
     )
     monkeypatch.setattr(index_module, "_PROBED_TEXTS", 1)
-    table.ctc_frames(PROCESSOR)
+    table.frames_needed(*CTC, PROCESSOR)
     asked.clear()
-    assert table.ctc_frames(PROCESSOR)[:3].tolist() == expected
+    assert table.frames_needed(*CTC, PROCESSOR)[:3].tolist() == expected
     assert asked == [0], "only the probe is read"
+
+
+def test_counts_of_a_head_lie_in_a_file_of_its_own_and_ctcs_where_they_always_lay(
+    manifest: Path,
+) -> None:
+    table = CutIndex(build_index(manifest, manifest.parent))
+    table.frames_needed(*CTC, PROCESSOR)
+    (of_ctc,) = table.folder.glob("*-frames-*")
+    assert of_ctc.name == "ctc-frames-49df2bfc2a669b3463d7403a3c56ffc5.npy"
+    expected = [11, 3, NO_TEXT]  # "hello there", "aab", nothing
+    assert table.frames_needed("other", len, PROCESSOR)[:3].tolist() == expected
+    # a head that is changed is asked again
+    twice = table.frames_needed("other", lambda tokens: 2 * len(tokens), PROCESSOR)
+    assert twice[:3].tolist() == [22, 6, NO_TEXT]
+    assert table.frames_needed("other", len, PROCESSOR)[:3].tolist() == expected
+    names = sorted(path.name.split("-")[0] for path in table.folder.glob("*-frames-*"))
+    assert names == ["ctc", "other", "other"]
 
 
 def test_training_from_an_index_is_training_from_memory_and_reads_only_what_it_needs(
@@ -147,11 +166,12 @@ def test_training_from_an_index_is_training_from_memory_and_reads_only_what_it_n
             AugmentConfig(speed_factors=[0.9, 1.0, 1.1]),
             seed=1,
             num_frames=lambda num_samples: num_samples // 16000,
+            heads=dict([CTC]),
         )
 
     eager = utterances(CutList(CutSet.from_file(path)))
     build = CutIndex(build_index(path, tmp_path))
-    build.ctc_frames(PROCESSOR)
+    build.frames_needed(*CTC, PROCESSOR)
     read: list[str] = []
     real = index_module.deserialize_item
     monkeypatch.setattr(
@@ -173,7 +193,7 @@ def test_training_from_an_index_is_training_from_memory_and_reads_only_what_it_n
         "shorter than data.min_duration_s = 2.5",
         "longer than data.max_duration_s = 300",
         "no text after normalisation",
-        "too many tokens for CTC to align",
+        "too many tokens for its frames",
     }
     assert lazy.num_speakers == 3
 

@@ -34,7 +34,6 @@ from asr.data.store.manifest import (
     read_cuts,
 )
 from asr.errors import InputError
-from asr.heads.ctc import frames_needed
 from asr.text.tokenizer import TextProcessor
 
 # Manifests of fewer bytes are read whole, which takes seconds and leaves nothing on the disk.
@@ -50,8 +49,11 @@ _PROBED_TEXTS = 100
 # Fields of cuts that say where audio and features lie.
 _PLACES = ("sources", "source", "storage_path", "storage_key")
 
+FramesNeeded = Callable[[Sequence[int]], int]
+"""``Head.frames_needed``."""
+
 NO_TEXT = -1
-"""In ``ctc_frames``: nothing is left of the text after normalisation."""
+"""In ``CutTable.frames_needed``: nothing is left of the text after normalisation."""
 
 
 class CutTable(ABC):
@@ -82,11 +84,11 @@ class CutTable(ABC):
     def __iter__(self) -> Iterator[Cut]:
         return (self[index] for index in range(len(self)))
 
-    def ctc_frames(self, processor: TextProcessor) -> np.ndarray:
-        """int32: the frames that CTC needs for each text, or ``NO_TEXT``."""
+    def frames_needed(self, head: str, count: FramesNeeded, processor: TextProcessor) -> np.ndarray:
+        """Return the fewest frames that a head needs for each text (int32), or ``NO_TEXT``."""
         encode = processor.tokenizer.encode
         texts = (processor.normalise(self.text(index)) for index in range(len(self)))
-        needed = (frames_needed(encode(text)) if text.strip() else NO_TEXT for text in texts)
+        needed = (count(encode(text)) if text.strip() else NO_TEXT for text in texts)
         bar = tqdm(needed, total=len(self), desc="tokens", unit="utt", leave=False, disable=None)
         return np.fromiter(bar, np.int32, len(self))
 
@@ -152,13 +154,15 @@ class CutIndex(CutTable):
             return " ".join(part["text"] for part in item["supervisions"] if part.get("text"))
         return cut_text(deserialize_item(item))
 
-    def ctc_frames(self, processor: TextProcessor) -> np.ndarray:
+    def frames_needed(self, head: str, count: FramesNeeded, processor: TextProcessor) -> np.ndarray:
         some = range(min(_PROBED_TEXTS, len(self)))
         probes = [processor.tokens(self.text(index)) for index in some]
-        digest = stable_hash(json.dumps([processor.tokenizer.pieces, probes]))
-        path = self.folder / f"ctc-frames-{digest:032x}.npy"
+        known: list[object] = [processor.tokenizer.pieces, probes]
+        if head != "ctc":  # its count is settled, and its files are older than other heads
+            known.append([count(tokens) for tokens in probes])
+        path = self.folder / f"{head}-frames-{stable_hash(json.dumps(known)):032x}.npy"
         if not path.is_file():
-            needed = super().ctc_frames(processor)
+            needed = super().frames_needed(head, count, processor)
             _write_whole(path, lambda temporary: np.save(temporary, needed))
         return np.load(path, mmap_mode="r")
 
@@ -207,8 +211,8 @@ class Concatenated(CutTable):
         parts = "".join(part.fingerprint() for part in self._parts)
         return hashlib.sha256(parts.encode()).hexdigest()
 
-    def ctc_frames(self, processor: TextProcessor) -> np.ndarray:
-        return np.concatenate([part.ctc_frames(processor) for part in self._parts])
+    def frames_needed(self, head: str, count: FramesNeeded, processor: TextProcessor) -> np.ndarray:
+        return np.concatenate([part.frames_needed(head, count, processor) for part in self._parts])
 
 
 class _Selection(CutTable):
@@ -225,8 +229,8 @@ class _Selection(CutTable):
     def text(self, index: int) -> str:
         return self._table.text(int(self._givers[index]))
 
-    def ctc_frames(self, processor: TextProcessor) -> np.ndarray:
-        return self._table.ctc_frames(processor)[self._givers]
+    def frames_needed(self, head: str, count: FramesNeeded, processor: TextProcessor) -> np.ndarray:
+        return self._table.frames_needed(head, count, processor)[self._givers]
 
     def _item(self, index: int) -> dict[str, Any]:
         return self._table._item(int(self._indices[index]))
