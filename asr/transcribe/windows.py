@@ -83,7 +83,9 @@ class WindowCutter:
         """
         self._grid = grid
         self._span_start = first_frame
-        self._held_n = np.zeros(0, np.float32)
+        # joined where a window needs them: joined with each push, long windows took quadratic time
+        self._held = [np.zeros(0, np.float32)]
+        self._num_held = 0
         self._held_start = (
             0  # frame of the first held sample; this and the next two within the span
         )
@@ -92,7 +94,8 @@ class WindowCutter:
 
     def push(self, samples_n: np.ndarray) -> list[Window]:
         """The windows that these samples complete."""
-        self._held_n = np.concatenate([self._held_n, samples_n])
+        self._held.append(samples_n)
+        self._num_held += len(samples_n)
         grid, windows = self._grid, []
         # at least one sample more than a window: this one cannot be the last
         while self._num_samples_from(self._next_start) > grid.window * grid.frame_samples:
@@ -106,7 +109,7 @@ class WindowCutter:
 
     def finish(self) -> list[Window]:
         """The last window; none where there were no samples."""
-        total = self._held_start * self._grid.frame_samples + len(self._held_n)
+        total = self._held_start * self._grid.frame_samples + self._num_held
         if total == 0:
             return []
         whole = self._grid.window * self._grid.frame_samples
@@ -114,17 +117,21 @@ class WindowCutter:
         return [self._window(start, None, None)]
 
     def _num_samples_from(self, frame: int) -> int:
-        return len(self._held_n) - (frame - self._held_start) * self._grid.frame_samples
+        return self._num_held - (frame - self._held_start) * self._grid.frame_samples
 
     def _drop_before(self, frame: int) -> None:
-        self._held_n = self._held_n[(frame - self._held_start) * self._grid.frame_samples :]
-        self._held_start = frame
+        held_n = self._joined()[(frame - self._held_start) * self._grid.frame_samples :]
+        self._held, self._num_held, self._held_start = [held_n], len(held_n), frame
+
+    def _joined(self) -> np.ndarray:
+        self._held = [np.concatenate(self._held)]
+        return self._held[0]
 
     def _window(self, start: int, num_frames: int | None, keep_end: int | None) -> Window:
         first = (start - self._held_start) * self._grid.frame_samples
         end = None if num_frames is None else first + num_frames * self._grid.frame_samples
         return Window(
-            samples_n=self._held_n[first:end].copy(),
+            samples_n=self._joined()[first:end].copy(),
             first_frame=self._span_start + start,
             keep_first=self._next_kept - start,
             num_kept=None if keep_end is None else keep_end - self._next_kept,
