@@ -236,7 +236,8 @@ class Transcriber:
         Args:
             sample_rate: of the samples; None: the model's.
             chunk: encoder frames computed at once, one of those the model was trained with; the
-                fewer, the sooner and the worse the text. None: the most.
+                fewer, the sooner and the worse the text. None: the most. A model that sees the past
+                only (attention.causal) takes any, with the same text.
             left_chunks: chunks before that they see. None: the most of training.
             channel: as in ``transcribe``.
             num_channels: of what is fed; None is what the first block shows.

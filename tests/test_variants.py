@@ -57,6 +57,9 @@ REMEDIES = {
     "stochastic depth": ["encoder.stochastic_depth=0.2"],
     "intermediate CTC": ["ctc.intermediate_layers=[1]"],
     "linformer": ["attention.keys=linformer", "attention.linformer_length=6"],
+    "window": ["attention.window=3"],
+    "past only": ["attention.causal=true"],
+    "window of the past": ["attention.window=5", "attention.causal=true"],
     "chunks": ["encoder.chunk_sizes=[4]", "encoder.left_chunks=[1]"],
     "causal": ["encoder.causal=true"],
     "kernel 5": ["encoder.conv_kernel=5"],
@@ -278,6 +281,18 @@ BROKEN = [
         f"triton has {listed(served_by('triton'))} only, not polynomial",
     ),
     (["attention.keys=linformer"], "stand at no frame, so alibi has nothing to measure"),
+    (
+        ["attention.keys=linformer", "attention.position=none", "attention.window=4"],
+        "attention.window = 4, attention.causal = False: attention.keys = linformer mixes all frames",
+    ),
+    (
+        ["attention.keys=linformer", "attention.position=none", "attention.causal=true"],
+        "no row can be kept from some",
+    ),
+    (
+        ["attention.causal=true", "encoder.kind=transformer", "encoder.chunk_sizes=[0, 4]"],
+        "encoder.left_chunks = [-1] chunks hide nothing more",
+    ),
     (["encoder.conv_kernel=4"], "encoder.conv_kernel = 4: must be odd"),
     (["encoder.kind=ebranchformer", "encoder.cgmlp_dim=9"], "cgmlp_dim = 9: must be even"),
     (

@@ -132,6 +132,21 @@ RULES = (
         "attention.keys = linformer: its mixtures stand at no frame, so {attention.position} has "
         "nothing to measure; choose none, sinusoidal or cape",
     ),
+    Rule(
+        lambda c: (
+            c.attention.keys == "linformer" and (c.attention.window > 0 or c.attention.causal)
+        ),
+        "attention.window = {attention.window}, attention.causal = {attention.causal}: "
+        "attention.keys = linformer mixes all frames of an utterance, so no row can be kept from some",
+    ),
+    Rule(
+        lambda c: (
+            c.attention.causal and any(c.encoder.chunk_sizes) and set(c.encoder.left_chunks) == {-1}
+        ),
+        "encoder.chunk_sizes = {encoder.chunk_sizes}: with attention.causal = true and "
+        "encoder.left_chunks = {encoder.left_chunks} chunks hide nothing more; leave it empty, or "
+        "limit encoder.left_chunks",
+    ),
     *(_unread(name) for name in OWN_OPTIONS),
     Rule(
         lambda c: c.encoder.conv_kernel % 2 == 0,
@@ -232,6 +247,12 @@ def chunk_refusal(config: Config, what: str) -> str | None:
         if rule.broken(config):
             return rule.reason.format(what=what, **vars(config))
     return None
+
+
+def sees_past_only(config: Config) -> bool:
+    """Tell whether no frame depends on later ones, so that chunks of any size hide nothing of them."""
+    convolves = "causal" in ENCODERS[config.encoder.kind].reads
+    return config.attention.causal and (config.encoder.causal or not convolves)
 
 
 def refusal(config: Config) -> str | None:

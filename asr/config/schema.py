@@ -191,6 +191,13 @@ class AttentionConfig:
         False, "QK-norm: each head's queries and keys to a root mean square of 1"
     )
     output_norm: bool = option(False, "hybrid norm: a norm on what attention adds to the residual")
+    window: int = option(
+        0,
+        "frames of the encoder that a row sees to each side of itself; 0: all of them",
+        low=0,
+        high=1 << 20,
+    )
+    causal: bool = option(False, "a row sees no later frames: attention looks at the past only")
     keys: str = option(
         "full",
         "what queries are compared with: the frames, or a fixed number of mixtures of them",

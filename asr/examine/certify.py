@@ -18,12 +18,13 @@ import torch
 from sigmoid_attention.dispatch import BACKENDS, refusal
 from torch import Tensor
 
+from asr.config.rules import sees_past_only
 from asr.decode.decode import open_utterances, spread
 from asr.errors import InputError
 from asr.files import file_hash
 from asr.model.folder import WEIGHTS, Model
 from asr.model.recogniser import Recogniser
-from asr.model.stream import FrameStream
+from asr.model.stream import PAST_ONLY_SIZE, FrameStream
 from asr.nn.attention import attentions
 from asr.nn.encoder import Chunk
 from asr.search.factory import GREEDY_RUNS
@@ -182,28 +183,38 @@ def frames(
 
 def _chunk_trials(model: Model, waves: Sequence[Tensor]) -> Iterator[Trial]:
     encoder = model.config.encoder
-    sizes = [size for size in encoder.chunk_sizes if size]
-    if not sizes:
+    chunks: list[Chunk] = [
+        (size, None if left < 0 else left)
+        for size in encoder.chunk_sizes
+        if size
+        for left in encoder.left_chunks
+    ]
+    # who sees the past only promises more: what the whole file gives without chunks
+    past_only = not chunks and sees_past_only(model.config)
+    if past_only:
+        chunks = [(PAST_ONLY_SIZE, None)]
+    if not chunks:
         reason = f"trained without chunks (encoder.chunk_sizes = {encoder.chunk_sizes})"
         yield Trial("chunking", "a stream against the whole file", reason=reason)
-    for size in sizes:
-        for left in encoder.left_chunks:
-            chunk = (size, None if left < 0 else left)
-            before = "all" if left < 0 else left
-            what = f"a stream against the whole file, chunks of {size} frames, {before} before"
-            try:
-                FrameStream(model.net, model.config, chunk)
-            except InputError as error:
-                yield Trial("chunking", what, reason=str(error))
-                continue
+    for chunk in chunks:
+        size, left = chunk
+        before = "all" if left is None else left
+        what = f"a stream against the whole file, chunks of {size} frames, {before} before"
+        try:
+            FrameStream(model.net, model.config, chunk)
+        except InputError as error:
+            yield Trial("chunking", what, reason=str(error))
+            continue
 
-            def streamed(net: Recogniser, chunk: Chunk = chunk) -> list[Tensor]:
-                return [_stream(net, model, wave_n, chunk) for wave_n in waves]
+        def streamed(net: Recogniser, chunk: Chunk = chunk) -> list[Tensor]:
+            return [_stream(net, model, wave_n, chunk) for wave_n in waves]
 
-            def whole(net: Recogniser, chunk: Chunk = chunk) -> list[Tensor]:
-                return [frames(net, [wave_n], chunk=chunk)[0] for wave_n in waves]
+        def whole(
+            net: Recogniser, chunk: Chunk | None = None if past_only else chunk
+        ) -> list[Tensor]:
+            return [frames(net, [wave_n], chunk=chunk)[0] for wave_n in waves]
 
-            yield Trial("chunking", what, streamed, whole)
+        yield Trial("chunking", what, streamed, whole)
 
 
 def _stream(net: Recogniser, model: Model, wave_n: Tensor, chunk: Chunk) -> Tensor:

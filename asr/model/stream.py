@@ -11,52 +11,67 @@ from torch import Tensor
 
 from asr.config import Config
 from asr.config.kinds import ENCODERS
-from asr.config.rules import chunk_refusal
+from asr.config.rules import chunk_refusal, sees_past_only
 from asr.errors import InputError
 from asr.model.recogniser import Recogniser
 from asr.nn.encoder import Chunk
 from asr.nn.frames import Memory
 
+PAST_ONLY_SIZE = 16
+"""Frames of a chunk where a model sees the past only: its results are the same with every size."""
+
 
 def choose_chunk(config: Config, size: int | None = None, left_chunks: int | None = None) -> Chunk:
     """The chunk to stream a trained model with, one that it knows from training.
 
+    A model that sees the past only needs no chunks in training: it may have any.
+
     Args:
-        size: frames that see each other; None: the largest of training.
+        size: frames that see each other; None: the largest of training, or ``PAST_ONLY_SIZE``.
         left_chunks: chunks before that they see too; None: the most of training, and where that was
-            all of them, as many as the longest utterance had: a stream has no beginning to go back to.
+            all of them, as many as ``attention.window`` reaches into or, without one, as the longest
+            utterance had: a stream has no beginning to go back to.
 
     Raises:
         InputError: the model was not trained with chunks, or not with these.
     """
     sizes = sorted({size for size in config.encoder.chunk_sizes if size})
+    takes_any = not sizes and sees_past_only(config)
     if not sizes:
-        reads_causal = "causal" in ENCODERS[config.encoder.kind].reads
-        causal = "encoder.causal=true " if reads_causal else ""
-        encoder = dataclasses.replace(config.encoder, causal=reads_causal)
-        if reason := chunk_refusal(dataclasses.replace(config, encoder=encoder), "streaming"):
-            raise InputError(reason)
-        raise InputError(
-            "streaming needs a model that was trained with chunks, this one saw whole utterances: "
-            f"train with {causal}encoder.chunk_sizes=[0,8,16,32] encoder.left_chunks=[4,8]"
-        )
+        _check_streams(config)
+        sizes = [PAST_ONLY_SIZE if size is None else max(size, 1)]
     if size is None:
         size = sizes[-1]
     if size not in sizes:
-        raise InputError(
-            f"chunks of {size} frames: this model was trained with {', '.join(map(str, sizes))}"
-        )
+        known = "any number from 1" if takes_any else ", ".join(map(str, sizes))
+        raise InputError(f"chunks of {size} frames: this model was trained with {known}")
     lefts = sorted(set(config.encoder.left_chunks))
-    sees_all = lefts[0] < 0
+    sees_all = takes_any or lefts[0] < 0
     if left_chunks is None and sees_all:
         frame_s = config.features.hop_ms / 1000 * config.encoder.subsampling
-        left_chunks = math.ceil(config.data.max_duration_s / frame_s / size)
+        reach = config.attention.window or config.data.max_duration_s / frame_s
+        left_chunks = math.ceil(reach / size)
     elif left_chunks is None:
         left_chunks = lefts[-1]
     if left_chunks < 0 or not (sees_all or left_chunks in lefts):
         known = "any number from 0" if sees_all else ", ".join(map(str, lefts))
         raise InputError(f"{left_chunks} chunks before: this model was trained with {known}")
     return size, left_chunks
+
+
+def _check_streams(config: Config) -> None:
+    """Raise InputError unless the model, which knows no chunks, sees the past only and can stream."""
+    reads_causal = "causal" in ENCODERS[config.encoder.kind].reads
+    causal = "encoder.causal=true " if reads_causal else ""
+    encoder = dataclasses.replace(config.encoder, causal=reads_causal)
+    if reason := chunk_refusal(dataclasses.replace(config, encoder=encoder), "streaming"):
+        raise InputError(reason)
+    if not sees_past_only(config):
+        raise InputError(
+            "streaming needs a model that was trained with chunks, this one saw whole utterances: "
+            f"train with {causal}encoder.chunk_sizes=[0,8,16,32] encoder.left_chunks=[4,8], or with "
+            f"{causal}attention.causal=true"
+        )
 
 
 class FrameStream:

@@ -15,7 +15,7 @@ from asr.nn.frames import Memory
 from asr.nn.linformer import Linformer
 from asr.nn.position import Alibi, Cape, Position, Relative, Rope, Sinusoidal, Table
 
-# what encoders mask: padding, and what lies outside a row's chunks
+# what every encoder masks: padding, and what lies outside a row's chunks
 MASK_KINDS = "key_lens+query_lens+chunk"
 
 
@@ -39,6 +39,7 @@ class MultiHeadAttention(nn.Module):
         head_norm: Callable[[int], nn.Module] = nn.Identity,
         output_norm: Callable[[int], nn.Module] = nn.Identity,
         linformer: Linformer | None = None,
+        mask_kinds: str = MASK_KINDS,
     ):
         """
         Args:
@@ -49,6 +50,7 @@ class MultiHeadAttention(nn.Module):
             head_norm: of each head's queries and keys, before position enters (QK-norm).
             output_norm: of what is added to the residual ("hybrid norm", Ramapuram et al. 2024).
             linformer: mixes keys and values into a fixed number of them, which have no position.
+            mask_kinds: what masks may limit, the names joined by "+": each backend is asked for these.
         """
         super().__init__()
         num_kv_heads = num_kv_heads or num_heads
@@ -69,6 +71,7 @@ class MultiHeadAttention(nn.Module):
         self.project_out = nn.Linear(dim, dim)
         self.norm_out = output_norm(dim)
         self.linformer = linformer
+        self.mask_kinds = mask_kinds
         self._attend: Resolved | None = None
 
     def forward(self, x_btd: Tensor, mask: Mask, memory: Memory | None = None) -> Tensor:
@@ -111,8 +114,8 @@ class MultiHeadAttention(nn.Module):
     def resolve(self, device: torch.device, dtype: torch.dtype) -> Resolved:
         """The backend that serves here: chosen or refused the first time, then remembered."""
         if self._attend is None:
-            request = (self.weighting, self.position.kind, MASK_KINDS, device, dtype, self.backend)
-            self._attend = resolve(*request)
+            kinds = (self.position.kind, self.mask_kinds)
+            self._attend = resolve(self.weighting, *kinds, device, dtype, self.backend)
         self._attend = self._attend.to(device, dtype)
         return self._attend
 
@@ -169,7 +172,14 @@ def build_attention(config: AttentionConfig, dim: int) -> MultiHeadAttention:
         head_norm=nn.RMSNorm if config.qk_norm else nn.Identity,
         output_norm=nn.LayerNorm if config.output_norm else nn.Identity,
         linformer=KEYS[config.keys](config),
+        mask_kinds=mask_kinds(config),
     )
+
+
+def mask_kinds(config: AttentionConfig) -> str:
+    """Name what the masks of an encoder with this attention limit, joined by "+"."""
+    limits = {"window": config.window > 0, "causal": config.causal}
+    return "+".join([MASK_KINDS, *(name for name, used in limits.items() if used)])
 
 
 def attentions(net: nn.Module) -> list[MultiHeadAttention]:

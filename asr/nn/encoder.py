@@ -52,6 +52,7 @@ class Encoder(nn.Module):
         )
         absolute = ABSOLUTE_POSITIONS.get(attention.position)
         self.position = None if absolute is None else absolute()
+        self.window, self.causal = attention.window or None, attention.causal
         self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(
             _layer(config, attention, (number + 1) / config.num_layers)
@@ -78,7 +79,7 @@ class Encoder(nn.Module):
         one's, then the last one's; and the lengths.
 
         Args:
-            chunk: what attention sees; None: all.
+            chunk: what attention sees within its window; None: all of that.
             memory: of a stream whose next frames these are; None: they are whole utterances.
         """
         x_btd, lens_b = self.subsampling(feats_btf, lens_b, memory)
@@ -91,7 +92,15 @@ class Encoder(nn.Module):
             # as layers give it, whose norms compute in float32: one compiled graph serves them all
             x_btd = x_btd.float()
         padded = lens_b if memory is None else None  # all frames of a stream exist
-        mask = Mask(key_lens=padded, query_lens=padded, chunk=chunk, q_start=start, k_start=start)
+        mask = Mask(
+            key_lens=padded,
+            query_lens=padded,
+            causal=self.causal,
+            window=self.window,
+            chunk=chunk,
+            q_start=start,
+            k_start=start,
+        )
         frames = Frames(frame_mask(lens_b, x_btd.shape[1]), mask, memory)
         outputs = []
         for number, layer in enumerate(self.layers, start=1):

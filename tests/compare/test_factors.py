@@ -420,6 +420,14 @@ def test_an_option_of_one_map_says_nothing_of_the_others(tmp_path: Path) -> None
     ]
 
 
+def test_a_window_is_a_factor_and_a_run_from_before_there_were_any_has_none(tmp_path: Path) -> None:
+    folders = seeds_with(tmp_path, "before", 0.3, {})
+    folders += seeds_with(tmp_path, "window", 0.1, {"attention.window": 8})
+    comparison = compare(folders)
+    assert [one.keys for one in comparison.factors] == [["attention.window"]]
+    assert [one.label for one in comparison.types] == ["window=0", "window=8"]
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -103,6 +103,15 @@ def test_without_chunks_there_is_nothing_to_say_of_chunks(cuts: Path, tmp_path: 
     assert {"sdpa against reference, one batch", "blockwise against reference, one batch"} <= whats
 
 
+def test_a_model_of_the_past_streams_as_it_reads_the_whole_file(cuts: Path, tmp_path: Path) -> None:
+    options = ["attention.causal=true", "encoder.causal=true", "attention.window=6"]
+    certificate = certify(load_model(save(tmp_path, *options)), cuts, 3)
+    (line,) = [line for line in certificate.lines if line.property == "chunking"]
+    assert line.verdict == HOLDS
+    assert line.what == "a stream against the whole file, chunks of 16 frames, all before"
+    assert certificate.certified
+
+
 class BatchStatistics(nn.Module):
     """What batch normalisation does in training: mean and deviation of all frames of the batch."""
 

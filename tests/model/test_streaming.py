@@ -48,6 +48,27 @@ VARIANTS = [
 ]
 
 
+WINDOWS = [
+    ["attention.window=5"],
+    ["attention.window=5", "attention.weighting=softmax", "attention.position=relative"],
+    ["attention.causal=true", "attention.window=6", "attention.position=rope"],
+    ["attention.causal=true", "attention.count=visible"],
+    ["attention.causal=true", "attention.window=3", "encoder.kind=transformer"],
+    ["attention.window=4", "encoder.kind=ebranchformer", "attention.position=table"],
+]
+
+PAST_ONLY = [
+    *(
+        [f"attention.weighting={weighting}", f"attention.position={position}"]
+        for weighting in ("softmax", "sigmoid")
+        for position in ("none", "sinusoidal", "rope", "alibi", "relative", "table")
+    ),
+    ["attention.window=5"],
+    ["attention.window=2", "encoder.kind=ebranchformer"],
+    ["encoder.kind=transformer", "encoder.subsampling=8"],
+]
+
+
 def build(options: list[str]) -> tuple[Recogniser, Config]:
     convolutions = [] if "encoder.kind=transformer" in options else CAUSAL
     cfg = config.load([], [*SMALL, *convolutions, *options])
@@ -85,7 +106,7 @@ def random_cuts(total: int, seed: int) -> list[int]:
 
 
 @pytest.mark.parametrize("chunk", [(4, 2), (8, None), (3, 0)])
-@pytest.mark.parametrize("options", VARIANTS, ids=" ".join)
+@pytest.mark.parametrize("options", VARIANTS + WINDOWS, ids=" ".join)
 def test_a_stream_gives_what_the_whole_file_gives(
     options: list[str], chunk: tuple[int, int | None]
 ) -> None:
@@ -99,6 +120,47 @@ def test_a_stream_gives_what_the_whole_file_gives(
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
         lens = torch.tensor([len(expected)])
         assert greedy(got[None], lens)[0].tokens == greedy(expected[None], lens)[0].tokens
+
+
+@pytest.mark.parametrize("size", [None, 1, 5])
+@pytest.mark.parametrize("options", PAST_ONLY, ids=" ".join)
+def test_a_model_of_the_past_gives_with_any_chunk_what_the_whole_file_gives(
+    options: list[str], size: int | None
+) -> None:
+    net, cfg = build([*options, "attention.causal=true"])
+    wave_n = 0.3 * torch.randn(27_161)
+    with torch.inference_mode():
+        expected = net(wave_n[None], torch.tensor([len(wave_n)]))[0][0]
+    chunk = choose_chunk(cfg, size)
+    got = streamed(net, cfg, wave_n, chunk, random_cuts(len(wave_n), 0))
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
+
+
+def test_a_model_of_the_past_takes_chunks_that_reach_as_far_as_it_sees() -> None:
+    _, cfg = build(["attention.causal=true"])
+    # the longest utterance of training has 30 s, which are 750 frames
+    assert choose_chunk(cfg) == (16, 47)
+    assert choose_chunk(cfg, 8) == (8, 94)
+    assert choose_chunk(cfg, 8, 3) == (8, 3)
+    _, cfg = build(["attention.causal=true", "attention.window=17"])
+    assert choose_chunk(cfg) == (16, 2)
+    assert choose_chunk(cfg, 1) == (1, 17)
+    for size, left_chunks, reason in (
+        (0, None, "chunks of 0 frames: this model was trained with any number from 1"),
+        (-3, None, "any number from 1"),
+        (8, -1, "-1 chunks before: this model was trained with any number from 0"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            choose_chunk(cfg, size, left_chunks)
+
+
+def test_who_was_trained_with_chunks_keeps_to_them_though_it_sees_the_past_only() -> None:
+    _, cfg = build(
+        ["attention.causal=true", "encoder.chunk_sizes=[4, 8]", "encoder.left_chunks=[2]"]
+    )
+    assert choose_chunk(cfg) == (8, 2)
+    with pytest.raises(InputError, match="trained with 4, 8"):
+        choose_chunk(cfg, 5)
 
 
 @pytest.mark.parametrize("num_samples", [0, 1, 399, 400, 401, 2800, 3040, 3041, 5000])
@@ -133,6 +195,19 @@ def test_memory_does_not_grow_with_a_bounded_past() -> None:
     expected = {"feats": {(1, 4, 20)}, "keys": {(1, 4, 8, 4)}, "frames": {(1, 16, 6)}}
     assert sizes == 5 * [{**expected, "values": expected["keys"]}]
     assert len(stream._wave_n) < 16 * 160 + 400
+
+
+@pytest.mark.parametrize(
+    ("options", "num_kept"), [(["attention.window=7"], 7), (["attention.causal=true"], 12)]
+)
+def test_memory_holds_what_a_window_lets_a_later_chunk_see(
+    options: list[str], num_kept: int
+) -> None:
+    net, cfg = build(["attention.window=12", *options])
+    stream = FrameStream(net, cfg, (4, None))
+    for _ in range(3):
+        stream.feed(torch.zeros(16_000))
+        assert stream._memory.sizes()["keys"] == {(1, 4, num_kept, 4)}
 
 
 @pytest.mark.parametrize("weighting", ["softmax", "sigmoid"])
@@ -199,6 +274,14 @@ def test_what_cannot_be_cut_into_chunks_is_refused(options: list[str], reason: s
     [
         (["encoder.causal=false"], r"train with encoder\.causal=true encoder\.chunk_sizes="),
         (["encoder.kind=transformer"], r"train with encoder\.chunk_sizes="),
+        (
+            ["encoder.causal=false", "attention.causal=true"],
+            r"or with encoder\.causal=true attention\.causal=true$",
+        ),
+        (
+            ["attention.causal=true", "attention.count=sequence"],
+            r"^streaming: attention\.count = sequence needs whole",
+        ),
         (["attention.position=cape"], r"^streaming: attention\.position = cape needs whole"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import nn
 from asr.config import AttentionConfig, EncoderConfig
 from asr.config.kinds import ENCODERS, OWN_OPTIONS
 from asr.errors import InputError
-from asr.nn.attention import MASK_KINDS, build_attention
+from asr.nn.attention import build_attention
 from asr.nn.encoder import Encoder
 from asr.nn.frames import Frames, Memory, frame_mask
 from asr.nn.residual import PostNorm, PreNorm
@@ -31,14 +32,12 @@ def layer(dim: int, ff_dim: int, kind: str, kernel: int = 5, norm: str = "pre") 
     return Encoder(config, SOFTMAX, 80).layers[0]
 
 
-@pytest.mark.parametrize("norm", ["pre", "post"])
-def test_transformer_layer_equals_pytorchs_with_copied_weights(norm: str) -> None:
-    torch.manual_seed(0)
-    dim, ff_dim, lens = 16, 32, torch.tensor([9, 5])
+def pytorchs_transformer_layer(ours: nn.Module, norm: str = "pre") -> nn.TransformerEncoderLayer:
+    """A layer of PyTorch with a copy of its weights drawn anew for ours too."""
+    dim, ff_dim = 16, 32
     theirs = nn.TransformerEncoderLayer(
         dim, 4, ff_dim, 0.0, nn.functional.silu, batch_first=True, norm_first=norm == "pre"
     )
-    ours = layer(dim, ff_dim, "transformer", norm=norm)
     heads = ours.attention.branch.attention
     pairs = {
         heads.project_qkv: (theirs.self_attn.in_proj_weight, theirs.self_attn.in_proj_bias),
@@ -52,11 +51,62 @@ def test_transformer_layer_equals_pytorchs_with_copied_weights(norm: str) -> Non
         for mine, (weight, bias) in pairs.items():
             mine.weight.copy_(weight)
             mine.bias.copy_(bias)
-    x_btd = torch.randn(2, 9, dim)
+    return theirs
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_transformer_layer_equals_pytorchs_with_copied_weights(norm: str) -> None:
+    torch.manual_seed(0)
+    ours, lens = layer(16, 32, "transformer", norm=norm), torch.tensor([9, 5])
+    theirs = pytorchs_transformer_layer(ours, norm)
+    x_btd = torch.randn(2, 9, 16)
     frames_bt = frame_mask(lens, 9)
     expected = theirs(x_btd, src_key_padding_mask=~frames_bt)
     got = ours(x_btd, Frames(frames_bt, Mask(key_lens=lens, query_lens=lens)))
     torch.testing.assert_close(got[frames_bt], expected[frames_bt], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("window", "causal", "seen"),
+    [
+        (3, False, lambda offset_ts: offset_ts.abs() <= 3),
+        (0, True, lambda offset_ts: offset_ts <= 0),
+        (2, True, lambda offset_ts: (offset_ts >= -2) & (offset_ts <= 0)),
+    ],
+)
+def test_a_window_is_pytorchs_layer_with_a_matrix_that_hides(
+    window: int, causal: bool, seen: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    torch.manual_seed(0)
+    config = EncoderConfig("transformer", 1, 16, 32, subsampling_channels=4, dropout=0.0)
+    net = Encoder(config, replace(SOFTMAX, window=window, causal=causal), 80).eval()
+    theirs = pytorchs_transformer_layer(net.layers[0]).eval()
+    feats_btf, lens_b = torch.randn(2, 51, 80), torch.tensor([51, 34])
+    got, lens_b = net(feats_btf, lens_b)
+    x_btd, _ = net.subsampling(feats_btf, torch.tensor([51, 34]))
+    frame_t = torch.arange(13)
+    hidden_ts = ~seen(frame_t[None, :] - frame_t[:, None])
+    padding_bt = ~frame_mask(lens_b, 13)
+    expected = net.norm(theirs(x_btd, src_mask=hidden_ts, src_key_padding_mask=padding_bt))
+    assert lens_b.tolist() == [13, 9]
+    torch.testing.assert_close(got[0], expected[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(got[1, :9], expected[1, :9], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("position", ["none", "alibi"])
+@pytest.mark.parametrize("weighting", ["softmax", "sigmoid"])
+def test_who_has_no_window_asks_for_no_engine_that_has_windows(
+    weighting: str, position: str
+) -> None:
+    config = AttentionConfig(weighting, position, 4)
+    kinds = "key_lens+query_lens+chunk"
+    for window, causal, more in (
+        (0, False, ""),
+        (4, False, "+window"),
+        (4, True, "+window+causal"),
+    ):
+        attention = build_attention(replace(config, window=window, causal=causal), 16)
+        assert attention.resolve(torch.device("cpu"), torch.float32).mask_kind == kinds + more
 
 
 def test_conformer_layer_equals_torchaudios_with_copied_weights() -> None:
@@ -285,11 +335,11 @@ def test_qk_norm_bounds_the_scores() -> None:
 )
 @pytest.mark.parametrize("padded", [False, True])
 def test_attention_remembers_what_its_mask_lets_a_later_frame_see(
-    limits: dict[str, Any], num_kept: int, padded: bool, monkeypatch: pytest.MonkeyPatch
+    limits: dict[str, Any], num_kept: int, padded: bool
 ) -> None:
-    monkeypatch.setattr("asr.nn.attention.MASK_KINDS", f"{MASK_KINDS}+window+causal")
     torch.manual_seed(9)
-    attention = build_attention(AttentionConfig("sigmoid", "relative", 4), 16)
+    config = AttentionConfig("sigmoid", "relative", 4, window=1, causal=True)
+    attention = build_attention(config, 16)
     x_btd, lens = torch.randn(2, 13, 16), torch.tensor([13, 10])
     if not padded:
         lens[1] = 13

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -111,6 +112,8 @@ WORDS = [
     pytest.param("softmax", "rope", ["attention.output_norm=true"], marks=pytest.mark.slow),
     pytest.param("relu", "table", ["attention.num_kv_heads=1"], marks=pytest.mark.slow),
     ("polynomial", "none", ["attention.keys=linformer", "attention.linformer_length=3"]),
+    ("sigmoid", "alibi", ["attention.window=2"]),
+    ("softmax", "relative", ["attention.window=3", "attention.causal=true"]),
 ]
 
 
@@ -120,15 +123,17 @@ def test_jacobian_norm_of_attention_is_that_of_the_whole_matrix(
 ) -> None:
     words = [*SMALL, f"attention.weighting={weighting}", f"attention.position={position}", *more]
     torch.manual_seed(1)
-    module = build_attention(config.load([], words).attention, 16).double().eval()
+    options = config.load([], words).attention
+    module = build_attention(options, 16).double().eval()
     module.use("reference")
     lens_b = torch.tensor([6, 4])
     x_btd = torch.randn(2, 6, 16).double()
-    mask = Mask(key_lens=lens_b, query_lens=lens_b)
+    limits = Mask(window=options.window or None, causal=options.causal)
+    mask = replace(limits, key_lens=lens_b, query_lens=lens_b)
     norms_b = jacobian_norms(lambda x: module(x, mask), x_btd, num_iterations=30).detach()
     for row, length in enumerate(lens_b.tolist()):
         whole = torch.autograd.functional.jacobian(
-            lambda x: module(x, Mask()), x_btd[row:][:1, :length]
+            lambda x: module(x, limits), x_btd[row:][:1, :length]
         )
         matrix = whole.reshape(length * 16, length * 16)
         norm = float(torch.linalg.matrix_norm(matrix, 2))
@@ -186,6 +191,25 @@ def test_a_model_whose_attention_is_uniform() -> None:
                 assert head.near == pytest.approx(sum((5 * n - 6) / n for n in counts) / rows)
             assert layer.output_norm == pytest.approx(0.5 * math.sqrt(16))
             assert layer.jacobian_norm == 0.0
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_uniform_attention_in_a_window(causal: bool) -> None:
+    """Each of 25 frames sees itself and up to three to each side, or to the left alone."""
+    net = build("attention.window=3", f"attention.causal={causal}", "attention.position=none")
+    with torch.no_grad():
+        for attention in attentions(net):
+            attention.project_qkv.weight.zero_()
+            attention.project_qkv.bias.zero_()
+    counts = [min(t, 3) + 1 + (0 if causal else min(24 - t, 3)) for t in range(25)]
+    near = [min(t, 1) + 1 + (0 if causal else min(24 - t, 1)) for t in range(25)]
+    for layer in diagnose(net, batch_of(16000), near_frames=1).layers:
+        for head in layer.heads:
+            assert head.entropy == pytest.approx(sum(map(math.log, counts)) / 25)
+            assert head.row_sum == pytest.approx(sum(n / (n + 1) for n in counts) / 25)
+            assert head.near == pytest.approx(
+                sum(a / b for a, b in zip(near, counts, strict=True)) / 25
+            )
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])

@@ -31,6 +31,8 @@ ENCODERS = [
     ["encoder.kind=ebranchformer"],
     ["encoder.kind=ebranchformer", "encoder.causal=true", "encoder.norm=post"],
     ["encoder.causal=true", "encoder.chunk_sizes=[8]", "encoder.left_chunks=[4]"],
+    ["attention.window=6"],
+    ["attention.window=9", "attention.causal=true", "encoder.causal=true"],
 ]
 EXPORTED = [
     (weighting, position, [])
@@ -38,6 +40,10 @@ EXPORTED = [
     for position in ("alibi", "rope", "relative", "none", "table")
 ]
 EXPORTED += [("sigmoid", "alibi", encoder) for encoder in ENCODERS]
+EXPORTED += [
+    ("softmax", "relative", ["attention.window=6"]),
+    ("sigmoid", "table", ["attention.causal=true"]),
+]
 
 
 @pytest.mark.slow
