@@ -3,6 +3,7 @@ arXiv 2204.02311, appendix B); docs/training.md has the formula."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,16 +33,21 @@ class Flops:
     """Of one forward pass, padding not counted.
 
     per_sample          linear and convolutional layers, per audio sample
-    per_squared_sample  attention's two products, per squared number of samples of an utterance
+    per_squared_sample  attention's two products, per pair of samples that see each other
+    sides               samples that a sample sees before and after itself
     """
 
     per_sample: float
     per_squared_sample: float
+    sides: tuple[float, float] = (math.inf, math.inf)
 
     def training(self, wave_lens_b: Tensor) -> float:
         """Forward and backward of utterances of these lengths (on the host)."""
         lens_b = wave_lens_b.double()
-        forward = self.per_sample * lens_b.sum() + self.per_squared_sample * lens_b.square().sum()
+        pairs_b = lens_b.square()
+        for side in self.sides:  # beyond it lies a triangle of pairs
+            pairs_b = pairs_b - (lens_b - side).clamp(min=0).square() / 2
+        forward = self.per_sample * lens_b.sum() + self.per_squared_sample * pairs_b.sum()
         return TRAINING_OVER_FORWARD * float(forward)
 
 

@@ -84,8 +84,8 @@ def rehearse(step: Step, engine: Engine, optimizer: torch.optim.Optimizer, batch
         update(optimizer, torch.zeros((), dtype=torch.bool, device=engine.processes.device))
     finally:
         optimizer.zero_grad(set_to_none=True)
-    num_samples = int(batch.wave_lens_b[0])
-    return Flops(counted[0] / float(batch.wave_lens_b.sum()), _attention_flops(engine, num_samples))
+    per_sample = counted[0] / float(batch.wave_lens_b.sum())
+    return Flops(per_sample, *_attention_flops(engine, int(batch.wave_lens_b[0])))
 
 
 def largest_that_fits(fits: Callable[[float], bool], lowest_s: float, highest_s: float) -> float:
@@ -103,11 +103,14 @@ def largest_that_fits(fits: Callable[[float], bool], lowest_s: float, highest_s:
     return good_s
 
 
-def _attention_flops(engine: Engine, num_samples: int) -> float:
-    """Per squared sample: q k and the weighted sum of v, 2 t^2 d operations each and layer."""
+def _attention_flops(engine: Engine, num_samples: int) -> tuple[float, tuple[float, float]]:
+    """Per squared sample, q k and the weighted sum of v, 2 t^2 d operations each and layer; and how
+    many samples a sample sees to each side. Chunks are taken to hide nothing."""
     net = engine.net
     frames_per_sample = net.num_output_frames(num_samples) / num_samples
-    return 4.0 * len(net.encoder.layers) * net.dim * frames_per_sample**2
+    side = (net.encoder.window or math.inf) / frames_per_sample
+    sides = (side, 0.0 if net.encoder.causal else side)
+    return 4.0 * len(net.encoder.layers) * net.dim * frames_per_sample**2, sides
 
 
 def find_fault(step: Step, engine: Engine, launched: Launched) -> dict[str, Any]:

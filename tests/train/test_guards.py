@@ -175,6 +175,22 @@ def test_the_probe_leaves_no_trace_and_splits_ahead() -> None:
     assert flops.per_squared_sample * 16000**2 == pytest.approx(attention)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("window", [0, 10])
+def test_attention_counts_what_its_window_lets_it_see(window: int, causal: bool) -> None:
+    options = [f"attention.window={window}", f"attention.causal={causal}"]
+    step, net, optimizer = make_step(*options)
+    batch = batch_of(160_000)
+    flops = probe(step, step._engine, optimizer, batch)
+    frames = net.num_output_frames(160_000)
+    before, after = window or frames, 0 if causal else window or frames
+    pairs = sum(min(i, before) + 1 + min(frames - 1 - i, after) for i in range(frames))
+    expected = flops.per_sample * 160_000 + 2 * 2 * pairs * 16 * 2
+    # frames are counted as if they had no width, so that a row's own is missing or half of it
+    most = 2 * 2 * 16 * 2 * frames
+    assert flops.training(batch.wave_lens_b) / 3 == pytest.approx(expected, abs=most)
+
+
 def test_the_largest_batch_that_fits_is_found() -> None:
     for limit_s in (35.0, 36.0, 555.0, 5000.0):
         found_s = largest_that_fits(lambda asked_s, most_s=limit_s: asked_s <= most_s, 35.0, 1000.0)
