@@ -7,6 +7,8 @@
 #   stage NAME "STAGES IT NEEDS" "FILES IT READS, ONE PER LINE" COMMAND [ARGUMENT ...]
 #   stages_finish
 #
+# stages_check_systems refuses a model that cannot be before anything runs; after `config` is set.
+#
 # $stages_command is the command as it was given, without what is of one machine: for a page that says how
 # it was made. Stages between `stages_together N` and `stages_wait` run side by side, N at a time.
 #
@@ -86,6 +88,16 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
+
+# Whether models of these words, WEIGHTING+POSITION, can be configured; the rest is that of all of them.
+stages_check_systems() {
+    local system
+    if [ "$stages_mode" != run ]; then return 0; fi
+    for system in "$@"; do
+        asr config --config "$config" "attention.weighting=${system%+*}" \
+            "attention.position=${system#*+}" ${overrides[@]+"${overrides[@]}"} >/dev/null || exit 2
+    done
+}
 
 # The fingerprint of standard input.
 stages_hash() {

@@ -26,40 +26,6 @@ options='corpus weightings positions seeds train dev test config lengths' paths=
 source ../../tools/stages.sh
 
 read -ra parts <<<"$train $dev $test"
-stage prepare '' '' \
-    asr prepare librispeech --corpus "$corpus" --out "$work/data" --parts "${parts[@]}"
-
-manifests=''
-for part in $train; do manifests+=${manifests:+,}$work/data/$part.cuts.jsonl.gz; done
-
-bases=$(printf '%s\n' ../../asr/conf/*.yaml)
-decoded='' experiments=()
-for seed in $seeds; do
-    for position in $positions; do
-        for weighting in $weightings; do
-            name=$weighting-$position-s$seed
-            exp=$work/grid/$name
-            experiments+=("$exp")
-            stage "train-$name" prepare "$config"$'\n'"$bases" \
-                asr train --config "$config" --exp "$exp" --resume \
-                "data.train=[$manifests]" "data.dev=[$work/data/$dev.cuts.jsonl.gz]" \
-                "attention.weighting=$weighting" "attention.position=$position" "train.seed=$seed" \
-                ${overrides[@]+"${overrides[@]}"}
-            for part in $test; do
-                stage "decode-$name-$part" "train-$name" '' \
-                    asr decode --model "$exp" --cuts "$work/data/$part.cuts.jsonl.gz"
-                decoded+=" decode-$name-$part"
-            done
-        done
-    done
-done
-
-stage page "$decoded" '' \
-    asr compare "${experiments[@]}" --results "$work/RESULTS.md" --page "$work/grid/grid.md" \
-    --made-by "$stages_command"
-joined=()
-[ -z "$lengths" ] || joined=(--page "$work/grid/length.md" --made-by "$stages_command" --lengths $lengths)
-stage report "$decoded" '' \
-    asr compare "${experiments[@]}" --out "$work/grid" --html "$work/grid/report.html" \
-    ${joined[@]+"${joined[@]}"}
-stages_finish
+prepare=(asr prepare librispeech --corpus "$corpus" --out "$work/data" --parts "${parts[@]}")
+data=prepare train_parts=$train dev_part=$dev test_parts=$test page=grid jobs=1 decode_options=''
+source ../../tools/grid.sh

@@ -25,6 +25,8 @@ lm_ids=no neural_epochs=5
 options='corpus download train dev test systems config lm_text lm_ids lm_order beam neural_epochs'
 paths='corpus config lm_text'
 source ../../tools/stages.sh
+# shellcheck disable=SC2086
+stages_check_systems $systems
 
 fetch=()
 if [ "$download" = yes ]; then fetch=(--download); fi

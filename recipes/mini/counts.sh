@@ -20,6 +20,8 @@ alibi_seeds='1 2 3 4 5' positions='rope relative' seeds='1 2 3' hours=7.5 corpus
 config=conf/mini.yaml lengths='15 30 60 120' jobs=2
 options='alibi_seeds positions seeds hours corpus_seed dev test config lengths jobs' paths='config'
 source ../../tools/stages.sh
+# shellcheck disable=SC2086
+stages_check_systems ${positions:+$(printf 'softmax+%s ' $positions)}
 
 stage data '' '' \
     asr prepare synthetic --out "$work/data" --hours "$hours" --seed "$corpus_seed" \

@@ -24,42 +24,9 @@ lengths='15 30 60 120'
 options='weightings positions seeds hours corpus_seed dev test config jobs lengths' paths='config'
 source ../../tools/stages.sh
 
-stage data '' '' \
-    asr prepare synthetic --out "$work/data" --hours "$hours" --seed "$corpus_seed" \
+prepare=(
+    asr prepare synthetic --out "$work/data" --hours "$hours" --seed "$corpus_seed"
     --dev "$dev" --test "$test"
-
-bases=$(printf '%s\n' ../../asr/conf/*.yaml)
-names=()
-stages_together "$jobs"
-for seed in $seeds; do
-    for position in $positions; do
-        for weighting in $weightings; do
-            name=$weighting-$position-s$seed
-            names+=("$name")
-            stage "train-$name" data "$config"$'\n'"$bases" \
-                asr train --config "$config" --exp "$work/grid/$name" --resume \
-                "data.train=[$work/data/train.cuts.jsonl.gz]" "data.dev=[$work/data/dev.cuts.jsonl.gz]" \
-                "attention.weighting=$weighting" "attention.position=$position" "train.seed=$seed" \
-                ${overrides[@]+"${overrides[@]}"}
-        done
-    done
-done
-stages_wait
-
-decoded='' experiments=()
-for name in "${names[@]}"; do
-    experiments+=("$work/grid/$name")
-    stage "decode-$name" "train-$name" '' \
-        asr decode --model "$work/grid/$name" --cuts "$work/data/test.cuts.jsonl.gz" --threads 1
-    decoded+=" decode-$name"
-done
-
-stage page "$decoded" '' \
-    asr compare "${experiments[@]}" --results "$work/RESULTS.md" --page "$work/grid/mini-grid.md" \
-    --made-by "$stages_command"
-joined=()
-[ -z "$lengths" ] || joined=(--page "$work/grid/length.md" --made-by "$stages_command" --lengths $lengths)
-stage report "$decoded" '' \
-    asr compare "${experiments[@]}" --out "$work/grid" --html "$work/grid/report.html" \
-    ${joined[@]+"${joined[@]}"}
-stages_finish
+)
+data=data train_parts=train dev_part=dev test_parts=test page=mini-grid decode_options='--threads 1'
+source ../../tools/grid.sh

@@ -18,6 +18,8 @@ systems='softmax+alibi sigmoid+alibi' hours=7.5 seed=1 dev=150 test=400 config=c
 jobs=2 neural_epochs=0
 options='systems hours seed dev test config jobs neural_epochs' paths='config'
 source ../../tools/stages.sh
+# shellcheck disable=SC2086
+stages_check_systems $systems
 
 stage data '' '' \
     asr prepare synthetic --out "$work/data" --hours "$hours" --seed "$seed" \

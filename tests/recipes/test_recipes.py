@@ -256,6 +256,28 @@ def test_wrong_options_are_refused(smoke: tuple[Path, Path]) -> None:
         assert message in run.stderr
 
 
+@pytest.mark.parametrize(
+    ("script", "words", "told"),
+    [
+        ("mini/run.sh", ("--systems", "softmax+alibi relu+foo"), "attention.position = 'foo'"),
+        ("mini/grid.sh", ("--weightings", "soft"), "attention.weighting = 'soft'"),
+        ("mini/grid.sh", ("--", "train.epoch=1"), "train.epoch"),
+        ("mini/counts.sh", ("--positions", "foo"), "attention.position = 'foo'"),
+        ("librispeech/run.sh", ("--systems", "bar+alibi"), "attention.weighting = 'bar'"),
+        ("librispeech/grid.sh", ("--positions", "foo"), "attention.position = 'foo'"),
+    ],
+)
+def test_a_model_that_cannot_be_is_refused_before_anything_runs(
+    script: str, words: tuple[str, ...], told: str, tmp_path: Path
+) -> None:
+    run = recipe(script, "--work", tmp_path / "new", *words, check=False)
+    assert run.returncode == 2
+    (line,) = run.stderr.splitlines()
+    assert told in line
+    assert run.stdout == ""
+    assert not (tmp_path / "new").exists()
+
+
 def test_control_wrong_labels_are_learnt_by_nobody(tiny_corpus: Path, tmp_path: Path) -> None:
     """The same training on true and on exchanged labels, decoded on its own utterances: what the
     true labels teach within a minute, the exchanged ones must not."""
