@@ -69,11 +69,6 @@ class RunFolder:
         """A folder for each decoded set."""
         return self.root / "decode"
 
-    @property
-    def lengths(self) -> Path:
-        """A folder for each set that was joined to a duration and decoded."""
-        return self.root / "lengths"
-
 
 @dataclass(frozen=True)
 class DecodedFolder:

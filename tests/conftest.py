@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import sigmoid_attention
 import torch
 from compiled_files import damaged_bytecode
-from made_models import decode, write_run
+from made_models import decode, decode_joined, mishear, write_run
 from process_settings import process_settings
 
 import asr
@@ -75,4 +76,19 @@ def grid(tmp_path_factory: pytest.TempPathFactory, three_speakers: Path) -> list
     ]
     for exp in experiments:
         decode(exp, three_speakers, exp / "decode" / "test")
+    return experiments
+
+
+@pytest.fixture(scope="session")
+def long_grid(
+    tmp_path_factory: pytest.TempPathFactory, grid: list[Path], three_speakers: Path
+) -> list[Path]:
+    """The same, decoded on joined utterances too, of which there are two durations."""
+    folder = tmp_path_factory.mktemp("long")
+    experiments = [Path(shutil.copytree(exp, folder / exp.name)) for exp in grid]
+    decode_joined(experiments, three_speakers, [1.0, 60.0])
+    for exp in experiments:
+        for length_s in (1, 60):
+            out = exp / "decode" / f"test-{length_s}s"
+            mishear(out, f"{exp.name} {length_s}")
     return experiments

@@ -65,6 +65,8 @@ APART = [
     ("asr.compare", "asr.examine"),
     ("asr.examine", "asr.compare"),
 ]
+# Comparing reads what decoding wrote: none of its modules leads to one of these, by whatever way.
+NOT_TO_COMPARE = ("asr.model", "asr.search", "asr.lm", "asr.probe", "asr.decode.decode")
 
 
 def lies_in(module: str, package: str) -> bool:
@@ -119,6 +121,21 @@ def test_nobody_imports_upwards_or_sideways() -> None:
             )
         if importer.startswith("sigmoid_attention"):
             assert not imported.startswith("asr")
+
+
+def test_comparing_leads_to_no_model_and_no_search() -> None:
+    leads_to: dict[str, set[str]] = {}
+    for importer, imported in imports():
+        leads_to.setdefault(importer, set()).add(imported)
+    reached = {module for module in modules() if lies_in(module, "asr.compare")}
+    waiting = [*reached]
+    while waiting:
+        found = leads_to.get(waiting.pop(), set()) - reached
+        reached |= found
+        waiting += found
+    wrong = {m for m in reached if any(lies_in(m, name) for name in NOT_TO_COMPARE)}
+    assert not wrong
+    assert "asr.decode.decoded" in reached
 
 
 def test_no_circle_of_imports() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from asr.commands.options import Verbs, count, path
 
@@ -26,22 +26,17 @@ def add(verbs: Verbs) -> None:
         "--page",
         type=path,
         metavar="PAGE.md",
-        help="also write a page to keep, with its picture, PAGE.png; with --lengths, of these",
+        help="also write a page to keep, with its picture, PAGE.png",
     )
-    parser.add_argument("--made-by", help="the command that the page names; default: this one")
+    parser.add_argument(
+        "--length-page",
+        type=path,
+        metavar="PAGE.md",
+        help="the same of word error rates by duration: sets that `asr join --to-s` made, decoded",
+    )
+    parser.add_argument("--made-by", help="the command that the pages name; default: this one")
     parser.add_argument("--utterance", help="whose attention the report shows")
-    parser.add_argument(
-        "--lengths",
-        type=float,
-        nargs="+",
-        default=[],
-        metavar="S",
-        help="also decode each speaker's utterances joined to about these seconds; durations that make "
-        "recordings hardly longer than the one before are left out",
-    )
-    parser.add_argument(
-        "--device", default="auto", help="that decodes --lengths: auto, cpu, cuda or cuda:N"
-    )
+    parser.add_argument("--lengths", type=_no_longer, help=argparse.SUPPRESS)
     parser.add_argument(
         "--metric",
         choices=("wer", "cer"),
@@ -54,22 +49,19 @@ def add(verbs: Verbs) -> None:
     parser.set_defaults(run=run)
 
 
+def _no_longer(text: str) -> NoReturn:
+    raise argparse.ArgumentTypeError(
+        f"compare decodes nothing: `asr join --to-s {text}` and `asr decode` make a set that it reads"
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     from asr.compare.compare import compare
     from asr.compare.tables import format_terminal
-    from asr.errors import InputError
     from asr.files import write_all
-    from asr.wer import METRICS, WER
+    from asr.wer import METRICS
 
-    metric = METRICS[args.metric]
-    if args.lengths and metric is not WER:
-        raise InputError("--lengths: joined utterances are compared by words; leave out --metric")
-    comparison = compare(args.exp, seed=args.seed, metric=metric)
-    if args.lengths:
-        from asr.compare.lengths import compare_lengths
-        from asr.runtime import choose_device
-
-        comparison = compare_lengths(comparison, args.lengths, choose_device(args.device))
+    comparison = compare(args.exp, seed=args.seed, metric=METRICS[args.metric])
     # All of it is made before any of it is written.
     files, told = _files(args, comparison)
     print(format_terminal(comparison))
@@ -80,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _files(args: argparse.Namespace, comparison: Comparison) -> tuple[Files, list[str]]:
     """(what was asked for, what to say when it is written)"""
+    from asr.compare.report.brief import brief_files, length_brief_files
     from asr.compare.tables import comparison_files
 
     files: Files = {}
@@ -96,16 +89,14 @@ def _files(args: argparse.Namespace, comparison: Comparison) -> tuple[Files, lis
     if args.html:
         from asr.compare.report.gather import gather
         from asr.compare.report.page import report_files
+        from asr.examine.attention_maps import draw_attention
 
-        files |= report_files(gather(comparison, args.utterance), args.html)
+        files |= report_files(gather(comparison, draw_attention, args.utterance), args.html)
         told.append(f"written to {args.html}, and compare.json beside it")
-    if args.page:
-        from asr.compare.report.brief import brief_files
-
-        files |= brief_files(comparison, args.page, args.made_by or args.command)
-        told.append(
-            f"written to {args.page}, with its picture {args.page.with_suffix('.png').name}"
-        )
+    for page, make in ((args.page, brief_files), (args.length_page, length_brief_files)):
+        if page:
+            files |= make(comparison, page, args.made_by or args.command)
+            told.append(f"written to {page}, with its picture {page.with_suffix('.png').name}")
     if args.results:
         from asr.compare.results import with_results
 

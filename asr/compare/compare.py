@@ -10,6 +10,7 @@ from pathlib import Path
 from asr.compare.comparison import (
     Comparison,
     Difference,
+    LengthResult,
     Part,
     Row,
     SetResult,
@@ -20,6 +21,7 @@ from asr.compare.contrasts import Grid, type_results, with_costs
 from asr.compare.experiment import Experiment, ScoredSet, read_experiment
 from asr.compare.factors import Design, find_factors, many_of, types_of
 from asr.compare.interactions import compared_types
+from asr.compare.lengths import Duration, find_durations
 from asr.compare.parts import parts_of, read_noise_db
 from asr.compare.stats.paired import (
     Bootstrap,
@@ -39,14 +41,28 @@ from asr.wer import CER, WER, ErrorCounts, Metric
 _LONG_WORDS = 12
 
 
+@dataclass(frozen=True)
+class _Systems:
+    """What is compared, and how."""
+
+    experiments: list[Experiment]
+    names: list[str]
+    design: Design
+    how: Bootstrap
+
+    @property
+    def factors(self) -> list[str]:
+        return [factor.name for factor in self.design.factors]
+
+
 @dataclass
 class _Found:
-    """What the sets have given, one after the other."""
+    """What sets have given, one after the other."""
 
+    groups: list[Group] = field(default_factory=list)
     results: dict[tuple[int, str], SetResult] = field(default_factory=dict)
     differences: list[Difference] = field(default_factory=list)
     grids: list[Grid] = field(default_factory=list)
-    parts: list[Part] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -75,32 +91,19 @@ def compare(
     experiments = [read_experiment(folder, metric) for folder in folders]
     names = _distinct_names(experiments)
     design = find_factors(experiments, names)
-    factors = [factor.name for factor in design.factors]
-    how = Bootstrap(level, num_resamples, seed)
-    found = _Found()
+    systems = _Systems(experiments, names, design, Bootstrap(level, num_resamples, seed))
+    found, longer = _Found(), _Found()
     for set_name in sorted({name for experiment in experiments for name in experiment.sets}):
         members = {k: e.sets[set_name] for k, e in enumerate(experiments) if set_name in e.sets}
-        for numbers in _groups_of_equal_references(members):
-            group = group_of(set_name, {k: members[k] for k in numbers})
-            for k, interval in zip(numbers, wer_intervals(group, how), strict=True):
-                found.results[k, set_name] = _set_result(members[k], group, k, interval)
-            found.parts += parts_of(group, names, read_noise_db(members[numbers[0]].decoding.cuts))
-            base = min(members)
-            if base not in numbers:
-                found.notes += [_why_unpaired(members, (base, k), names, set_name) for k in numbers]
-            elif not group.words_u.any():
-                found.notes.append(
-                    f"{set_name}: there are no {metric.units} in its references to get wrong"
-                )
-            else:
-                _compare_systems(found, group, base, names, how)
-                columns, replicas = types_of(group, design, experiments, names)
-                found.notes += replicas
-                found.grids.append(Grid(group, factors, columns, level))
+        _compare_set(found, set_name, members, systems)
+    durations, left_out = find_durations(experiments, names)
+    for one in durations:
+        _compare_set(longer, one.label, one.members, systems)
 
     types = [one for grid in found.grids for one in type_results(grid, names)]
     differences_of_types, interactions = compared_types(found.grids)
-    rows = _rows(names, experiments, design, found.results)
+    length_differences, length_interactions = compared_types(longer.grids)
+    rows = _rows(systems, found.results)
     return Comparison(
         rows=rows,
         factors=design.factors,
@@ -108,11 +111,11 @@ def compare(
         types=with_costs(types, rows),
         type_differences=differences_of_types,
         interactions=interactions,
-        parts=found.parts,
-        lengths=[],
-        length_types=[],
-        length_differences=[],
-        length_interactions=[],
+        parts=[part for group in found.groups for part in _parts(group, systems)],
+        lengths=_length_results(durations, longer, names),
+        length_types=[one for grid in longer.grids for one in type_results(grid, names)],
+        length_differences=length_differences,
+        length_interactions=length_interactions,
         notes=[
             *_decoded_twice(experiments, names),
             *(_unspaced(experiments) if metric is WER else []),
@@ -123,12 +126,72 @@ def compare(
             *_incomparable(found.grids, differences_of_types),
             *(_fairness(experiments) if types else []),
             *(n for e in experiments for n in e.left_out),
+            *left_out,
+            *longer.notes,
         ],
         level=level,
         num_resamples=num_resamples,
         seed=seed,
         metric=metric,
     )
+
+
+def _compare_set(
+    found: _Found, set_name: str, members: dict[int, ScoredSet], systems: _Systems
+) -> None:
+    """Add what one set, or one duration, says of the systems that were decoded on it."""
+    names, how, base = systems.names, systems.how, min(members)
+    for numbers in _groups_of_equal_references(members):
+        group = group_of(set_name, {k: members[k] for k in numbers})
+        found.groups.append(group)
+        for k, interval in zip(numbers, wer_intervals(group, how), strict=True):
+            found.results[k, set_name] = _set_result(members[k], group, k, interval)
+        if base not in numbers:
+            found.notes += [_why_unpaired(members, (base, k), names, set_name) for k in numbers]
+        elif not group.words_u.any():
+            units = members[base].metric.units
+            found.notes.append(f"{set_name}: there are no {units} in its references to get wrong")
+        else:
+            _compare_systems(found, group, base, names, how)
+            columns, replicas = types_of(group, systems.design, systems.experiments, names)
+            found.notes += replicas
+            found.grids.append(Grid(group, systems.factors, columns, how.level))
+
+
+def _parts(group: Group, systems: _Systems) -> list[Part]:
+    """By length, speaker and noise, which the manifest of the first of these systems knows."""
+    decoding = systems.experiments[group.members[0]].sets[group.set_name].decoding
+    return parts_of(group, systems.names, read_noise_db(decoding.cuts))
+
+
+def _length_results(
+    durations: Sequence[Duration], longer: _Found, names: Sequence[str]
+) -> list[LengthResult]:
+    """Return the results of all durations: one table, so Holm's correction is over them all."""
+    differences = {(one.name, one.set_name): one for one in corrected(longer.differences)}
+    found = []
+    for duration in durations:
+        for k in duration.members:
+            result = longer.results[k, duration.label]
+            if result.wer is None:
+                continue
+            one = differences.get((names[k], duration.label))
+            found.append(
+                LengthResult(
+                    name=names[k],
+                    label=duration.label,
+                    length_s=duration.length_s,
+                    mean_duration_s=duration.mean_s,
+                    num_utterances=result.num_utterances,
+                    units=result.units,
+                    wer=result.wer,
+                    interval=result.interval,
+                    difference=None if one is None else one.difference,
+                    p_value=None if one is None else one.p_value,
+                    p_holm=None if one is None else one.p_holm,
+                )
+            )
+    return found
 
 
 def _compare_systems(
@@ -256,16 +319,11 @@ def _why_unpaired(
     )
 
 
-def _rows(
-    names: Sequence[str],
-    experiments: Sequence[Experiment],
-    design: Design,
-    results: dict[tuple[int, str], SetResult],
-) -> list[Row]:
-    factors = [factor.name for factor in design.factors]
+def _rows(systems: _Systems, results: dict[tuple[int, str], SetResult]) -> list[Row]:
     rows = []
-    for k, (name, experiment) in enumerate(zip(names, experiments, strict=True)):
-        levels = dict(zip(factors, design.levels[k], strict=False))  # none where they are not known
+    for k, (name, experiment) in enumerate(zip(systems.names, systems.experiments, strict=True)):
+        # no levels where they are not known
+        levels = dict(zip(systems.factors, systems.design.levels[k], strict=False))
         sets = {set_name: result for (i, set_name), result in results.items() if i == k}
         rows.append(Row(name, str(experiment.folder), experiment.run, levels, sets))
     return rows

@@ -65,6 +65,7 @@ class Experiment:
     settings: the training's configuration by ``section.key``; empty where it is not there.
     contents: what the manifests of an option held, as a fingerprint; of those that ``run.json`` has.
     sets: by the name of their folder under ``decode/``, in sorted order.
+    joined: the same, of sets of joined utterances (``asr join --to-s``), which are not in ``sets``.
     left_out: why a folder under ``decode/`` is not among them.
     """
 
@@ -73,6 +74,7 @@ class Experiment:
     settings: dict[str, Any]
     contents: dict[str, str]
     sets: dict[str, ScoredSet]
+    joined: dict[str, ScoredSet]
     left_out: list[str]
 
 
@@ -87,18 +89,21 @@ def read_experiment(folder: Path, metric: Metric = WER) -> Experiment:
         raise InputError(f"{folder}: no such folder")
     run = _read_run(folder)
     sets: dict[str, ScoredSet] = {}
+    joined: dict[str, ScoredSet] = {}
     left_out = []
     decoded = RunFolder(folder).decode
     for path in sorted(decoded.iterdir()) if decoded.is_dir() else []:
         if not path.is_dir():
             continue
         if DecodedFolder(path).score.is_file():
-            sets[path.name] = read_scored_set(path, metric)
+            scored = read_scored_set(path, metric)
+            (joined if scored.decoding.joined else sets)[path.name] = scored
         else:
             left_out.append(f"{run.name}: {path} is not scored (asr score {path}), left out")
-    if not sets:
+    if not sets and not joined:
         left_out.append(f"{run.name}: no scored set under {decoded}")
-    return Experiment(folder, run, _read_settings(folder), _read_contents(folder), sets, left_out)
+    about = (_read_settings(folder), _read_contents(folder))
+    return Experiment(folder, run, *about, sets, joined, left_out)
 
 
 def _read_contents(folder: Path) -> dict[str, str]:

@@ -8,14 +8,21 @@ it is lost. Longer training utterances are the cure (Lu et al. 2021, "Input leng
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from lhotse.cut import Cut, MixedCut, MixTrack
 from lhotse.cut.data import DataCut
+from lhotse.utils import fastcopy
 
 from asr.data.draws import stable_hash
+from asr.data.speakers import UNKNOWN_SPEAKER
+from asr.data.store.index import CutList, cut_speaker
 from asr.errors import InputError
+
+# The custom field in which a cut of a whole joined set says what the set was made of.
+_NOTE = "joined"
 
 
 def join_cuts(
@@ -58,6 +65,53 @@ def join_cuts(
             end_s, limit_s = duration_s, rng.uniform(0.0, max_s)
     rows.sort(key=lambda row: row[0][0])
     return [_joined([(cuts[index], pause_s) for index, pause_s in row]) for row in rows]
+
+
+def join_speakers(cuts: Sequence[Cut], to_s: float) -> list[Cut]:
+    """Join each speaker's utterances, in the order of their ids, to about ``to_s`` seconds.
+
+    A speaker's utterances are shared out evenly, cut between utterances where an even share ends: no
+    joined one is a short rest, and a speaker with less than ``to_s`` is one. Nothing lies between them.
+    Each cut notes the duration and the fingerprint of ``cuts``, see ``joined_from``.
+
+    Raises:
+        InputError: an utterance of no known speaker; see also ``join_cuts``.
+    """
+    _check(cuts)
+    note = {_NOTE: {"of": CutList(cuts).fingerprint(), "to_s": to_s}}
+    by_speaker: dict[str, list[Cut]] = {}
+    for cut in sorted(cuts, key=lambda cut: (cut_speaker(cut), cut.id)):
+        if cut_speaker(cut) in ("", UNKNOWN_SPEAKER):
+            raise InputError(f"cut {cut.id}: of no known speaker, so it can be joined to no other")
+        by_speaker.setdefault(cut_speaker(cut), []).append(cut)
+    joined = []
+    for own in by_speaker.values():
+        whole_s = sum(cut.duration for cut in own)
+        share_s = whole_s / max(1, round(min(whole_s / to_s, 1e6)))
+        shares: dict[int, list[tuple[Cut, float]]] = {}
+        before_s = 0.0
+        for cut in own:
+            share = shares.setdefault(int((before_s + cut.duration / 2) / share_s), [])
+            noted = cut if share else fastcopy(cut, custom={**(cut.custom or {}), **note})
+            share.append((noted, 0.0))
+            before_s += cut.duration
+        joined += [_joined(share) for share in shares.values()]
+    return joined
+
+
+def joined_from(cuts: Iterable[Cut]) -> dict[str, Any] | None:
+    """Return the note that ``join_speakers`` left: ``of``, a fingerprint, and ``to_s``, seconds.
+
+    None where not all of the cuts have the same.
+    """
+    notes = [_note(cut) for cut in cuts]
+    same = all(note == notes[0] for note in notes)
+    return notes[0] if same and isinstance(notes[0], dict) else None
+
+
+def _note(cut: Cut) -> Any:
+    first = cut.tracks[0].cut if isinstance(cut, MixedCut) else cut
+    return (first.custom or {}).get(_NOTE) if isinstance(first, DataCut) else None
 
 
 def _joined(row: list[tuple[Cut, float]]) -> Cut:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from asr.data.batches import sorted_batches
 from asr.data.dataset import Utterances
+from asr.data.joining import joined_from
 from asr.data.loader import iterate
 from asr.data.speakers import UNKNOWN_SPEAKER
 from asr.data.store.manifest import read_cuts
@@ -82,10 +83,12 @@ def decode_set(
     wall_s = time.perf_counter() - begun
     several = options.num_best > 1
     audio_s = float(utterances.durations_s.sum())
+    joined = joined_from(utterances.cuts)
     summary = {
         "set": set_name(cuts),
         "cuts": str(cuts.absolute()),
         "fingerprint": fingerprint,
+        **({} if joined is None else {"joined": joined}),
         **search.settings,
         **({} if chunk is None else _stream_settings(model, chunk)),
         "normaliser": config.tokenizer.normaliser,

@@ -47,11 +47,25 @@ class DecodedUtterance:
 
 
 @dataclass(frozen=True)
+class JoinedFrom:
+    """What a set was made of whose utterances are a speaker's joined to a duration (`asr join --to-s`).
+
+    Attributes:
+        of: fingerprint of the manifest that was joined.
+        to_s: about how many seconds they were joined to.
+    """
+
+    of: str
+    to_s: float
+
+
+@dataclass(frozen=True)
 class Decoding:
     """A record of how a set was decoded; what an older file does not say is None.
 
     Attributes:
         cuts: path of the manifest, absolute (relative in older files).
+        joined: None where its utterances are single ones.
     """
 
     set_name: str
@@ -66,6 +80,7 @@ class Decoding:
     device: str | None
     num_threads: int | None
     attention_backend: str | None = None
+    joined: JoinedFrom | None = None
 
 
 def read_decoded(folder: Path) -> tuple[list[DecodedUtterance], Decoding]:
@@ -138,9 +153,18 @@ def read_decoding(folder: Path) -> Decoding:
         search=name_field(content, "search", where),
         device=name_field(content, "device", where),
         attention_backend=name_field(content, "attention_backend", where),
+        joined=_joined(field(content, "joined", dict, where), f"{where}: 'joined'"),
         **number,
         **count,
     )
+
+
+def _joined(content: dict[str, Any] | None, where: str) -> JoinedFrom | None:
+    if content is None:
+        return None
+    required(content, "to_s", float, where)
+    to_s = bounded_field(content, "to_s", float, where, _MAX_DURATION_S)
+    return JoinedFrom(required_name(content, "of", where), to_s)
 
 
 def bounded_field(content: dict[str, Any], key: str, kind: type, where: str, high: float) -> Any:

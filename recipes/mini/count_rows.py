@@ -24,7 +24,7 @@ from lhotse.cut import Cut
 from numpy.typing import NDArray
 
 from asr import provenance
-from asr.compare.lengths import join
+from asr.data.joining import join_speakers
 from asr.data.store.manifest import load_waveform, read_cuts
 from asr.errors import InputError
 from asr.files import write_atomically
@@ -56,14 +56,14 @@ def main() -> None:
 def write(args: argparse.Namespace) -> None:
     """Write the picture and its JSON."""
     cuts = list(read_cuts(args.cuts))
-    recordings = [join(cuts, length_s) for length_s in args.lengths]
-    recordings = [groups[:: max(1, len(groups) // NUM_RECORDINGS)] for groups in recordings]
-    recordings = [groups[:NUM_RECORDINGS] for groups in recordings]
+    recordings = [join_speakers(cuts, length_s) for length_s in args.lengths]
+    recordings = [rows[:: max(1, len(rows) // NUM_RECORDINGS)] for rows in recordings]
+    recordings = [rows[:NUM_RECORDINGS] for rows in recordings]
     found = {
-        name: [measure(load_model(folder), groups) for groups in recordings]
+        name: [measure(load_model(folder), rows) for rows in recordings]
         for name, folder in (("visible", args.visible), ("effective", args.effective))
     }
-    seconds = [float(np.mean([_seconds(g) for g in groups])) for groups in recordings]
+    seconds = [float(np.mean([row.duration for row in rows])) for rows in recordings]
     content = {
         "lengths_s": args.lengths,
         "environment": provenance.environment() | {"versions": provenance.versions()},
@@ -82,20 +82,20 @@ def write(args: argparse.Namespace) -> None:
             print(f"{name} {second:.3g} s: row sums by head {sums}; without content {empty}")
 
 
-def measure(model: Model, groups: Sequence[Sequence[Cut]]) -> Measured:
+def measure(model: Model, recordings: Sequence[Cut]) -> Measured:
     """Return the means over recordings, each computed whole."""
     net, rate = model.net.eval(), model.config.features.sample_rate
     layers = attentions(net)
     sums: list[NDArray[np.float64]] = []
     norms: list[NDArray[np.float64]] = []
     empty: list[NDArray[np.float64]] = []
-    for group in groups:
-        wave_n = np.concatenate([load_waveform(cut, rate) for cut in group])
+    for recording in recordings:
+        wave_n = load_waveform(recording, rate)
         with ExitStack() as stack, torch.inference_mode():
             for layer in layers:
                 stack.enter_context(watch_attention(layer, lambda s: _tell(s, sums, norms, empty)))
             net(torch.from_numpy(wave_n)[None], torch.tensor([len(wave_n)]))
-    shape = (len(groups), len(layers), -1)
+    shape = (len(recordings), len(layers), -1)
     return {
         "sums": np.stack(sums).reshape(shape).mean(0),
         "norms": np.stack(norms).reshape(shape).mean(0),
@@ -151,10 +151,6 @@ def picture(seconds: Sequence[float], found: dict[str, list[Measured]]) -> bytes
         panels[row, 0].set_ylim(0, 1.08 * panels[row, 0].get_ylim()[1])
     panels[0, 0].legend(frameon=False, fontsize=8)
     return as_png(figure)
-
-
-def _seconds(group: Sequence[Cut]) -> float:
-    return float(sum(cut.duration for cut in group))
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@
 python counts.py counts/softmax-alibi-s1 counts/visible-alibi-s1 ... --out counts.md
 python counts.py --recount counts/visible-alibi-s1 --out counts/recounted-alibi-s1
 
-Experiments are folders called COUNT-POSITION-sSEED with a decoded set: softmax (no count), visible,
-effective, exponent (visible, with a trained exponent per head), recounted (visible in training, in
-decoding an effective count that equals it at the mean length of training). The second form makes a
-folder of the last kind.
+Experiments are folders called COUNT-POSITION-sSEED with a decoded set, and the same joined to durations
+(asr join --to-s): softmax (no count), visible, effective, exponent (visible, with a trained exponent
+per head), recounted (visible in training, in decoding an effective count that equals it at the mean
+length of training). The second form makes a folder of the last kind.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from asr import config, provenance
 from asr.compare.cells import interval_text, p_text, points
 from asr.compare.compare import compare
 from asr.compare.comparison import UnitErrors
-from asr.compare.lengths import compare_lengths
 from asr.compare.stats.hierarchical import contrast, tested
 from asr.compare.stats.statistics import Floats, Interval, holm
 from asr.decode.score import percent
@@ -88,7 +87,6 @@ class Change:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("exp", type=Path, nargs="+", help="folders COUNT-POSITION-sSEED, decoded")
-    parser.add_argument("--lengths", type=float, nargs="+", default=[15, 30, 60, 120], metavar="S")
     parser.add_argument("--recount", action="store_true", help="make a folder, compare nothing")
     parser.add_argument(
         "--frames", type=int, default=67, help="of the encoder: mean length of training, --recount"
@@ -102,7 +100,7 @@ def main() -> None:
                 raise InputError(f"--recount: give one folder, not {len(args.exp)}")
             recount(args.exp[0], args.frames, args.out)
         else:
-            write_page(args.exp, args.lengths, args.made_by, args.out)
+            write_page(args.exp, args.made_by, args.out)
     except InputError as error:
         parser.exit(2, f"counts.py: error: {error}\n")
 
@@ -143,11 +141,9 @@ def recount(exp: Path, num_frames: int, out: Path) -> None:
     write_atomically(target.run, json.dumps(record | {"name": out.name}) + "\n")
 
 
-def write_page(
-    folders: Sequence[Path], lengths_s: Sequence[float], made_by: str, out: Path
-) -> None:
+def write_page(folders: Sequence[Path], made_by: str, out: Path) -> None:
     """Write the page, its picture and its JSON."""
-    comparison = compare_lengths(compare(folders), lengths_s)
+    comparison = compare(folders)
     bare = [row.folder for row in comparison.rows if not row.sets]
     if bare:
         raise InputError(f"{bare[0]}: has no decoded set (asr decode)")

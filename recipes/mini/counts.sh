@@ -27,6 +27,12 @@ stage data '' '' \
     asr prepare synthetic --out "$work/data" --hours "$hours" --seed "$corpus_seed" \
     --dev "$dev" --test "$test"
 
+for length in $lengths; do
+    stage "join-${length}s" data '' \
+        asr join --cuts "$work/data/test.cuts.jsonl.gz" --to-s "$length" \
+        --out "$work/data/test-${length}s.cuts.jsonl.gz"
+done
+
 trainings=''
 for seed in $alibi_seeds; do
     for what in softmax visible effective; do trainings+=" $what-alibi-s$seed"; done
@@ -62,6 +68,13 @@ decode() {
     stage "decode-$1" "$2" '' \
         asr decode --model "$work/counts/$1" --cuts "$work/data/test.cuts.jsonl.gz" --threads 1
     decoded+=" decode-$1"
+    local length
+    for length in $lengths; do
+        stage "decode-$1-${length}s" "$2 join-${length}s" '' \
+            asr decode --model "$work/counts/$1" --cuts "$work/data/test-${length}s.cuts.jsonl.gz" \
+            --threads 1
+        decoded+=" decode-$1-${length}s"
+    done
     experiments+=("$work/counts/$1")
 }
 for name in $trainings; do decode "$name" "train-$name"; done
@@ -74,6 +87,5 @@ done
 
 # shellcheck disable=SC2086
 stage report "$decoded" counts.py \
-    python counts.py "${experiments[@]}" --lengths $lengths --made-by "$stages_command" \
-    --out "$work/counts/counts.md"
+    python counts.py "${experiments[@]}" --made-by "$stages_command" --out "$work/counts/counts.md"
 stages_finish

@@ -5,28 +5,28 @@ from __future__ import annotations
 import io
 import re
 import shlex
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from made_experiments import seeds_of, write_decoded, write_experiment
-from made_models import mishear
 
 from asr.cli import main
 from asr.compare.cells import p_text, points
 from asr.compare.compare import compare
 from asr.compare.comparison import Comparison, LengthResult
-from asr.compare.lengths import compare_lengths
-from asr.compare.report.brief import brief_files
+from asr.compare.report.brief import brief_files, length_brief_files
 from asr.compare.report.verdict import length_verdict, verdict
 from asr.errors import InputError
+from asr.files import Files
 
 image = pytest.importorskip("matplotlib.image", reason="extra `plot` not installed")
 
 
-def page_of(comparison: Comparison) -> str:
+def page_of(comparison: Comparison, make: Callable[..., Files] = brief_files) -> str:
     """The page; its picture is checked on the way."""
-    files = brief_files(comparison, Path("docs/x.md"), "recipes/mini/grid.sh --seeds '1 2'")
+    files = make(comparison, Path("docs/x.md"), "recipes/mini/grid.sh --seeds '1 2'")
     assert sorted(map(str, files)) == ["docs/x.md", "docs/x.png"]
     page, picture = files[Path("docs/x.md")], files[Path("docs/x.png")]
     assert isinstance(page, str)
@@ -109,13 +109,9 @@ def test_positions_are_claimed_as_weightings_are(tmp_path: Path, seeds: int, wor
     assert words in verdict(compare(folders)).answer
 
 
-def test_lengths_of_positions_alone(grid: list[Path]) -> None:
+def test_lengths_of_positions_alone(long_grid: list[Path]) -> None:
     """One weighting, two positions, two seeds: types all the same."""
-    sigmoid = [exp for exp in grid if exp.name.startswith("sigmoid")]
-    compare_lengths(compare(sigmoid), [1.0, 60.0])
-    for out in [out for exp in sigmoid for out in (exp / "lengths").iterdir()]:
-        mishear(out, str(out))
-    comparison = compare_lengths(compare(sigmoid), [1.0, 60.0])
+    comparison = compare([exp for exp in long_grid if exp.name.startswith("sigmoid")])
     assert comparison.length_differences
     found = length_verdict(comparison)
     assert "Each system is one training" not in " ".join(found.reasons)
@@ -170,12 +166,10 @@ def test_weightings_that_differ_at_one_position_stand_in_the_answer(tmp_path: Pa
     assert any(one.startswith("With rope, at 9 s,") for one in at_length.reasons)
 
 
-def test_a_page_of_lengths(grid: list[Path]) -> None:
-    compare_lengths(compare(grid), [1.0, 60.0])
-    for out in [out for exp in grid for out in (exp / "lengths").iterdir()]:
-        mishear(out, str(out))
-    comparison = compare_lengths(compare(grid), [1.0, 60.0])
-    page = page_of(comparison)
+def test_a_page_of_lengths(long_grid: list[Path]) -> None:
+    comparison = compare(long_grid)
+    assert "# Comparison of weightings and positions" in page_of(comparison)
+    page = page_of(comparison, length_brief_files)
     assert "# Longer audio" in page
     for one in comparison.length_types:
         assert one.interval is not None
@@ -188,8 +182,8 @@ def test_a_page_of_lengths(grid: list[Path]) -> None:
     assert {one.set_name for one in differences} == {"2.54 s", "5.09 s"}
     # a type's WER is the mean of its trainings', and a difference that of two types
     wers = {(one.name, one.length_s): one.wer for one in comparison.lengths}
-    sigmoid = [wers[exp.name, 60.0] for exp in grid if exp.name.startswith("sigmoid")]
-    softmax = [wers[exp.name, 60.0] for exp in grid if exp.name.startswith("softmax")]
+    sigmoid = [wers[exp.name, 60.0] for exp in long_grid if exp.name.startswith("sigmoid")]
+    softmax = [wers[exp.name, 60.0] for exp in long_grid if exp.name.startswith("softmax")]
     weightings = [one for one in differences if one.factor == "weighting" and not one.contrast]
     (overall,) = (o for o in weightings if o.set_name == "5.09 s" and len(o.within) == 2)
     assert overall.difference != 0
@@ -197,7 +191,8 @@ def test_a_page_of_lengths(grid: list[Path]) -> None:
     assert "at 5.09 s" in page
     # of single systems: no types, no claim about any
     alone = replace(comparison, types=[], length_types=[], length_differences=[])
-    assert "says nothing yet about weightings and positions" in page_of(alone)
+    page = page_of(alone, length_brief_files)
+    assert "says nothing yet about weightings and positions" in page
 
 
 def test_refusals(grid: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -206,6 +201,10 @@ def test_refusals(grid: list[Path], tmp_path: Path, capsys: pytest.CaptureFixtur
     empty = write_experiment(tmp_path / "empty")
     with pytest.raises(InputError, match="nothing is decoded yet"):
         brief_files(compare([empty]), Path("x.md"), "")
+    with pytest.raises(InputError, match=r"--length-page x\.html: must end in \.md"):
+        length_brief_files(compare(grid[:1]), Path("x.html"), "")
+    with pytest.raises(InputError, match=r"no set of joined utterances is decoded \(asr join"):
+        length_brief_files(compare(grid[:1]), Path("x.md"), "")
     # What cannot be made is noticed before anything is written.
     out = tmp_path / "out"
     words = ["compare", *map(str, grid[:2]), "--out", str(out)]

@@ -18,6 +18,7 @@ from asr.compare.report.gather import gather
 from asr.compare.report.page import report_html
 from asr.compare.report.verdict import verdict
 from asr.compare.tables import comparison_as_json, format_markdown, format_terminal
+from asr.examine.attention_maps import draw_attention
 
 # Error rates of a grid in which the second axis changes what the first does.
 RATES = {
@@ -192,7 +193,7 @@ def test_options_that_always_vary_together_are_one_factor(tmp_path: Path) -> Non
     for text in (
         format_terminal(comparison),
         format_markdown(comparison),
-        report_html(gather(comparison)),
+        report_html(gather(comparison, draw_attention)),
     ):
         assert told in text
     assert verdict(comparison).answer == (
@@ -376,7 +377,7 @@ def test_a_strangers_values_are_shown_and_do_nothing(tmp_path: Path) -> None:
     (factor,) = comparison.factors
     assert len(set(factor.levels)) == 2
     assert max(map(len, factor.levels)) < 100
-    page = report_html(gather(comparison))
+    page = report_html(gather(comparison, draw_attention))
     assert "<script" not in page
     brief = brief_files(comparison, tmp_path / "page.md", "")[tmp_path / "page.md"]
     assert isinstance(brief, str)

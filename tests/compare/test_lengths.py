@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from lhotse import MonoCut, SupervisionSegment
+from made_models import decode_joined
 
+from asr.cli import main
 from asr.compare.compare import compare
-from asr.compare.lengths import compare_lengths, join
 from asr.compare.tables import format_terminal
 from asr.config import load
+from asr.data.joining import join_speakers
 from asr.data.store.manifest import load_waveform, read_cuts, write_cuts
 from asr.decode.decode import decode_set
 from asr.decode.score import score_folder
@@ -27,9 +30,8 @@ from asr.wer import count_errors
 
 @pytest.fixture(scope="module")
 def experiments(tmp_path_factory: pytest.TempPathFactory, three_speakers: Path) -> list[Path]:
-    """Two small untrained models, decoded."""
+    """Two small untrained models, decoded, also on joined utterances."""
     folder = tmp_path_factory.mktemp("lengths")
-    cuts = three_speakers
     found = []
     for seed, weighting in enumerate(("softmax", "sigmoid"), start=1):
         words = ["encoder.num_layers=1", "encoder.dim=16", "encoder.ff_dim=16"]
@@ -44,58 +46,33 @@ def experiments(tmp_path_factory: pytest.TempPathFactory, three_speakers: Path) 
         exp = folder / weighting
         save_model(exp / "model", net.state_dict(), config, tokenizer)
         (exp / "run.json").write_text(json.dumps({"name": weighting, "weighting": weighting}))
-        decode_set(load_model(exp), cuts, exp / "decode" / "test")
+        decode_set(load_model(exp), three_speakers, exp / "decode" / "test")
         score_folder(exp / "decode" / "test")
         found.append(exp)
+    decode_joined(found, three_speakers, [1.0, 60.0, 120.0])
     return found
 
 
-def test_groups_are_of_one_speaker_and_hold_everything_once(tiny_corpus: Path) -> None:
-    cuts = list(read_cuts(tiny_corpus / "train.cuts.jsonl.gz"))
-    for cut in cuts:  # the tiny corpus has a voice per utterance
-        cut.supervisions[0].speaker = cut.id[:1]
-    for length_s in (1.0, 7.5, 20.0, 1000.0):
-        groups = join(cuts, length_s)
-        assert sorted(cut.id for group in groups for cut in group) == sorted(cut.id for cut in cuts)
-        for group in groups:
-            assert len({cut.supervisions[0].speaker for cut in group}) == 1
-            assert [cut.id for cut in group] == sorted(cut.id for cut in group)
-    assert len(join(cuts, 1.0)) == len(cuts)
-    assert len(join(cuts, 1000.0)) == len({cut.id[:1] for cut in cuts})
+@pytest.fixture
+def copies(experiments: list[Path], tmp_path: Path) -> list[Path]:
+    """The same, to be changed."""
+    return [Path(shutil.copytree(exp, tmp_path / exp.name)) for exp in experiments]
 
 
-def test_groups_share_a_speakers_time_evenly() -> None:
-    """133 s: once whole, in halves, in quarters and in ninths, each within half an utterance."""
-    rng = np.random.default_rng(0)
-    durations_s = rng.uniform(1.5, 4.0, 48)
-    durations_s *= 133 / durations_s.sum()
-    cuts = [
-        MonoCut(
-            id=f"u{k:02}",
-            start=0.0,
-            duration=float(duration_s),
-            channel=0,
-            supervisions=[SupervisionSegment(f"u{k:02}", "r", 0.0, float(duration_s), speaker="s")],
-        )
-        for k, duration_s in enumerate(durations_s)
-    ]
-    for length_s, number in ((120.0, 1), (60.0, 2), (30.0, 4), (15.0, 9)):
-        lengths_s = [sum(cut.duration for cut in group) for group in join(cuts, length_s)]
-        assert len(lengths_s) == number
-        assert max(abs(one - 133 / number) for one in lengths_s) < durations_s.max()
-    assert [len(group) for group in join(cuts, 1e-300)] == [1] * 48
+def decoding(exp: Path, set_name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((exp / "decode" / set_name / "decode.json").read_text())
+    return content
 
 
 def test_wer_of_joined_audio_by_hand(experiments: list[Path], three_speakers: Path) -> None:
     comparison = compare(experiments)
-    joined = compare_lengths(comparison, [600.0, 1.0])
-    assert joined.notes == comparison.notes
-    results = joined.lengths
+    assert comparison.set_names == ["test"]
+    results = comparison.lengths
     assert [(one.name, one.length_s) for one in results] == [
         ("softmax", 1.0),
         ("sigmoid", 1.0),
-        ("softmax", 600.0),
-        ("sigmoid", 600.0),
+        ("softmax", 60.0),
+        ("sigmoid", 60.0),
     ]
     # Below any utterance's length each stays alone, so the WER is that of the decoded set.
     for one, row in zip(results, comparison.rows, strict=False):
@@ -121,106 +98,94 @@ def test_wer_of_joined_audio_by_hand(experiments: list[Path], three_speakers: Pa
     assert results[2].difference is None
 
 
-def test_what_was_decoded_is_used_again(experiments: list[Path]) -> None:
-    compare_lengths(compare(experiments), [600.0])
-    path = experiments[0] / "lengths" / "test-joined-600s" / "hypotheses.jsonl"
-    before = path.stat().st_mtime_ns
-    compare_lengths(compare(experiments), [600.0])
-    assert path.stat().st_mtime_ns == before
-    (experiments[0] / "model" / "model.safetensors").touch()
-    compare_lengths(compare(experiments), [600.0])
-    assert path.stat().st_mtime_ns > before
-
-
-def test_another_manifest_of_the_same_name_is_decoded_anew(
-    experiments: list[Path], three_speakers: Path, tiny_corpus: Path, tmp_path: Path
-) -> None:
-    """With one system it gave the old utterances' WER, with two a KeyError."""
-    one = experiments[:1]
-    compare_lengths(compare(one), [600.0])
-    other = tmp_path / "test.cuts.jsonl.gz"
-    cuts = list(read_cuts(tiny_corpus / "dev.cuts.jsonl.gz"))
-    write_cuts(cuts, other)
-    for exp in experiments:
-        decode_set(load_model(exp), other, exp / "decode" / "test")
-        score_folder(exp / "decode" / "test")
-    for exps in (one, experiments):
-        joined = compare_lengths(compare(exps), [600.0])
-        assert joined.lengths[0].mean_duration_s * joined.lengths[
-            0
-        ].num_utterances == pytest.approx(sum(cut.duration for cut in cuts), abs=0.1)
-    for exp in experiments:
-        decode_set(load_model(exp), three_speakers, exp / "decode" / "test")
-        score_folder(exp / "decode" / "test")
-
-
 def test_holms_correction_is_over_all_durations(experiments: list[Path]) -> None:
-    joined = compare_lengths(compare(experiments), [1.0, 600.0])
-    tested = [one for one in joined.lengths if one.p_value is not None]
+    tested = [one for one in compare(experiments).lengths if one.p_value is not None]
     assert len(tested) >= 2
     by_hand = {}
     so_far = 0.0
-    for rank, one in enumerate(sorted(tested, key=lambda one: one.p_value)):
-        so_far = max(so_far, min(1.0, (len(tested) - rank) * one.p_value))
+    for rank, one in enumerate(sorted(tested, key=lambda one: one.p_value or 0.0)):
+        so_far = max(so_far, min(1.0, (len(tested) - rank) * (one.p_value or 0.0)))
         by_hand[one.length_s] = so_far
     assert {one.length_s: one.p_holm for one in tested} == pytest.approx(by_hand)
 
 
-def test_a_duration_given_twice_is_one_column(experiments: list[Path]) -> None:
-    comparison = compare(experiments)
-    joined = compare_lengths(comparison, [1.0, 600.0, 1.0])
-    assert joined == compare_lengths(comparison, [1.0, 600.0])
-    assert [one.label for one in joined.lengths] == ["2.54 s", "2.54 s", "5.09 s", "5.09 s"]
-    (header,) = [x for x in format_terminal(joined).splitlines() if "2.54 s" in x]
-    assert header.split()[1:] == ["2.54", "s", "5.09", "s"]
-
-
 def test_a_duration_that_adds_nothing_is_left_out_and_not_corrected_for(
-    experiments: list[Path],
+    experiments: list[Path], copies: list[Path]
 ) -> None:
-    """It was the recordings of the duration before once more, under another name."""
-    comparison = compare(experiments)
-    joined = compare_lengths(comparison, [1.0, 60.0, 120.0, 600.0])
-    assert joined.lengths == compare_lengths(comparison, [1.0, 60.0]).lengths
-    assert joined.notes[len(comparison.notes) :] == [
-        f"joined to {length_s} s: left out, speakers have utterances for 5.1 s on average, and 5.1 s "
-        f"are there already"
-        for length_s in (120, 600)
-    ]
+    """It would be the recordings of the duration before once more, under another name."""
+    found = compare(experiments)
+    assert [one.label for one in found.lengths] == ["2.54 s", "2.54 s", "5.09 s", "5.09 s"]
+    assert found.notes[-1] == (
+        "joined to 120 s: left out, speakers have utterances for 5.1 s on average, and 5.1 s are there "
+        "already"
+    )
+    (header,) = [x for x in format_terminal(found).splitlines() if "2.54 s" in x]
+    assert header.split()[1:] == ["2.54", "s", "5.09", "s"]
+    for exp in copies:
+        shutil.rmtree(exp / "decode/test-120s")
+    without = compare(copies)
+    assert (without.lengths, without.notes) == (found.lengths, found.notes[:-1])
 
 
 def test_errors_of_each_speaker_stand_in_the_result(experiments: list[Path]) -> None:
-    joined = compare_lengths(compare(experiments), [600.0])
-    for one in [*joined.lengths, *(row.sets["test"] for row in joined.rows)]:
+    found = compare(experiments)
+    for one in [*found.lengths, *(row.sets["test"] for row in found.rows)]:
         assert [unit.name for unit in one.units] == ["s0", "s1", "s2"]
         words = sum(unit.words for unit in one.units)
         assert sum(unit.errors for unit in one.units) / words == pytest.approx(one.wer)
 
 
-def test_utterances_of_no_known_speaker_are_not_joined(
-    experiments: list[Path], three_speakers: Path, tiny_corpus: Path, tmp_path: Path
+def test_a_system_without_a_duration_is_left_out_by_name(copies: list[Path]) -> None:
+    shutil.rmtree(copies[1] / "decode/test-1s")
+    found = compare(copies)
+    assert [one.name for one in found.lengths] == ["softmax", "softmax"]
+    assert "joined: sigmoid left out, not decoded at 1 s" in found.notes
+    found = compare(copies[::-1])
+    assert [one.length_s for one in found.lengths] == [60.0, 60.0]
+    assert "joined to 1 s: left out, sigmoid was not decoded on them" in found.notes
+    for path in (copies[1] / "decode").glob("test-*s"):
+        shutil.rmtree(path)
+    found = compare(copies[::-1])
+    assert [one.difference for one in found.lengths] == [None, None]
+    assert any("sigmoid was not decoded on it" in note for note in found.notes)
+
+
+def test_only_what_is_of_the_same_utterances_is_compared(
+    copies: list[Path], three_speakers: Path, tmp_path: Path
 ) -> None:
-    decoding = experiments[0] / "decode" / "test" / "decode.json"
-    content = decoding.read_text()
-    for speaker in (None, "unknown"):
-        cuts = list(read_cuts(tiny_corpus / "test.cuts.jsonl.gz"))
-        cuts[-1].supervisions[0].speaker = speaker
-        write_cuts(cuts, tmp_path / "test.cuts.jsonl.gz")
-        manifest = str(tmp_path / "test.cuts.jsonl.gz")
-        decode_set(load_model(experiments[0]), Path(manifest), tmp_path / "out")
-        assert list(score_folder(tmp_path / "out").speakers)[-1] == "unknown"
-        decoding.write_text(json.dumps({**json.loads(content), "cuts": manifest}))
-        with pytest.raises(InputError, match=r"are of no known speaker"):
-            compare_lengths(compare(experiments), [30.0])
-    decoding.write_text(content)
+    """The note says of which manifest; a part of a joined one has the note, and fewer words."""
+    of = {decoding(exp, f"test-{s}s")["joined"]["of"] for exp in copies for s in (1, 60)}
+    assert of == {decoding(copies[0], "test")["fingerprint"]}
+    cuts = list(read_cuts(three_speakers))
+    other, part = tmp_path / "xother.cuts.jsonl.gz", tmp_path / "part.cuts.jsonl.gz"
+    write_cuts(cuts[:4], other)
+    decode_joined(copies, other, [30.0])
+    write_cuts(join_speakers(cuts, 3.0)[:2], part)
+    for exp in copies:
+        decode_set(load_model(exp), part, exp / "decode" / "x")
+        score_folder(exp / "decode" / "x")
+    found = compare(copies)
+    assert {one.length_s for one in found.lengths} == {1.0, 60.0}
+    for note in (
+        "xother-30s: left out, joined from other utterances than test-120s",
+        "joined to 3 s: left out, these are not the words of those joined to 1 s",
+    ):
+        assert found.notes.count(note) == 1
 
 
-def test_refusals(experiments: list[Path]) -> None:
-    with pytest.raises(InputError, match="--lengths 0: must be above 0 seconds, and finite"):
-        compare_lengths(compare(experiments), [0.0])
-    decoding = experiments[0] / "decode" / "test" / "decode.json"
-    content = json.loads(decoding.read_text())
-    decoding.write_text(json.dumps({**content, "cuts": "/gone"}))
-    with pytest.raises(InputError, match=r"/gone, the manifest that .* is not there"):
-        compare_lengths(compare(experiments), [30.0])
-    decoding.write_text(json.dumps(content))
+def test_a_note_of_a_wrong_kind_is_refused(copies: list[Path]) -> None:
+    path = copies[0] / "decode/test-60s/decode.json"
+    content = json.loads(path.read_text())
+    for wrong in ({"to_s": 60.0}, {"of": "x", "to_s": -1.0}, {"of": 3, "to_s": 1.0}, "x"):
+        path.write_text(json.dumps({**content, "joined": wrong}))
+        with pytest.raises(InputError, match="'joined'"):
+            compare(copies)
+
+
+def test_what_decoded_by_itself_names_what_does(
+    experiments: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["compare", *map(str, experiments), "--lengths", "15", "30"])
+    assert stopped.value.code == 2
+    assert "`asr join --to-s 15` and `asr decode`" in capsys.readouterr().err.splitlines()[-1]

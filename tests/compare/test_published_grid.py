@@ -48,7 +48,7 @@ def compared(
     """Compare the published runs by their speakers' errors on each set."""
     names = [row["name"] for row in published["rows"]]
     experiments = [
-        Experiment(Path(row["folder"]), Run(**row["run"]), {}, {}, {}, [])
+        Experiment(Path(row["folder"]), Run(**row["run"]), {}, {}, {}, {}, [])
         for row in published["rows"]
     ]
     design = find_factors(experiments, names)

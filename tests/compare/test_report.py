@@ -24,14 +24,13 @@ from made_models import decode
 
 from asr import config
 from asr.compare.compare import compare
-from asr.compare.lengths import compare_lengths
 from asr.compare.report.gather import gather
-from asr.compare.report.maps import attention_maps, picture
 from asr.compare.report.media import mp3_uri, png_uri, waveforms
 from asr.compare.report.page import report_files
 from asr.compare.results import with_results
 from asr.data.store.manifest import read_cuts
 from asr.errors import InputError
+from asr.examine.attention_maps import attention_maps, draw_attention, picture
 from asr.files import write_all
 from asr.model.folder import load_model
 from asr.model.recogniser import Recogniser
@@ -39,10 +38,9 @@ from asr.nn.attention import MultiHeadAttention
 
 
 @pytest.fixture(scope="module")
-def report(grid: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def report(long_grid: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    comparison = compare(grid)
-    write_all(report_files(gather(compare_lengths(comparison, [1.0, 60.0])), path))
+    write_all(report_files(gather(compare(long_grid), draw_attention), path))
     return path
 
 
@@ -308,7 +306,7 @@ def test_without_audio_or_models_it_says_so(grid: list[Path], tmp_path: Path) ->
         path = folder / "decode" / "test" / "decode.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "cuts": "/gone"}))
         folders.append(folder)
-    contents = gather(compare(folders))
+    contents = gather(compare(folders), draw_attention)
     assert contents.maps == []
     assert all(one.audio is None for one in contents.heard)
     why = "the manifest that decode.json names is not there: /gone"
@@ -328,7 +326,7 @@ def test_a_folder_that_was_moved_is_heard_from_anywhere(
         decode(exp, Path("test.cuts.jsonl.gz"), tmp_path / "old" / exp.name / "decode" / "test")
     (tmp_path / "old").rename(tmp_path / "new")
     monkeypatch.chdir("/")
-    contents = gather(compare([tmp_path / "new" / exp.name for exp in grid[:2]]))
+    contents = gather(compare([tmp_path / "new" / exp.name for exp in grid[:2]]), draw_attention)
     assert len(contents.heard) >= 3
     assert all(one.audio and one.why_silent is None for one in contents.heard)
     assert len(contents.maps) == 2
@@ -357,13 +355,13 @@ def test_why_there_is_no_audio(tiny_corpus: Path, tmp_path: Path) -> None:
 
 
 def test_one_system_has_a_report_too(grid: list[Path], tmp_path: Path) -> None:
-    write_all(report_files(gather(compare(grid[:1])), tmp_path / "report.html"))
+    write_all(report_files(gather(compare(grid[:1]), draw_attention), tmp_path / "report.html"))
     assert "Nothing to compare yet." in (tmp_path / "report.html").read_text()
 
 
 def test_an_utterance_that_is_not_there(grid: list[Path]) -> None:
     with pytest.raises(InputError, match="--utterance nobody: not in"):
-        gather(compare(grid[:2]), "nobody")
+        gather(compare(grid[:2]), draw_attention, "nobody")
 
 
 def test_rows_of_results_are_added_once(grid: list[Path], tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import soundfile
 from lhotse import MonoCut, Recording, SupervisionSegment
 from lhotse.cut import Cut, MixedCut
 
-from asr.data.joining import join_cuts
-from asr.data.store.index import CutIndex, build_index, cut_text
+from asr.cli import main
+from asr.data.joining import join_cuts, join_speakers, joined_from
+from asr.data.store.index import CutIndex, CutList, build_index, cut_text
 from asr.data.store.manifest import load_waveform, read_cuts, write_cuts
 from asr.errors import InputError
 
@@ -131,3 +132,66 @@ def test_unlike_cuts_are_refused(tmp_path: Path) -> None:
         join_cuts([cuts[0], cuts[1].resample(4000)], 9.0, 0.5, 0.0, seed=1)
     with pytest.raises(InputError, match="MixedCut cannot be joined"):
         join_cuts([cuts[0], cuts[1].append(cuts[2])], 9.0, 0.5, 0.0, seed=1)
+
+
+def of_speakers(cuts: list[Cut], speakers: list[str]) -> list[Cut]:
+    for cut, speaker in zip(cuts, speakers, strict=True):
+        cut.supervisions[0].speaker = speaker
+    return cuts
+
+
+def test_speakers_are_joined_by_themselves_and_whole() -> None:
+    rng = np.random.default_rng(2)
+    cuts = of_speakers(silent(40, rng), [f"s{number % 3}" for number in range(40)])
+    rng.shuffle(cuts)  # type: ignore[arg-type]
+    for to_s in (0.5, 7.5, 20.0, 1000.0):
+        rows = join_speakers(cuts, to_s)
+        assert sorted(c.id for row in rows for c in members(row)) == sorted(c.id for c in cuts)
+        for row in rows:
+            own = members(row)
+            assert len({cut.supervisions[0].speaker for cut in own}) == 1
+            assert [cut.id for cut in own] == sorted(cut.id for cut in own)
+            assert row.duration == pytest.approx(sum(cut.duration for cut in own))
+        note = joined_from(rows)
+        assert note == {"of": CutList(cuts).fingerprint(), "to_s": to_s}
+    assert len(join_speakers(cuts, 0.5)) == len(cuts)
+    assert len(join_speakers(cuts, 1000.0)) == 3
+    assert joined_from(cuts) is None
+    assert joined_from([*join_speakers(cuts, 20.0), *cuts]) is None
+    assert all(cut.custom is None for cut in cuts)
+
+
+def test_shares_of_a_speakers_time_are_even() -> None:
+    """133 s: once whole, in halves, in quarters and in ninths, each within half an utterance."""
+    cuts = of_speakers(silent(30, np.random.default_rng(0)), ["s"] * 30)
+    whole_s = sum(cut.duration for cut in cuts)
+    for number in (1, 2, 4, 9):
+        lengths_s = [row.duration for row in join_speakers(cuts, 0.98 * whole_s / number)]
+        assert len(lengths_s) == number
+        longest_s = max(cut.duration for cut in cuts)
+        assert max(abs(one - whole_s / number) for one in lengths_s) < longest_s
+    assert len(join_speakers(cuts, 1e-300)) == 30
+
+
+def test_joined_speakers_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cuts = of_speakers(spoken(tmp_path, 6), ["a", "a", "a", "b", "b", "b"])
+    path, out = tmp_path / "test.cuts.jsonl.gz", tmp_path / "long.cuts.jsonl.gz"
+    write_cuts(cuts, path)
+    words = ["join", "--cuts", str(path), "--out", str(out), "--to-s", "60"]
+    assert main(words) == 0
+    rows = list(read_cuts(out))
+    assert [row.id for row in rows] == ["u0+2", "u3+2"]
+    for row, own in zip(rows, (cuts[:3], cuts[3:]), strict=True):
+        expected = np.concatenate([load_waveform(cut, RATE) for cut in own])
+        np.testing.assert_array_equal(load_waveform(row, RATE), expected)
+    assert joined_from(rows) == {"of": CutList(read_cuts(path)).fingerprint(), "to_s": 60.0}
+    before = out.read_bytes()
+    assert main([*words, "--share", "0.7"]) == 2
+    write_cuts(of_speakers(cuts, ["a"] * 5 + ["unknown"]), path)
+    assert main(words) == 2
+    assert out.read_bytes() == before
+    drawn, unknown = capsys.readouterr().err.splitlines()
+    assert "--share: means nothing with --to-s" in drawn
+    assert "cut u5: of no known speaker" in unknown

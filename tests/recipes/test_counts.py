@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made_models import decode, mishear, write_run
+from made_models import decode, decode_joined, mishear, write_run
 from sigmoid_attention import Mask, Weighting, attend
 
 from asr.data.store.manifest import read_cuts, write_cuts
@@ -122,11 +122,10 @@ def test_a_page_from_folders(program: types.ModuleType, tmp_path: Path, tiny_cor
             decode(exp, manifest, exp / "decode" / "test")
             folders.append(exp)
     out = tmp_path / "counts.md"
-    what = (folders, [1.0, 60.0, 120.0], "recipes/mini/counts.sh --hours '0.5'", out)
-    program.write_page(*what)
-    for joined in [joined for exp in folders for joined in (exp / "lengths").iterdir()]:
+    decode_joined(folders, manifest, [1.0, 60.0, 120.0])
+    for joined in [joined for exp in folders for joined in (exp / "decode").glob("test-*s")]:
         mishear(joined, str(joined))
-    program.write_page(*what)
+    program.write_page(folders, "recipes/mini/counts.sh --hours '0.5'", out)
     page, content = out.read_text(), json.loads(out.with_suffix(".json").read_text())
     assert content["durations"] == ["alone", "2.54 s", "5.09 s"]
     assert content["speakers"] == ["s0", "s1", "s2"]

@@ -164,17 +164,19 @@ def test_grid_lists_every_type_and_seed(tmp_path: Path) -> None:
         re.sub(r"(weighting|position|seed)=\w+|grid/[\w-]+", "", training) for training in trainings
     }
     assert len(kinds) == 1
-    assert sum(line.startswith(" asr decode") for line in lines) == 36
-    page, report = (line for line in lines if line.startswith(" asr compare"))
-    assert "RESULTS.md" in page
-    assert "mini-grid.md" in page
-    assert "--html" in report
-    assert "length.md" in report
-    assert "--lengths 15 30 60 120" in report
+    assert sum(line.startswith(" asr decode") for line in lines) == 36 * (1 + 4)
+    assert sum(" --to-s " in line for line in lines) == 4
+    (report,) = (line for line in lines if line.startswith(" asr compare"))
+    for words in ("RESULTS.md", "--page", "mini-grid.md", "--html", "--length-page", "length.md"):
+        assert words in report
+    lines = recipe("mini/grid.sh", "--work", tmp_path, "--lengths", "", "--dry-run").stdout
+    assert "join" not in lines
+    assert "length" not in lines
     words = ("--corpus", tmp_path, "--work", tmp_path, "--seeds", "1 2 3 4 5", "--dry-run")
     lines = recipe("librispeech/grid.sh", *words).stdout.splitlines()
     assert sum(line.startswith(" asr train") for line in lines) == 2 * 6 * 5
-    assert sum(line.startswith(" asr decode") for line in lines) == 2 * 2 * 6 * 5
+    assert sum(line.startswith(" asr decode") for line in lines) == (2 + 4) * 2 * 6 * 5
+    assert sum(" --to-s " in line and "test-clean.cuts" in line for line in lines) == 4
 
 
 def test_options_differ_from_the_baseline_in_what_they_are_named_for(tmp_path: Path) -> None:
@@ -240,7 +242,7 @@ def test_grid_ends_in_a_report_and_loses_nothing(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "grid/sigmoid-rope-s2/model")
     (tmp_path / ".done/train-sigmoid-rope-s2").unlink()
     again = recipe(*words).stdout
-    assert again.count("done before, unchanged") == 10
+    assert again.count("done before, unchanged") == 14
     assert (tmp_path / "RESULTS.md").read_text() == results
 
 

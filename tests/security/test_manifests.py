@@ -75,8 +75,8 @@ MORE_COMMANDS: dict[str, Words] = {
         *("train", "--exp", out / "new", *TINY, f"data.train=[{space.cuts}]"),
         *(f"data.dev=[{space.cuts}]", f"augment.rooms=[{cuts}]"),
     ],
-    "compare --lengths": lambda space, cuts, out: [
-        *_compare(space, cuts, out)[:2], "--lengths", 5, "--out", out / "new"
+    "join --to-s": lambda space, cuts, out: [
+        "join", "--cuts", cuts, "--out", out / "new", "--to-s", 20
     ],
     "prepare lhotse --supervisions": lambda space, cuts, out: [
         *("prepare", "lhotse", "--out", out / "new", *_as_recordings(cuts))

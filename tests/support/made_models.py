@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from asr.config import load
-from asr.decode.decode import decode_set
+from asr.data.joining import join_speakers
+from asr.data.store.manifest import read_cuts, write_cuts
+from asr.decode.decode import decode_set, set_name
 from asr.decode.score import score_folder
 from asr.model.folder import Model, load_model, save_model
 from asr.model.recogniser import Recogniser
@@ -70,3 +73,14 @@ def mishear(out: Path, seed: str) -> None:
         line["hypothesis"] = " ".join(word for word in words if rng.random() < 0.7)
     hypotheses.write_text("".join(json.dumps(line) + "\n" for line in lines))
     score_folder(out)
+
+
+def decode_joined(exps: Sequence[Path], cuts: Path, lengths_s: Sequence[float]) -> None:
+    """For real, each speaker's utterances joined to these seconds, into ``decode/NAME-Ss``."""
+    for length_s in lengths_s:
+        joined = exps[0].parent / f"{set_name(cuts)}-{length_s:g}s.cuts.jsonl.gz"
+        write_cuts(join_speakers(list(read_cuts(cuts)), length_s), joined)
+        for exp in exps:
+            out = exp / "decode" / set_name(joined)
+            decode_set(load_model(exp), joined, out)
+            score_folder(out)

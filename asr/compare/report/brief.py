@@ -27,7 +27,7 @@ from asr.printable import printable
 
 
 def brief_files(comparison: Comparison, path: Path, made_by: str) -> Files:
-    """The page and its picture, which has the page's name: of lengths where there are any.
+    """The page and its picture, which has the page's name.
 
     Args:
         path: ends in ``.md``.
@@ -36,16 +36,28 @@ def brief_files(comparison: Comparison, path: Path, made_by: str) -> Files:
     Raises:
         InputError: another ending, nothing decoded, or matplotlib is not installed.
     """
-    if path.suffix != ".md":
-        raise InputError(f"--page {path}: must end in .md; the picture is put beside it as .png")
+    picture = _picture_of(path, "--page")
     if not comparison.set_names:
         raise InputError(f"--page {path}: nothing is decoded yet")
-    picture = path.with_suffix(".png")
-    if comparison.lengths:
-        text = _length_page(comparison, picture.name, made_by)
-        return {path: text, picture: draw_lengths(comparison)}
     text = _page(comparison, picture.name, made_by)
     return {path: text, picture: draw_comparison(comparison)}
+
+
+def length_brief_files(comparison: Comparison, path: Path, made_by: str) -> Files:
+    """The same of word error rates by duration."""
+    picture = _picture_of(path, "--length-page")
+    if not comparison.lengths:
+        raise InputError(
+            f"--length-page {path}: no set of joined utterances is decoded (asr join --to-s)"
+        )
+    text = _length_page(comparison, picture.name, made_by)
+    return {path: text, picture: draw_lengths(comparison)}
+
+
+def _picture_of(path: Path, option: str) -> Path:
+    if path.suffix != ".md":
+        raise InputError(f"{option} {path}: must end in .md; the picture is put beside it as .png")
+    return path.with_suffix(".png")
 
 
 def _page(comparison: Comparison, picture: str, made_by: str) -> str:

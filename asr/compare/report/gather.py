@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +12,14 @@ from asr.compare.comparison import Comparison, Row
 from asr.compare.curves import Curves
 from asr.compare.curves_picture import gather_curves
 from asr.compare.experiment import ScoredSet, read_experiment
-from asr.compare.report.maps import attention_maps, picture
 from asr.compare.report.media import SAMPLE_RATE, mp3_uri, png_uri, waveforms
 from asr.errors import InputError
-from asr.model.folder import load_model
 from asr.wer import Edit, align
 
 NUM_UTTERANCES = 6
+# From a model's folder, an utterance's samples and their rate to a picture of what the model attends to
+# and the mean sum of a row of its weights. The caller gives it: comparing loads no model.
+DrawAttention = Callable[[Path, np.ndarray, int], tuple[np.ndarray, float]]
 # The pictures of one utterance of some seconds show more than those of a long one.
 _MAP_MAX_S = 8.0
 
@@ -68,10 +69,13 @@ class Contents:
     notes: list[str]
 
 
-def gather(comparison: Comparison, utterance: str | None = None) -> Contents:
+def gather(
+    comparison: Comparison, draw_attention: DrawAttention, utterance: str | None = None
+) -> Contents:
     """Everything the page is made of.
 
     Args:
+        draw_attention: InputError where it cannot.
         utterance: whose attention is shown; by default a short one on which two systems differ.
 
     Raises:
@@ -100,7 +104,7 @@ def gather(comparison: Comparison, utterance: str | None = None) -> Contents:
         pair=(first.name, second.name),
         set_name=set_name,
         heard=[_heard(sets, id_, waves.get(id_), missing.get(id_)) for id_ in ids],
-        maps=_maps(comparison, waves[chosen], notes) if chosen in waves else [],
+        maps=_maps(comparison, draw_attention, waves[chosen], notes) if chosen in waves else [],
         map_utterance=chosen,
         notes=notes,
     )
@@ -164,21 +168,18 @@ def _heard(
     )
 
 
-def _maps(comparison: Comparison, wave_n: np.ndarray, notes: list[str]) -> list[Map]:
+def _maps(
+    comparison: Comparison, draw_attention: DrawAttention, wave_n: np.ndarray, notes: list[str]
+) -> list[Map]:
     """One system of each type: the first in the table whose model folder is there."""
     maps: dict[str, Map] = {}
     for row in comparison.rows:
         if row.label in maps:
             continue
         try:
-            model = load_model(Path(row.folder))
+            image, row_sum = draw_attention(Path(row.folder), wave_n, SAMPLE_RATE)
         except InputError as error:
             notes.append(f"{row.name}: no attention maps: {error}")
             continue
-        if model.config.features.sample_rate != SAMPLE_RATE:
-            notes.append(f"{row.name}: no attention maps: its sample rate is not {SAMPLE_RATE}")
-            continue
-        layers = attention_maps(model.net, wave_n)
-        row_sum = float(np.mean([p_hts.sum(-1).mean() for p_hts in layers]))
-        maps[row.label] = Map(row.name, row.label, png_uri(picture(layers)), row_sum)
+        maps[row.label] = Map(row.name, row.label, png_uri(image), row_sum)
     return list(maps.values())

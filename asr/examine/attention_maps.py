@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from asr.errors import InputError
+from asr.model.folder import load_model
 from asr.model.recogniser import Recogniser
 from asr.nn.attention import attentions
 from asr.probe.diagnostics import watch_attention
 
 # A picture has at most so many layers and heads, and so many pixels for each map's side.
 _MAX_LAYERS, _MAX_HEADS, _MAX_SIDE = 4, 4, 56
+
+
+def draw_attention(folder: Path, wave_n: np.ndarray, sample_rate: int) -> tuple[np.ndarray, float]:
+    """Return the picture of what a model attends to in an utterance, and the mean sum of a row.
+
+    Raises:
+        InputError: no model folder, or a model of another sample rate.
+    """
+    model = load_model(folder)
+    if model.config.features.sample_rate != sample_rate:
+        raise InputError(f"its sample rate is not {sample_rate}")
+    maps_l = attention_maps(model.net, wave_n)
+    return picture(maps_l), float(np.mean([p_hts.sum(-1).mean() for p_hts in maps_l]))
 
 
 def attention_maps(net: Recogniser, wave_n: np.ndarray) -> list[Tensor]:
