@@ -30,7 +30,8 @@ def add(verbs: Verbs) -> None:
         "--format",
         nargs="+",
         default=["ctm", "textgrid"],
-        help="ctm, textgrid, json; several with commas or spaces (default: ctm,textgrid)",
+        help="ctm (normalised words), or with the words as written: textgrid, json, srt, vtt, tsv, "
+        "txt; several with commas or spaces (default: ctm,textgrid)",
     )
     parser.add_argument(
         "--max-batch-s", type=above_zero, default=300.0, help="padded seconds at once"
@@ -45,7 +46,6 @@ def run(args: argparse.Namespace) -> int:
         NotAligned,
         align_file,
         align_set,
-        alignment_formats,
         doubtful,
         write_alignments,
     )
@@ -53,10 +53,11 @@ def run(args: argparse.Namespace) -> int:
     from asr.files import check_writable, read_text
     from asr.model.folder import load_model
     from asr.runtime import choose_device, prepare_cpu
+    from asr.transcribe.outputs import parse_formats
 
     if (args.audio is None) != (args.text is None and args.text_file is None):
         raise InputError("align: --audio goes with --text or --text-file, --cuts with neither")
-    formats = alignment_formats(args.format)
+    formats = parse_formats(",".join(args.format))
     check_writable(args.out)
     prepare_cpu(args.threads)
     model = load_model(args.model, choose_device(args.device))
@@ -72,12 +73,12 @@ def run(args: argparse.Namespace) -> int:
         if isinstance(item, NotAligned):
             tell("", f"{item.id}: not aligned: {item.reason}")
             continue
-        if doubt := doubtful(item):
-            tell("warning", f"{item.name}: {doubt}")
+        for doubt in filter(None, (doubtful(item), *item.written.notes)):
+            tell("warning", f"{item.written.name}: {doubt}")
         aligned.append(item)
     if not aligned:
         raise InputError(f"{args.cuts or args.audio}: nothing could be aligned")
     written = write_alignments(aligned, args.out, name, formats)
-    num_words = sum(len(item.words) for item in aligned)
+    num_words = sum(len(item.written.words) for item in aligned)
     print(f"{len(aligned)} utterances, {num_words} words -> {', '.join(map(str, written))}")
     return 0

@@ -63,6 +63,11 @@ class Utterances(Dataset[Example]):
         return Lazily(len(self), self._text)
 
     @property
+    def written_texts(self) -> Sequence[str]:
+        """The texts as the manifest has them."""
+        return Lazily(len(self), self.cuts.text)
+
+    @property
     def speakers(self) -> Sequence[str]:
         return Lazily(len(self), lambda index: cut_speaker(self.cuts[index]))
 

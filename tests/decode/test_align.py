@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import torchaudio
 from lhotse import CutSet
+from lhotse.cut import Cut
 
 from asr import config
+from asr.box import path_of
 from asr.cli import main
-from asr.data.store.manifest import load_waveform, read_cuts
-from asr.decode.align import NotAligned, align_file, align_set
+from asr.data.store.manifest import load_waveform, read_cuts, write_cuts
+from asr.decode.align import Aligned, NotAligned, align_file, align_set, doubtful
 from asr.model.folder import Model, load_model, save_model
 from asr.model.recogniser import Recogniser
 from asr.search.words import START_SHIFT_S
+from asr.text.normalise import NORMALISERS
 from asr.text.tokenizer import train_tokenizer
+from asr.transcribe.formats import FORMATS
 
 
 @pytest.fixture(scope="module", params=["char", "bpe"])
@@ -45,10 +53,13 @@ def test_words_are_where_torchaudio_aligns_them(model: Model, tiny_corpus: Path)
     found = align_set(model, cuts, max_batch_s=10.0)
     units_spelt = model.tokenizer
     assert len(found) == len(list(read_cuts(cuts)))
-    for cut, transcript in zip(read_cuts(cuts), found, strict=True):
-        assert not isinstance(transcript, NotAligned)
-        assert transcript.name == cut.id
-        text = cut.supervisions[0].text.lower()
+    for cut, aligned in zip(read_cuts(cuts), found, strict=True):
+        assert not isinstance(aligned, NotAligned)
+        assert aligned.written.name == aligned.spoken.name == cut.id
+        written = cut.supervisions[0].text
+        assert aligned.written.text == written
+        assert [word.text for word in aligned.written.words] == written.split()
+        transcript, text = aligned.spoken, written.lower()
         assert transcript.text == text
         assert [word.text for word in transcript.words] == text.split()
         wave_bn = torch.from_numpy(load_waveform(cut, 16000))[None]
@@ -79,8 +90,9 @@ def test_one_file_is_aligned_as_in_a_manifest(model: Model, tiny_corpus: Path) -
     (together, *_) = align_set(model, cuts)
     assert not isinstance(alone, NotAligned)
     assert not isinstance(together, NotAligned)
-    assert [w.text for w in alone.words] == [w.text for w in together.words]
-    assert [w.start_s for w in alone.words] == pytest.approx([w.start_s for w in together.words])
+    first, second = alone.spoken.words, together.spoken.words
+    assert [w.text for w in first] == [w.text for w in second]
+    assert [w.start_s for w in first] == pytest.approx([w.start_s for w in second])
 
 
 def test_the_command_writes_what_others_read(
@@ -93,10 +105,11 @@ def test_the_command_writes_what_others_read(
     cuts = tiny_corpus / "test.cuts.jsonl.gz"
     out = tmp_path / "out"
     assert run("--cuts", cuts, "--out", out, "--format", "ctm", "textgrid", "json") == (0, "")
-    texts = {cut.id: cut.supervisions[0].text.lower() for cut in read_cuts(cuts)}
+    texts = {cut.id: cut.supervisions[0].text for cut in read_cuts(cuts)}
+    assert all(text != text.lower() for text in texts.values())
     lines = [line.split() for line in (out / "test.ctm").read_text().splitlines()]
     for name, text in texts.items():
-        assert [line[4] for line in lines if line[0] == name] == text.split()
+        assert [line[4] for line in lines if line[0] == name] == text.lower().split()
         grid = (out / "test" / f"{name}.TextGrid").read_text()
         assert all(f'text = "{word}"' in grid for word in text.split())
     objects = [json.loads(line) for line in (out / "test.json").read_text().splitlines()]
@@ -109,7 +122,9 @@ def test_the_command_writes_what_others_read(
     assert code == 2
     assert "frames, its sound has" in error
     error = run(*one, "--text", "the Ωμέγα dog")[1]
-    assert "letters that the model never writes: 'έ', 'α', 'γ', 'μ', 'ω'" in error
+    assert (
+        "letters that the model never writes: 'Ω', 'μ', 'έ', 'γ', 'α' in 'Ωμέγα' (word 2)" in error
+    )
     assert "not aligned: no text" in run(*one, "--text", "...")[1]
     assert "--audio goes with" in run(*one)[1]
     assert "--audio goes with" in run("--cuts", cuts, "--text", "x", "--out", out)[1]
@@ -159,5 +174,103 @@ def test_a_text_that_is_not_what_is_said_is_doubted(
     for folder, doubted in ((tmp_path / "sure", True), (model.folder, False)):
         assert main(["align", "--model", str(folder), *words]) == 0
         error = capsys.readouterr().err
-        assert ("median confidence of its words 0.000: is this the text" in error) == doubted
+        assert ("mean confidence of its words 0.0000: is this the text" in error) == doubted
         assert (error == "") != doubted
+
+
+SENTENCE = "— The “lazy” fox, e.g. a\nfox-dog…"
+
+
+@pytest.fixture
+def aligned(model: Model, tiny_corpus: Path, tmp_path: Path) -> Path:
+    """What the command writes of one sentence in every format."""
+    path = next(iter(read_cuts(tiny_corpus / "test.cuts.jsonl.gz"))).recording.sources[0].source
+    (tmp_path / "sound.txt").write_text(SENTENCE)
+    words = ["--audio", path, "--text-file", tmp_path / "sound.txt", "--out", tmp_path / "out"]
+    words += ["--format", ",".join(FORMATS)]
+    assert main(["align", "--model", str(model.folder), *map(str, words)]) == 0
+    return tmp_path / "out" / Path(path).stem
+
+
+def test_words_stay_as_written(aligned: Path) -> None:
+    expected = ["— The", "“lazy”", "fox,", "e.g.", "a", "fox-dog…"]
+    found = json.loads(aligned.with_suffix(".json").read_text())
+    assert found["text"] == " ".join(expected)
+    (segment,) = found["segments"]
+    assert [word["text"] for word in segment["words"]] == expected
+    grid = aligned.with_suffix(".TextGrid").read_text()
+    assert all(f'text = "{word}"' in grid for word in expected)
+    for suffix in (".srt", ".vtt", ".tsv", ".txt"):
+        content = aligned.with_suffix(suffix).read_text()
+        assert " ".join(expected) in " ".join(content.split())
+
+
+def test_ctm_has_the_spoken_words_and_a_written_word_lasts_over_its_own(aligned: Path) -> None:
+    lines = [line.split() for line in aligned.with_suffix(".ctm").read_text().splitlines()]
+    assert [line[4] for line in lines] == ["the", "lazy", "fox", "e", "g", "a", "fox", "dog"]
+    begins, ends, confidences = (
+        [float(line[2]) for line in lines],
+        [float(line[2]) + float(line[3]) for line in lines],
+        [float(line[5]) for line in lines],
+    )
+    (segment,) = json.loads(aligned.with_suffix(".json").read_text())["segments"]
+    for number, (first, last) in enumerate([(0, 0), (1, 1), (2, 2), (3, 4), (5, 5), (6, 7)]):
+        word = segment["words"][number]
+        assert (word["start_s"], word["end_s"]) == pytest.approx((begins[first], ends[last]))
+        mean = (confidences[first] * confidences[last]) ** 0.5
+        assert word["confidence"] == pytest.approx(mean, abs=2e-3)
+
+
+def test_a_normaliser_across_words_gives_normalised_words_and_a_note(
+    model: Model,
+    tiny_corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(
+        NORMALISERS, "lowercase-apostrophe", lambda text: text.lower().replace("dog fox", "the")
+    )
+    cut = next(iter(read_cuts(tiny_corpus / "test.cuts.jsonl.gz")))
+    words = ["--audio", cut.recording.sources[0].source, "--text", "A Dog Fox jumps"]
+    words += ["--out", str(tmp_path), "--format", "txt"]
+    assert main(["align", "--model", str(model.folder), *words]) == 0
+    assert next(tmp_path.glob("*.txt")).read_text() == "a the jumps\n"
+    assert "the normaliser does not work word by word" in capsys.readouterr().err
+
+
+DATA = os.environ.get("SIGMOID_ASR_DATA")
+
+
+@pytest.mark.skipif(DATA is None, reason="SIGMOID_ASR_DATA is unset: no real speech here")
+@pytest.mark.parametrize("chapters", ["1737/146161", pytest.param("*/*", marks=pytest.mark.slow)])
+def test_real_speech_with_another_text_is_doubted_and_with_its_own_never(
+    chapters: str, tmp_path: Path
+) -> None:
+    """The hardest chapter, which is instructions for knitting, and all."""
+    part = Path(str(DATA), "librispeech-mini/LibriSpeech/dev-clean-mini")
+    corpus = tmp_path / "LibriSpeech"
+    for chapter in part.glob(chapters):
+        shutil.copytree(chapter, corpus / part.name / chapter.relative_to(part))
+    words = ["librispeech", "--corpus", corpus, "--out", tmp_path]
+    assert main(["prepare", *map(str, words), "--parts", part.name]) == 0
+    own = list(read_cuts(tmp_path / f"{part.name}.cuts.jsonl.gz"))
+    own.sort(key=lambda cut: len(cut.supervisions[0].text))
+    others = copy.deepcopy(own)
+    for cut, neighbour in zip(others, own[1:] + own[:1], strict=True):
+        cut.supervisions[0].text = neighbour.supervisions[0].text
+    different = [one != other for one, other in zip(map(said, own), map(said, others), strict=True)]
+    assert sum(different) >= len(own) - 1  # two of them are of the same words
+    model = load_model(path_of("real-en"))
+    for name, cuts in (("own", own), ("others", others)):
+        write_cuts(cuts, tmp_path / f"{name}.jsonl")
+    for one in align_set(model, tmp_path / "own.jsonl"):
+        assert isinstance(one, Aligned)
+        assert doubtful(one) == ""
+    found = align_set(model, tmp_path / "others.jsonl")
+    for one in itertools.compress(found, different):
+        assert isinstance(one, NotAligned) or doubtful(one)
+
+
+def said(cut: Cut) -> str:
+    return str(cut.supervisions[0].text)
