@@ -32,6 +32,7 @@ def add(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from asr import config
+    from asr.run_folder import RunFolder
     from asr.train.run import Options, find_batch, train
     from asr.train.stopping import EXIT_STATUS, Stopped
 
@@ -43,7 +44,10 @@ def run(args: argparse.Namespace) -> int:
         profile=args.profile,
         tracker=args.tracker,
     )
-    loaded = config.load(args.config, args.overrides)
+    kept = RunFolder(args.exp).config
+    goes_on = args.resume and kept.is_file()
+    begun = config.load([kept], follow_base=False) if goes_on else None
+    loaded = config.load(args.config, args.overrides, begun=begun)
     if args.find_batch:
         print(f"train.max_batch_s={find_batch(loaded):.0f}")
         return 0

@@ -24,9 +24,15 @@ from asr.formats import FORMAT
 
 
 def load(
-    files: Sequence[str | Path] = (), overrides: Sequence[str] = (), follow_base: bool = True
+    files: Sequence[str | Path] = (),
+    overrides: Sequence[str] = (),
+    follow_base: bool = True,
+    begun: Config | None = None,
 ) -> Config:
     """Defaults < each yaml in order < ``section.key=value`` overrides.
+
+    In place of the defaults stands ``begun``, the configuration of a run that goes on: what nobody
+    says stays as it was, also where a newer version has another default.
 
     A yaml, or the overrides together, that choose a kind of encoder or heads take back what was said
     before them to others: options that these do not read are at their defaults again.
@@ -42,7 +48,7 @@ def load(
     """
     given = [[layer] for file in files for layer in read_yaml_chain(Path(file), (), follow_base)]
     given.append([(f"override {text[:200]!r}", parse_override(text)) for text in overrides])
-    merged = OmegaConf.structured(Config)
+    merged = OmegaConf.structured(begun or Config)
     for layers in given:
         for origin, layer in layers:
             check_keys(layer, [key for key, _, _ in walk(Config())], origin)

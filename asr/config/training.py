@@ -16,12 +16,21 @@ class OptimizerConfig:
         0.01, "on matrices only, not on norms and biases", low=0.0, high=10.0
     )
     warmup_fraction: float = option(
-        0.1, "share of the steps that warm up linearly", low=0.0, high=1.0
+        0.1,
+        "share of the steps that warm up linearly",
+        low=0.0,
+        high=1.0,
+        on_resume=REPORTED,
     )
     schedule: str = option(
-        "cosine", "decay after the warm-up", choices=("cosine", "linear", "constant")
+        "cosine",
+        "decay after the warm-up",
+        choices=("cosine", "linear", "constant"),
+        on_resume=REPORTED,
     )
-    final_lr_fraction: float = option(0.01, "last learning rate over the peak's", low=0.0, high=1.0)
+    final_lr_fraction: float = option(
+        0.01, "last learning rate over the peak's", low=0.0, high=1.0, on_resume=REPORTED
+    )
     clip_norm: float = option(
         5.0, "largest gradient norm; larger ones are scaled down", low=1e-6, high=1e9
     )

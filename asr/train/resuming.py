@@ -10,6 +10,7 @@ from asr.config import CONTENT, FREE, REPORTED, Config
 from asr.errors import InputError
 from asr.files import read_json_object
 from asr.run_folder import RunFolder
+from asr.train.checkpoint import list_checkpoints
 from asr.train.setup import forget_tokenizer
 
 
@@ -55,6 +56,23 @@ def claim_folder(exp: RunFolder, config: Config, resume: bool) -> list[Change]:
         if change.key == "train.epochs" and change.now < change.before:
             raise InputError(f"{exp.root}: {change}: a run can only be made longer")
     return told
+
+
+def check_steps_left(exp: RunFolder, config: Config, num_steps: int, changes: list[Change]) -> None:
+    """Refuse changes of a run that has no step left on which they could act.
+
+    Args:
+        num_steps: of the whole run.
+    """
+    if changes and num_steps <= max(list_checkpoints(exp.checkpoints), default=0):
+        listed = "; ".join(map(str, changes))
+        raise InputError(f"{exp.root}: {listed}: nothing would come of it, {finished(config)}")
+
+
+def finished(config: Config) -> str:
+    """What to tell someone who resumes a run that is done."""
+    epochs = config.train.epochs
+    return f"all {epochs} epochs are trained; train.epochs={2 * epochs} goes on to twice as many"
 
 
 def check_contents(exp: RunFolder, contents: dict[str, dict[str, Any]]) -> None:

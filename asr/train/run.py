@@ -21,9 +21,16 @@ from asr.text.tokenizer import load_tokenizer
 from asr.train.checkpoint import average_weights, list_checkpoints
 from asr.train.initialise import read_start
 from asr.train.log import NoLog, TensorBoard, Tracker, TrainingLog, load_tracker
+from asr.train.optimizer import learning_rate
 from asr.train.profiling import Profile
 from asr.train.record import resumed_record, run_record, write_diff, write_run
-from asr.train.resuming import Change, check_contents, claim_folder
+from asr.train.resuming import (
+    Change,
+    check_contents,
+    check_steps_left,
+    claim_folder,
+    finished,
+)
 from asr.train.setup import (
     Setup,
     check_tokenizer_folder,
@@ -103,6 +110,8 @@ def _train(
         setup = prepare(config, exp, processes.device, start, options.new_tokenizer)
         if processes.first:
             check_contents(exp, setup.data)
+            num_steps = config.train.epochs * setup.batches.num_steps
+            check_steps_left(exp, config, num_steps, changes)
             keep_setup(exp, config, setup.tokenizer)
     resumed = options.resume and bool(list_checkpoints(exp.checkpoints))
     if not resumed and start is None:
@@ -122,6 +131,11 @@ def _train(
             print(f"resumed     after step {progress.step} of {trainer.num_steps}")
             for change in changes:
                 print(f"changed     {change}: from step {progress.step + 1} on")
+            if progress.step == trainer.num_steps:
+                print(f"finished    {finished(config)}")
+            elif changes:
+                lr = learning_rate(progress.step, trainer.num_steps, config.optimizer)
+                print(f"schedule    learning rate {lr:.3g} in step {progress.step + 1}")
         if progress.step < trainer.num_steps:
             write_run(exp, record)
             write_diff(exp, record)

@@ -12,6 +12,7 @@ import pytest
 from lhotse.cut import Cut
 
 from asr import config
+from asr.cli import main
 from asr.data.store import index
 from asr.data.store.index import open_cuts
 from asr.data.store.manifest import read_cuts, write_cuts
@@ -137,6 +138,57 @@ def test_more_epochs_and_another_rate_are_taken_and_told(
     assert [line["step"] for line in lines if line["kind"] == "valid"] == [1, 2, 3]
     with pytest.raises(InputError, match=r"was 3, now 2: a run can only be made longer"):
         go_on(exp, cuts, "train.epochs=2", "optimizer.lr=0.0005")
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        # one step an epoch, of which one was done; the new schedule is that of the whole run
+        (["train.epochs=4"], [1.0, 0.7525, 0.2575]),
+        (["train.epochs=6", "optimizer.warmup_fraction=0.5"], [2 / 3, 1.0, 1.0, 0.7525, 0.2575]),
+        (["train.epochs=3", "optimizer.schedule=constant", "optimizer.lr=1e-5"], [0.01, 0.01]),
+        (
+            ["train.epochs=5", "optimizer.schedule=linear", "optimizer.final_lr_fraction=0.2"],
+            [1.0, 0.8, 0.6, 0.4],
+        ),
+    ],
+)
+def test_the_rate_is_that_of_the_new_schedule(
+    exp: Path,
+    cuts: Path,
+    more: list[str],
+    expected: list[float],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Expected: in thousandths, computed by hand from the formulas of warm-up, cosine and line."""
+    record = go_on(exp, cuts, *more)
+    assert f"learning rate {expected[0] / 1000:.3g} in step 2\n" in capsys.readouterr().out
+    lines = [json.loads(line) for line in (exp / "log.jsonl").read_text().splitlines()]
+    rates = [line["lr"] for line in lines if line["kind"] == "train"][1:]
+    assert rates == pytest.approx([thousandths / 1000 for thousandths in expected])
+    assert set(record["resumed"][0]["changed"]) == {word.partition("=")[0] for word in more}
+
+
+def test_a_finished_run_says_so(exp: Path, cuts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = (exp / "model" / "model.safetensors").read_bytes()
+    go_on(exp, cuts)
+    assert "finished    all 1 epochs are trained; train.epochs=2 goes on" in capsys.readouterr().out
+    assert (exp / "model" / "model.safetensors").read_bytes() == weights
+    before = files(exp)
+    with pytest.raises(InputError, match=r"schedule was 'cosine', now 'linear': nothing would"):
+        go_on(exp, cuts, "optimizer.schedule=linear")
+    assert files(exp) == before
+
+
+def test_what_nobody_says_stays_as_it_was(exp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither the options of before nor the data need be repeated, and no default slips in."""
+    words = ["train", "--exp", str(exp), "--resume", "train.epochs=2"]
+    assert main(words) == 0
+    assert "changed     train.epochs was 1, now 2" in capsys.readouterr().out
+    (start,) = json.loads((exp / "run.json").read_text())["resumed"]
+    assert start["changed"] == {"train.epochs": [1, 2]}
+    assert main([*words, "encoder.dropout=0.2"]) == 2
+    assert "encoder.dropout was 0.1, now 0.2" in capsys.readouterr().err
 
 
 def test_a_run_of_an_older_version_compares_paths(exp: Path, cuts: Path) -> None:
