@@ -309,12 +309,25 @@ def test_help_of_transcribe_is_grouped_and_shows_defaults(run: Run) -> None:
         (["lm", "train", "--text", "t", "--out", "o", "--odrer", "3"], "--order"),
         (["config", "attention.weightin=softmax"], "weighting"),
         (["config", "attentoin.weighting=softmax"], "attention"),
+        (["config", "encoder.kind=conformr"], "conformer"),
+        # where a required option is missing, too
+        (["train", "--hlp"], "--help"),
+        (["train", "--epx", "foo"], "--exp"),
+        (["--verson"], "--version"),
     ],
 )
 def test_a_misspelt_word_gets_the_nearest_right_one(words: list[str], right: str, run: Run) -> None:
     code, out, err = run(*words)
     assert (code, out) == (2, "")
     assert re.search(rf"did you mean '?[a-z.]*{right}'?\?", err), err
+
+
+def test_options_after_a_misspelt_command_are_not_complained_of(run: Run) -> None:
+    assert "unrecognized" not in run("trian", "--exp", "x")[2]
+
+
+def test_a_misspelt_model_of_the_package_is_named(run: Run) -> None:
+    refused(run("decode", "--model", "real-em", "--cuts", "x"), "did you mean real-en, which comes")
 
 
 def test_settings_stand_anywhere_among_the_options() -> None:

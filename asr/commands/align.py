@@ -19,25 +19,27 @@ from asr.stderr import tell
 def add(verbs: Verbs) -> None:
     parser = verbs.add_parser("align", help="audio with its text -> word times")
     add_model(parser)
-    what = parser.add_mutually_exclusive_group(required=True)
+    speech = parser.add_argument_group("speech and text")
+    what = speech.add_mutually_exclusive_group(required=True)
     what.add_argument("--cuts", type=path, help="manifest with transcripts")
     what.add_argument("--audio", type=path, help="one audio file")
-    text = parser.add_mutually_exclusive_group()
+    text = speech.add_mutually_exclusive_group()
     text.add_argument("--text", help="what is said in --audio")
-    text.add_argument("--text-file", type=path, help="file that says so")
-    parser.add_argument("--out", type=path, required=True, help="folder to write to")
-    parser.add_argument(
+    text.add_argument("--text-file", type=path, help="file with that text")
+    output = parser.add_argument_group("output")
+    output.add_argument("--out", type=path, required=True, help="folder to write to")
+    output.add_argument(
         "--format",
         nargs="+",
         default=["ctm", "textgrid"],
         help="ctm (normalised words), or with the words as written: textgrid, json, srt, vtt, tsv, "
         "txt; several with commas or spaces (default: ctm,textgrid)",
     )
-    parser.add_argument(
+    machine = add_machine_options(parser)
+    machine.add_argument(
         "--max-batch-s", type=above_zero, default=300.0, help="padded seconds at once"
     )
-    parser.add_argument("--workers", type=count, default=0, help="processes that read audio")
-    add_machine_options(parser)
+    machine.add_argument("--workers", type=count, default=0, help="processes that read audio")
     parser.set_defaults(run=run)
 
 

@@ -18,25 +18,26 @@ def add(verbs: Verbs) -> None:
     parser.add_argument(
         "exp", type=path, nargs="+", help="experiment folders, the first is the base"
     )
-    parser.add_argument("--out", type=path, help="also write compare.md, compare.json, curves.png")
-    parser.add_argument(
+    output = parser.add_argument_group("output")
+    output.add_argument("--out", type=path, help="also write compare.md, compare.json, curves.png")
+    output.add_argument(
         "--html", type=path, help="also write a report, one HTML file, and compare.json beside it"
     )
-    parser.add_argument(
+    output.add_argument(
         "--page",
         type=path,
         metavar="PAGE.md",
         help="also write a page to keep, with its picture, PAGE.png",
     )
-    parser.add_argument(
+    output.add_argument(
         "--length-page",
         type=path,
         metavar="PAGE.md",
         help="the same of word error rates by duration: sets that `asr join --to-s` made, decoded",
     )
-    parser.add_argument("--made-by", help="the command that the pages name; default: this one")
-    parser.add_argument("--utterance", help="whose attention the report shows")
-    parser.add_argument("--lengths", type=_no_longer, help=argparse.SUPPRESS)
+    output.add_argument("--made-by", help="the command that the pages name; default: this one")
+    output.add_argument("--results", type=path, help="also add rows to this Markdown table")
+    output.add_argument("--utterance", help="id of the one whose attention the report shows")
     parser.add_argument(
         "--metric",
         choices=("wer", "cer"),
@@ -44,8 +45,8 @@ def add(verbs: Verbs) -> None:
         help="error rate that everything is about: of words (default), or of characters, for languages "
         "without spaces",
     )
-    parser.add_argument("--results", type=path, help="also add rows to this Markdown table")
     parser.add_argument("--seed", type=count, default=1, help="of the resampling")
+    parser.add_argument("--lengths", type=_no_longer, help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
 
 

@@ -18,7 +18,9 @@ def add(verbs: Verbs) -> None:
     parser.add_argument(
         "--show", action="store_true", help="a table: default, allowed values and meaning of each"
     )
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="over those of --config"
+    )
     parser.set_defaults(run=run)
 
 

@@ -23,7 +23,9 @@ def add(verbs: Verbs) -> None:
     parser = verbs.add_parser("decode", help="a manifest -> hypotheses, scored")
     add_model(parser)
     parser.add_argument("--cuts", type=path, required=True, help="manifest to decode")
-    parser.add_argument("--out", type=path, help="default: EXP/decode/NAME OF THE MANIFEST")
+    parser.add_argument(
+        "--out", type=path, help="folder to write to; default: EXP/decode/NAME OF THE MANIFEST"
+    )
     parser.add_argument(
         "--overwrite", action="store_true", help="also where that folder holds another set"
     )
@@ -32,10 +34,16 @@ def add(verbs: Verbs) -> None:
     )
     parser.add_argument("--workers", type=count, default=0, help="processes that read audio")
     parser.add_argument(
-        "--chunk", type=int, metavar="FRAMES", help="decode as a stream with this chunk size would"
+        "--chunk",
+        type=int,
+        metavar="FRAMES",
+        help="decode as a stream with chunks of so many encoder frames would",
     )
     parser.add_argument(
-        "--left-chunks", type=int, metavar="N", help="seen before each (default: most of training)"
+        "--left-chunks",
+        type=int,
+        metavar="N",
+        help="chunks seen before each (default: most of training)",
     )
     add_model_options(parser)
     parser.set_defaults(run=run)

@@ -48,10 +48,16 @@ def add_model_options(parser: argparse.ArgumentParser, default_search: str = "gr
     )
     search.add_argument("--num-best", type=int, default=1, help="hypotheses per utterance")
     search.add_argument("--lm", type=path, help="n-gram model for beam search (ARPA, or KenLM's)")
-    search.add_argument("--lm-weight", type=float, help="default: as tuned (asr tune), else 0.5")
-    search.add_argument("--word-bonus", type=float, help="per word; default: as tuned, else 1")
     search.add_argument(
-        "--unknown-penalty", type=float, help="per word unknown to --lm; default: as tuned, else 5"
+        "--lm-weight", type=float, help="weight of --lm; default: as tuned (asr tune), else 0.5"
+    )
+    search.add_argument(
+        "--word-bonus", type=float, help="added to the score per word; default: as tuned, else 1"
+    )
+    search.add_argument(
+        "--unknown-penalty",
+        type=float,
+        help="taken off per word unknown to --lm; default: as tuned, else 5",
     )
     search.add_argument(
         "--hotwords",
@@ -61,20 +67,26 @@ def add_model_options(parser: argparse.ArgumentParser, default_search: str = "gr
         help="a word or phrase to prefer; once for each",
     )
     search.add_argument(
-        "--hotword-bonus", type=float, default=4.0, help="natural logarithm, per word of a phrase"
+        "--hotword-bonus",
+        type=float,
+        default=4.0,
+        help="added to the score (natural logarithm) per word of a phrase",
     )
     search.add_argument("--neural", type=path, help="neural model that rescores the n-best list")
-    search.add_argument("--neural-weight", type=float, help="default: as tuned, else 0.5")
+    search.add_argument(
+        "--neural-weight", type=float, help="weight of --neural; default: as tuned, else 0.5"
+    )
     add_machine_options(parser)
 
 
-def add_machine_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of where it is computed."""
+def add_machine_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add the options of where it is computed; returns their group."""
     machine = parser.add_argument_group("machine")
     machine.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     machine.add_argument(
         "--threads", type=count, default=0, help="CPU threads; 0: PyTorch's choice"
     )
+    return machine
 
 
 def add_examined(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
@@ -58,6 +59,7 @@ class Parser(argparse.ArgumentParser):
         options.setdefault("formatter_class", Help)
         super().__init__(*words, **options)
         self.set_defaults(parser=self)
+        self._words: list[str] = []
 
     def parse_all(self, words: Sequence[str], namespace: argparse.Namespace) -> argparse.Namespace:
         """Parse, or exit with status 2 and a line that names the nearest option."""
@@ -74,6 +76,7 @@ class Parser(argparse.ArgumentParser):
         argparse takes positional words of one place only, and ``--config FILE...`` would take those
         that follow it.
         """
+        self._words = [] if args is None else list(args)
         if args is None or not any(action.dest == "overrides" for action in self._actions):
             return super().parse_known_args(args, namespace)
         settings: list[str] = []
@@ -89,10 +92,27 @@ class Parser(argparse.ArgumentParser):
 
     def refuse(self, unknown: Sequence[str]) -> NoReturn:
         """Exit because of arguments that this command does not have."""
-        known = [word for action in self._actions for word in action.option_strings]
-        options = [word.partition("=")[0] for word in unknown if word.startswith("-")]
-        hints = [hint for word in options if (hint := _hint(word, known))]
-        self.error(f"unrecognized arguments: {' '.join(unknown)}{''.join(hints[:1])}")
+        super().error(f"unrecognized arguments: {' '.join(unknown)}{self._hint_of(unknown)}")
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with argparse's complaint and the first option that does not exist, if there is one: a
+        required option that is said to be missing may be there, misspelt."""
+        mine = self._words
+        if self._subparsers is not None:  # the options after a command are not of this parser
+            mine = list(itertools.takewhile(lambda word: word.startswith("-"), mine))
+        names = [word.partition("=")[0] for word in mine if word.startswith("--") and word != "--"]
+        known = self._option_string_actions
+        for name in names:
+            if not any(option.startswith(name) for option in known):
+                message += f"; unrecognized: {name}{self._hint_of([name])}"
+                break
+        super().error(message)
+
+    def _hint_of(self, words: Sequence[str]) -> str:
+        options = [word.partition("=")[0] for word in words if word.startswith("-")]
+        return next(
+            (hint for word in options if (hint := _hint(word, self._option_string_actions))), ""
+        )
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         try:

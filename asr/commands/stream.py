@@ -25,17 +25,23 @@ if TYPE_CHECKING:
 def add(verbs: Verbs) -> None:
     parser = verbs.add_parser("stream", help="raw samples -> text while they come, as JSON lines")
     add_model(parser)
-    parser.add_argument("--rate", type=int, default=16000, help="samples per second (16000)")
-    parser.add_argument("--sample-format", default="s16le", help="s16le (default), s32le or f32le")
-    parser.add_argument("--channels", type=int, default=1, help="interleaved channels (1)")
+    parser.add_argument("--rate", type=int, default=16000, help="samples per second")
+    parser.add_argument("--sample-format", default="s16le", help="s16le, s32le or f32le")
+    parser.add_argument("--channels", type=int, default=1, help="interleaved channels")
     parser.add_argument(
         "--channel", type=int, metavar="N", help="take channel N, from 1 (default: the mean)"
     )
     parser.add_argument(
-        "--chunk", type=int, metavar="FRAMES", help="computed at once (default: most of training)"
+        "--chunk",
+        type=int,
+        metavar="FRAMES",
+        help="encoder frames computed at once (default: most of training)",
     )
     parser.add_argument(
-        "--left-chunks", type=int, metavar="N", help="seen before it (default: most of training)"
+        "--left-chunks",
+        type=int,
+        metavar="N",
+        help="chunks seen before it (default: most of training)",
     )
     parser.add_argument("--precision", default="fp32", help="fp32, int8 (CPU) or bf16 (CUDA)")
     add_model_options(parser, "beam with the language model that the model carries, else greedy")

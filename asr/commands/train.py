@@ -12,21 +12,32 @@ def add(verbs: Verbs) -> None:
     parser = verbs.add_parser("train", help="manifests -> a model")
     parser.add_argument("--config", type=path, nargs="+", default=[], help="yaml files, later wins")
     parser.add_argument("--exp", type=path, required=True, help="folder of the run")
-    parser.add_argument("--resume", action="store_true", help="go on after the newest checkpoint")
-    parser.add_argument(
+    start = parser.add_argument_group("where it starts")
+    start.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on after the newest checkpoint, with the options of before and what is given here",
+    )
+    start.add_argument(
         "--init-from", type=path, help="begin with the weights of this model or experiment folder"
     )
-    parser.add_argument(
+    start.add_argument(
         "--new-tokenizer", action="store_true", help="with --init-from: learn one, the head is new"
     )
-    parser.add_argument(
+    watch = parser.add_argument_group("measuring and watching")
+    watch.add_argument(
         "--find-batch", action="store_true", help="only say which train.max_batch_s fits the GPU"
     )
-    parser.add_argument("--profile", action="store_true", help="leave a trace in EXP/profile")
-    parser.add_argument(
+    watch.add_argument("--profile", action="store_true", help="leave a trace in EXP/profile")
+    watch.add_argument(
         "--tracker", type=path, help="a Python file whose tracker(run) gets every record of the log"
     )
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="section.key=value",
+        help="options of the configuration, over those of --config; asr config --show lists them",
+    )
     parser.set_defaults(run=run)
 
 

@@ -7,6 +7,7 @@ no dict and no OmegaConf object: each component takes its own sub-config.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,10 @@ def _check_values(config: Config) -> None:
             if isinstance(one, (list, dict)):
                 raise InputError(f"{key} = {value!r}: expected a {_TYPE_NAMES[str(item.type)]}")
             if choices is not None and one not in choices:
-                raise InputError(f"{key} = {one!r}: choose one of {', '.join(map(str, choices))}")
+                names = [str(choice) for choice in choices]
+                hint = difflib.get_close_matches(str(one), names, n=1)
+                meant = f"; did you mean {hint[0]}?" if hint else ""
+                raise InputError(f"{key} = {one!r}: choose one of {', '.join(names)}{meant}")
             if isinstance(one, float) and one != one:
                 raise InputError(f"{key} = {one!r}: must be a number")
             if low is not None and one < low:

@@ -6,6 +6,7 @@ run code nor read the environment.
 
 from __future__ import annotations
 
+import difflib
 import os
 import shutil
 import tempfile
@@ -162,7 +163,9 @@ def find_model(path: Path) -> Path:
         return box.folder(str(path))
     run = RunFolder(path)
     if not path.is_dir():
-        raise InputError(f"{path}: no such model folder")
+        meant = difflib.get_close_matches(str(path), box.NAMES, n=1)
+        hint = f"; did you mean {meant[0]}, which comes with the package?" if meant else ""
+        raise InputError(f"{path}: no such model folder{hint}")
     inside = _there(run.model)
     folder = inside if (inside / CONFIG).is_file() else path
     for name in (CONFIG, WEIGHTS):
