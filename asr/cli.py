@@ -23,6 +23,7 @@ from asr.commands import (
     average,
     certify,
     compare,
+    completion,
     config,
     decode,
     diagnose,
@@ -71,6 +72,7 @@ COMMANDS = (
     push,
     pull,
     config,
+    completion,
     doctor,
 )
 
@@ -197,6 +199,7 @@ def _parser() -> Parser:
         prog="asr", description="Speech recognition whose attention is a choice of two words."
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.set_defaults(root=parser)
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(verbs)

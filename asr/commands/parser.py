@@ -33,6 +33,7 @@ EXAMPLES = {
     "push": "asr push exp/mine USER/NAME",
     "pull": "asr pull USER/NAME --out exp/theirs",
     "config": "asr config --show attention.weighting=softmax",
+    "completion": "asr completion bash",
     "doctor": "asr doctor",
 }
 
