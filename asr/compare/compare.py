@@ -10,7 +10,6 @@ from pathlib import Path
 from asr.compare.comparison import (
     Comparison,
     Difference,
-    LengthResult,
     Part,
     Row,
     SetResult,
@@ -21,7 +20,7 @@ from asr.compare.contrasts import Grid, type_results, with_costs
 from asr.compare.experiment import Experiment, ScoredSet, read_experiment
 from asr.compare.factors import Design, find_factors, many_of, types_of
 from asr.compare.interactions import compared_types
-from asr.compare.lengths import Duration, find_durations
+from asr.compare.lengths import find_durations, length_results
 from asr.compare.parts import parts_of, read_noise_db
 from asr.compare.stats.paired import (
     Bootstrap,
@@ -112,7 +111,7 @@ def compare(
         type_differences=differences_of_types,
         interactions=interactions,
         parts=[part for group in found.groups for part in _parts(group, systems)],
-        lengths=_length_results(durations, longer, names),
+        lengths=length_results(durations, longer.results, corrected(longer.differences), names),
         length_types=[one for grid in longer.grids for one in type_results(grid, names)],
         length_differences=length_differences,
         length_interactions=length_interactions,
@@ -162,36 +161,6 @@ def _parts(group: Group, systems: _Systems) -> list[Part]:
     """By length, speaker and noise, which the manifest of the first of these systems knows."""
     decoding = systems.experiments[group.members[0]].sets[group.set_name].decoding
     return parts_of(group, systems.names, read_noise_db(decoding.cuts))
-
-
-def _length_results(
-    durations: Sequence[Duration], longer: _Found, names: Sequence[str]
-) -> list[LengthResult]:
-    """Return the results of all durations: one table, so Holm's correction is over them all."""
-    differences = {(one.name, one.set_name): one for one in corrected(longer.differences)}
-    found = []
-    for duration in durations:
-        for k in duration.members:
-            result = longer.results[k, duration.label]
-            if result.wer is None:
-                continue
-            one = differences.get((names[k], duration.label))
-            found.append(
-                LengthResult(
-                    name=names[k],
-                    label=duration.label,
-                    length_s=duration.length_s,
-                    mean_duration_s=duration.mean_s,
-                    num_utterances=result.num_utterances,
-                    units=result.units,
-                    wer=result.wer,
-                    interval=result.interval,
-                    difference=None if one is None else one.difference,
-                    p_value=None if one is None else one.p_value,
-                    p_holm=None if one is None else one.p_holm,
-                )
-            )
-    return found
 
 
 def _compare_systems(

@@ -6,11 +6,12 @@ is the length alone (and the seams).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from asr.compare.comparison import Difference, LengthResult, SetResult
 from asr.compare.experiment import Experiment, ScoredSet
 
 # A longer recording than the last one's by less than this factor is the same measurement again.
@@ -101,3 +102,41 @@ def _by_length(
             else:
                 members[k] = scored
     return found, [*notes]
+
+
+def length_results(
+    durations: Sequence[Duration],
+    results: Mapping[tuple[int, str], SetResult],
+    against_first: Sequence[Difference],
+    names: Sequence[str],
+) -> list[LengthResult]:
+    """Return the results of all durations in one table.
+
+    Args:
+        results: by the number of the system and the label of the duration.
+        against_first: of all durations, so that Holm's correction is over them all.
+    """
+    differences = {(one.name, one.set_name): one for one in against_first}
+    found = []
+    for duration in durations:
+        for k in duration.members:
+            result = results[k, duration.label]
+            if result.wer is None:
+                continue
+            one = differences.get((names[k], duration.label))
+            found.append(
+                LengthResult(
+                    name=names[k],
+                    label=duration.label,
+                    length_s=duration.length_s,
+                    mean_duration_s=duration.mean_s,
+                    num_utterances=result.num_utterances,
+                    units=result.units,
+                    wer=result.wer,
+                    interval=result.interval,
+                    difference=None if one is None else one.difference,
+                    p_value=None if one is None else one.p_value,
+                    p_holm=None if one is None else one.p_holm,
+                )
+            )
+    return found
