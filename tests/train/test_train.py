@@ -194,12 +194,6 @@ def test_the_best_weights_may_be_those_with_the_fewest_wrong_characters(validate
     assert best["cer"] in list_checkpoints(validated / "checkpoints")
 
 
-def test_what_is_best_is_not_asked_where_the_last_ones_are_averaged() -> None:
-    message = "train.best_by = cer: train.average_what = last chooses by no error rate"
-    with pytest.raises(InputError, match=message):
-        config.load([], ["train.average_what=last", "train.best_by=cer"])
-
-
 def test_a_resumed_run_says_what_made_which_steps(
     tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
