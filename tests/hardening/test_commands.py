@@ -109,7 +109,7 @@ WRITERS: dict[str, Words] = {
     "pull": lambda space, out: ["pull", space.model, "--out", out / "pulled"],
 }  # fmt: skip
 # These print, and write no file.
-NO_WRITERS = {"stream", "models", "config", "doctor"}
+NO_WRITERS = {"stream", "models", "config", "completion", "doctor"}
 
 
 def test_every_command_that_writes_is_here() -> None:
