@@ -14,7 +14,8 @@ from asr.errors import InputError
 from asr.model.folder import Model, load_model
 from asr.model.stream import choose_chunk
 from asr.runtime import choose_device
-from asr.search.factory import SearchOptions, build_search, carried_search
+from asr.search.factory import build_search
+from asr.search.options import SearchOptions, carried_search
 from asr.search.options_checks import number, path, positive, shown, switch, whole, word
 from asr.search.units import units_of
 from asr.transcribe.assemble import Reader
@@ -122,7 +123,6 @@ class Transcriber:
         built = build_search(search, model)
         self._reader = Reader(
             built,
-            model.net.head(built.head),
             units_of(model.tokenizer),
             frame_samples / rate,
         )

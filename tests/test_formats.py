@@ -18,7 +18,7 @@ from asr.decode.decode import decode_set
 from asr.errors import InputError, InputWarning
 from asr.formats import FORMAT, OPTIONS, is_old, renamed_in, upgrade_options, upgrade_weights
 from asr.model.folder import load_model, save_int8
-from asr.search.factory import SearchOptions
+from asr.search.options import SearchOptions
 from asr.share.card import CardOptions
 from asr.share.hub import push
 from asr.weights_file import WeightsFile

@@ -36,7 +36,7 @@ from asr.files import write_atomically
 from asr.model.folder import save_model
 from asr.model.recogniser import Recogniser
 from asr.runtime import prepare_cpu
-from asr.search.factory import GREEDY, SearchOptions
+from asr.search.options import GREEDY, SearchOptions
 from asr.text.tokenizer import train_tokenizer
 
 RATE = 16000

@@ -12,7 +12,7 @@ from asr.errors import InputError
 
 if TYPE_CHECKING:
     from asr.model.folder import Model
-    from asr.search.factory import SearchOptions
+    from asr.search.options import SearchOptions
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -39,7 +39,19 @@ def add_model_options(parser: argparse.ArgumentParser, default_search: str = "gr
         default_search: what the help text says of a command that uses what a model carries.
     """
     search = parser.add_argument_group("search")
-    search.add_argument("--search", help=f"greedy or beam; default: {default_search}")
+    search.add_argument(
+        "--search",
+        help="greedy, beam, rescore (the attention decoder ranks what CTC's beam search finds) or "
+        f"joint (CTC and the attention decoder token by token); default: {default_search}",
+    )
+    search.add_argument(
+        "--head", help="ctc or attention; default: the model's first that has this search"
+    )
+    search.add_argument(
+        "--ctc-weight",
+        type=float,
+        help="CTC's share of the score, from 0 to 1; default: 0.5 for rescore, 0.3 for joint",
+    )
     search.add_argument(
         "--beam",
         type=int,
@@ -116,7 +128,7 @@ def examined_model(args: argparse.Namespace) -> Model:
 
 def search_options(args: argparse.Namespace) -> SearchOptions:
     """Return what ``add_model_options`` read about the search; greedy search where it read nothing."""
-    from asr.search.factory import SearchOptions
+    from asr.search.options import SearchOptions
 
     return SearchOptions(
         search="greedy" if args.search is None else args.search,
@@ -130,6 +142,8 @@ def search_options(args: argparse.Namespace) -> SearchOptions:
         hotword_bonus=args.hotword_bonus,
         neural=args.neural,
         neural_weight=args.neural_weight,
+        ctc_weight=args.ctc_weight,
+        head=args.head,
     )
 
 
@@ -140,7 +154,7 @@ def carried_or_given(args: argparse.Namespace, folder: Path) -> SearchOptions:
     Raises:
         InputError: a value out of range, damaged tuned weights.
     """
-    from asr.search.factory import carried_search
+    from asr.search.options import carried_search
 
     carried = carried_search(folder)
     if carried.lm is None or args.search not in (None, "beam"):

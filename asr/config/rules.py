@@ -48,12 +48,13 @@ def _unread(name: str) -> Rule:
     )
 
 
-def _unread_of_head(head: str, name: str, default: object) -> Rule:
+def _unread_of_head(section: str, name: str, default: object) -> Rule:
     """An option of a head that is not there."""
+    head = HEAD_SECTIONS[section].head or section
     return Rule(
-        lambda c: head not in c.model.heads and getattr(getattr(c, head), name) != default,
-        f"{head}.{name} = {{{head}.{name}}}: model.heads = {{model.heads}} has no {head}, which alone "
-        f"reads it; leave it at {default}",
+        lambda c: head not in c.model.heads and getattr(getattr(c, section), name) != default,
+        f"{section}.{name} = {{{section}.{name}}}: model.heads = {{model.heads}} has no {head}, which "
+        f"alone reads it; leave it at {default}",
     )
 
 
@@ -147,6 +148,19 @@ RULES = (
         "encoder.left_chunks = {encoder.left_chunks} chunks hide nothing more; leave it empty, or "
         "limit encoder.left_chunks",
     ),
+    Rule(
+        lambda c: "attention" in c.model.heads and c.encoder.dim % c.decoder.num_heads != 0,
+        "encoder.dim = {encoder.dim} must be a multiple of decoder.num_heads = {decoder.num_heads}",
+    ),
+    Rule(
+        lambda c: (
+            "attention" in c.model.heads
+            and c.decoder.position == "rope"
+            and (c.encoder.dim // c.decoder.num_heads) % 2 != 0
+        ),
+        "decoder.position = rope needs an even width per head, "
+        "not {encoder.dim} / {decoder.num_heads}",
+    ),
     *(_unread(name) for name in OWN_OPTIONS),
     Rule(
         lambda c: c.encoder.conv_kernel % 2 == 0,
@@ -169,8 +183,8 @@ RULES = (
         "model.heads = {model.heads}: give at least one head, and none twice",
     ),
     *(
-        _unread_of_head(head, name, default)
-        for head, part in HEAD_SECTIONS.items()
+        _unread_of_head(section, name, default)
+        for section, part in HEAD_SECTIONS.items()
         for name, default in vars(part).items()
     ),
     Rule(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from sigmoid_attention.weightings import MAPS
 
@@ -281,7 +281,13 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """Options of a head, in a section of its name: nothing reads them where ``model.heads`` lacks it."""
+    """Options of a head: nothing reads them where ``model.heads`` lacks it.
+
+    Attributes:
+        head: its name; empty: that of the section.
+    """
+
+    head: ClassVar[str] = ""
 
 
 @dataclass(frozen=True)
@@ -294,6 +300,7 @@ class CtcConfig(HeadConfig):
     intermediate_weight: float = option(
         0.3, "share of those losses in the whole", low=0.0, high=1.0
     )
+    weight: float = option(1.0, "factor on its loss in the sum over heads", low=0.0, high=1000.0)
     consistency: float = option(
         0.0,
         "weight of the consistency between two SpecAugmented views (CR-CTC; its paper takes 0.2); 0 is "
@@ -301,6 +308,38 @@ class CtcConfig(HeadConfig):
         low=0.0,
         high=1000.0,
     )
+
+
+@dataclass(frozen=True)
+class DecoderConfig(HeadConfig):
+    """The attention head, a Transformer decoder as wide as the encoder."""
+
+    head: ClassVar[str] = "attention"
+
+    num_layers: int = option(6, "layers", low=1, high=512)
+    num_heads: int = option(4, "heads of both attentions of a layer", low=1, high=1024)
+    ff_dim: int = option(1024, "width inside the feed-forward modules", low=8, high=65536)
+    weighting: str = option(
+        "softmax", "how scores among tokens become weights", choices=tuple(MAPS)
+    )
+    cross_weighting: str = option(
+        "softmax", "how scores of tokens and encoder frames become weights", choices=tuple(MAPS)
+    )
+    position: str = option(
+        "sinusoidal",
+        "how position enters: among tokens only",
+        choices=("none", "sinusoidal", "rope", "alibi", "relative", "table"),
+    )
+    activation: str = option(
+        "silu", "activation of the feed-forward modules", choices=("silu", "gelu")
+    )
+    dropout: float = option(
+        0.1, "dropout rate of the embedding and of all modules", low=0.0, high=0.9
+    )
+    label_smoothing: float = option(
+        0.1, "share of each target that is spread over all tokens", low=0.0, high=0.9
+    )
+    weight: float = option(1.0, "factor on its loss in the sum over heads", low=0.0, high=1000.0)
 
 
 @dataclass(frozen=True)
@@ -322,6 +361,7 @@ class Config:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     ctc: CtcConfig = field(default_factory=CtcConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
@@ -334,7 +374,9 @@ HEAD_SECTIONS = {
 
 def unread_heads(heads: object) -> list[str]:
     """Return the sections of heads that are not among these; none where that is no list."""
-    return [name for name in HEAD_SECTIONS if isinstance(heads, list) and name not in heads]
+    if not isinstance(heads, list):
+        return []
+    return [name for name, part in HEAD_SECTIONS.items() if (part.head or name) not in heads]
 
 
 def walk(config: Config) -> Iterator[tuple[str, Any, dataclasses.Field[Any]]]:

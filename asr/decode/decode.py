@@ -20,15 +20,16 @@ from asr.data.joining import joined_from
 from asr.data.loader import iterate
 from asr.data.speakers import UNKNOWN_SPEAKER
 from asr.data.store.manifest import read_cuts
-from asr.errors import InputError
+from asr.errors import InputError, warn
 from asr.files import read_json_object, write_atomically
 from asr.model.folder import Model
 from asr.model.stream import FrameStream
 from asr.nn.encoder import Chunk
 from asr.processes import Processes
 from asr.run_folder import DecodedFolder
-from asr.search.factory import GREEDY, Search, SearchOptions, build_search
+from asr.search.factory import Search, build_search
 from asr.search.hypothesis import Hypothesis
+from asr.search.options import GREEDY, SearchOptions
 from asr.text.coverage import warn_of_references
 from asr.text.tokenizer import TextProcessor
 
@@ -115,6 +116,7 @@ def decode_set(
         for index, hypotheses in sorted(results.items())
     ]
     if processes.first:
+        _warn_of_unended({utterances.ids[index]: found[0] for index, found in results.items()})
         content = "".join(json.dumps(line) + "\n" for line in lines)
         write_atomically(DecodedFolder(out).hypotheses, content)
         write_atomically(DecodedFolder(out).decoding, json.dumps(summary, indent=2) + "\n")
@@ -211,6 +213,17 @@ def _stream_settings(model: Model, chunk: Chunk) -> dict[str, Any]:
     size, left_chunks = chunk
     latency_s = round(stream.chunk_s + stream.lookahead_s, 4)
     return {"chunk": size, "left_chunks": left_chunks, "latency_s": latency_s}
+
+
+def _warn_of_unended(best: dict[str, Hypothesis]) -> None:
+    """Warn of transcripts that grew until the frames were used up, as a decoder that repeats itself
+    writes them."""
+    unended = sorted(name for name, hypothesis in best.items() if not hypothesis.complete)
+    if unended:
+        warn(
+            f"{len(unended)} of {len(best)} transcripts were ended by the number of frames, not by the "
+            f"decoder, which may have repeated itself: {unended[0]}"
+        )
 
 
 def _described(model: Model, hypothesis: Hypothesis, key: str) -> dict[str, Any]:

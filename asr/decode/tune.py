@@ -24,8 +24,9 @@ from asr.files import file_hash
 from asr.lm.neural import WEIGHTS as NEURAL_FILE
 from asr.lm.neural import NeuralLm, load_neural
 from asr.model.folder import Model
-from asr.search.factory import Search, SearchOptions, build_search, choose_weights
+from asr.search.factory import Search, build_search, choose_weights
 from asr.search.hypothesis import Hypothesis, ScoreParts
+from asr.search.options import SearchOptions
 from asr.search.rescore import weighted, with_neural_scores
 from asr.search.weights import Tuned, Weights
 from asr.text.coverage import warn_of_references

@@ -41,7 +41,7 @@ def attention_maps(net: Recogniser, wave_n: np.ndarray) -> list[Tensor]:
     """
     found: list[Tensor] = []
     with torch.no_grad(), ExitStack() as stack:
-        for attention in attentions(net):
+        for attention in attentions(net.encoder):
             stack.enter_context(
                 watch_attention(
                     attention, lambda seen: found.append(seen.weights()[0].float().cpu())

@@ -224,18 +224,18 @@ def _stream(net: Recogniser, model: Model, wave_n: Tensor, chunk: Chunk) -> Tens
 
 def _backend_trials(model: Model, run: Run) -> Iterator[Trial]:
     """Every backend that can serve, on one batch, against the reference."""
-    attention = attentions(model.net)[0]
+    attention = attentions(model.net.encoder)[0]
     device = model.net.device
 
     def by(backend: str) -> Run:
         def run_by(net: Recogniser) -> list[Tensor]:
-            before = [module.backend for module in attentions(net)]
+            before = [module.backend for module in attentions(net.encoder)]
             try:
-                for module in attentions(net):
+                for module in attentions(net.encoder):
                     module.use(backend)
                 return run(net)
             finally:
-                for module, chosen in zip(attentions(net), before, strict=True):
+                for module, chosen in zip(attentions(net.encoder), before, strict=True):
                     module.use(chosen)
 
         return run_by
@@ -284,5 +284,5 @@ def _text(model: Model, frames_tx: Tensor) -> str:
     if not bool(frames_tx.isfinite().all()):
         return "not finite"
     lens_b = torch.tensor([len(frames_tx)])
-    best = GREEDY_RUNS[model.net.first_head](frames_tx[None].cpu(), lens_b)[0][0]
+    best = GREEDY_RUNS[model.net.first_head](model.net)(frames_tx[None].cpu(), lens_b)[0][0]
     return model.tokenizer.decode(best.tokens)

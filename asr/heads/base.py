@@ -20,11 +20,14 @@ class Head(nn.Module):
         layers: encoder layers (from 1) below the last whose outputs ``loss`` takes too.
         num_views: augmented views of each utterance that ``loss`` takes.
         num_channels: channels of a frame.
+        reads_whole: whether a token is read off all frames of an utterance at once; its frames are
+            the encoder's then, and it has no ``labels``.
     """
 
     layers: tuple[int, ...] = ()
     num_views: int = 1
     num_channels: int
+    reads_whole: bool = False
 
     def frames(self, encoded_btd: Tensor) -> Tensor:
         """Return frames (b, t, x): searches read them, windows and streams are joined from them.

@@ -31,6 +31,7 @@ class Ctc(Head):
         self.layers = tuple(config.intermediate_layers)
         self.num_views = 2 if config.consistency else 1
         self.num_channels = vocab_size
+        self._weight = config.weight
         self._between, self._consistency = config.intermediate_weight, config.consistency
 
     def frames(self, encoded_btd: Tensor) -> Tensor:
@@ -71,10 +72,11 @@ class Ctc(Head):
         if between_b:
             loss_b = torch.lerp(loss_b, torch.stack(between_b).mean(0), self._between)
         if self.num_views == 1:
-            return loss_b
+            return self._weight * loss_b
         first_btv, second_btv = frames[-1].chunk(2)
         pulled_b = consistency(first_btv, second_btv, lens_b.chunk(2)[0])
-        return loss_b.unflatten(0, (2, -1)).mean(0) + self._consistency * pulled_b
+        loss_b = loss_b.unflatten(0, (2, -1)).mean(0)
+        return self._weight * (loss_b + self._consistency * pulled_b)
 
     @staticmethod
     def frames_needed(tokens: Sequence[Any]) -> int:

@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 from asr.config import Config
 from asr.errors import InputError
+from asr.heads.attention_decoder import AttentionDecoder
 from asr.heads.base import Head
 from asr.heads.ctc import Ctc
 
 HEADS: dict[str, Callable[[Config, int], Head]] = {
     "ctc": lambda config, vocab_size: Ctc(config.ctc, config.encoder.dim, vocab_size),
+    "attention": AttentionDecoder,
 }
 
 

@@ -19,7 +19,35 @@ from asr.nn.position import Alibi, Cape, Position, Relative, Rope, Sinusoidal, T
 MASK_KINDS = "key_lens+query_lens+chunk"
 
 
-class MultiHeadAttention(nn.Module):
+class Attending(nn.Module):
+    """A module that calls one kind of attention, whose backend is chosen where it first computes."""
+
+    def __init__(self, weighting: Weighting, position: str | None, mask_kinds: str, backend: str):
+        """
+        Args:
+            position: kind of the bias that position gives; None: it gives none.
+            mask_kinds: fields of the masks that it will be given, joined by "+".
+        """
+        super().__init__()
+        self.weighting = weighting
+        self.backend = backend
+        self._position_kind, self._mask_kinds = position, mask_kinds
+        self._attend: Resolved | None = None
+
+    def use(self, backend: str) -> None:
+        """Compute by this backend from now on, as ``attention.backend`` would have it."""
+        self.backend, self._attend = backend, None
+
+    def resolve(self, device: torch.device, dtype: torch.dtype) -> Resolved:
+        """The backend that serves here: chosen or refused the first time, then remembered."""
+        if self._attend is None:
+            kinds = (self._position_kind, self._mask_kinds)
+            self._attend = resolve(self.weighting, *kinds, device, dtype, self.backend)
+        self._attend = self._attend.to(device, dtype)
+        return self._attend
+
+
+class MultiHeadAttention(Attending):
     """``o = N_o(W_o attend(N_q(W_q x), N_k(W_k x), W_v x))``, the norms being optional.
 
     Shapes: (batch, frame, channel) in and out. Keys that the mask hides contribute exactly nothing and
@@ -52,7 +80,7 @@ class MultiHeadAttention(nn.Module):
             linformer: mixes keys and values into a fixed number of them, which have no position.
             mask_kinds: what masks may limit, the names joined by "+": each backend is asked for these.
         """
-        super().__init__()
+        super().__init__(weighting, position.kind, mask_kinds, backend)
         num_kv_heads = num_kv_heads or num_heads
         if dim % num_heads or num_heads % num_kv_heads:
             raise ValueError(
@@ -62,8 +90,6 @@ class MultiHeadAttention(nn.Module):
         head_dim = dim // num_heads
         self.heads = (num_heads, num_kv_heads, num_kv_heads)
         self.position = position
-        self.weighting = weighting
-        self.backend = backend
         self.bias_h = bias_h
         self.exponent_h = exponent_h
         self.norm_q, self.norm_k = head_norm(head_dim), head_norm(head_dim)
@@ -71,8 +97,6 @@ class MultiHeadAttention(nn.Module):
         self.project_out = nn.Linear(dim, dim)
         self.norm_out = output_norm(dim)
         self.linformer = linformer
-        self.mask_kinds = mask_kinds
-        self._attend: Resolved | None = None
 
     def forward(self, x_btd: Tensor, mask: Mask, memory: Memory | None = None) -> Tensor:
         """Attend; in a stream, the keys are those in ``memory``, of past frames, then those of x."""
@@ -101,23 +125,11 @@ class MultiHeadAttention(nn.Module):
         """The weighting with what training has learnt of it."""
         return replace(self.weighting, bias_h=self.bias_h, exponent_h=self.exponent_h)
 
-    def use(self, backend: str) -> None:
-        """Compute by this backend from now on, as ``attention.backend`` would have it."""
-        self.backend, self._attend = backend, None
-
     def _heads(self, x_btd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         qkv_bthd = self.project_qkv(x_btd).unflatten(-1, (sum(self.heads), -1))
         q_bthd, k_bshd, v_bshd = qkv_bthd.split(self.heads, dim=2)
         q_bthd, k_bshd = self.norm_q(q_bthd), self.norm_k(k_bshd)
         return q_bthd.transpose(1, 2), k_bshd.transpose(1, 2), v_bshd.transpose(1, 2)
-
-    def resolve(self, device: torch.device, dtype: torch.dtype) -> Resolved:
-        """The backend that serves here: chosen or refused the first time, then remembered."""
-        if self._attend is None:
-            kinds = (self.position.kind, self.mask_kinds)
-            self._attend = resolve(self.weighting, *kinds, device, dtype, self.backend)
-        self._attend = self._attend.to(device, dtype)
-        return self._attend
 
 
 def build_weighting(config: AttentionConfig) -> Weighting:

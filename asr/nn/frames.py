@@ -3,6 +3,7 @@ stream, where it keeps what it must remember of those before."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -31,6 +32,16 @@ class Memory:
         self._kept[owner, name] = x.narrow(dim, count - kept, kept)
         return x
 
+    def once(self, owner: nn.Module, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """Return what the module has kept under this name; what ``make`` gives the first time."""
+        if (owner, name) not in self._kept:
+            self._kept[owner, name] = make()
+        return self._kept[owner, name]
+
+    def select(self, rows_n: Tensor) -> None:
+        """Keep these rows of the batch, in this order; a row may be taken several times."""
+        self._kept = {key: x.index_select(0, rows_n) for key, x in self._kept.items()}
+
     def sizes(self) -> dict[str, set[tuple[int, ...]]]:
         """Return the shapes of what is kept, by name: what a stream costs."""
         found: dict[str, set[tuple[int, ...]]] = {}
@@ -39,13 +50,29 @@ class Memory:
         return found
 
 
+class Source(NamedTuple):
+    """The encoder's frames (b, s, d) that a decoder's tokens see, and how many there are (b); in a
+    search, what modules compute of them once."""
+
+    frames_bsd: Tensor
+    lens_b: Tensor
+    memory: Memory | None = None
+
+    def select(self, rows_b: Tensor) -> Source:
+        """Return these utterances, with what is remembered of them."""
+        if self.memory is not None:
+            self.memory.select(rows_b)
+        return Source(self.frames_bsd[rows_b], self.lens_b[rows_b], self.memory)
+
+
 class Frames(NamedTuple):
-    """Frames that exist (b, t), which of them see each other, and, in a stream, what is remembered
-    of those before."""
+    """Frames that exist (b, t), which of them see each other, in a stream what is remembered of those
+    before, and in a decoder what they see besides."""
 
     exist_bt: Tensor
     mask: Mask
     memory: Memory | None = None
+    source: Source | None = None
 
     def with_past(self, owner: nn.Module, x_bdt: Tensor, num_before: int) -> Tensor:
         """Return (b, d, num_before + t): x behind the frames before it, which are zeros in the

@@ -29,17 +29,24 @@ class Layer(nn.Module):
     ends_in_norm = False
 
 
-class FeedForward(nn.Module):
-    """Widen, SiLU, narrow."""
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": nn.functional.silu,
+    "gelu": nn.functional.gelu,
+}
 
-    def __init__(self, dim: int, ff_dim: int, dropout: float):
+
+class FeedForward(nn.Module):
+    """Widen, activate, narrow."""
+
+    def __init__(self, dim: int, ff_dim: int, dropout: float, activation: str = "silu"):
         super().__init__()
+        self.activate = ACTIVATIONS[activation]
         self.widen = nn.Linear(dim, ff_dim)
         self.narrow = nn.Linear(ff_dim, dim)
         self.dropout = Dropout(dropout)
 
     def forward(self, x_btd: Tensor, frames: Frames) -> Tensor:
-        wide_btf = self.dropout(nn.functional.silu(self.widen(x_btd)))
+        wide_btf = self.dropout(self.activate(self.widen(x_btd)))
         return self.dropout(self.narrow(wide_btf))
 
 

@@ -158,7 +158,9 @@ def diagnose(net: Recogniser, batch: Batch, near_frames: int = NEAR_FRAMES) -> D
     training = net.training
     net.eval()
     try:
-        probes = [_Probe(attention, around, near_frames) for attention, around in _places(net)]
+        probes = [
+            _Probe(attention, around, near_frames) for attention, around in _places(net.encoder)
+        ]
         if not probes:
             raise InputError("this model has no attention: there is nothing to diagnose")
         fault: dict[str, Any] = {}

@@ -7,157 +7,41 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from asr.errors import InputError, warn
+from asr.errors import InputError
 from asr.files import file_hash
+from asr.heads.attention_decoder import AttentionDecoder
+from asr.heads.base import Head
 from asr.lm.coverage import check_vocabulary
 from asr.lm.load import load_word_model
 from asr.lm.neural import WEIGHTS as NEURAL_WEIGHTS
 from asr.lm.neural import load_neural
 from asr.model.folder import Model
-from asr.run_folder import CARRIED_LM
+from asr.model.recogniser import Recogniser
+from asr.search.attention import decoder_run, rescored_run
 from asr.search.greedy import greedy
 from asr.search.hotwords import Hotwords
-from asr.search.hypothesis import Hypothesis, rows_with_nan
-from asr.search.options_checks import number, path, shown, whole, word
+from asr.search.hypothesis import NBest, Run, rows_with_nan
+from asr.search.options import CTC_WEIGHTS, WEIGHT_NAMES, SearchOptions
 from asr.search.prefix_beam import prefix_beam
 from asr.search.rescore import rescore
 from asr.search.text_score import TextScorer
 from asr.search.units import Units, units_of
-from asr.search.weights import DEFAULT_WEIGHTS, MAX_WEIGHT, Tuned, Weights, read_tuned
+from asr.search.weights import DEFAULT_WEIGHTS, Tuned, Weights, read_tuned
 from asr.search.words import one_per_text
 from asr.text.normalise import Normaliser
-
-SEARCH_NAMES = ("greedy", "beam")
 
 # Tokens this far below a frame's likeliest extend nothing once text is scored, too: measured on
 # the mini corpus, 7 finds what 10 finds in half the time.
 TOKEN_MARGIN = 8.0
 
 DEFAULT_NEURAL_WEIGHT = 0.5
-
-MAX_BEAM = 1_000_000
-
-NBest = list[list[Hypothesis]]
-
-_WEIGHT_NAMES = ("lm_weight", "word_bonus", "unknown_penalty")
-
-
-@dataclass(frozen=True)
-class SearchOptions:
-    """Everything a user may say about a search; what only beam search has refuses greedy search.
-
-    Attributes:
-        search: greedy or beam.
-        beam: prefixes that beam search keeps.
-        num_best: hypotheses wanted, at most ``beam``; no two have the same words, so there may be
-            fewer.
-        lm: n-gram model, ARPA or KenLM's binary format; a ``str`` becomes a ``Path``, as ``neural``.
-        lm_weight, word_bonus, unknown_penalty: None: as tuned for this model and this ``lm``, else
-            ``DEFAULT_WEIGHTS``.
-        hotwords: words and phrases to prefer; the model's normaliser is applied to them.
-        hotword_bonus: natural-log bonus of each word of each of them.
-        neural: folder of a neural language model that ranks the ``beam`` best anew.
-        neural_weight: None: as tuned with all the others for this ``lm`` and this ``neural``, else
-            ``DEFAULT_NEURAL_WEIGHT``.
-
-    Raises:
-        InputError: no such search, a value out of range.
-    """
-
-    search: str = "greedy"
-    beam: int = 8
-    num_best: int = 1
-    lm: Path | None = None
-    lm_weight: float | None = None
-    word_bonus: float | None = None
-    unknown_penalty: float | None = None
-    hotwords: tuple[str, ...] = ()
-    hotword_bonus: float = 4.0
-    neural: Path | None = None
-    neural_weight: float | None = None
-
-    def __post_init__(self) -> None:
-        self._check_types()
-        if self.search not in SEARCH_NAMES:
-            raise InputError(
-                f"search {shown(self.search)}: choose one of {', '.join(SEARCH_NAMES)}"
-            )
-        for name in ("beam", "num_best"):
-            if getattr(self, name) > MAX_BEAM:
-                raise InputError(f"{name} = {getattr(self, name)}: must be at most {MAX_BEAM}")
-        if self.num_best > (self.beam if self.search == "beam" else 1):
-            raise InputError(
-                f"num_best = {self.num_best}: greedy search finds one, beam search as many as "
-                f"--beam"
-            )
-        if self.search != "beam" and (self.lm is not None or self.hotwords):
-            raise InputError("a language model and hotwords need --search beam")
-        weights = {name: getattr(self, name) for name in _WEIGHT_NAMES}
-        given = [name for name, value in weights.items() if value is not None]
-        if given and self.lm is None:
-            raise InputError(f"{given[0]} = {weights[given[0]]:g}: means nothing without --lm")
-        if self.neural is not None and self.lm is None:
-            raise InputError("a neural language model ranks what a search with --lm has found")
-        if self.neural is None and self.neural_weight is not None:
-            raise InputError(
-                f"neural_weight = {self.neural_weight:g}: means nothing without --neural"
-            )
-        if not abs(self.hotword_bonus) <= MAX_WEIGHT:
-            raise InputError(
-                f"hotword_bonus = {self.hotword_bonus}: must be a finite number of at most "
-                f"{MAX_WEIGHT:g}"
-            )
-
-    def _check_types(self) -> None:
-        """Make every value of the type that its field has."""
-        word("search", self.search)
-        values: dict[str, object] = {
-            name: whole(name, getattr(self, name), 1) for name in ("beam", "num_best")
-        }
-        for name in ("lm", "neural"):
-            given = getattr(self, name)
-            values[name] = None if given is None else path(name, given)
-        for name in (*_WEIGHT_NAMES, "neural_weight"):
-            given = getattr(self, name)
-            values[name] = None if given is None else number(name, given)
-        values["hotword_bonus"] = number("hotword_bonus", self.hotword_bonus)
-        if isinstance(self.hotwords, str):
-            raise InputError(f"hotwords = {self.hotwords!r}: must be phrases, ({self.hotwords!r},)")
-        if not isinstance(self.hotwords, (tuple, list)):
-            raise InputError(f"hotwords = {shown(self.hotwords)}: must be phrases, ('a word',)")
-        values["hotwords"] = tuple(word("a hotword", phrase) for phrase in self.hotwords)
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
-
-
-GREEDY = SearchOptions()
-
-
-def carried_search(folder: Path) -> SearchOptions:
-    """Return how a model is searched where nobody says how: by beam search with the language model
-    that its folder carries, with the beam of its tuning, or greedily where it carries none.
-
-    Raises:
-        InputError: its tuned weights are damaged.
-    """
-    lm = folder / CARRIED_LM
-    if not lm.exists():
-        return GREEDY
-    tuned = read_tuned(folder)
-    if tuned is not None and lm.is_file() and tuned.lm_sha256 != file_hash(lm):
-        warn(f"{folder}: its weights were tuned for another {CARRIED_LM}: run asr tune again")
-        tuned = None
-    return (
-        SearchOptions("beam", lm=lm) if tuned is None else SearchOptions("beam", tuned.beam, lm=lm)
-    )
-
-
-Run = Callable[[Tensor, Tensor], NBest]
-"""(frames_btx, lens_b) -> per utterance its hypotheses, best first, never none."""
 
 
 @dataclass(frozen=True)
@@ -167,13 +51,55 @@ class Search:
     Attributes:
         settings: everything that decides the result, for ``decode.json``.
         head: whose frames are searched.
-        folder: of the model whose frames are searched.
+        net, folder: of the model whose frames are searched.
     """
 
     run: Run
     settings: dict[str, Any]
     head: str
+    net: Recogniser
     folder: Path
+
+    @property
+    def num_channels(self) -> int:
+        """Of the frames that are searched."""
+        return self.net.head(self.head).num_channels
+
+    @property
+    def aligner(self) -> str:
+        """The name of the head that places tokens on frames.
+
+        Raises:
+            InputError: the model has none.
+        """
+        found = [one for one in (self.head, *self.net.heads) if not self.net.head(one).reads_whole]
+        if not found:
+            raise InputError(
+                f"{self.folder}: model.heads = {[*self.net.heads]}: no head of this model places words "
+                "in time; train with model.heads=[ctc,attention]"
+            )
+        return found[0]
+
+    @torch.no_grad()
+    def aligned(self, frames_btx: Tensor) -> Tensor:
+        """Return the aligner's frames, made of those that are searched."""
+        if self.aligner == self.head:
+            return frames_btx
+        return self.net.head(self.aligner).frames(frames_btx.to(self.net.device)).float().cpu()
+
+    def labels(self, frames_tx: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Return ``Head.labels`` of the aligner for frames that are searched."""
+        found = self.aligned(torch.from_numpy(frames_tx)[None])[0].numpy()
+        return self.net.head(self.aligner).labels(found)
+
+    def quick(self) -> Search:
+        """Return the aligner's quickest search in the same frames."""
+        run = GREEDY_RUNS[self.aligner](self.net)
+
+        def quick(frames_btx: Tensor, lens_b: Tensor) -> NBest:
+            return run(self.aligned(frames_btx), lens_b)
+
+        return dataclasses.replace(self, run=quick, settings={"search": "greedy", "beam": None})
 
     def __call__(self, frames_btx: Tensor, lens_b: Tensor) -> NBest:
         """
@@ -205,33 +131,102 @@ def build_search(options: SearchOptions, model: Model, head: str | None = None) 
             (a few of them are an ``InputWarning``), a weight out of range, tuned weights that are
             damaged, a search that the head has not.
     """
-    head = head or model.net.first_head
-    if (head, options.search) not in SEARCHES:
-        known = ", ".join(name for of, name in SEARCHES if of == head)
-        raise InputError(f"search = {options.search!r}: the {head} head has {known}")
-    run, settings = SEARCHES[head, options.search](options, model)
-    return Search(run, {"search": options.search} | settings, head, model.folder)
+    heads, asked = [*model.net.heads], head or options.head
+    if asked is not None:
+        model.net.head(asked)  # must exist
+    having = [one for one in heads if (one, options.search) in SEARCHES]
+    found = asked or (having[0] if having else heads[0])
+    if (found, options.search) not in SEARCHES:
+        known = ", ".join(name for of, name in SEARCHES if of == found)
+        raise InputError(f"search = {options.search!r}: the {found} head has {known}")
+    run, settings = SEARCHES[found, options.search](options, model)
+    if found != model.net.first_head:
+        settings = {"head": found} | settings
+    return Search(run, {"search": options.search} | settings, found, model.net, model.folder)
 
 
 def _ctc_greedy(options: SearchOptions, model: Model) -> tuple[Run, dict[str, Any]]:
-    return GREEDY_RUNS["ctc"], {"beam": None}
+    return GREEDY_RUNS["ctc"](model.net), {"beam": None}
 
 
 def _ctc_beam(options: SearchOptions, model: Model) -> tuple[Run, dict[str, Any]]:
-    tokenizer, folder, normaliser = model.tokenizer, model.folder, model.normaliser
+    scorer, settings = _text(options, model)
+    units = units_of(model.tokenizer)
+    margin = math.inf if scorer is None else TOKEN_MARGIN
+    if options.neural is None:
+        return _beam(options, units, scorer, margin), settings
+    neural = load_neural(options.neural, model.tokenizer)
+    sha256 = file_hash(options.neural / NEURAL_WEIGHTS)
+    weights = Weights(*(settings[name] for name in WEIGHT_NAMES))
+    tuned = read_tuned(model.folder)
+    second = _second_weights(options, weights, tuned, settings["lm_sha256"], sha256)
+    settings |= {"neural": str(options.neural), "neural_sha256": sha256}
+    settings["rescoring"] = dataclasses.asdict(second)
+    every = dataclasses.replace(options, num_best=options.beam)
+    wide = _beam(every, units, scorer, margin)
+
+    def rescored(frames_btx: Tensor, lens_b: Tensor) -> NBest:
+        found = wide(frames_btx, lens_b)
+        return [rescore(several, neural, second)[: options.num_best] for several in found]
+
+    return rescored, settings
+
+
+def _attention_greedy(options: SearchOptions, model: Model) -> tuple[Run, dict[str, Any]]:
+    return GREEDY_RUNS["attention"](model.net), {"beam": None}
+
+
+def _attention_beam(options: SearchOptions, model: Model) -> tuple[Run, dict[str, Any]]:
+    return _by_tokens(options, model, 0.0)
+
+
+def _joint(options: SearchOptions, model: Model) -> tuple[Run, dict[str, Any]]:
+    model.net.head("ctc")
+    weight = _ctc_weight(options)
+    run, settings = _by_tokens(options, model, weight)
+    return run, settings | {"ctc_weight": weight}
+
+
+def _by_tokens(
+    options: SearchOptions, model: Model, ctc_weight: float
+) -> tuple[Run, dict[str, Any]]:
+    if options.neural is not None:
+        raise InputError("--neural ranks what CTC's beam search has found: it needs --search beam")
+    scorer, settings = _text(options, model)
+    units, num_found = units_of(model.tokenizer), _num_found(options)
+    head = _decoder(model.net)
+    run = decoder_run(head, _ctc(model.net), ctc_weight, options.beam, num_found, scorer)
+    return _one_per_text(run, units, options.num_best), settings
+
+
+def _rescore(options: SearchOptions, model: Model) -> tuple[Run, dict[str, Any]]:
+    ctc, weight = model.net.head("ctc"), _ctc_weight(options)
+    every = dataclasses.replace(options, num_best=options.beam)
+    first, settings = _ctc_beam(every, model)
+    run = rescored_run(_decoder(model.net), ctc, weight, first, options.num_best)
+    return run, settings | {"ctc_weight": weight}
+
+
+def _ctc_weight(options: SearchOptions) -> float:
+    given = options.ctc_weight
+    return CTC_WEIGHTS[options.search] if given is None else given
+
+
+def _text(options: SearchOptions, model: Model) -> tuple[TextScorer | None, dict[str, Any]]:
+    """Return what prefixes are worth as text, None where nothing is said of it; and the settings."""
+    tokenizer, normaliser = model.tokenizer, model.normaliser
     units = units_of(tokenizer)
     settings: dict[str, Any] = {"beam": options.beam}
     if options.lm is None and not options.hotwords:
-        return _beam(options, units, None, math.inf), settings
-
+        return None, settings
     weights, words = Weights(0.0, 0.0, 0.0), None
     if options.lm is not None:
         words = load_word_model(options.lm)
         check_vocabulary(words, options.lm, tokenizer, normaliser)
         sha256 = file_hash(options.lm)
-        weights, origin = choose_weights(options, read_tuned(folder), sha256)
+        weights, origin = choose_weights(options, read_tuned(model.folder), sha256)
         settings |= {"lm": str(options.lm), "lm_sha256": sha256, "weights": origin}
-        settings |= {name: getattr(weights, name) for name in _WEIGHT_NAMES}
+        settings |= {name: getattr(weights, name) for name in WEIGHT_NAMES}
     hotwords = None
     if options.hotwords:
         hotwords = hotwords_of(options.hotwords, options.hotword_bonus, units, normaliser)
@@ -244,21 +239,7 @@ def _ctc_beam(options: SearchOptions, model: Model) -> tuple[Run, dict[str, Any]
         weights.unknown_penalty,
         hotwords,
     )
-    if options.neural is None:
-        return _beam(options, units, scorer, TOKEN_MARGIN), settings
-    neural = load_neural(options.neural, tokenizer)
-    sha256 = file_hash(options.neural / NEURAL_WEIGHTS)
-    second = _second_weights(options, weights, read_tuned(folder), settings["lm_sha256"], sha256)
-    settings |= {"neural": str(options.neural), "neural_sha256": sha256}
-    settings["rescoring"] = dataclasses.asdict(second)
-    every = dataclasses.replace(options, num_best=options.beam)
-    wide = _beam(every, units, scorer, TOKEN_MARGIN)
-
-    def rescored(frames_btx: Tensor, lens_b: Tensor) -> NBest:
-        found = wide(frames_btx, lens_b)
-        return [rescore(several, neural, second)[: options.num_best] for several in found]
-
-    return rescored, settings
+    return scorer, settings
 
 
 def _second_weights(
@@ -286,7 +267,7 @@ def choose_weights(
 
     Weights tuned for another language model are not used: they are of another scale.
     """
-    given = {name: getattr(options, name) for name in _WEIGHT_NAMES}
+    given = {name: getattr(options, name) for name in WEIGHT_NAMES}
     given = {name: value for name, value in given.items() if value is not None}
     if tuned is not None and tuned.lm_sha256 == lm_sha256:
         base, origin = tuned.first, "tuned"
@@ -315,35 +296,57 @@ def hotwords_of(
     return Hotwords(bonuses)
 
 
+def _num_found(options: SearchOptions) -> int:
+    # several spellings of one text count as one of the num_best, so all are asked for
+    return 1 if options.num_best == 1 else options.beam
+
+
 def _beam(
     options: SearchOptions, units: Units, scorer: TextScorer | None, token_margin: float
-) -> Callable[[Tensor, Tensor], NBest]:
-    # several spellings of one text count as one of the num_best, so all are asked for
-    num_found = 1 if options.num_best == 1 else options.beam
-
+) -> Run:
     def run(log_probs_btv: Tensor, lens_b: Tensor) -> NBest:
-        found = prefix_beam(
+        return prefix_beam(
             log_probs_btv,
             lens_b,
             options.beam,
-            num_best=num_found,
+            num_best=_num_found(options),
             token_margin=token_margin,
             scorer=scorer,
         )
-        return [one_per_text(several, units)[: options.num_best] for several in found]
 
-    return run
+    return _one_per_text(run, units, options.num_best)
+
+
+def _one_per_text(run: Run, units: Units, num_best: int) -> Run:
+    return lambda frames_btx, lens_b: [
+        one_per_text(several, units)[:num_best] for several in run(frames_btx, lens_b)
+    ]
 
 
 def _greedy(log_probs_btv: Tensor, lens_b: Tensor) -> NBest:
     return [[best] for best in greedy(log_probs_btv, lens_b)]
 
 
-GREEDY_RUNS: dict[str, Run] = {"ctc": _greedy}
+def _decoder(net: Recogniser) -> AttentionDecoder:
+    return cast(AttentionDecoder, net.head("attention"))
+
+
+def _ctc(net: Recogniser) -> Head | None:
+    return net.head("ctc") if "ctc" in net.heads else None
+
+
+GREEDY_RUNS: dict[str, Callable[[Recogniser], Run]] = {
+    "ctc": lambda net: _greedy,
+    "attention": lambda net: decoder_run(_decoder(net), _ctc(net), 0.0, beam=1),
+}
 """The quickest search of each head, which takes no options: what validation uses."""
 
 SEARCHES: dict[tuple[str, str], Callable[[SearchOptions, Model], tuple[Run, dict[str, Any]]]] = {
     ("ctc", "greedy"): _ctc_greedy,
     ("ctc", "beam"): _ctc_beam,
+    ("attention", "greedy"): _attention_greedy,
+    ("attention", "beam"): _attention_beam,
+    ("attention", "rescore"): _rescore,
+    ("attention", "joint"): _joint,
 }
 """(head, name) -> from options and a model to the search and what decides its result."""

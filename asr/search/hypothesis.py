@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -35,14 +36,24 @@ class Hypothesis:
     Attributes:
         tokens: token ids, without blanks.
         score: natural-log probability, or a weighted sum of them; of what, the search says.
-        frames: for each token the first frame that emits it, in the most likely alignment.
+        frames: for each token the first frame that emits it, in the most likely alignment; none where
+            the model has no head that places tokens.
         parts: what the score is made of, where text has a say in it.
+        complete: whether the search ended it, and not the number of frames.
     """
 
     tokens: tuple[int, ...]
     score: float
     frames: tuple[int, ...]
     parts: ScoreParts | None = None
+    complete: bool = True
+
+
+NBest = list[list[Hypothesis]]
+"""Per utterance its hypotheses, best first, never none."""
+
+Run = Callable[[Tensor, Tensor], NBest]
+"""A search: (frames_btx, lens_b) -> hypotheses."""
 
 
 def check_log_probs(log_probs_btv: Tensor, lens_b: Tensor, blank: int) -> None:

@@ -63,7 +63,7 @@ def validate(
     """
     net.eval()
     device = processes.device
-    search = GREEDY_RUNS[net.first_head]
+    search = GREEDY_RUNS[net.first_head](net)
     loss, num_tokens, num_read = 0.0, 0, 0
     left_out: list[LeftOut] = []
     counts = dict.fromkeys(METRICS, (0, 0))  # errors, reference units

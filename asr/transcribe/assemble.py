@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from asr.heads.base import Head
 from asr.search.factory import Search
 from asr.search.units import Units
 from asr.search.words import words_of
@@ -20,12 +19,10 @@ class Reader:
     """What turns a head's frames into words.
 
     Attributes:
-        head: whose frames the search reads.
         frame_s: seconds from one frame to the next.
     """
 
     search: Search
-    head: Head
     units: Units
     frame_s: float
 
@@ -33,11 +30,13 @@ class Reader:
         """The words of a piece, None where it has none."""
         frames_tx = piece.frames_tx
         lens_b = torch.tensor([len(frames_tx)])
-        found = self.search(torch.from_numpy(frames_tx)[None], lens_b)[0]
+        frames_btx = torch.from_numpy(frames_tx)[None]
+        found = self.search(frames_btx, lens_b)[0]
+        aligned_tx = self.search.aligned(frames_btx)[0].numpy()
         start_s = piece.first_frame * self.frame_s
         words = tuple(
             replace(word, start_s=word.start_s + start_s, end_s=word.end_s + start_s)
-            for word in words_of(found[0], frames_tx, self.units, self.frame_s)
+            for word in words_of(found[0], aligned_tx, self.units, self.frame_s)
         )
         if not words:
             return None
@@ -56,7 +55,7 @@ class Assembler:
 
     def __init__(self, reader: Reader):
         self._reader = reader
-        self._cutter = PieceCutter(reader.head, reader.units, reader.frame_s)
+        self._cutter = PieceCutter(reader.search, reader.units, reader.frame_s)
         self._segments: list[Segment] = []
 
     def push(self, first_frame: int, frames_tx: np.ndarray, ends_span: bool) -> None:

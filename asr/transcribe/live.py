@@ -19,7 +19,6 @@ from asr.errors import InputError
 from asr.model.folder import Model
 from asr.model.stream import FrameStream
 from asr.nn.encoder import Chunk
-from asr.search.factory import GREEDY, build_search
 from asr.search.options_checks import number, shown, whole
 from asr.transcribe.assemble import Reader, within
 from asr.transcribe.pieces import Piece, PieceCutter
@@ -158,9 +157,8 @@ class TextStream:
         delay_s = resampling_delay_s(sample_rate, model_rate)
         self.latency_s = self.chunk_s + self._frames.lookahead_s + delay_s
         self._reader = reader
-        greedy = build_search(GREEDY, model, reader.search.head)
-        self._partial_reader = replace(reader, search=greedy)
-        self._cutter = PieceCutter(reader.head, reader.units, reader.frame_s)
+        self._partial_reader = replace(reader, search=reader.search.quick())
+        self._cutter = PieceCutter(reader.search, reader.units, reader.frame_s)
         self._autocast = torch.autocast(model.net.device.type, torch.bfloat16, enabled=in_bf16)
         self._rate = sample_rate
         self._axes = Axes(num_channels)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from asr.heads.base import Head
 from asr.search.units import Units
 from asr.text.tokenizer import BLANK
 
@@ -15,6 +16,15 @@ from asr.text.tokenizer import BLANK
 PAUSE_S = 0.6
 # Search and its results need memory: what has no pause is cut at the longest one it has.
 LONGEST_S = 30.0
+
+
+class Labelled(Protocol):
+    """What says which token each frame (frames, channels) most likely belongs to: a head, a search."""
+
+    @property
+    def num_channels(self) -> int: ...
+
+    def labels(self, frames_tx: NDArray[np.float32]) -> NDArray[np.int64]: ...
 
 
 @dataclass(frozen=True)
@@ -33,14 +43,14 @@ class PieceCutter:
     and in the pieces. In what blocks the frames come makes no difference.
     """
 
-    def __init__(self, head: Head, units: Units, frame_s: float):
-        self._head = head
+    def __init__(self, labelled: Labelled, units: Units, frame_s: float):
+        self._labels = labelled.labels
         self._spells_v = np.array([bool(letters) for letters in units.letters_v])
         self._spells_v[BLANK] = False
         self._pause = max(1, round(PAUSE_S / frame_s))
         self._longest = round(LONGEST_S / frame_s)
         self._first_frame = 0
-        self._held_tx = np.zeros((0, head.num_channels), np.float32)
+        self._held_tx = np.zeros((0, labelled.num_channels), np.float32)
         self._path_t = np.zeros(0, np.int64)
 
     def push(self, first_frame: int, frames_tx: np.ndarray) -> list[Piece]:
@@ -49,7 +59,7 @@ class PieceCutter:
             self._first_frame = first_frame
         assert first_frame == self._first_frame + len(self._path_t)
         self._held_tx = np.concatenate([self._held_tx, frames_tx])
-        self._path_t = np.concatenate([self._path_t, self._head.labels(frames_tx)])
+        self._path_t = np.concatenate([self._path_t, self._labels(frames_tx)])
         pieces = []
         while (cut := self._find_cut()) is not None:
             pieces.append(self._take(cut))

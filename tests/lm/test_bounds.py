@@ -19,7 +19,7 @@ from asr.errors import InputError
 from asr.lm.arpa import read_arpa, write_arpa
 from asr.lm.kneser_ney import estimate
 from asr.lm.neural import NeuralConfig, NeuralLm, load_neural, save_neural
-from asr.search.factory import SearchOptions
+from asr.search.options import SearchOptions
 from asr.search.weights import Tuned, Weights, read_tuned, write_tuned
 from asr.text.tokenizer import train_tokenizer
 

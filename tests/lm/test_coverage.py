@@ -14,7 +14,8 @@ from asr.errors import InputError, InputWarning
 from asr.lm.arpa import read_arpa, write_arpa
 from asr.lm.coverage import check_vocabulary
 from asr.lm.kneser_ney import estimate
-from asr.search.factory import SearchOptions, build_search
+from asr.search.factory import build_search
+from asr.search.options import SearchOptions
 from asr.text.normalise import get_normaliser
 from asr.text.tokenizer import Tokenizer, train_tokenizer
 

@@ -13,7 +13,7 @@ from asr.cli import main
 from asr.errors import InputError, InputWarning
 from asr.files import file_hash
 from asr.model.folder import find_model
-from asr.search.factory import GREEDY, SearchOptions, carried_search
+from asr.search.options import GREEDY, SearchOptions, carried_search
 from asr.search.weights import Tuned, Weights, write_tuned
 
 # "a" whatever the sound says, if it weighs enough

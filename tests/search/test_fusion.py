@@ -21,9 +21,10 @@ from asr.lm.arpa import write_arpa
 from asr.lm.kneser_ney import estimate
 from asr.lm.load import KenlmModel, load_word_model
 from asr.lm.ngram import NgramModel
-from asr.search.factory import SearchOptions, build_search
+from asr.search.factory import build_search
 from asr.search.hotwords import Hotwords
 from asr.search.hypothesis import ScoreParts
+from asr.search.options import SearchOptions
 from asr.search.prefix_beam import prefix_beam
 from asr.search.text_score import TextScorer
 from asr.search.units import units_of

@@ -19,7 +19,7 @@ from asr.model_folder import load_model, save_model
 
 from asr import config
 from asr.model import Recogniser
-from asr.search.factory import SearchOptions
+from asr.search.options import SearchOptions
 from asr.text.tokenizer import load_tokenizer
 
 SIZE = [

@@ -1,0 +1,130 @@
+"""The searches of an attention decoder: alone, together with CTC, and over what CTC has found.
+
+They read the encoder's frames; those of CTC are made of them where a search asks CTC too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from asr.heads.attention_decoder import EDGE, AttentionDecoder
+from asr.heads.base import Head
+from asr.heads.ctc import frames_needed
+from asr.nn.frames import Source
+from asr.search.best_alignment import first_frames
+from asr.search.ctc_prefix import CtcPrefixes
+from asr.search.hypothesis import Hypothesis, NBest, Run
+from asr.search.label_beam import Found, Scorers, label_beam
+from asr.search.text_score import TextScorer
+
+
+def decoder_run(
+    head: AttentionDecoder,
+    ctc: Head | None,
+    ctc_weight: float,
+    beam: int,
+    num_best: int = 1,
+    text: TextScorer | None = None,
+) -> Run:
+    """Return the search token by token.
+
+    Args:
+        ctc: gives the frames of the tokens, and with ``ctc_weight`` above 0 a share of the score; None:
+            the model has none.
+    """
+
+    @torch.no_grad()
+    def run(frames_bsd: Tensor, lens_b: Tensor) -> NBest:
+        log_probs_bsv = None if ctc is None else ctc.frames(frames_bsd)
+        prefixes = None
+        if log_probs_bsv is not None and ctc_weight:
+            prefixes = CtcPrefixes(log_probs_bsv, lens_b)
+        scorers = Scorers(head, prefixes, ctc_weight, text)
+        found = label_beam(scorers, frames_bsd, lens_b, beam, num_best)
+        return _with_frames(found, log_probs_bsv, lens_b)
+
+    return run
+
+
+def rescored_run(
+    head: AttentionDecoder, ctc: Head, ctc_weight: float, first: Run, num_best: int
+) -> Run:
+    """Return the search that ranks what ``first`` finds in CTC's frames by both heads: the decoder looks
+    at all transcripts of a batch at once."""
+
+    @torch.no_grad()
+    def run(frames_bsd: Tensor, lens_b: Tensor) -> NBest:
+        log_probs_bsv = ctc.frames(frames_bsd)
+        found = first(log_probs_bsv, lens_b)
+        width = max(map(len, found))
+        tokens_nu, token_lens_n = _padded(found, width, frames_bsd.device)
+        decoder_n = -head.cross_entropy(Source(frames_bsd, lens_b), tokens_nu, token_lens_n)
+        # a beam leaves alignments out; this is the sum over all of them
+        log_probs_nsv = log_probs_bsv.repeat_interleave(width, 0)
+        lens_n = lens_b.repeat_interleave(width)
+        ctc_n = -ctc.loss_of_frames(log_probs_nsv, lens_n, tokens_nu, token_lens_n)
+        acoustic_n = ctc_weight * ctc_n + (1.0 - ctc_weight) * decoder_n
+        return [
+            sorted(
+                # of the utterances with fewer transcripts the last scores are of none
+                (_rescored(one, score) for one, score in zip(several, scores, strict=False)),
+                key=lambda one: (-one.score, one.tokens),
+            )[:num_best]
+            for several, scores in zip(found, acoustic_n.view(-1, width).tolist(), strict=True)
+        ]
+
+    return run
+
+
+def _padded(found: NBest, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return tokens (n, u) and lengths (n) of so many transcripts for each utterance, empty ones where
+    there are fewer."""
+    rows = [
+        row
+        for several in found
+        for row in [*(one.tokens for one in several), *[()] * (width - len(several))]
+    ]
+    length = max(1, *map(len, rows))  # CTC's loss takes no transcripts that are all empty
+    tokens_nu = torch.tensor([[*row, *[EDGE] * (length - len(row))] for row in rows], device=device)
+    lens_n = torch.tensor([len(row) for row in rows], device=device)
+    return tokens_nu.long().view(len(rows), length), lens_n
+
+
+def _rescored(one: Hypothesis, acoustic: float) -> Hypothesis:
+    """The hypothesis with another acoustic score."""
+    before = one.score if one.parts is None else one.parts.acoustic
+    parts = one.parts and dataclasses.replace(one.parts, acoustic=acoustic)
+    return dataclasses.replace(one, score=one.score - before + acoustic, parts=parts)
+
+
+def _with_frames(
+    found: Sequence[Sequence[Found]], log_probs_bsv: Tensor | None, lens_b: Tensor
+) -> NBest:
+    """Hypotheses of what was found; each token stands where CTC's likeliest alignment has it."""
+    hypotheses: NBest = []
+    ctc_b = [None] * len(found) if log_probs_bsv is None else log_probs_bsv.cpu().numpy()
+    for several, log_probs_sv, length in zip(found, ctc_b, lens_b.tolist(), strict=True):
+        hypotheses.append([])
+        for one in several or [Found((), 0.0, True, None)]:
+            frames = _first_frames(one.tokens, log_probs_sv, length)
+            hypotheses[-1].append(
+                Hypothesis(one.tokens, one.score, frames, one.parts, one.complete)
+            )
+    return hypotheses
+
+
+def _first_frames(
+    tokens: tuple[int, ...], log_probs_sv: NDArray[np.floating] | None, length: int
+) -> tuple[int, ...]:
+    """Return where CTC places tokens; evenly spread, where it has no room for that many."""
+    if log_probs_sv is None:
+        return ()
+    if frames_needed(tokens) > length:
+        return tuple(place * length // len(tokens) for place in range(len(tokens)))
+    return first_frames(log_probs_sv[:length], tokens)

@@ -1,0 +1,241 @@
+"""Beam search token by token, for heads that read all frames of an utterance at once.
+
+Every hypothesis of every utterance takes one token a step. Its rank is the decoder's log-probability
+mixed with CTC's of a transcript that begins so (Watanabe et al. 2017, equation 18), and what it is
+worth as text. One that is as long as the utterance has frames ends, so a search always does.
+
+Shapes: b utterance, k place in its beam, c candidate for the next token.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from asr.heads.attention_decoder import EDGE, AttentionDecoder
+from asr.nn.frames import Memory, Source
+from asr.search.ctc_prefix import CtcPrefixes, PrefixState
+from asr.search.hypothesis import ScoreParts
+from asr.search.text_score import TextScorer, TextState
+
+# Without text a hypothesis only loses rank; with it, words may win back about this much.
+TEXT_MARGIN = 10.0
+# Tokens for which text is asked, of each hypothesis: the likeliest.
+TEXT_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Found:
+    """A transcript that was found.
+
+    Attributes:
+        score: the weighted sum that ranks it.
+        complete: whether the decoder ended it; else the number of frames did.
+        parts: what the score is made of, where text has a say in it.
+    """
+
+    tokens: tuple[int, ...]
+    score: float
+    complete: bool
+    parts: ScoreParts | None
+
+
+@dataclass(frozen=True)
+class Scorers:
+    """What ranks hypotheses: the decoder, CTC's prefixes by ``ctc_weight`` (the decoder's is the rest),
+    and text."""
+
+    head: AttentionDecoder
+    ctc: CtcPrefixes | None = None
+    ctc_weight: float = 0.0
+    text: TextScorer | None = None
+
+
+def label_beam(
+    scorers: Scorers, frames_bsd: Tensor, lens_b: Tensor, beam: int, num_best: int = 1
+) -> list[list[Found]]:
+    """Return the best transcripts of each utterance, best first; none where it has no frames.
+
+    Args:
+        frames_bsd: of the decoder's head.
+        beam: hypotheses kept after each token.
+    """
+    search = _Search(scorers, frames_bsd, lens_b, beam, num_best)
+    while search.rows:
+        search.step()
+    return [
+        sorted(found, key=lambda one: (-one.score, one.tokens))[:num_best] for found in search.found
+    ]
+
+
+class _Search:
+    """The utterances whose search has not ended, and what was found of all.
+
+    Attributes:
+        rows: the numbers of those utterances in the batch.
+        found: of every utterance of the batch, transcripts that have ended.
+    """
+
+    def __init__(
+        self, scorers: Scorers, frames_bsd: Tensor, lens_b: Tensor, beam: int, num_best: int
+    ):
+        self._beam, self._num_best = beam, num_best
+        self.found: list[list[Found]] = [[] for _ in lens_b]
+        there_b = (lens_b > 0).nonzero()[:, 0]
+        self.rows: list[int] = there_b.tolist()
+        lens_b, frames_bsd = lens_b[there_b], frames_bsd[there_b]
+        self._head, self._text = scorers.head, scorers.text
+        self._ctc = None if scorers.ctc is None else scorers.ctc.select(there_b)
+        self._weight = scorers.ctc_weight
+        self._source, self._memory = Source(frames_bsd, lens_b, Memory()), Memory()
+        self._tokens_bku = torch.full((len(lens_b), 1, 1), EDGE, device=lens_b.device)
+        # the rank of a hypothesis but for text; -inf where there is none
+        self._rank_bk = frames_bsd.new_zeros(len(lens_b), 1, dtype=torch.float64)
+        self._decoder_bk = self._rank_bk
+        self._state = None if self._ctc is None else self._ctc.start()
+        start = None if self._text is None else self._text.start()
+        self._texts_bk: list[list[TextState | None]] = [[start] for _ in self.rows]
+
+    def step(self) -> None:
+        """Extend every hypothesis by a token, or end it."""
+        decoder_bkv, rank_bkv = self._ranks()
+        tokens_bkc, rank_bkc = self._candidates(rank_bkv)
+        texts, text_bkc = self._as_text(tokens_bkc, rank_bkc)
+        total_bn = (rank_bkc + text_bkc).flatten(1)
+        best_bk, place_bk = total_bn.topk(min(self._beam, total_bn.shape[1]), 1)
+        parent_bk = place_bk // rank_bkc.shape[2]
+        token_bk = tokens_bkc.flatten(1).gather(1, place_bk)
+        chosen_rank_bk = rank_bkc.flatten(1).gather(1, place_bk)
+        texts_bk = [
+            [each[place] for place in places]
+            for each, places in zip(texts, place_bk.tolist(), strict=True)
+        ]
+        ended_bk = token_bk == EDGE
+        self._keep_ended(ended_bk, best_bk, parent_bk, chosen_rank_bk, texts_bk)
+        alive_bk = best_bk.masked_fill(ended_bk, -torch.inf)
+        decoder_bk = decoder_bkv.flatten(1).gather(1, parent_bk * decoder_bkv.shape[2] + token_bk)
+        self._advance(parent_bk, token_bk)
+        self._decoder_bk, self._texts_bk = decoder_bk, texts_bk
+        self._rank_bk = chosen_rank_bk.masked_fill(ended_bk, -torch.inf)
+        self._drop_finished(alive_bk.amax(1).tolist())
+
+    def _ranks(self) -> tuple[Tensor, Tensor]:
+        """Return (b, k, v) the decoder's log-probabilities of hypotheses one token longer, and the
+        ranks that they would have but for text."""
+        num, width, length = self._tokens_bku.shape
+        last_n1 = self._tokens_bku[:, :, -1].reshape(-1, 1)
+        log_probs_nv = self._head.log_probs(last_n1, self._source, self._memory)[:, -1]
+        decoder_bkv = self._decoder_bk[..., None] + log_probs_nv.unflatten(0, (num, width))
+        rank_bkv = decoder_bkv
+        if self._ctc is not None and self._state is not None:
+            prefix_bkv = self._ctc.scores(self._state)
+            rank_bkv = (1.0 - self._weight) * decoder_bkv + self._weight * prefix_bkv
+        rank_bkv = rank_bkv.masked_fill(self._rank_bk[..., None].isneginf(), -torch.inf)
+        full_b11 = (self._source.lens_b < length)[:, None, None]
+        no_token_v = torch.arange(rank_bkv.shape[2], device=rank_bkv.device) != EDGE
+        return decoder_bkv, rank_bkv.masked_fill(full_b11 & no_token_v, -torch.inf)
+
+    def _candidates(self, rank_bkv: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (b, k, c) the end and the likeliest tokens after each hypothesis, and their ranks."""
+        count = self._beam if self._text is None else max(self._beam, TEXT_TOKENS)
+        rank_bkc, token_bkc = rank_bkv[..., EDGE + 1 :].topk(min(count, rank_bkv.shape[2] - 1), 2)
+        end_bk1 = rank_bkv[..., EDGE : EDGE + 1]
+        token_bkc = torch.cat([torch.full_like(token_bkc[..., :1], EDGE), token_bkc + 1], 2)
+        return token_bkc, torch.cat([end_bk1, rank_bkc], 2)
+
+    def _as_text(
+        self, tokens_bkc: Tensor, rank_bkc: Tensor
+    ) -> tuple[list[list[TextState | None]], Tensor]:
+        """Return the states as text of all candidates, and what they are worth (b, k, c)."""
+        num, width, count = tokens_bkc.shape
+        if self._text is None:
+            return [[None] * (width * count) for _ in range(num)], torch.zeros_like(rank_bkc)
+        scorer = self._text
+        texts: list[list[TextState | None]] = []
+        possible_bkc = (~rank_bkc.isneginf()).tolist()
+        for before_k, tokens_kc, possible_kc in zip(
+            self._texts_bk, tokens_bkc.tolist(), possible_bkc, strict=True
+        ):
+            texts.append([])
+            for before, tokens_c, possible_c in zip(before_k, tokens_kc, possible_kc, strict=True):
+                for token, possible in zip(tokens_c, possible_c, strict=True):
+                    if not possible or before is None:
+                        texts[-1].append(None)
+                    elif token == EDGE:
+                        texts[-1].append(scorer.finish(before))
+                    else:
+                        texts[-1].append(scorer.extend(before, token))
+        worth = [[0.0 if text is None else text.rank for text in each] for each in texts]
+        return texts, rank_bkc.new_tensor(worth).view(num, width, count)
+
+    def _keep_ended(
+        self,
+        ended_bk: Tensor,
+        total_bk: Tensor,
+        parent_bk: Tensor,
+        rank_bk: Tensor,
+        texts_bk: Sequence[Sequence[TextState | None]],
+    ) -> None:
+        complete_b = (self._tokens_bku.shape[2] <= self._source.lens_b).tolist()
+        for b, k in (ended_bk & ~total_bk.isneginf()).nonzero().tolist():
+            text, acoustic = texts_bk[b][k], float(rank_bk[b, k])
+            tokens = tuple(self._tokens_bku[b, parent_bk[b, k], 1:].tolist())
+            parts = text and ScoreParts(
+                acoustic, text.lm, text.num_words, text.num_unknown, text.hotwords
+            )
+            found = Found(tokens, float(total_bk[b, k]), complete_b[b], parts or None)
+            self.found[self.rows[b]].append(found)
+
+    def _advance(self, parent_bk: Tensor, token_bk: Tensor) -> None:
+        """Put every hypothesis in the place of the parent whose extension it is."""
+        num, width = self._tokens_bku.shape[:2]
+        before_bku = self._tokens_bku.gather(
+            1, parent_bk[..., None].expand(-1, -1, self._tokens_bku.shape[2])
+        )
+        self._tokens_bku = torch.cat([before_bku, token_bk[..., None]], 2)
+        first_b1 = width * torch.arange(num, device=parent_bk.device)[:, None]
+        self._memory.select((first_b1 + parent_bk).flatten())
+        if self._ctc is not None and self._state is not None:
+            state = _of_hypotheses(self._state, parent_bk)
+            self._state = self._ctc.extend(state, token_bk)
+
+    def _drop_finished(self, alive: Sequence[float]) -> None:
+        """Leave the utterances in which nothing better can be found."""
+        margin = 0.0 if self._text is None else TEXT_MARGIN
+        going = [
+            b
+            for b, (row, most) in enumerate(zip(self.rows, alive, strict=True))
+            if most > self._least_of_best(row) - margin and most > -math.inf
+        ]
+        if len(going) == len(self.rows):
+            return
+        rows_b = torch.tensor(going, dtype=torch.long, device=self._tokens_bku.device)
+        width = self._tokens_bku.shape[1]
+        places_k = torch.arange(width, device=rows_b.device)
+        self._memory.select((width * rows_b[:, None] + places_k).flatten())
+        self._source = self._source.select(rows_b)
+        self._tokens_bku, self._rank_bk = self._tokens_bku[rows_b], self._rank_bk[rows_b]
+        self._decoder_bk = self._decoder_bk[rows_b]
+        if self._ctc is not None and self._state is not None:
+            self._ctc = self._ctc.select(rows_b)
+            self._state = PrefixState(*(x[rows_b] for x in self._state))
+        self.rows = [self.rows[b] for b in going]
+        self._texts_bk = [self._texts_bk[b] for b in going]
+
+    def _least_of_best(self, row: int) -> float:
+        """Return the score that a transcript must exceed to be among the best."""
+        scores = sorted((one.score for one in self.found[row]), reverse=True)
+        return scores[self._num_best - 1] if len(scores) >= self._num_best else -math.inf
+
+
+def _of_hypotheses(state: PrefixState, parent_bk: Tensor) -> PrefixState:
+    index_bk1 = parent_bk[..., None].expand(-1, -1, state.blank_bkt.shape[2])
+    return PrefixState(
+        state.blank_bkt.gather(1, index_bk1),
+        state.token_bkt.gather(1, index_bk1),
+        state.last_bk.gather(1, parent_bk),
+    )

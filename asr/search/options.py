@@ -1,0 +1,146 @@
+"""What may be said about a search, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from asr.errors import InputError, warn
+from asr.files import file_hash
+from asr.run_folder import CARRIED_LM
+from asr.search.options_checks import number, path, shown, whole, word
+from asr.search.weights import MAX_WEIGHT, read_tuned
+
+SEARCH_NAMES = ("greedy", "beam", "rescore", "joint")
+
+CTC_WEIGHTS = {"rescore": 0.5, "joint": 0.3}
+"""CTC's share of the score where nothing is said, by search: as usual for such models."""
+
+MAX_BEAM = 1_000_000
+
+WEIGHT_NAMES = ("lm_weight", "word_bonus", "unknown_penalty")
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """Everything a user may say about a search; what only beam search has refuses greedy search.
+
+    Attributes:
+        search: greedy or beam, of the first head that has it; rescore: CTC's beam search, whose
+            ``beam`` best the attention decoder ranks; joint: token by token, by both heads.
+        beam: hypotheses that a search keeps.
+        num_best: hypotheses wanted, at most ``beam``; no two have the same words, so there may be
+            fewer.
+        lm: n-gram model, ARPA or KenLM's binary format; a ``str`` becomes a ``Path``, as ``neural``.
+        lm_weight, word_bonus, unknown_penalty: None: as tuned for this model and this ``lm``, else
+            ``DEFAULT_WEIGHTS``.
+        hotwords: words and phrases to prefer; the model's normaliser is applied to them.
+        hotword_bonus: natural-log bonus of each word of each of them.
+        neural: folder of a neural language model that ranks the ``beam`` best anew.
+        neural_weight: None: as tuned with all the others for this ``lm`` and this ``neural``, else
+            ``DEFAULT_NEURAL_WEIGHT``.
+        ctc_weight: CTC's share of the score in rescore and joint, from 0 to 1; the decoder's is the
+            rest. None: ``CTC_WEIGHTS``.
+        head: whose search it is; None: the model's first head that has one of this name.
+
+    Raises:
+        InputError: no such search, a value out of range.
+    """
+
+    search: str = "greedy"
+    beam: int = 8
+    num_best: int = 1
+    lm: Path | None = None
+    lm_weight: float | None = None
+    word_bonus: float | None = None
+    unknown_penalty: float | None = None
+    hotwords: tuple[str, ...] = ()
+    hotword_bonus: float = 4.0
+    neural: Path | None = None
+    neural_weight: float | None = None
+    ctc_weight: float | None = None
+    head: str | None = None
+
+    def __post_init__(self) -> None:
+        self._check_types()
+        if self.search not in SEARCH_NAMES:
+            raise InputError(
+                f"search {shown(self.search)}: choose one of {', '.join(SEARCH_NAMES)}"
+            )
+        for name in ("beam", "num_best"):
+            if getattr(self, name) > MAX_BEAM:
+                raise InputError(f"{name} = {getattr(self, name)}: must be at most {MAX_BEAM}")
+        if self.num_best > (1 if self.search == "greedy" else self.beam):
+            raise InputError(
+                f"num_best = {self.num_best}: greedy search finds one, beam search as many as "
+                f"--beam"
+            )
+        if self.search == "greedy" and (self.lm is not None or self.hotwords):
+            raise InputError("a language model and hotwords need --search beam")
+        weights = {name: getattr(self, name) for name in WEIGHT_NAMES}
+        given = [name for name, value in weights.items() if value is not None]
+        if given and self.lm is None:
+            raise InputError(f"{given[0]} = {weights[given[0]]:g}: means nothing without --lm")
+        if self.neural is not None and self.lm is None:
+            raise InputError("a neural language model ranks what a search with --lm has found")
+        if self.neural is None and self.neural_weight is not None:
+            raise InputError(
+                f"neural_weight = {self.neural_weight:g}: means nothing without --neural"
+            )
+        if self.ctc_weight is not None:
+            if self.search not in CTC_WEIGHTS:
+                raise InputError(
+                    f"ctc_weight = {self.ctc_weight:g}: means something to {', '.join(CTC_WEIGHTS)} only"
+                )
+            if not 0.0 <= self.ctc_weight <= 1.0:
+                raise InputError(f"ctc_weight = {self.ctc_weight:g}: must be from 0 to 1")
+        if not abs(self.hotword_bonus) <= MAX_WEIGHT:
+            raise InputError(
+                f"hotword_bonus = {self.hotword_bonus}: must be a finite number of at most "
+                f"{MAX_WEIGHT:g}"
+            )
+
+    def _check_types(self) -> None:
+        """Make every value of the type that its field has."""
+        word("search", self.search)
+        if self.head is not None:
+            word("head", self.head)
+        values: dict[str, object] = {
+            name: whole(name, getattr(self, name), 1) for name in ("beam", "num_best")
+        }
+        for name in ("lm", "neural"):
+            given = getattr(self, name)
+            values[name] = None if given is None else path(name, given)
+        for name in (*WEIGHT_NAMES, "neural_weight", "ctc_weight"):
+            given = getattr(self, name)
+            values[name] = None if given is None else number(name, given)
+        values["hotword_bonus"] = number("hotword_bonus", self.hotword_bonus)
+        if isinstance(self.hotwords, str):
+            raise InputError(f"hotwords = {self.hotwords!r}: must be phrases, ({self.hotwords!r},)")
+        if not isinstance(self.hotwords, (tuple, list)):
+            raise InputError(f"hotwords = {shown(self.hotwords)}: must be phrases, ('a word',)")
+        values["hotwords"] = tuple(word("a hotword", phrase) for phrase in self.hotwords)
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+
+GREEDY = SearchOptions()
+
+
+def carried_search(folder: Path) -> SearchOptions:
+    """Return how a model is searched where nobody says how: by beam search with the language model
+    that its folder carries, with the beam of its tuning, or greedily where it carries none.
+
+    Raises:
+        InputError: its tuned weights are damaged.
+    """
+    lm = folder / CARRIED_LM
+    if not lm.exists():
+        return GREEDY
+    tuned = read_tuned(folder)
+    if tuned is not None and lm.is_file() and tuned.lm_sha256 != file_hash(lm):
+        warn(f"{folder}: its weights were tuned for another {CARRIED_LM}: run asr tune again")
+        tuned = None
+    return (
+        SearchOptions("beam", lm=lm) if tuned is None else SearchOptions("beam", tuned.beam, lm=lm)
+    )

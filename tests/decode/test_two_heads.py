@@ -1,0 +1,155 @@
+"""A model with a CTC head and an attention decoder, by every search it has, from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import asr
+from asr import config
+from asr.cli import main
+from asr.data.store.manifest import load_waveform, read_cuts
+from asr.errors import InputError
+from asr.model.folder import load_model, save_model
+from asr.model.recogniser import Recogniser
+from asr.search.options import SearchOptions
+from asr.text.tokenizer import train_tokenizer
+
+SMALL = [
+    *("encoder.num_layers=1", "encoder.dim=32", "encoder.ff_dim=32", "encoder.conv_kernel=7"),
+    *("tokenizer.kind=char", "encoder.causal=true", "encoder.chunk_sizes=[0,8]"),
+]
+DECODER = ["decoder.num_layers=1", "decoder.ff_dim=32", "decoder.cross_weighting=sigmoid"]
+SEARCHES = [
+    ("--head", "attention", "--search", "greedy"),
+    ("--head", "attention", "--search", "beam", "--beam", "3"),
+    ("--search", "rescore", "--beam", "3", "--ctc-weight", "0.4"),
+    ("--search", "joint", "--beam", "3", "--ctc-weight", "0.4"),
+]
+
+
+def saved(folder: Path, heads: str) -> Path:
+    """An untrained model that is sure of its noise."""
+    own = DECODER if "attention" in heads else []
+    cfg = config.load([], [*SMALL, *own, f"model.heads=[{heads}]"])
+    tokenizer = train_tokenizer(["the quick brown fox jumps over a lazy dog"], cfg.tokenizer)
+    torch.manual_seed(0)
+    net = Recogniser(cfg, tokenizer.vocab_size)
+    for name, weight in net.heads.named_parameters():
+        if "norm" not in name:
+            weight.data.mul_(3)
+    save_model(folder / "model", net.state_dict(), cfg, tokenizer)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("both"), "ctc,attention")
+
+
+def decode(exp: Path, cuts: Path, out: Path, *words: str) -> list[dict[str, Any]]:
+    common = ("--model", exp, "--cuts", cuts, "--out", out, "--threads", 1, "--overwrite")
+    assert main(["decode", *map(str, (*common, *words))]) == 0
+    return [json.loads(line) for line in (out / "hypotheses.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("words", SEARCHES)
+def test_batches_change_no_transcript(
+    both: Path, tiny_corpus: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    cuts = tiny_corpus / "test.cuts.jsonl.gz"
+    alone = decode(both, cuts, tmp_path / "alone", *words, "--max-batch-s", "0.1")
+    together = decode(both, cuts, tmp_path / "together", *words)
+    for one, other in zip(alone, together, strict=True):
+        assert one["hypothesis"] == other["hypothesis"]
+        assert one["score"] == pytest.approx(other["score"], abs=2e-3)
+    settings = json.loads((tmp_path / "alone" / "decode.json").read_text())
+    assert settings["head"] == "attention"
+    assert settings["search"] in words
+    assert settings.get("ctc_weight") == (0.4 if "0.4" in words else None)
+
+
+@pytest.mark.parametrize("search", ["rescore", "joint"])
+def test_a_score_is_the_mixture_of_both_heads_losses(
+    both: Path, tiny_corpus: Path, search: str
+) -> None:
+    model = load_model(both)
+    weight = 0.4
+    from asr.search.factory import build_search
+
+    found = build_search(SearchOptions(search, beam=4, num_best=4, ctc_weight=weight), model)
+    attention, ctc = model.net.head("attention"), model.net.head("ctc")
+    for cut in read_cuts(tiny_corpus / "test.cuts.jsonl.gz"):
+        wave_n = torch.from_numpy(load_waveform(cut, 16000))
+        with torch.no_grad():
+            frames_bsd, lens_b = model.net(
+                wave_n[None], torch.tensor([len(wave_n)]), head="attention"
+            )
+            (several,) = found(frames_bsd, lens_b)
+            assert several
+            for one in several:
+                said = torch.tensor([one.tokens], dtype=torch.long)
+                count = torch.tensor([len(one.tokens)])
+                decoder = attention.loss_of_frames(frames_bsd, lens_b, said, count)
+                log_probs = ctc.frames(frames_bsd).double()
+                aligned = ctc.loss_of_frames(log_probs, lens_b, said, count)
+                expected = -(1 - weight) * float(decoder) - weight * float(aligned)
+                assert one.score == pytest.approx(expected, abs=2e-3)
+                assert len(one.frames) == len(one.tokens)
+                assert list(one.frames) == sorted(one.frames)
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        SearchOptions("joint", 3),
+        SearchOptions("rescore", 3, num_best=2),
+        SearchOptions("beam", 3, head="attention"),
+    ],
+)
+def test_files_and_streams_are_read_by_both_heads(
+    both: Path, tiny_corpus: Path, search: SearchOptions
+) -> None:
+    cuts = list(read_cuts(tiny_corpus / "test.cuts.jsonl.gz"))
+    wave_n = np.concatenate([load_waveform(cut, 16000) for cut in cuts])
+    transcriber = asr.load(both, "cpu", search=search)
+    transcript = transcriber.transcribe(wave_n, 16000)
+    words = [word for segment in transcript.segments for word in segment.words]
+    assert words
+    assert transcript.text.split() == [word.text for word in words]
+    starts = [word.start_s for word in words]
+    assert starts == sorted(starts)
+    assert words[-1].end_s <= len(wave_n) / 16000 + 0.1
+    stream = transcriber.stream(16000, chunk=8)
+    results = [one for part_n in np.array_split(wave_n, 7) for one in stream.feed(part_n)]
+    results += stream.finish()
+    assert any(one.is_final and one.segment.words for one in results)
+
+
+def test_what_a_model_lacks_is_refused(
+    tiny_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], both: Path
+) -> None:
+    cuts = str(tiny_corpus / "test.cuts.jsonl.gz")
+
+    def refused(exp: Path, *words: str) -> str:
+        assert main(["decode", "--model", str(exp), "--cuts", cuts, *words]) == 2
+        return capsys.readouterr().err
+
+    ctc = saved(tmp_path / "ctc", "ctc")
+    assert "search = 'joint': the ctc head has greedy, beam" in refused(ctc, "--search", "joint")
+    assert "this model has no attention head" in refused(ctc, "--head", "attention")
+    assert "ctc_weight = 1.5: must be from 0 to 1" in refused(
+        both, "--search", "joint", "--ctc-weight", "1.5"
+    )
+    message = "ctc_weight = 0.5: means something to rescore, joint only"
+    assert message in refused(both, "--search", "beam", "--ctc-weight", "0.5")
+    alone = saved(tmp_path / "alone", "attention")
+    assert "this model has no ctc head" in refused(alone, "--search", "joint")
+    assert len(decode(alone, Path(cuts), tmp_path / "out")) > 0
+    with pytest.raises(InputError, match="no head of this model places words in time"):
+        asr.load(alone, "cpu").transcribe(np.zeros(16000, np.float32), 16000)
