@@ -65,6 +65,10 @@ REMEDIES = {
     "kernel 5": ["encoder.conv_kernel=5"],
     "RMSNorm": ["encoder.conv_norm=rmsnorm"],
     "narrow cgMLP": ["encoder.cgmlp_dim=20"],
+    "decoder": [
+        "model.heads=[ctc,attention]",
+        *("decoder.num_layers=1", "decoder.num_heads=2", "decoder.ff_dim=24", "decoder.dropout=0"),
+    ],
 }
 
 # remedies that are an option which not every encoder reads
@@ -309,6 +313,22 @@ BROKEN = [
     (["model.heads=[other]", "ctc.consistency=0.2"], "['other'] has no ctc, which alone reads it"),
     (["model.heads=[other]", "ctc.intermediate_layers=[1]"], "has no ctc, which alone reads it"),
     (["model.heads=[other]", "ctc.intermediate_weight=0.5"], "reads it; leave it at 0.3"),
+    (["model.heads=[other]", "ctc.weight=0.5"], "reads it; leave it at 1.0"),
+    (["decoder.num_layers=1"], "['ctc'] has no attention, which alone reads it; leave it at 6"),
+    (["decoder.num_heads=2"], "has no attention, which alone reads it"),
+    (["decoder.ff_dim=8"], "has no attention, which alone reads it"),
+    (["decoder.weighting=relu"], "has no attention, which alone reads it"),
+    (["decoder.cross_weighting=relu"], "has no attention, which alone reads it"),
+    (["decoder.position=rope"], "has no attention, which alone reads it"),
+    (["decoder.activation=gelu"], "has no attention, which alone reads it"),
+    (["decoder.dropout=0.2"], "has no attention, which alone reads it"),
+    (["decoder.label_smoothing=0"], "has no attention, which alone reads it"),
+    (["decoder.weight=0.5"], "has no attention, which alone reads it"),
+    (["model.heads=[attention]", "decoder.num_heads=7"], "multiple of decoder.num_heads = 7"),
+    (
+        ["model.heads=[attention]", "decoder.position=rope", "decoder.num_heads=16"],
+        "decoder.position = rope needs an even width per head, not 16 / 16",
+    ),
     (["encoder.left_chunks=[]"], "give at least one number, -1 for all"),
     (["augment.speed_factors=[]"], "give at least one speed, 1.0 for none"),
     (["augment.noise_snr_db=[10, 5]"], "= [10.0, 5.0]: give the lowest and the highest ratio"),

@@ -19,7 +19,7 @@ from asr.heads.ctc import frames_needed
 from asr.nn.frames import Source
 from asr.search.best_alignment import first_frames
 from asr.search.ctc_prefix import CtcPrefixes
-from asr.search.hypothesis import Hypothesis, NBest, Run
+from asr.search.hypothesis import Hypothesis, NBest, Run, rows_with_nan
 from asr.search.label_beam import Found, Scorers, label_beam
 from asr.search.text_score import TextScorer
 
@@ -41,6 +41,7 @@ def decoder_run(
 
     @torch.no_grad()
     def run(frames_bsd: Tensor, lens_b: Tensor) -> NBest:
+        frames_bsd, lens_b = _checked(head, frames_bsd, lens_b)
         log_probs_bsv = None if ctc is None else ctc.frames(frames_bsd)
         prefixes = None
         if log_probs_bsv is not None and ctc_weight:
@@ -60,6 +61,7 @@ def rescored_run(
 
     @torch.no_grad()
     def run(frames_bsd: Tensor, lens_b: Tensor) -> NBest:
+        frames_bsd, lens_b = _checked(head, frames_bsd, lens_b)
         log_probs_bsv = ctc.frames(frames_bsd)
         found = first(log_probs_bsv, lens_b)
         width = max(map(len, found))
@@ -80,6 +82,18 @@ def rescored_run(
         ]
 
     return run
+
+
+def _checked(head: AttentionDecoder, frames_bsd: Tensor, lens_b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return frames and lengths where the decoder's weights are.
+
+    Raises:
+        ValueError: a NaN within an utterance.
+    """
+    if rows_with_nan(frames_bsd, lens_b).any():
+        raise ValueError("frames_bsd holds NaN")
+    device = head.decoder.output.weight.device
+    return frames_bsd.to(device), lens_b.to(device)
 
 
 def _padded(found: NBest, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
