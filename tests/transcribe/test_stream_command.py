@@ -203,12 +203,15 @@ def test_a_model_without_chunks_is_refused(run: Run, exp: Path) -> None:
 
 def test_the_training_that_is_recommended_exists(exp: Path) -> None:
     from asr import config
+    from asr.config.rules import sees_past_only
 
     with pytest.raises(InputError) as refused:
         asr.load(exp, "cpu").stream()
-    options = str(refused.value).partition("train with ")[2].split()
-    assert len(options) == 3
-    assert config.load([], options).encoder.chunk_sizes == [0, 8, 16, 32]
+    chunks, past_only = str(refused.value).partition("train with ")[2].split(", or with ")
+    assert len(chunks.split()) == 3
+    assert config.load([], chunks.split()).encoder.chunk_sizes == [0, 8, 16, 32]
+    assert len(past_only.split()) == 2
+    assert sees_past_only(config.load([], past_only.split()))
 
 
 def test_an_interrupt_waits_for_what_is_being_computed() -> None:
