@@ -75,14 +75,34 @@ def shell(request: pytest.FixtureRequest) -> str:
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ("transc\t--mod\treal-\t", ["transcribe", "--model", "real-en"]),
+        ("transc\t--mod\t real-\t", ["transcribe", "--model", "real-en"]),
         ("train --exp x encoder.ki\tconf\t", ["train", "--exp", "x", "encoder.kind=conformer"]),
         ("config train.comp\ttr\t", ["config", "train.compile=true"]),
+        ("config attention.shift=-\t", ["config", "attention.shift=-log n"]),
+        (
+            "train --exp e encoder.kind=conformer attention.posi\tro\t",
+            ["train", "--exp", "e", "encoder.kind=conformer", "attention.position=rope"],
+        ),
+        (
+            "train --config man\tattention.posi\tro\t",
+            ["train", "--config", "manifest", "attention.position=rope"],
+        ),
+        ("train --config=man\tencoder.ki\t", ["train", "--config=manifest", "encoder.kind="]),
         ("export --format in\t", ["export", "--format", "int8"]),
+        ("tune --metric=c\t", ["tune", "--metric=cer"]),
+        ("train --exp=man\t", ["train", "--exp=manifest"]),
+        ("stream --model=real\t", ["stream", "--model=real-en"]),
         ("decode --device cu\t--cuts man\t", ["decode", "--device", "cuda", "--cuts", "manifest"]),
+        ("decode --cuts two\\ words/a\t", ["decode", "--cuts", "two words/a b.gz"]),
+        ('decode --cuts "two words/a\t', ["decode", "--cuts", "two words/a b.gz"]),
+        ("decode --cuts 'two words/a\t", ["decode", "--cuts", "two words/a b.gz"]),
+        ("decode --cuts two\ta\t", ["decode", "--cuts", "two words/a b.gz"]),
+        ("decode --cuts=two\\ words/a\t", ["decode", "--cuts=two words/a b.gz"]),
+        ("decode --model two\tx", ["decode", "--model", "two words/x"]),
         ("lm per\t", ["lm", "perplexity"]),
-        ("prepare libri\t--cor\t./man\t", ["prepare", "librispeech", "--corpus", "./manifest"]),
+        ("prepare libri\t--cor\t ./man\t", ["prepare", "librispeech", "--corpus", "./manifest"]),
         ("transcribe man\t", ["transcribe", "manifest"]),
+        ("transcribe talk.flac man\t", ["transcribe", "talk.flac", "manifest"]),
     ],
 )
 def test_tab_completes(
@@ -94,4 +114,13 @@ def test_tab_completes(
     folder = tmp_path / "home"
     folder.mkdir()
     (folder / "manifest").touch()
+    (folder / "two words").mkdir()
+    (folder / "two words" / "a b.gz").touch()
     assert typed(shell, script, keys, folder) == words
+
+
+def test_zsh_describes_commands_by_their_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "zsh"]) == 0
+    script = capsys.readouterr().out
+    assert "transcribe:'audio" in script
+    assert "completion:'a script that completes" in script

@@ -6,6 +6,8 @@ The script is made from the parser and knows all words: a TAB starts no Python.
 from __future__ import annotations
 
 import argparse
+import re
+import shlex
 from collections.abc import Iterator
 
 from asr.box import NAMES
@@ -19,26 +21,51 @@ _WORDS = {
     "sample_format": ("s16le", "s32le", "f32le"),
 }
 
+_FLAG = ("true", "false")
+
 _BASH = """
-_asr_model_dirs() { compgen -W "MODELS" -- "$1"; compgen -d -- "$1"; }
-_asr_settings() { compgen -W "NAMES" -- "$1"; }
+# words begin with the quote that was typed; compgen removes backslashes
+_asr_model_dirs() { compgen -W "MODELS" -- "$1"; compgen -d -- "${1#[\\"\\']}"; }
+_asr_settings() {
+  local key=${1%%=*}
+  if [[ $1 != *=* ]]; then compgen -W "NAMES" -- "$1"; return; fi
+  local IFS=$'\\n'
+  compgen -P "$key=" -W "$(_asr_values "$key")" -- "${1#*=}" | sed 's/ /\\\\ /g'
+}
+# settings come behind the files of --config, too
+_asr_config_files() {
+  [[ $previous_word == --config ]] || _asr_settings "$1"
+  _shtab_compgen_files "$1"
+}
 WORDS
-# bash splits words at = and would put a space behind it
+# bash splits words at = and : and completes what is behind them
 _asr() {
-  local word=${COMP_WORDS[COMP_CWORD]} before=$((COMP_CWORD - 1))
-  [[ $word == = ]] && word= before=$COMP_CWORD
-  if [[ ${COMP_WORDS[before]} == = && $(_asr_values "${COMP_WORDS[before - 1]}") ]]; then
-    COMPREPLY=($(compgen -W "$(_asr_values "${COMP_WORDS[before - 1]}")" -- "$word"))
-    return
-  fi
+  local words=() last=-1 glue= typed=${COMP_WORDS[COMP_CWORD]} word before
+  for word in "${COMP_WORDS[@]:0:COMP_CWORD + 1}"; do
+    if [[ $word == = && ${words[last]} == --* ]]; then words[++last]= glue=yes
+    elif [[ $word == [=:]* ]]; then words[last]+=$word glue=yes
+    elif [[ $glue ]]; then words[last]+=$word glue=
+    else words[++last]=$word
+    fi
+  done
+  [[ $typed == [=:]* ]] && typed=
+  before=${words[last]%"$typed"}
+  local COMP_WORDS=("${words[@]}") COMP_CWORD=$last
   _shtab_asr
+  # a setting is no file name to quote, and its value follows without a space
+  [[ ${COMPREPLY[0]-} == [a-z]*.[a-z]*=* ]] && compopt +o filenames
   [[ ${COMPREPLY[0]-} == *= ]] && compopt -o nospace
+  COMPREPLY=("${COMPREPLY[@]#"$before"}")
 }
 """
+_BASH_END = """
+_shtab_compgen_files() { compgen -f -- "${1#[\\"\\']}"; }
+complete -o bashdefault -F _asr asr"""
 _ZSH = """
 _asr_model_dirs() { compadd -- MODELS; _files -/ }
 _asr_settings() {
-  if compset -P 1 '*='; then compadd -- $(_asr_values ${IPREFIX%=}); else compadd -S '' -- NAMES; fi
+  if compset -P 1 '*='; then compadd -- ${(f)"$(_asr_values ${IPREFIX%=})"}
+  else compadd -S '' -- NAMES || _files; fi
 }
 WORDS
 """
@@ -61,23 +88,34 @@ def run(args: argparse.Namespace) -> int:
     for action in _actions(args.root):
         if action.dest == "overrides":
             complete: object = {"bash": "_asr_settings", "zsh": "_asr_settings"}
+        elif action.dest == "config":
+            complete = {"bash": "_asr_config_files", "zsh": "_files"}
         elif action.dest == "model":
             complete = {"bash": "_asr_model_dirs", "zsh": "_asr_model_dirs"}
         elif action.dest in _WORDS and not action.choices:
             complete = {"bash": f"_asr_{action.dest}", "zsh": f"_asr_{action.dest}"}
         elif action.type is path or action.dest == "inputs":
             complete = shtab.FILE
+        elif isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                inner.description = None  # shtab would show it in place of the help
+            continue
         else:
             continue
         action.complete = complete  # type: ignore[attr-defined]  # where shtab looks
-    bash = args.shell == "bash"
-    preamble = (
-        _preamble(_BASH, 'compgen -W "{}" -- "$1"') if bash else _preamble(_ZSH, "compadd -- {}")
-    )
-    print(shtab.complete(args.root, args.shell, preamble=preamble))
-    if bash:
-        print("\ncomplete -o bashdefault -F _asr asr")
+    if args.shell == "bash":
+        preamble = _preamble(_BASH, 'compgen -W "{}" -- "$1"')
+        print(shtab.complete(args.root, "bash", preamble=preamble) + _BASH_END)
+    else:
+        script = shtab.complete(args.root, "zsh", preamble=_preamble(_ZSH, "compadd -- {}"))
+        print(_repaired(script))
     return 0
+
+
+def _repaired(script: str) -> str:
+    """Let shtab's zsh script complete every value of a positional, and ``--option=value``."""
+    script = re.sub(r'^  "\(\*\)::?', '  "*:', script, flags=re.MULTILINE)
+    return re.sub(r'^(  "\*?--[\w-]+)(?=\[.*\]:)', r"\1=", script, flags=re.MULTILINE)
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
@@ -98,7 +136,7 @@ def _preamble(script: str, offer: str) -> str:
 
     options = list(config.walk(config.Config()))
     cases = "".join(
-        f"    {key}) echo {' '.join(map(str, item.metadata['choices'] or ('true', 'false')))};;\n"
+        f"    {key}) printf '%s\\n' {shlex.join(map(str, item.metadata['choices'] or _FLAG))};;\n"
         for key, value, item in options
         if item.metadata["choices"] or isinstance(value, bool)
     )
