@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         write_alignments,
     )
     from asr.decode.decode import set_name
-    from asr.files import check_writable, read_text
+    from asr.files import check_writable, is_unicode, read_text
     from asr.model.folder import load_model
     from asr.runtime import choose_device, prepare_cpu
     from asr.transcribe.outputs import parse_formats
@@ -60,6 +60,11 @@ def run(args: argparse.Namespace) -> int:
     if (args.audio is None) != (args.text is None and args.text_file is None):
         raise InputError("align: --audio goes with --text or --text-file, --cuts with neither")
     formats = parse_formats(",".join(args.format))
+    text = args.text or ""
+    if not is_unicode(text):
+        raise InputError(f"--text: not UTF-8: {text!r}")
+    if args.text_file is not None:
+        text = read_text(args.text_file, pipes=True)
     check_writable(args.out)
     prepare_cpu(args.threads)
     model = load_model(args.model, choose_device(args.device))
@@ -68,8 +73,8 @@ def run(args: argparse.Namespace) -> int:
         found = align_set(model, args.cuts, max_batch_s=args.max_batch_s, num_workers=args.workers)
     else:
         name = args.audio.stem
-        text = args.text if args.text_file is None else read_text(args.text_file, pipes=True)
-        found = [align_file(model, args.audio, text)]
+        byte_order_mark = "\ufeff"
+        found = [align_file(model, args.audio, text.removeprefix(byte_order_mark))]
     aligned = []
     for item in found:
         if isinstance(item, NotAligned):

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from asr.data.audio.samples import read_audio
 from asr.decode.decode import frames_of, open_utterances
-from asr.files import write_atomically
+from asr.errors import InputError
+from asr.files import is_unicode, write_atomically
 from asr.heads.ctc import frames_needed
 from asr.model.folder import Model
 from asr.search.best_alignment import align
@@ -116,21 +117,28 @@ def write_alignments(
         formats: names in ``FORMATS``.
 
     Raises:
-        InputError: a folder that cannot be written to.
+        InputError: a folder that cannot be written to; text that no file can hold, and nothing
+            is written.
     """
     alone = [one.written.name for one in aligned] == [name]
+    files: dict[Path, str] = {}
     written = []
     for one in formats:
         transcripts = [item.spoken if one == "ctm" else item.written for item in aligned]
         path = out / f"{name}{SUFFIXES[one]}"
         if alone or one in JOINABLE:
-            write_atomically(path, "".join(FORMATS[one](item) for item in transcripts))
+            files[path] = "".join(FORMATS[one](item) for item in transcripts)
             written.append(path)
             continue
         for item in transcripts:
             file_name = item.name.replace("/", "_") + SUFFIXES[one]
-            write_atomically(out / name / file_name, FORMATS[one](item))
+            files[out / name / file_name] = FORMATS[one](item)
         written.append(out / name)
+    for path, content in files.items():
+        if not is_unicode(content):
+            raise InputError(f"{path}: cannot write: half a character in it (a surrogate)")
+    for path, content in files.items():
+        write_atomically(path, content)
     return list(dict.fromkeys(written))
 
 

@@ -9,6 +9,7 @@ from asr.text.normalise import Normaliser
 from asr.text.tokenizer import Tokenizer
 
 _MOST_NAMED = 5
+_ZERO_WIDTH_SPACE = "\u200b"
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,12 @@ class WrittenWord:
 
 
 def written_words(text: str, normalise: Normaliser) -> list[WrittenWord]:
-    """The words between white space, each normalised by itself.
+    """Return the words between white space, each normalised by itself.
 
     One of which nothing is left (a dash) goes to the word before it, at the beginning to the first.
     """
     words: list[WrittenWord] = []
-    for word in text.split():
+    for word in _split(text, normalise):
         spoken = tuple(normalise(word).split())
         if words and not (spoken and words[-1].spoken):
             last = words.pop()
@@ -43,7 +44,7 @@ def describe_unwritable(text: str, normalise: Normaliser, tokenizer: Tokenizer) 
     A letter that is written in two characters is named in one if there is such a one.
     """
     named = []
-    for number, word in enumerate(text.split(), start=1):
+    for number, word in enumerate(_split(text, normalise), start=1):
         missing = tokenizer.unwritable(normalise(word).replace(" ", ""))
         if missing:
             letters = dict.fromkeys(unicodedata.normalize("NFC", word))
@@ -52,6 +53,16 @@ def describe_unwritable(text: str, normalise: Normaliser, tokenizer: Tokenizer) 
             named.append(f"{listed} in {word!r} (word {number})")
     more = [f"{len(named) - _MOST_NAMED} more words"] if len(named) > _MOST_NAMED else []
     return "; ".join(named[:_MOST_NAMED] + more) or "the space between words"
+
+
+def _split(text: str, normalise: Normaliser) -> list[str]:
+    """Split at white space, and at zero width spaces where that gives the same spoken words."""
+    words = []
+    for word in text.split():
+        parts = word.replace(_ZERO_WIDTH_SPACE, " ").split()
+        spoken = [one for part in parts for one in normalise(part).split()]
+        words += parts if spoken == normalise(word).split() else [word]
+    return words
 
 
 def _normalised(letter: str, normalise: Normaliser) -> set[str]:

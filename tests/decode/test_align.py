@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,13 +20,22 @@ from asr import config
 from asr.box import path_of
 from asr.cli import main
 from asr.data.store.manifest import load_waveform, read_cuts, write_cuts
-from asr.decode.align import Aligned, NotAligned, align_file, align_set, doubtful
+from asr.decode.align import (
+    Aligned,
+    NotAligned,
+    align_file,
+    align_set,
+    doubtful,
+    write_alignments,
+)
+from asr.errors import InputError
 from asr.model.folder import Model, load_model, save_model
 from asr.model.recogniser import Recogniser
 from asr.search.words import START_SHIFT_S
 from asr.text.normalise import NORMALISERS
 from asr.text.tokenizer import train_tokenizer
 from asr.transcribe.formats import FORMATS
+from asr.transcribe.result import Segment, Transcript, Word
 
 
 @pytest.fixture(scope="module", params=["char", "bpe"])
@@ -128,6 +138,9 @@ def test_the_command_writes_what_others_read(
     assert "not aligned: no text" in run(*one, "--text", "...")[1]
     assert "--audio goes with" in run(*one)[1]
     assert "--audio goes with" in run("--cuts", cuts, "--text", "x", "--out", out)[1]
+    code, error = run(*one[:2], "--out", tmp_path / "none", "--text", "the d\udcffg")
+    assert (code, error) == (2, "asr: error: --text: not UTF-8: 'the d\\udcffg'\n")
+    assert not (tmp_path / "none").exists()
     code, error = run("--cuts", cuts, "--out", out, "--format", "xls")
     assert (code, "format 'xls'" in error) == (2, True)
 
@@ -178,14 +191,23 @@ def test_a_text_that_is_not_what_is_said_is_doubted(
         assert (error == "") != doubted
 
 
-SENTENCE = "— The “lazy” fox, e.g. a\nfox-dog…"
+def test_of_formats_of_which_one_cannot_be_written_none_is(tmp_path: Path) -> None:
+    segment = Segment("d\udcffg", 0.0, 0.5, (Word("d\udcffg", 0.0, 0.5, 0.9),))
+    written = Transcript("talk", segment.text, (segment,), 1.0)
+    spoken = replace(written, text="dog", segments=(Segment("dog", 0.0, 0.5, ()),))
+    with pytest.raises(InputError, match="TextGrid: cannot write"):
+        write_alignments([Aligned(written, spoken)], tmp_path, "talk", ["ctm", "textgrid"])
+    assert list(tmp_path.iterdir()) == []
+
+
+SENTENCE = "\ufeff— The\u200b“lazy” fox, e.g. a\nfox-dog…"
 
 
 @pytest.fixture
 def aligned(model: Model, tiny_corpus: Path, tmp_path: Path) -> Path:
     """What the command writes of one sentence in every format."""
     path = next(iter(read_cuts(tiny_corpus / "test.cuts.jsonl.gz"))).recording.sources[0].source
-    (tmp_path / "sound.txt").write_text(SENTENCE)
+    (tmp_path / "sound.txt").write_text(SENTENCE, encoding="utf-8")
     words = ["--audio", path, "--text-file", tmp_path / "sound.txt", "--out", tmp_path / "out"]
     words += ["--format", ",".join(FORMATS)]
     assert main(["align", "--model", str(model.folder), *map(str, words)]) == 0
