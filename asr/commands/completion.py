@@ -127,7 +127,7 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
 
 
 def _preamble(script: str, offer: str) -> str:
-    """Functions of the shell that shtab's script calls, with the configuration's names and values.
+    """Return the shell functions that shtab's script calls, with the settings and their values.
 
     Args:
         offer: the shell's command that offers words, which stand at ``{}``.

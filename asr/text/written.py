@@ -14,9 +14,11 @@ _ZERO_WIDTH_SPACE = "\u200b"
 
 @dataclass(frozen=True)
 class WrittenWord:
-    """Attributes:
-    text: as written, with the neighbours that are not spoken.
-    spoken: its normalised words: two of ``twenty-one``, none in a text of dashes alone.
+    """A word as written and its normalised words.
+
+    Attributes:
+        text: as written, with the neighbours that are not spoken.
+        spoken: its normalised words: two of ``twenty-one``, none in a text of dashes alone.
     """
 
     text: str
@@ -66,5 +68,5 @@ def _split(text: str, normalise: Normaliser) -> list[str]:
 
 
 def _normalised(letter: str, normalise: Normaliser) -> set[str]:
-    """Everything that a letter can become: apostrophes are only kept between others."""
+    """Return every character that a letter can become; apostrophes stay only between others."""
     return set(normalise(letter)) | set(normalise(f"a{letter}a").strip("a"))
