@@ -241,6 +241,7 @@ class LengthResult:
         label: of the duration; length_s: what they were joined to; mean_duration_s: what came out.
         units: errors and words of each unit.
         p_holm: corrected over all systems and durations.
+        set_name: of the decoded set; normaliser, search: how it was decoded.
     """
 
     name: str
@@ -254,6 +255,9 @@ class LengthResult:
     difference: float | None
     p_value: float | None
     p_holm: float | None
+    set_name: str = ""
+    normaliser: str = ""
+    search: str = ""
 
 
 @dataclass(frozen=True)

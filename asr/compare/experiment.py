@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ from asr.wer import WER, ErrorCounts, Metric
 
 # Larger than any that is true, and short in a table.
 _MAX_PARAMS, _MAX_SPEED, _MAX_CER, _MAX_SEED = 10**15, 1e9, 1e9, 2**63 - 1
+
+# Of decode.json, what decides hypotheses; and of those what tuning chooses for each system.
+_WAY = ("search", "beam", "lm_sha256", "neural_sha256", "weights", "hotwords", "hotword_bonus")
+_CHUNKS = ("chunk", "left_chunks")
+_WEIGHTS = ("lm_weight", "word_bonus", "unknown_penalty", "rescoring")
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,8 @@ class ScoredSet:
     Attributes:
         counts: of the words, or characters, of ``metric``.
         cer: character error rate, a fraction; None without characters, and in older files.
+        way: what decides hypotheses beside model and sound, as ``decode.json`` has it; without weights
+            that were tuned, which are each system's own.
     """
 
     decoding: Decoding
@@ -57,6 +65,7 @@ class ScoredSet:
     counts: list[ErrorCounts]
     cer: float | None = None
     metric: Metric = WER
+    way: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -198,4 +207,10 @@ def read_scored_set(folder: Path, metric: Metric = WER) -> ScoredSet:
     cer = bounded_field(content, "cer", float, str(path), _MAX_CER)
     if metric is not WER:
         counts = utterance_counts(utterances, metric)
-    return ScoredSet(decoding, utterances, counts, cer, metric)
+    way = _way(read_json_object(DecodedFolder(folder).decoding))
+    return ScoredSet(decoding, utterances, counts, cer, metric, way)
+
+
+def _way(content: dict[str, Any]) -> dict[str, Any]:
+    keys = (*_WAY, *_CHUNKS, *(() if content.get("weights") == "tuned" else _WEIGHTS))
+    return {key: content[key] for key in keys if content.get(key) is not None}

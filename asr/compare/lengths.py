@@ -8,24 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from asr.compare.comparison import Difference, LengthResult, SetResult
 from asr.compare.experiment import Experiment, ScoredSet
+from asr.decode.decoded import JoinedFrom
 
 # A longer recording than the last one's by less than this factor is the same measurement again.
 LEAST_GROWTH = 1.25
+# Characters of a setting in a note: enough of a hash to tell two apart.
+_SHOWN = 12
 
 
 @dataclass(frozen=True)
 class Duration:
     """Attributes:
     length_s: what utterances were joined to.
+    set_name: of the folder that each system's set is in.
     members: the set of each system that was decoded on them, by its number; the first's first.
     """
 
     length_s: float
+    set_name: str
     members: dict[int, ScoredSet]
 
     @property
@@ -54,13 +60,12 @@ def find_durations(
     twice, and be counted twice by Holm's correction. A system takes part that was decoded at every
     duration at which the first one was.
     """
-    found, notes = _by_length(experiments)
-    systems = sorted({k for members in found.values() for k in members})
+    found, notes = _by_length(experiments, names)
+    systems = sorted({k for one in found.values() for k in one.members})
     kept: list[Duration] = []
-    for length_s, members in sorted(found.items()):
-        one = Duration(length_s, members)
+    for length_s, one in sorted(found.items()):
         why = ""
-        if systems[0] not in members:
+        if systems[0] not in one.members:
             why = f"{names[systems[0]]} was not decoded on them"
         elif kept and one.num_words != kept[0].num_words:
             why = f"these are not the words of those joined to {kept[0].length_s:g} s"
@@ -82,26 +87,55 @@ def find_durations(
 
 
 def _by_length(
-    experiments: Sequence[Experiment],
-) -> tuple[dict[float, dict[int, ScoredSet]], list[str]]:
-    """(sets by duration and system, notes): those that were joined from what the first one was."""
-    found: dict[float, dict[int, ScoredSet]] = {}
-    notes: dict[str, None] = {}
-    sources: dict[str, str] = {}
+    experiments: Sequence[Experiment], names: Sequence[str]
+) -> tuple[dict[float, Duration], list[str]]:
+    """(durations by what was asked for, notes): of one source, decoded alike, in one folder's name.
+
+    The first system with joined sets says which: its first folder's utterances, and the way in which
+    most durations of them were decoded.
+    """
+    base = next((experiment.joined for experiment in experiments if experiment.joined), {})
+    if not base:
+        return {}, []
+    source = _note(next(iter(base.values()))).of
+    same = {name: scored for name, scored in base.items() if _note(scored).of == source}
+    first = max(same, key=lambda name: _num_durations(same, same[name].way))
+    way = same[first].way
+    found: dict[float, Duration] = {}
+    left_out: dict[tuple[str, str], list[str]] = {}
     for k, experiment in enumerate(experiments):
         for name, scored in experiment.joined.items():
-            joined = scored.decoding.joined
-            assert joined is not None
-            sources.setdefault(joined.of, name)
-            (source, first), *_ = sources.items()
-            members = found.setdefault(joined.to_s, {}) if joined.of == source else {}
-            if joined.of != source:
-                notes[f"{name}: left out, joined from other utterances than {first}"] = None
-            elif k in members:
-                notes[f"{name}: left out, joined to {joined.to_s:g} s as another set is"] = None
+            note, why = _note(scored), ""
+            if note.of != source:
+                why = f"joined from other utterances than {first}"
+            elif scored.way != way:
+                why = f"decoded with {way_text(scored.way)}, and {first} with {way_text(way)}"
+            elif found.setdefault(note.to_s, Duration(note.to_s, name, {})).set_name != name:
+                why = f"joined to {note.to_s:g} s as {found[note.to_s].set_name} is"
+            if why:
+                left_out.setdefault((name, why), []).append(names[k])
             else:
-                members[k] = scored
-    return found, [*notes]
+                found[note.to_s].members[k] = scored
+    return found, [
+        f"{name} of {', '.join(systems)}: left out, {why}"
+        for (name, why), systems in left_out.items()
+    ]
+
+
+def _note(scored: ScoredSet) -> JoinedFrom:
+    assert scored.decoding.joined is not None
+    return scored.decoding.joined
+
+
+def _num_durations(sets: Mapping[str, ScoredSet], way: dict[str, Any]) -> int:
+    return len({_note(scored).to_s for scored in sets.values() if scored.way == way})
+
+
+def way_text(way: Mapping[str, Any]) -> str:
+    """``beam, beam 8, lm_sha256 0a1b2c3d``: long values shortened."""
+    search = str(way.get("search", "search unknown"))
+    others = (f"{key} {str(value)[:_SHOWN]}" for key, value in way.items() if key != "search")
+    return ", ".join([search, *others])
 
 
 def length_results(
@@ -137,6 +171,9 @@ def length_results(
                     difference=None if one is None else one.difference,
                     p_value=None if one is None else one.p_value,
                     p_holm=None if one is None else one.p_holm,
+                    set_name=duration.set_name,
+                    normaliser=result.normaliser,
+                    search=way_text(duration.members[k].way),
                 )
             )
     return found

@@ -291,6 +291,7 @@ def length_tables(comparison: Comparison) -> list[tuple[str, Table]]:
     header = lengths = list(dict.fromkeys(one.label for one in comparison.lengths))
     label = comparison.metric.label
     caption = f"{label} % on a speaker's utterances joined to a mean duration and decoded whole"
+    caption += f" ({comparison.lengths[0].search})"
     tables = []
     if comparison.length_types:
         factors = [factor.name for factor in comparison.factors]

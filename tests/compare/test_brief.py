@@ -171,6 +171,12 @@ def test_a_page_of_lengths(long_grid: list[Path]) -> None:
     assert "# Comparison of weightings and positions" in page_of(comparison)
     page = page_of(comparison, length_brief_files)
     assert "# Longer audio" in page
+    # its own sets alone, and how they were decoded
+    words = sum(unit.words for unit in comparison.lengths[0].units)
+    how = f"{words} words; normaliser lowercase-apostrophe; search greedy"
+    assert f"test-1s: 6 utterances of 2.54 s on average, {how}" in page
+    assert f"test-60s: 3 utterances of 5.09 s on average, {how}" in page
+    assert "test: 6 utterances" not in page
     for one in comparison.length_types:
         assert one.interval is not None
         cell = f"{100 * one.wer:.2f} [{100 * one.interval.low:.2f}, {100 * one.interval.high:.2f}]"

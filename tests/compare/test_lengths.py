@@ -14,6 +14,7 @@ from made_models import decode_joined
 
 from asr.cli import main
 from asr.compare.compare import compare
+from asr.compare.comparison import Comparison
 from asr.compare.tables import format_terminal
 from asr.config import load
 from asr.data.joining import join_speakers
@@ -167,10 +168,80 @@ def test_only_what_is_of_the_same_utterances_is_compared(
     found = compare(copies)
     assert {one.length_s for one in found.lengths} == {1.0, 60.0}
     for note in (
-        "xother-30s: left out, joined from other utterances than test-120s",
+        "xother-30s of softmax, sigmoid: left out, joined from other utterances than test-120s",
         "joined to 3 s: left out, these are not the words of those joined to 1 s",
     ):
         assert found.notes.count(note) == 1
+
+
+def decode_otherwise(exp: Path, cuts: Path, name: str, **how: Any) -> None:
+    """Another set, with another record of how it was decoded."""
+    out = exp / "decode" / name
+    summary = decode_set(load_model(exp), cuts, out)
+    (out / "decode.json").write_text(json.dumps({**summary, **how}))
+    score_folder(out)
+
+
+def joined_cuts(three_speakers: Path, folder: Path, to_s: float) -> Path:
+    path = folder / f"again-{to_s:g}s.cuts.jsonl.gz"
+    write_cuts(join_speakers(list(read_cuts(three_speakers)), to_s), path)
+    return path
+
+
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"search": "beam", "beam": 4}, "beam, beam 4"),
+        ({"chunk": 8, "left_chunks": 2}, "greedy, chunk 8, left_chunks 2"),
+    ],
+)
+def test_what_was_decoded_otherwise_is_never_compared(
+    copies: list[Path], three_speakers: Path, tmp_path: Path, both: bool, how: Any, said: str
+) -> None:
+    """Whatever its folder is called: first in the alphabet, or as the other system's."""
+    expected = compare(copies)
+    whole = joined_cuts(three_speakers, tmp_path, 60.0)
+    for exp in copies if both else copies[1:]:
+        decode_otherwise(exp, whole, "a-60s", **how)
+    found = compare(copies)
+    assert found.lengths == expected.lengths
+    first = "test-120s"
+    systems = "softmax, sigmoid" if both else "sigmoid"
+    note = f"a-60s of {systems}: left out, decoded with {said}, and {first} with greedy"
+    assert [*expected.notes[:-1], note, expected.notes[-1]] == found.notes
+    # the same name, and another way
+    shutil.rmtree(copies[1] / "decode/test-60s")
+    decode_otherwise(copies[1], whole, "test-60s", **how)
+    found = compare(copies)
+    assert {one.name for one in found.lengths} == {"softmax"}
+    assert (
+        f"test-60s of sigmoid: left out, decoded with {said}, and {first} with greedy"
+        in found.notes
+    )
+
+
+def test_a_folders_name_is_the_same_for_all_systems(
+    copies: list[Path], three_speakers: Path, tmp_path: Path
+) -> None:
+    decode_otherwise(copies[1], joined_cuts(three_speakers, tmp_path, 60.0), "a-60s")
+    found = compare(copies)
+    assert {one.set_name for one in found.lengths} == {"test-1s", "test-60s"}
+    assert "a-60s of sigmoid: left out, joined to 60 s as test-60s is" in found.notes
+
+
+def test_weights_that_were_tuned_are_each_systems_own(copies: list[Path]) -> None:
+    def weighted(origin: str) -> Comparison:
+        for number, exp in enumerate(copies):
+            for path in exp.glob("decode/test-*s/decode.json"):
+                lm = {"lm_sha256": "ab" * 32, "weights": origin, "lm_weight": 0.5 + number}
+                path.write_text(json.dumps({**json.loads(path.read_text()), **lm}))
+        return compare(copies)
+
+    tuned = weighted("tuned").lengths
+    assert {one.name for one in tuned} == {"softmax", "sigmoid"}
+    assert {one.search for one in tuned} == {"greedy, lm_sha256 abababababab, weights tuned"}
+    assert {one.name for one in weighted("given").lengths} == {"softmax"}
 
 
 def test_a_note_of_a_wrong_kind_is_refused(copies: list[Path]) -> None:

@@ -64,7 +64,7 @@ def _page(comparison: Comparison, picture: str, made_by: str) -> str:
     found = verdict(comparison)
     parts = [
         f"# {_title(comparison)}",
-        *_opening(comparison, made_by, found),
+        *_opening(comparison, made_by, found, set_lines(comparison)),
         f"![{comparison.metric.long}s and differences with intervals]({quote(picture)})",
     ]
     if comparison.types:
@@ -79,7 +79,7 @@ def _page(comparison: Comparison, picture: str, made_by: str) -> str:
 def _length_page(comparison: Comparison, picture: str, made_by: str) -> str:
     parts = [
         "# Longer audio",
-        *_opening(comparison, made_by, length_verdict(comparison)),
+        *_opening(comparison, made_by, length_verdict(comparison), _length_set_lines(comparison)),
         "Utterances of one speaker are joined to each duration and decoded whole, so the words are "
         "the same at every duration and what changes is the length alone (and the seams).",
         f"![{comparison.metric.long} by joined duration]({quote(picture)})",
@@ -87,10 +87,22 @@ def _length_page(comparison: Comparison, picture: str, made_by: str) -> str:
     return _joined([*parts, *markdown_tables(length_tables(comparison))], comparison)
 
 
-def _opening(comparison: Comparison, made_by: str, found: Verdict) -> list[str]:
+def _length_set_lines(comparison: Comparison) -> str:
+    """Say of each duration which set, how large, how normalised and how decoded."""
+    lines = []
+    for one in {one.label: one for one in comparison.lengths}.values():
+        num_words = sum(unit.words for unit in one.units)
+        lines.append(
+            f"{one.set_name}: {one.num_utterances} utterances of {one.label} on average, {num_words} "
+            f"{comparison.metric.units}; normaliser {one.normaliser}; search {one.search}"
+        )
+    return "\n".join(map(printable, lines))
+
+
+def _opening(comparison: Comparison, made_by: str, found: Verdict, sets: str) -> list[str]:
     return [
         code(made_by),
-        markdown_lines(f"{printable(_what(comparison))}\n{set_lines(comparison)}"),
+        markdown_lines(f"{printable(_what(comparison))}\n{sets}"),
         f"**{cell(printable(found.answer))}**",
         markdown_items(found.reasons),
     ]

@@ -262,9 +262,9 @@ def _lengths(comparison: Comparison) -> str:
         return ""
     label = comparison.metric.label
     parts = [
-        "<h2>Longer audio</h2><p>Each speaker's utterances joined end to end and decoded whole: the "
-        "same words at every duration. Nothing of that length was heard in training unless the "
-        "training data has it.</p>",
+        "<h2>Longer audio</h2><p>Each speaker's utterances joined end to end and decoded whole "
+        f"({escaped(comparison.lengths[0].search)}): the same words at every duration. Nothing of that "
+        "length was heard in training unless the training data has it.</p>",
         html_panels(figures.lengths(comparison), f"{label} by joined duration, with intervals."),
     ]
     if comparison.length_differences:
