@@ -33,7 +33,8 @@ def add(verbs: Verbs) -> None:
         "--length-page",
         type=path,
         metavar="PAGE.md",
-        help="the same of word error rates by duration: sets that `asr join --to-s` made, decoded",
+        help="the same of word error rates by duration: sets that `asr join --to-s` made, decoded; "
+        "of one manifest: that of the first of these folders in the alphabet",
     )
     output.add_argument("--made-by", help="the command that the pages name; default: this one")
     output.add_argument("--results", type=path, help="also add rows to this Markdown table")
