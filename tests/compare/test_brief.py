@@ -201,6 +201,22 @@ def test_a_page_of_lengths(long_grid: list[Path]) -> None:
     assert "says nothing yet about weightings and positions" in page
 
 
+def test_one_duration_is_said_once(long_grid: list[Path]) -> None:
+    comparison = compare(long_grid)
+    alone = [one for one in comparison.lengths if one.label == "5.09 s"]
+    types = [one for one in comparison.length_types if one.set_name == "5.09 s"]
+    of_types = [one for one in comparison.length_differences if one.set_name == "5.09 s"]
+    one = replace(
+        comparison, lengths=alone, length_types=types, length_differences=of_types, types=[]
+    )
+    (lowest,) = (x for x in length_verdict(one).reasons if x.startswith("Lowest at 5.09 s"))
+    assert lowest.endswith(f"({100 * min(x.wer for x in types):.2f} %).")
+    found = length_verdict(replace(one, length_types=[], length_differences=[])).answer
+    assert found.startswith(
+        f"Word error rates at 5.09 s: {alone[0].name} {100 * alone[0].wer:.2f} %;"
+    )
+
+
 def test_refusals(grid: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputError, match=r"--page x\.html: must end in \.md"):
         brief_files(compare(grid[:1]), Path("x.html"), "")

@@ -57,18 +57,19 @@ def verdict(comparison: Comparison) -> Verdict:
 def length_verdict(comparison: Comparison) -> Verdict:
     """Say whether the answer holds for longer audio, where lengths were compared."""
     durations = list(dict.fromkeys(one.label for one in comparison.lengths))
-    short, long = durations[0], durations[-1]
+    long = durations[-1]
+    ends = list(dict.fromkeys((durations[0], long)))
     if not comparison.length_differences:
         rates = {(one.name, one.label): one.wer for one in comparison.lengths}
         names = list(dict.fromkeys(name for name, _ in rates))
-        changes = [f"{name} {_change(rates[name, short], rates[name, long])}" for name in names]
+        changes = [f"{name} {_rates(*(rates[name, end] for end in ends))}" for name in names]
         why = "There is one type: nothing to compare it with."
         if not comparison.length_types:
             why = (
                 f"Each system is one training: this says nothing yet about {_factors(comparison)}."
             )
         rate = comparison.metric.long.capitalize()
-        return Verdict(f"{rate}s at {short} and at {long}: {'; '.join(changes)}.", [why])
+        return Verdict(f"{rate}s at {' and at '.join(ends)}: {'; '.join(changes)}.", [why])
     answers: list[str] = []
     reasons: list[str] = []
     tested = (comparison.length_differences, comparison.length_interactions)
@@ -83,13 +84,14 @@ def length_verdict(comparison: Comparison) -> Verdict:
         (one for one in comparison.length_types if one.set_name == long), key=lambda one: one.wer
     )
     for end, one in (("Lowest", ranked[0]), ("Highest", ranked[-1])):
-        change = _change(wers[one.label, short], one.wer)
-        reasons.append(f"{end} at {long}: {type_in_words(one)} ({short} and {long}: {change}).")
+        change = _rates(*(wers[one.label, at] for at in ends))
+        change = f"{' and '.join(ends)}: {change}" if len(ends) > 1 else change
+        reasons.append(f"{end} at {long}: {type_in_words(one)} ({change}).")
     return Verdict(" ".join(answers), [*reasons, *_few_seeds(comparison.length_types)])
 
 
-def _change(before: float, after: float) -> str:
-    return f"{100 * before:.2f} % and {100 * after:.2f} %"
+def _rates(*wers: float) -> str:
+    return " and ".join(f"{100 * wer:.2f} %" for wer in wers)
 
 
 def _of_types(comparison: Comparison) -> Verdict:
