@@ -21,8 +21,11 @@ from asr.data.speakers import UNKNOWN_SPEAKER
 from asr.data.store.index import CutList, cut_speaker
 from asr.errors import InputError
 
-# The custom field in which a cut of a whole joined set says what the set was made of.
+# The custom field in which a cut of a whole joined set says what the set was made of, and its size.
 _NOTE = "joined"
+_FIELDS = {"of": str, "to_s": float, "num_utterances": int}
+# The longest duration that a record of a decoded set may name.
+_MAX_S = 1e9
 
 
 def join_cuts(
@@ -72,41 +75,48 @@ def join_speakers(cuts: Sequence[Cut], to_s: float) -> list[Cut]:
 
     A speaker's utterances are shared out evenly, cut between utterances where an even share ends: no
     joined one is a short rest, and a speaker with less than ``to_s`` is one. Nothing lies between them.
-    Each cut notes the duration and the fingerprint of ``cuts``, see ``joined_from``.
+    Each notes the duration, the fingerprint of ``cuts`` and their number, see ``joined_from``.
 
     Raises:
         InputError: an utterance of no known speaker; see also ``join_cuts``.
     """
     _check(cuts)
-    note = {_NOTE: {"of": CutList(cuts).fingerprint(), "to_s": to_s}}
     by_speaker: dict[str, list[Cut]] = {}
     for cut in sorted(cuts, key=lambda cut: (cut_speaker(cut), cut.id)):
         if cut_speaker(cut) in ("", UNKNOWN_SPEAKER):
             raise InputError(f"cut {cut.id}: of no known speaker, so it can be joined to no other")
         by_speaker.setdefault(cut_speaker(cut), []).append(cut)
-    joined = []
+    rows: list[list[tuple[Cut, float]]] = []
     for own in by_speaker.values():
         whole_s = sum(cut.duration for cut in own)
         share_s = whole_s / max(1, round(min(whole_s / to_s, 1e6)))
         shares: dict[int, list[tuple[Cut, float]]] = {}
         before_s = 0.0
         for cut in own:
-            share = shares.setdefault(int((before_s + cut.duration / 2) / share_s), [])
-            noted = cut if share else fastcopy(cut, custom={**(cut.custom or {}), **note})
-            share.append((noted, 0.0))
+            shares.setdefault(int((before_s + cut.duration / 2) / share_s), []).append((cut, 0.0))
             before_s += cut.duration
-        joined += [_joined(share) for share in shares.values()]
-    return joined
+        rows += shares.values()
+    fingerprint = CutList(cuts).fingerprint()
+    note = {_NOTE: {"of": fingerprint, "to_s": float(to_s), "num_utterances": len(rows)}}
+    for row in rows:
+        first = row[0][0]
+        row[0] = (fastcopy(first, custom={**(first.custom or {}), **note}), 0.0)
+    return [_joined(row) for row in rows]
 
 
 def joined_from(cuts: Iterable[Cut]) -> dict[str, Any] | None:
     """Return the note that ``join_speakers`` left: ``of``, a fingerprint, and ``to_s``, seconds.
 
-    None where not all of the cuts have the same.
+    None where not all of the cuts have the same, or not all of the joined ones are there: a part of
+    them has other words. A manifest's own field of that name is none of ours.
     """
     notes = [_note(cut) for cut in cuts]
-    same = all(note == notes[0] for note in notes)
-    return notes[0] if same and isinstance(notes[0], dict) else None
+    note = notes[0]
+    if not isinstance(note, dict) or {key: type(value) for key, value in note.items()} != _FIELDS:
+        return None
+    if any(other != note for other in notes) or note["num_utterances"] != len(notes):
+        return None
+    return {"of": note["of"], "to_s": note["to_s"]} if 0 < note["to_s"] <= _MAX_S else None
 
 
 def _note(cut: Cut) -> Any:

@@ -161,6 +161,29 @@ def test_speakers_are_joined_by_themselves_and_whole() -> None:
     assert all(cut.custom is None for cut in cuts)
 
 
+def test_a_part_of_a_joined_set_is_no_joined_set(tmp_path: Path) -> None:
+    cuts = of_speakers(silent(9, np.random.default_rng(0)), [f"s{n % 3}" for n in range(9)])
+    path, part = tmp_path / "long.cuts.jsonl.gz", tmp_path / "part.cuts.jsonl.gz"
+    write_cuts(join_speakers(cuts, 5.0), path)
+    assert joined_from(read_cuts(path)) is not None
+    words = ["subset", "--cuts", str(path), "--out", str(part)]
+    assert main(words) == 0
+    assert joined_from(read_cuts(part)) == joined_from(read_cuts(path))
+    assert main([*words, "--every", "2"]) == 0
+    assert joined_from(read_cuts(part)) is None
+
+
+def test_a_manifests_own_field_is_no_note() -> None:
+    (cut,) = silent(1, np.random.default_rng(0))
+    (good,) = join_speakers(of_speakers([cut], ["s"]), 5.0)
+    assert joined_from([good]) is not None
+    note = good.custom["joined"]
+    wrongs = ({"foo": 1}, "x", {}, {**note, "more": 1}, {**note, "of": 3}, {**note, "to_s": -1.0})
+    for wrong in (*wrongs, {**note, "to_s": True}, {**note, "to_s": 1e12}, {"to_s": 1.0}):
+        cut.custom = {"joined": wrong}
+        assert joined_from([cut]) is None
+
+
 def test_shares_of_a_speakers_time_are_even() -> None:
     """133 s: once whole, in halves, in quarters and in ninths, each within half an utterance."""
     cuts = of_speakers(silent(30, np.random.default_rng(0)), ["s"] * 30)
