@@ -78,6 +78,8 @@ def find_durations(
             notes.append(f"joined to {length_s:g} s: left out, {why}")
         else:
             kept.append(one)
+    for k in sorted({*range(len(names))} - {*systems}) if kept else ():
+        notes.append(f"joined: {names[k]} left out, no such set of it is decoded")
     for k in systems:
         if missing := [f"{one.length_s:g} s" for one in kept if k not in one.members]:
             notes.append(f"joined: {names[k]} left out, not decoded at {', '.join(missing)}")

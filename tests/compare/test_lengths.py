@@ -15,6 +15,7 @@ from made_models import decode_joined
 from asr.cli import main
 from asr.compare.compare import compare
 from asr.compare.comparison import Comparison
+from asr.compare.report.brief import length_brief_files
 from asr.compare.tables import format_terminal
 from asr.config import load
 from asr.data.joining import join_speakers
@@ -149,6 +150,9 @@ def test_a_system_without_a_duration_is_left_out_by_name(copies: list[Path]) -> 
     found = compare(copies[::-1])
     assert [one.difference for one in found.lengths] == [None, None]
     assert any("sigmoid was not decoded on it" in note for note in found.notes)
+    note = "joined: sigmoid left out, no such set of it is decoded"
+    assert note in found.notes
+    assert note in str(length_brief_files(found, Path("x.md"), "")[Path("x.md")])
 
 
 def test_only_what_is_of_the_same_utterances_is_compared(
