@@ -94,6 +94,8 @@ def read_experiment(folder: Path, metric: Metric = WER) -> Experiment:
         InputError: no such folder, no ``run.json``, a file that is malformed, or a ``score.json``
             that belongs to other hypotheses.
     """
+    if folder.is_file():
+        raise InputError(f"{folder}: a file, not an experiment folder (EXP/*/ names folders alone)")
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
     run = _read_run(folder)

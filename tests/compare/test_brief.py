@@ -201,6 +201,12 @@ def test_a_page_of_lengths(long_grid: list[Path]) -> None:
     assert "says nothing yet about weightings and positions" in page
 
 
+def test_a_file_among_the_folders_is_named_as_one(tmp_path: Path) -> None:
+    (tmp_path / "compare.json").write_text("{}")
+    with pytest.raises(InputError, match=r"compare\.json: a file, not an experiment folder"):
+        compare([tmp_path / "compare.json"])
+
+
 def test_one_duration_is_said_once(long_grid: list[Path]) -> None:
     comparison = compare(long_grid)
     alone = [one for one in comparison.lengths if one.label == "5.09 s"]
