@@ -207,6 +207,14 @@ def test_a_file_among_the_folders_is_named_as_one(tmp_path: Path) -> None:
         compare([tmp_path / "compare.json"])
 
 
+def test_equal_rates_are_the_same(tmp_path: Path) -> None:
+    folders = [write_experiment(tmp_path / name, seed=None) for name in ("a", "b")]
+    for folder in folders:
+        write_decoded(folder, "test", 0.2)
+    (first, *_) = verdict(compare(folders)).reasons
+    assert first.startswith("On test the word error rate of b is the same as that of a")
+
+
 def test_one_duration_is_said_once(long_grid: list[Path]) -> None:
     comparison = compare(long_grid)
     alone = [one for one in comparison.lengths if one.label == "5.09 s"]

@@ -60,10 +60,10 @@ def reason(one: Difference | TypeDifference, where: str, metric: Metric) -> str:
     names = [one.name, one.baseline]
     if isinstance(one, TypeDifference):
         names = [*map(said, names)]
-    text = (
-        f"{where} the {metric.long} of {names[0]} is {100 * abs(one.difference):.2f} points {side} "
-        f"than that of {names[1]}"
+    apart = (
+        f"{100 * abs(one.difference):.2f} points {side} than" if one.difference else "the same as"
     )
+    text = f"{where} the {metric.long} of {names[0]} is {apart} that of {names[1]}"
     if isinstance(one, TypeDifference) and len(one.within) > 1:
         text += f" ({one.scope})"
     if one.interval is not None:
