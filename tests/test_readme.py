@@ -193,10 +193,10 @@ def test_targets_extras_and_the_python_version_are_those_of_the_project() -> Non
 def test_the_words_of_attention_are_those_of_the_configuration() -> None:
     head = README.split("```")[0]
     named = set(re.findall(r"`(\w+)`", head))
-    fields = {item.name: item for _, _, item in config.walk(config.Config())}
+    fields = {key: item for key, _, item in config.walk(config.Config())}
     assert named == {
-        *fields["weighting"].metadata["choices"],
-        *fields["position"].metadata["choices"],
+        *fields["attention.weighting"].metadata["choices"],
+        *fields["attention.position"].metadata["choices"],
     }
 
 
