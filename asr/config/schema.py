@@ -300,7 +300,6 @@ class CtcConfig(HeadConfig):
     intermediate_weight: float = option(
         0.3, "share of those losses in the whole", low=0.0, high=1.0
     )
-    weight: float = option(1.0, "factor on its loss in the sum over heads", low=0.0, high=1000.0)
     consistency: float = option(
         0.0,
         "weight of the consistency between two SpecAugmented views (CR-CTC; its paper takes 0.2); 0 is "
@@ -308,6 +307,7 @@ class CtcConfig(HeadConfig):
         low=0.0,
         high=1000.0,
     )
+    weight: float = option(1.0, "factor on its loss in the sum over heads", low=0.0, high=1000.0)
 
 
 @dataclass(frozen=True)
