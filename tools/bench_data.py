@@ -1,4 +1,4 @@
-"""What data costs: ``resume`` (time and memory until any step of a huge manifest) and ``loader``.
+"""Cost of data: ``resume`` (time and memory until any step of a huge manifest) and ``loader``.
 
     python tools/bench_data.py resume --utterances 1000000 --step 100000
     python tools/bench_data.py loader --cuts data/train.cuts.jsonl.gz --workers 1

@@ -30,7 +30,7 @@ Row = dict[str, Any]
 
 
 def probe(minutes: float, window: int, options: list[str]) -> None:
-    """In a process of its own: print CPU seconds and peak of memory of one pass."""
+    """Run in a process of its own: print CPU seconds and peak of memory of one pass."""
     cfg = config.load([], [*options, f"attention.window={window}"])
     torch.manual_seed(0)
     net = Recogniser(cfg, 500).eval()

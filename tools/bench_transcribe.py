@@ -244,7 +244,7 @@ def precision(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def spoken_starts_s(path: Path) -> dict[str, list[float]]:
-    """When the words of each utterance start; NaN where espeak-ng does not say."""
+    """Return the start of each utterance's words; NaN where espeak-ng does not say."""
     lines = [line.split() for line in path.read_text().splitlines()]
     return {name: [float(t) if t != "-" else np.nan for t in times] for name, *times in lines}
 

@@ -55,5 +55,5 @@ def _table(effective: Config) -> str:
 
 
 def _spell(value: Any) -> str:
-    """As one writes it on the command line and in yaml."""
+    """Return a value as the command line and yaml spell it."""
     return value if isinstance(value, str) and value else json.dumps(value)

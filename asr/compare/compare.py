@@ -42,7 +42,7 @@ _LONG_WORDS = 12
 
 @dataclass(frozen=True)
 class _Systems:
-    """What is compared, and how."""
+    """Systems to compare, and the settings of the comparison."""
 
     experiments: list[Experiment]
     names: list[str]
@@ -56,7 +56,7 @@ class _Systems:
 
 @dataclass
 class _Found:
-    """What sets have given, one after the other."""
+    """Results collected set by set."""
 
     groups: list[Group] = field(default_factory=list)
     results: dict[tuple[int, str], SetResult] = field(default_factory=dict)
@@ -158,7 +158,7 @@ def _compare_set(
 
 
 def _parts(group: Group, systems: _Systems) -> list[Part]:
-    """By length, speaker and noise, which the manifest of the first of these systems knows."""
+    """Split a set by length, speaker and the noise that the first system's manifest names."""
     decoding = systems.experiments[group.members[0]].sets[group.set_name].decoding
     return parts_of(group, systems.names, read_noise_db(decoding.cuts))
 

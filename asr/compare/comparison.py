@@ -262,16 +262,18 @@ class LengthResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Attributes:
-    differences: paired ones; a pair whose utterances differ has a note instead.
-    factors: in which the trainings differ, seed apart.
-    types: of those trained at least twice, and their differences and interactions.
-    parts: WER by length, speaker and noise.
-    lengths: WER on joined utterances, where they were asked for; ``length_types``,
-        ``length_differences`` and ``length_interactions`` are of types there, their set is the
-        duration.
-    notes: what a reader must know before believing the table, most important first.
-    metric: what every error rate here is of, whatever its field is called; ``words`` are its units.
+    """Result of a comparison of systems.
+
+    Attributes:
+        differences: paired ones; a pair whose utterances differ has a note instead.
+        factors: in which the trainings differ, seed apart.
+        types: of those trained at least twice, and their differences and interactions.
+        parts: WER by length, speaker and noise.
+        lengths: WER on joined utterances, where they were asked for; ``length_types``,
+            ``length_differences`` and ``length_interactions`` are of types there, their set is the
+            duration.
+        notes: what a reader must know before believing the table, most important first.
+        metric: what every error rate here is of, whatever its field is called; ``words`` are its units.
     """
 
     rows: list[Row]

@@ -22,7 +22,7 @@ Points = list[tuple[int, float]]
 
 @dataclass(frozen=True)
 class Curves:
-    """What ``log.jsonl`` says of a run: (step, value) pairs in order.
+    """Curves of a run from ``log.jsonl``: (step, value) pairs in order.
 
     Attributes:
         valid_wer: dev error rate, of words or of characters.

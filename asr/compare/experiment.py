@@ -70,12 +70,14 @@ class ScoredSet:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Attributes:
-    settings: the training's configuration by ``section.key``; empty where it is not there.
-    contents: what the manifests of an option held, as a fingerprint; of those that ``run.json`` has.
-    sets: by the name of their folder under ``decode/``, in sorted order.
-    joined: the same, of sets of joined utterances (``asr join --to-s``), which are not in ``sets``.
-    left_out: why a folder under ``decode/`` is not among them.
+    """Run with its decoded sets.
+
+    Attributes:
+        settings: the training's configuration by ``section.key``; empty where it is not there.
+        contents: what the manifests of an option held, as a fingerprint; of those that ``run.json`` has.
+        sets: by the name of their folder under ``decode/``, in sorted order.
+        joined: the same, of sets of joined utterances (``asr join --to-s``), which are not in ``sets``.
+        left_out: why a folder under ``decode/`` is not among them.
     """
 
     folder: Path

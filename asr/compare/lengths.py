@@ -24,10 +24,12 @@ _SHOWN = 12
 
 @dataclass(frozen=True)
 class Duration:
-    """Attributes:
-    length_s: what utterances were joined to.
-    set_name: of the folder that each system's set is in.
-    members: the set of each system that was decoded on them, by its number; the first's first.
+    """Sets joined to one duration.
+
+    Attributes:
+        length_s: what utterances were joined to.
+        set_name: of the folder that each system's set is in.
+        members: the set of each system that was decoded on them, by its number; the first's first.
     """
 
     length_s: float

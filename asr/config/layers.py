@@ -1,4 +1,4 @@
-"""What stands in yaml files and overrides, layer by layer, before anybody knows what the keys mean."""
+"""Layers of yaml files and overrides as written, before their keys are interpreted."""
 
 from __future__ import annotations
 

@@ -253,7 +253,7 @@ class _WaveCache:
 
 
 def shuffled_givers(durations_s: np.ndarray, seed: int) -> np.ndarray:
-    """Whose text each utterance gets instead of its own: the control that a recipe must fail on.
+    """Draw whose text each utterance gets instead of its own: the control that a recipe must fail on.
 
     Texts move among utterances of about the same length, so that they still fit the audio and the
     control trains on as many utterances as the real thing. No utterance keeps its own.

@@ -57,7 +57,7 @@ class _Task:
 
 @dataclass(frozen=True)
 class _Failure:
-    """What a worker met that is no fault of the data: its traceback."""
+    """Traceback of a worker's failure that is no fault of the data."""
 
     trace: str
 

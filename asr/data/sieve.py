@@ -1,4 +1,4 @@
-"""Which utterances cannot be trained on, and why."""
+"""Selection of the utterances that can be trained on, with reasons for the others."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Sieve:
         return tuple(self._explain(index, reason) for index, reason in sorted(found))
 
     def counts(self) -> dict[str, int]:
-        """How many cuts were left out for each reason, the most frequent first."""
+        """Count the cuts left out for each reason, the most frequent first."""
         counts = {reason: len(indices) for reason, indices in self._found.items() if len(indices)}
         return dict(sorted(counts.items(), key=lambda pair: -pair[1]))
 

@@ -151,7 +151,7 @@ def _refuse_another_set(out: Path, cuts: Path, fingerprint: str) -> None:
 
 
 def spread(durations_s: np.ndarray, count: int) -> list[int]:
-    """At most so many indices, in rising order, of utterances from the shortest to the longest."""
+    """Return at most so many indices, rising, of utterances from the shortest to the longest."""
     rising = np.argsort(durations_s, kind="stable")
     places = np.linspace(0, len(rising) - 1, min(count, len(rising))).round().astype(int)
     return sorted(int(index) for index in rising[places])
@@ -208,7 +208,7 @@ def _decode(
 
 
 def _stream_settings(model: Model, chunk: Chunk) -> dict[str, Any]:
-    """For ``decode.json``: the chunks, and the longest time that a stream with them lags behind."""
+    """Return the chunks and a stream's largest latency with them, for ``decode.json``."""
     stream = FrameStream(model.net, model.config, chunk)
     size, left_chunks = chunk
     latency_s = round(stream.chunk_s + stream.lookahead_s, 4)

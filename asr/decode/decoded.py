@@ -48,7 +48,7 @@ class DecodedUtterance:
 
 @dataclass(frozen=True)
 class JoinedFrom:
-    """What a set was made of whose utterances are a speaker's joined to a duration (`asr join --to-s`).
+    """Origin of a set whose utterances are a speaker's joined to a duration (`asr join --to-s`).
 
     Attributes:
         of: fingerprint of the manifest that was joined.

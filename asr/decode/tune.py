@@ -52,7 +52,7 @@ class Candidate:
 
 
 class Lists:
-    """What the searches have found so far for each utterance, with errors of one metric."""
+    """Hypotheses found so far for each utterance, with their errors in one metric."""
 
     def __init__(self, references: Sequence[str], metric: Metric = WER) -> None:
         self._split = metric.split

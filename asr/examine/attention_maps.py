@@ -1,4 +1,4 @@
-"""What a model attends to in one utterance: the weights of every head, as one small picture."""
+"""Attention weights of every head in one utterance, as one small picture."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def picture(maps_l: list[Tensor]) -> np.ndarray:
 
 
 def _spread(count: int, most: int) -> list[int]:
-    """At most so many of 0 … count - 1, the first and the last among them."""
+    """Return at most so many of 0 … count - 1, the first and the last among them."""
     if count <= most:
         return list(range(count))
     return [round(k * (count - 1) / (most - 1)) for k in range(most)]

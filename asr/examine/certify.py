@@ -60,7 +60,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Line:
-    """What came of a trial.
+    """Result of a trial.
 
     Attributes:
         largest: by precision, the largest difference within a frame; not finite where numbers of
@@ -79,9 +79,11 @@ class Line:
 
 @dataclass(frozen=True)
 class Certificate:
-    """Attributes:
-    weights_sha256: of the model's weights.
-    ids, durations_s: of the utterances.
+    """Results of all trials of a model.
+
+    Attributes:
+        weights_sha256: of the model's weights.
+        ids, durations_s: of the utterances.
     """
 
     model: str
@@ -95,7 +97,7 @@ class Certificate:
 
     @property
     def certified(self) -> bool:
-        """Whether everything that is promised holds."""
+        """Tell whether everything that is promised holds."""
         return all(line.verdict != FAILS for line in self.lines)
 
 
@@ -273,7 +275,10 @@ def _judge(trial: Trial, nets: dict[str, Recogniser], model: Model) -> Line:
 
 
 def largest_difference(got: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """Over all utterances; infinite where numbers of frames differ, NaN where anything is."""
+    """Return the largest difference over all utterances.
+
+    Infinite where numbers of frames differ, NaN where anything is NaN.
+    """
     if any(a.shape != b.shape for a, b in zip(got, expected, strict=True)):
         return math.inf
     differences = [(a - b).abs().flatten() for a, b in zip(got, expected, strict=True)]

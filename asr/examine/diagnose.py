@@ -24,10 +24,12 @@ _HEADER = (
 
 @dataclass(frozen=True)
 class Report:
-    """Attributes:
-    what: weighting and position.
-    near_frames: how many on both sides count as near.
-    frame_s: seconds of one.
+    """Diagnosis of a model.
+
+    Attributes:
+        what: weighting and position.
+        near_frames: how many on both sides count as near.
+        frame_s: seconds of one.
     """
 
     model: str
@@ -42,7 +44,7 @@ class Report:
 def diagnose_set(
     model: Model, cuts: Path, num_utterances: int = 4, near_frames: int = NEAR_FRAMES
 ) -> Report:
-    """Of utterances of a manifest, spread over its durations, in one batch.
+    """Diagnose utterances of a manifest, spread over its durations, in one batch.
 
     Raises:
         InputError: no such manifest, audio that cannot be read, or no utterance is long enough for a

@@ -50,12 +50,12 @@ class Recogniser(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are, and the audio must be."""
+        """Device of the weights, on which the audio must be."""
         return next(self.encoder.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
+        """Type of the weights."""
         return next(self.encoder.parameters()).dtype
 
     @property

@@ -46,7 +46,7 @@ DEFAULT_NEURAL_WEIGHT = 0.5
 
 @dataclass(frozen=True)
 class Search:
-    """From a head's frames to hypotheses.
+    """Search for hypotheses in a head's frames.
 
     Attributes:
         settings: everything that decides the result, for ``decode.json``.
@@ -62,7 +62,7 @@ class Search:
 
     @property
     def num_channels(self) -> int:
-        """Of the frames that are searched."""
+        """Channels of the frames that are searched."""
         return self.net.head(self.head).num_channels
 
     @property

@@ -1,4 +1,4 @@
-"""What every search returns, and the checks that every search makes."""
+"""Hypotheses, and the checks that every search makes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ScoreParts:
-    """What the score of a search with a language model is made of, before weights.
+    """Parts of the score of a search with a language model, before weights.
 
     Attributes:
         acoustic: natural-log probability of the tokens, summed over alignments.

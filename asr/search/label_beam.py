@@ -46,8 +46,10 @@ class Found:
 
 @dataclass(frozen=True)
 class Scorers:
-    """What ranks hypotheses: the decoder, CTC's prefixes by ``ctc_weight`` (the decoder's is the rest),
-    and text."""
+    """Scorers that rank hypotheses: the decoder, CTC's prefixes and text.
+
+    ``ctc_weight`` is CTC's share, the decoder's is the rest.
+    """
 
     head: AttentionDecoder
     ctc: CtcPrefixes | None = None

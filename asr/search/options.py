@@ -1,4 +1,4 @@
-"""What may be said about a search, checked."""
+"""Options of a search, checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much a language model counts: the weights that were tuned for a model, in its folder."""
+"""Weights of a language model in a search, as tuned for a model, in its folder."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ DEFAULT_WEIGHTS = Weights(lm_weight=0.5, word_bonus=1.0, unknown_penalty=5.0)
 
 @dataclass(frozen=True)
 class Tuned:
-    """What ``asr tune`` found for one language model.
+    """Weights that ``asr tune`` found for one language model.
 
     Attributes:
         lm, lm_sha256: name and content of the language model's file.
@@ -76,7 +76,7 @@ def write_tuned(tuned: Tuned, folder: Path) -> Path:
 
 
 def read_tuned(folder: Path) -> Tuned | None:
-    """What was tuned for this model, if anything was.
+    """Read the weights that were tuned for this model; None where there are none.
 
     Raises:
         InputError: a damaged file.

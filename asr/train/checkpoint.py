@@ -168,7 +168,7 @@ class ShardedStore(Store):
 
 
 def _is_old(path: Path) -> bool:
-    """Whether a sharded checkpoint has weights by older names."""
+    """Tell whether a sharded checkpoint has weights by older names."""
     found = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
     return any(is_old(name.partition(".")[2]) for name in found if name.startswith("model."))
 
@@ -317,7 +317,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """What damage raises becomes an InputError: a sharded checkpoint's index is a pickle, so that can
+    """Turn what damage raises into an InputError: a sharded checkpoint's index is a pickle, so that can
     be anything, and its CheckpointException is no Exception."""
     try:
         yield

@@ -14,14 +14,14 @@ NUM_UTTERANCES = 4
 
 
 def diagnosis_due(train: TrainConfig, step: int) -> bool:
-    """Whether a step, counted from 1, is looked at: the first, and every so many after it."""
+    """Tell whether a step, counted from 1, is diagnosed: the first, and every so many after it."""
     return train.diagnose_steps > 0 and (step - 1) % train.diagnose_steps == 0
 
 
 def diagnose_step(
     net: Recogniser, batches: Sequence[Batch]
 ) -> dict[str, float | str | None] | None:
-    """Of the first utterances of a step, with the weights before it; None where it has none.
+    """Diagnose the first utterances of a step, with the weights before it; None where it has none.
 
     In a pass of its own, in the weights' own precision and without augmentation; training goes on to
     the same bits as without it.

@@ -30,7 +30,7 @@ TRAINING_OVER_FORWARD = 3.0
 
 @dataclass(frozen=True)
 class Flops:
-    """Of one forward pass, padding not counted.
+    """Operations of one forward pass, padding not counted.
 
     per_sample          linear and convolutional layers, per audio sample
     per_squared_sample  attention's two products, per pair of samples that see each other
@@ -52,7 +52,7 @@ class Flops:
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """What the device can do at best, or None where that is not known."""
+    """Return the device's peak rate, None where that is not known."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)

@@ -1,4 +1,4 @@
-"""What keeps a run from ending hours in: the worst batch first, and the layer at fault by name."""
+"""Guards against a run that fails hours in: the worst batch first, and the layer at fault by name."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class Meter:
         return speeds
 
     def show(self, step: int, loss: float | None, lr: float, speeds: dict[str, float]) -> None:
-        """In the bar, or now and then as a line; without a loss where no step had a finite one."""
+        """Show progress in the bar, or now and then as a line; no loss where none was finite."""
         text = "loss not finite" if loss is None else f"loss {loss:.3f}"
         text += f", lr {lr:.1e}, {speeds['audio_s_per_s']:.0f} s of audio/s"
         text += f", {100 * speeds['waiting']:.0f} % waiting"

@@ -1,4 +1,4 @@
-"""Whether a run can go on as asked: its configuration and the content of its data are compared."""
+"""Checks that a run can be resumed: its configuration and the content of its data are compared."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def check_steps_left(exp: RunFolder, config: Config, num_steps: int, changes: li
 
 
 def finished(config: Config) -> str:
-    """What to tell someone who resumes a run that is done."""
+    """Describe how to continue a run that is complete."""
     epochs = config.train.epochs
     return f"all {epochs} epochs are trained; train.epochs={2 * epochs} goes on to twice as many"
 
@@ -100,7 +100,7 @@ def check_contents(exp: RunFolder, contents: dict[str, dict[str, Any]]) -> None:
 
 
 def _begun_with(exp: RunFolder) -> dict[str, Any]:
-    """What the data held when the run began; empty where an older version did not write it down."""
+    """Return the content of the data when the run began; empty where an older version recorded none."""
     found = read_json_object(exp.run).get("data") if exp.run.is_file() else None
     return found if isinstance(found, dict) else {}
 

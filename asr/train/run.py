@@ -46,7 +46,7 @@ from asr.train.trainer import Progress, Trainer
 
 @dataclass(frozen=True)
 class Options:
-    """What a run is asked for beside its configuration."""
+    """Options of a run beside its configuration."""
 
     resume: bool = False
     command: str = ""

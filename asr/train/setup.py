@@ -1,4 +1,4 @@
-"""What a run is made of: data, tokenizer, model, and the folder it writes to."""
+"""Parts of a run: data, tokenizer, model, and the folder it writes to."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def _warn_of_repeated(key: str, cuts: CutTable) -> None:
 
 
 def _contents(config: Config, opened: dict[str, CutTable]) -> dict[str, dict[str, Any]]:
-    """By option, for ``run.json``: what a run that goes on must find again."""
+    """Return the content of the data by option, for ``run.json``: a resumed run must find it again."""
     found = {}
     for key, paths, item in configuration.walk(config):
         if item.metadata["on_resume"] == configuration.CONTENT and paths:
@@ -239,7 +239,7 @@ def _summary(utterances: Utterances) -> str:
 def describe(
     setup: Setup, config: Config, precision: str, engine: str, processes: Processes
 ) -> list[str]:
-    """What is effective, for the reader of the log."""
+    """List the effective settings, for the reader of the log."""
     attention, augment, train = config.attention, config.augment, config.train
     masks = (
         f"SpecAugment {augment.num_freq_masks} x {augment.max_freq_mask} mel bins, up to "

@@ -26,7 +26,7 @@ VIEWS = ("specaugment", "specaugment of the second view")
 
 @dataclass(frozen=True)
 class Totals:
-    """What a step computed, summed over all processes, as numbers.
+    """Sums of a step over all processes, as numbers.
 
     loss        summed over utterances
     num_tokens  of the transcripts
@@ -161,7 +161,7 @@ class Step:
             self.halve(pieces)
 
     def pieces(self, batches: Sequence[Batch]) -> list[Batch]:
-        """What is computed at once."""
+        """Return the parts of a step that are computed at once."""
         return [piece for batch in batches for piece in cut(batch, self.most_samples)]
 
     def halve(self, pieces: Sequence[Batch]) -> None:

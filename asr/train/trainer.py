@@ -46,7 +46,7 @@ from asr.train.validate import share_of_dev, validate
 
 @dataclass
 class Progress:
-    """Where a run stands; all of it is in every checkpoint."""
+    """State of a run; all of it is in every checkpoint."""
 
     step: int = 0
     audio_s: float = 0.0
@@ -99,7 +99,7 @@ class Trainer:
         self._stop_agreed = self._checkpoint_agreed = False
 
     def run(self, log: TrainingLog) -> None:
-        """From where the run stands to its last step.
+        """Train from the current step to the last one.
 
         Raises:
             Stopped: asked to; see ``stopping``.
@@ -146,7 +146,7 @@ class Trainer:
         )
 
     def _epoch(self, log: TrainingLog, meter: Meter) -> None:
-        """From the step where the run stands to the end of that epoch."""
+        """Train from the current step to the end of its epoch."""
         epoch, first = divmod(self.progress.step, self.steps_an_epoch)
         plan = self.setup.batches.plan(epoch, self.setup.train.epoch_durations_s(epoch))
         batches = (batch for step in range(first, len(plan)) for batch in self._share(plan, step))
@@ -176,7 +176,7 @@ class Trainer:
         return plan.share(step, self.processes.rank, self.processes.size)
 
     def _diagnose(self, batches: list[Batch], log: TrainingLog, meter: Meter) -> None:
-        """By the first process; the others wait in the step that follows."""
+        """Diagnose in the first process; the others wait in the step that follows."""
         if self.processes.first:
             values = diagnose_step(self.setup.net, batches)
             if values is not None:
@@ -269,7 +269,7 @@ class Trainer:
             )
 
     def _validation_due(self) -> bool:
-        """Whether this step ends with a validation that is still to be done; a function of the step."""
+        """Tell whether this step ends with a validation that is still to be done, by the step alone."""
         step, train = self.progress.step, self.config.train
         every = train.validate_steps or train.validate_epochs * self.steps_an_epoch
         due = step % every == 0 or step == self.num_steps

@@ -1,4 +1,4 @@
-"""From the frames of one input, in order, to its segments and words."""
+"""Segments and words from the frames of one input, in order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from asr.transcribe.result import Alternative, Segment
 
 @dataclass(frozen=True)
 class Reader:
-    """What turns a head's frames into words.
+    """Conversion of a head's frames into words.
 
     Attributes:
         frame_s: seconds from one frame to the next.

@@ -152,7 +152,7 @@ def strip_origins(proto: Any) -> None:
 
 
 def metadata(model: Model, folder: Path) -> dict[str, str]:
-    """What turns log-probabilities into text and times, for a reader that has the file alone.
+    """Return what turns log-probabilities into text and times, for a reader that has the file alone.
 
     The likeliest tokens' pieces in a row, repeats merged, are the text, with ``▁`` for a space; a
     word begins ``word_start_shift_s`` after the first frame of its first token.

@@ -19,7 +19,7 @@ LONGEST_S = 30.0
 
 
 class Labelled(Protocol):
-    """What says which token each frame (frames, channels) most likely belongs to: a head, a search."""
+    """Labels of frames (frames, channels) by their most likely tokens: a head, a search."""
 
     @property
     def num_channels(self) -> int: ...
@@ -67,7 +67,7 @@ class PieceCutter:
 
     @property
     def held(self) -> Piece:
-        """What is in no piece yet."""
+        """Frames that are in no piece yet."""
         return Piece(self._first_frame, self._held_tx)
 
     def flush(self) -> list[Piece]:

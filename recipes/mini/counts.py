@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What the n of sigmoid's shift -log n counts, and what that does to word error rates by duration.
+"""Comparison of what the n of sigmoid's shift -log n counts, by word error rates at several durations.
 
 python counts.py counts/softmax-alibi-s1 counts/visible-alibi-s1 ... --out counts.md
 python counts.py --recount counts/visible-alibi-s1 --out counts/recounted-alibi-s1

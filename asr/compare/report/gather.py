@@ -54,9 +54,11 @@ class Map:
 
 @dataclass(frozen=True)
 class Contents:
-    """Attributes:
-    pair: names of the two systems whose utterances are shown.
-    notes: what could not be shown, and why.
+    """Contents of a report.
+
+    Attributes:
+        pair: names of the two systems whose utterances are shown.
+        notes: what could not be shown, and why.
     """
 
     comparison: Comparison

@@ -33,9 +33,11 @@ from asr.wer import Metric
 
 @dataclass(frozen=True)
 class Verdict:
-    """Attributes:
-    answer: one or a few sentences.
-    reasons: sentences; plain text.
+    """Answer of a comparison, and its reasons.
+
+    Attributes:
+        answer: one or a few sentences.
+        reasons: sentences; plain text.
     """
 
     answer: str

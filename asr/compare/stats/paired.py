@@ -32,7 +32,7 @@ from asr.wer import WER, Metric
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How intervals are made: their level, the number of resamples and their seed."""
+    """Settings of the intervals: level, number of resamples, seed."""
 
     level: float
     num_resamples: int
@@ -64,16 +64,16 @@ class Group:
 
     @property
     def testable(self) -> bool:
-        """Whether there are two units and any words in them."""
+        """Tell whether there are two units and any words in them."""
         return len(self.words_n) >= 2 and bool(self.words_n.any())
 
     @property
     def resampled(self) -> bool:
-        """Whether there are enough units to resample them."""
+        """Tell whether there are enough units to resample them."""
         return len(self.words_n) >= MIN_RESAMPLED
 
     def method(self, level: float) -> str:
-        """Of a difference's interval; too few exchanges of labels have none at this level."""
+        """Name the method of a difference's interval: too few exchanges of labels have none."""
         if self.resampled:
             return "random signs"
         return "t" if lowest_p(len(self.words_n)) > 1 - level else "all signs"
@@ -206,7 +206,7 @@ def paired_differences(group: Group, names: Sequence[str], how: Bootstrap) -> li
 
 
 def _mapsswe(group: Group) -> list[Mapsswe | None]:
-    """Of each member against the first."""
+    """Run MAPSSWE for each member against the first."""
     words_mu = [
         [
             errors_by_word(group.metric.split(utterance.reference), hypothesis)
