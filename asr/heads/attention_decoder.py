@@ -76,8 +76,9 @@ class AttentionDecoder(Head):
         exist_nu = frame_mask(token_lens_n, tokens_nu.shape[1])
         tokens_nu = torch.where(exist_nu, tokens_nu, EDGE)
         targets_nu = torch.cat([tokens_nu, edge_n1], 1)
-        log_probs_nuv = self.log_probs(torch.cat([edge_n1, tokens_nu], 1), source)
+        logits_nuv = self.decoder(torch.cat([edge_n1, tokens_nu], 1), source)
+        logits_nuv = logits_nuv.to(torch.promote_types(logits_nuv.dtype, torch.float32))
         loss_nu = nn.functional.cross_entropy(
-            log_probs_nuv.transpose(1, 2), targets_nu, reduction="none", label_smoothing=smoothing
+            logits_nuv.transpose(1, 2), targets_nu, reduction="none", label_smoothing=smoothing
         )
         return torch.where(frame_mask(token_lens_n + 1, loss_nu.shape[1]), loss_nu, 0.0).sum(1)

@@ -79,7 +79,7 @@ class NeuralLm(nn.Module):
         """Natural-log probability of each token sequence and of its end."""
         if not sequences:
             return []
-        scores: list[float] = self.log_prob(*_pad(sequences)).tolist()
+        scores: list[float] = self.log_prob(*padded(sequences)).tolist()
         return scores
 
 
@@ -110,7 +110,7 @@ def train_neural(
     for epoch in range(1, epochs + 1):
         loss_sum, num_predicted = 0.0, 0
         for number in rng.permutation(len(batches)):
-            tokens_bu, lens_b = _pad([sequences[index] for index in batches[number]])
+            tokens_bu, lens_b = padded([sequences[index] for index in batches[number]])
             predicted = int(lens_b.sum()) + len(lens_b)
             loss = -model.log_prob(tokens_bu, lens_b).sum() / predicted
             optimiser.zero_grad()
@@ -180,7 +180,8 @@ def _batches(sequences: Sequence[Sequence[int]], batch_tokens: int) -> list[list
     return batches
 
 
-def _pad(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+def padded(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Return token sequences padded with the blank (b, u), and their lengths (b)."""
     lens_b = torch.tensor([len(sequence) for sequence in sequences])
     tokens_bu = torch.full((len(sequences), int(lens_b.max())), _EDGE)
     for row, sequence in zip(tokens_bu, sequences, strict=True):

@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from asr.heads.attention_decoder import EDGE, AttentionDecoder
+from asr.heads.attention_decoder import AttentionDecoder
 from asr.heads.base import Head
 from asr.heads.ctc import frames_needed
+from asr.lm.neural import padded
 from asr.nn.frames import Source
 from asr.search.best_alignment import first_frames
 from asr.search.ctc_prefix import CtcPrefixes
@@ -45,7 +46,7 @@ def decoder_run(
         log_probs_bsv = None if ctc is None else ctc.frames(frames_bsd)
         prefixes = None
         if log_probs_bsv is not None and ctc_weight:
-            prefixes = CtcPrefixes(log_probs_bsv, lens_b)
+            prefixes = CtcPrefixes.of(log_probs_bsv, lens_b)
         scorers = Scorers(head, prefixes, ctc_weight, text)
         found = label_beam(scorers, frames_bsd, lens_b, beam, num_best)
         return _with_frames(found, log_probs_bsv, lens_b)
@@ -65,7 +66,13 @@ def rescored_run(
         log_probs_bsv = ctc.frames(frames_bsd)
         found = first(log_probs_bsv, lens_b)
         width = max(map(len, found))
-        tokens_nu, token_lens_n = _padded(found, width, frames_bsd.device)
+        # as many for each utterance: those that are missing are empty
+        rows = [
+            tokens
+            for several in found
+            for tokens in [*(one.tokens for one in several), *[()] * (width - len(several))]
+        ]
+        tokens_nu, token_lens_n = (x.to(frames_bsd.device) for x in padded(rows))
         decoder_n = -head.cross_entropy(Source(frames_bsd, lens_b), tokens_nu, token_lens_n)
         # a beam leaves alignments out; this is the sum over all of them
         log_probs_nsv = log_probs_bsv.repeat_interleave(width, 0)
@@ -94,20 +101,6 @@ def _checked(head: AttentionDecoder, frames_bsd: Tensor, lens_b: Tensor) -> tupl
         raise ValueError("frames_bsd holds NaN")
     device = head.decoder.output.weight.device
     return frames_bsd.to(device), lens_b.to(device)
-
-
-def _padded(found: NBest, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return tokens (n, u) and lengths (n) of so many transcripts for each utterance, empty ones where
-    there are fewer."""
-    rows = [
-        row
-        for several in found
-        for row in [*(one.tokens for one in several), *[()] * (width - len(several))]
-    ]
-    length = max(1, *map(len, rows))  # CTC's loss takes no transcripts that are all empty
-    tokens_nu = torch.tensor([[*row, *[EDGE] * (length - len(row))] for row in rows], device=device)
-    lens_n = torch.tensor([len(row) for row in rows], device=device)
-    return tokens_nu.long().view(len(rows), length), lens_n
 
 
 def _rescored(one: Hypothesis, acoustic: float) -> Hypothesis:

@@ -29,26 +29,35 @@ class PrefixState(NamedTuple):
     last_bk: Tensor
 
 
-class CtcPrefixes:
-    """Scores of prefixes and of whole transcripts, for all tokens that may follow, at once."""
+class CtcPrefixes(NamedTuple):
+    """Frames that score prefixes and whole transcripts, for all tokens that may follow, at once.
 
-    def __init__(self, log_probs_btv: Tensor, lens_b: Tensor):
-        """
-        Args:
-            log_probs_btv: normalised natural-log probabilities; computed with in float64.
-            lens_b: frames of each utterance; what lies beyond is never looked at.
-        """
-        self.lens_b = lens_b
+    Attributes:
+        lens_b: frames of each utterance.
+        exist_bt: true on the frames that exist; elsewhere nothing is emitted.
+        log_probs_btv, probs_btv: of the frames, in float64.
+        blanks_bt: (b, t + 1) ``_sums`` of the blank.
+    """
+
+    lens_b: Tensor
+    exist_bt: Tensor
+    log_probs_btv: Tensor
+    probs_btv: Tensor
+    blanks_bt: Tensor
+
+    @classmethod
+    def of(cls, log_probs_btv: Tensor, lens_b: Tensor) -> CtcPrefixes:
+        """Prepare normalised natural-log probabilities; anything may stand beyond the lengths."""
+        exist_bt = frame_mask(lens_b, log_probs_btv.shape[1])
+        exist_bt1 = exist_bt[..., None]
         log_probs_btv = log_probs_btv.double().clamp(min=_LEAST)
-        # NaN may stand beyond the end; nothing is emitted there
-        self._exist_bt = frame_mask(lens_b, log_probs_btv.shape[1])
-        self._log_probs_btv = log_probs_btv.where(self._exist_bt[..., None], _LEAST)
-        self._probs_btv = log_probs_btv.exp().where(self._exist_bt[..., None], 0.0)
-        self._blanks_bt = _sums(self._log_probs_btv[..., BLANK])
+        probs_btv = log_probs_btv.exp().where(exist_bt1, 0.0)
+        log_probs_btv = log_probs_btv.where(exist_bt1, _LEAST)
+        return cls(lens_b, exist_bt, log_probs_btv, probs_btv, _sums(log_probs_btv[..., BLANK]))
 
     def start(self) -> PrefixState:
         """Return the state of the empty prefix, one hypothesis per utterance."""
-        blank_b1t = self._blanks_bt[:, None]
+        blank_b1t = self.blanks_bt[:, None]
         never_b1t = torch.full_like(blank_b1t, -torch.inf)
         last_b1 = torch.full_like(self.lens_b[:, None], -1)
         return PrefixState(blank_b1t, never_b1t, last_b1)
@@ -60,10 +69,10 @@ class CtcPrefixes:
         """
         blank_bkt, token_bkt = state.blank_bkt[..., :-1], state.token_bkt[..., :-1]
         before_bkt = torch.logaddexp(blank_bkt, token_bkt)
-        scores_bkv = _log_product(before_bkt, self._probs_btv)
+        scores_bkv = _log_product(before_bkt, self.probs_btv)
         # after itself a token is another one only behind a blank
         last_bk = state.last_bk.clamp(min=0)
-        of_last_bkt = self._of(last_bk).where(self._exist_bt[:, None], -torch.inf)
+        of_last_bkt = self._of(last_bk).where(self.exist_bt[:, None], -torch.inf)
         repeat_bk = torch.logsumexp(blank_bkt + of_last_bkt, -1)
         scores_bkv = scores_bkv.scatter(-1, last_bk[..., None], repeat_bk[..., None])
         end_bk1 = self.lens_b[:, None, None].expand(*last_bk.shape, 1)
@@ -78,22 +87,17 @@ class CtcPrefixes:
         both_bkt = torch.logaddexp(state.blank_bkt, state.token_bkt)
         before_bkt = state.blank_bkt.where(repeats_bk1, both_bkt)[..., :-1]
         token_bkt = _chain(before_bkt, _sums(self._of(tokens_bk)))
-        blank_bkt = _chain(token_bkt[..., :-1], self._blanks_bt[:, None])
+        blank_bkt = _chain(token_bkt[..., :-1], self.blanks_bt[:, None])
         return PrefixState(blank_bkt, token_bkt, tokens_bk)
 
     def select(self, rows_b: Tensor) -> CtcPrefixes:
         """Return the same for some of the utterances."""
-        chosen = CtcPrefixes.__new__(CtcPrefixes)
-        chosen.lens_b, chosen._exist_bt = self.lens_b[rows_b], self._exist_bt[rows_b]
-        chosen._log_probs_btv = self._log_probs_btv[rows_b]
-        chosen._probs_btv = self._probs_btv[rows_b]
-        chosen._blanks_bt = self._blanks_bt[rows_b]
-        return chosen
+        return CtcPrefixes(*(x[rows_b] for x in self))
 
     def _of(self, tokens_bk: Tensor) -> Tensor:
         """Return the log-probabilities (b, k, t) of one token per hypothesis."""
-        index_btk = tokens_bk[:, None].expand(-1, self._log_probs_btv.shape[1], -1)
-        return self._log_probs_btv.gather(2, index_btk).transpose(1, 2)
+        index_btk = tokens_bk[:, None].expand(-1, self.log_probs_btv.shape[1], -1)
+        return self.log_probs_btv.gather(2, index_btk).transpose(1, 2)
 
 
 def _sums(log_probs_t: Tensor) -> Tensor:

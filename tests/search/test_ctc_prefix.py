@@ -35,7 +35,7 @@ def test_a_prefix_sums_what_begins_with_it(prefix: tuple[int, ...]) -> None:
     lens_b = torch.tensor([FRAMES, 3])
     poisoned_btv = log_probs_btv.clone()
     poisoned_btv[1, 3:] = torch.nan
-    prefixes = CtcPrefixes(poisoned_btv, lens_b)
+    prefixes = CtcPrefixes.of(poisoned_btv, lens_b)
     state = prefixes.start()
     for token in prefix:
         state = prefixes.extend(state, torch.full((2, 1), token))
@@ -52,7 +52,7 @@ def test_a_prefix_sums_what_begins_with_it(prefix: tuple[int, ...]) -> None:
 def test_hypotheses_side_by_side_are_those_alone() -> None:
     torch.manual_seed(0)
     log_probs_btv = torch.randn(1, 40, 9).log_softmax(-1)
-    prefixes = CtcPrefixes(log_probs_btv, torch.tensor([40]))
+    prefixes = CtcPrefixes.of(log_probs_btv, torch.tensor([40]))
     one, other = prefixes.start(), prefixes.start()
     both = type(one)(*(torch.cat([x, x], 1) for x in one))
     for step in ((1, 1), (1, 2), (4, 2)):

@@ -90,7 +90,7 @@ def searched(
 ) -> tuple[list[list[Found]], Tensor]:
     torch.manual_seed(7)
     frames_bsd, lens_b = batch()
-    prefixes = CtcPrefixes(ctc.frames(frames_bsd), lens_b) if weight else None
+    prefixes = CtcPrefixes.of(ctc.frames(frames_bsd), lens_b) if weight else None
     scorers = Scorers(attention, prefixes, weight, scorer)
     return label_beam(scorers, frames_bsd, lens_b, beam, num_best), frames_bsd
 
@@ -152,7 +152,7 @@ def test_others_of_the_batch_change_nothing() -> None:
     together, frames_bsd = searched(attention, ctc, 0.3, beam=3)
     for row in (0, 1, 3):
         alone_bsd, lens_b = frames_bsd[row : row + 1, : LENS[row]], torch.tensor([LENS[row]])
-        scorers = Scorers(attention, CtcPrefixes(ctc.frames(alone_bsd), lens_b), 0.3)
+        scorers = Scorers(attention, CtcPrefixes.of(ctc.frames(alone_bsd), lens_b), 0.3)
         (alone,) = label_beam(scorers, alone_bsd, lens_b, 3, 3)
         assert [one.tokens for one in alone] == [one.tokens for one in together[row]]
         scores = [one.score for one in together[row]]
