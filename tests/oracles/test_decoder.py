@@ -30,50 +30,56 @@ from .shared import (
 
 pytest.importorskip("transformers", reason="transformers is not installed (Python 3.11 or newer)")
 
-from transformers import Speech2TextConfig, WhisperConfig
+from transformers import PreTrainedConfig, Speech2TextConfig, WhisperConfig
 from transformers.models.speech_to_text.modeling_speech_to_text import Speech2TextDecoder
 from transformers.models.whisper.modeling_whisper import WhisperDecoder
 
 VOCAB, LAYERS, NUM_TOKENS = 19, 3, 11
 LENS = (23, 9)
-Theirs = WhisperDecoder | Speech2TextDecoder
 
 
-def whisper() -> WhisperDecoder:
-    config = WhisperConfig(
-        vocab_size=VOCAB,
-        d_model=DIM,
-        decoder_layers=LAYERS,
-        decoder_attention_heads=HEADS,
-        decoder_ffn_dim=FF_DIM,
-        max_target_positions=NUM_TOKENS,
-        pad_token_id=0,
-        activation_function="gelu",
-    )
+def randomised(kind: type[nn.Module], config: PreTrainedConfig) -> nn.Module:
+    """Their decoder, with the sizes of ours and random weights."""
+    sizes = {
+        "d_model": DIM,
+        "decoder_layers": LAYERS,
+        "decoder_attention_heads": HEADS,
+        "decoder_ffn_dim": FF_DIM,
+    }
+    for name, value in sizes.items():
+        setattr(config, name, value)
     config._attn_implementation = "eager"
-    decoder = WhisperDecoder(config).eval()
+    decoder = kind(config).eval()
     randomise(decoder)
+    return decoder
+
+
+def whisper() -> nn.Module:
+    decoder = randomised(
+        WhisperDecoder,
+        WhisperConfig(
+            vocab_size=VOCAB,
+            max_target_positions=NUM_TOKENS,
+            pad_token_id=0,
+            activation_function="gelu",
+        ),
+    )
     with torch.no_grad():  # theirs are trained; ours are these
         decoder.embed_positions.weight.copy_(sinusoids(torch.arange(NUM_TOKENS), DIM))
     return decoder
 
 
-def speech2text() -> Speech2TextDecoder:
-    config = Speech2TextConfig(
-        vocab_size=VOCAB,
-        d_model=DIM,
-        decoder_layers=LAYERS,
-        decoder_attention_heads=HEADS,
-        decoder_ffn_dim=FF_DIM,
-        max_target_positions=64,
-        scale_embedding=True,
-        pad_token_id=1,
-        activation_function="silu",
+def speech2text() -> nn.Module:
+    return randomised(
+        Speech2TextDecoder,
+        Speech2TextConfig(
+            vocab_size=VOCAB,
+            max_target_positions=64,
+            scale_embedding=True,
+            pad_token_id=1,
+            activation_function="silu",
+        ),
     )
-    config._attn_implementation = "eager"
-    decoder = Speech2TextDecoder(config).eval()
-    randomise(decoder)
-    return decoder
 
 
 def projections(theirs: nn.Module) -> Projections:
@@ -102,7 +108,7 @@ def fill_layer(ours: DecoderLayer, theirs: nn.Module) -> None:
     fill_from(ff.narrow, theirs.get_submodule("fc2"))
 
 
-def ours_of(theirs: Theirs, activation: str, embedding_scale: float) -> Decoder:
+def ours_of(theirs: nn.Module, activation: str, embedding_scale: float) -> Decoder:
     config = DecoderConfig(
         num_layers=LAYERS,
         num_heads=HEADS,
@@ -133,7 +139,7 @@ def results(run: Callable[[Tensor], Tensor], frames_bsd: Tensor) -> tuple[Tensor
 @pytest.mark.parametrize("name", ["whisper", "speech2text"])
 def test_a_whole_decoder_gives_what_theirs_gives(name: str) -> None:
     torch.manual_seed(1)
-    theirs: Theirs
+    theirs: nn.Module
     if name == "whisper":
         theirs, ours = (one := whisper()), ours_of(one, "gelu", DIM**-0.5)
     else:
