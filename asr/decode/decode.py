@@ -232,5 +232,5 @@ def _described(model: Model, hypothesis: Hypothesis, key: str) -> dict[str, Any]
     return {
         key: model.tokenizer.decode(hypothesis.tokens),
         "score": round(hypothesis.score, 4),
-        **{name: round(value, 4) for name, value in parts.items()},
+        **{name: round(value, 4) for name, value in parts.items() if value is not None},
     }

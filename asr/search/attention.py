@@ -20,7 +20,7 @@ from asr.lm.neural import padded
 from asr.nn.frames import Source
 from asr.search.best_alignment import first_frames
 from asr.search.ctc_prefix import CtcPrefixes
-from asr.search.hypothesis import Hypothesis, NBest, Run, rows_with_nan
+from asr.search.hypothesis import Hypothesis, NBest, Run, ScoreParts, rows_with_nan
 from asr.search.label_beam import Found, Scorers, label_beam
 from asr.search.text_score import TextScorer
 
@@ -78,14 +78,17 @@ def rescored_run(
         log_probs_nsv = log_probs_bsv.repeat_interleave(width, 0)
         lens_n = lens_b.repeat_interleave(width)
         ctc_n = -ctc.loss_of_frames(log_probs_nsv, lens_n, tokens_nu, token_lens_n)
-        acoustic_n = ctc_weight * ctc_n + (1.0 - ctc_weight) * decoder_n
+        scores_n2 = torch.stack([ctc_n.double(), decoder_n.double()], 1)
         return [
             sorted(
                 # of the utterances with fewer transcripts the last scores are of none
-                (_rescored(one, score) for one, score in zip(several, scores, strict=False)),
+                (
+                    _rescored(one, ctc_weight, *two)
+                    for one, two in zip(several, scores, strict=False)
+                ),
                 key=lambda one: (-one.score, one.tokens),
             )[:num_best]
-            for several, scores in zip(found, acoustic_n.view(-1, width).tolist(), strict=True)
+            for several, scores in zip(found, scores_n2.view(-1, width, 2).tolist(), strict=True)
         ]
 
     return run
@@ -103,11 +106,13 @@ def _checked(head: AttentionDecoder, frames_bsd: Tensor, lens_b: Tensor) -> tupl
     return frames_bsd.to(device), lens_b.to(device)
 
 
-def _rescored(one: Hypothesis, acoustic: float) -> Hypothesis:
-    """The hypothesis with another acoustic score."""
-    before = one.score if one.parts is None else one.parts.acoustic
-    parts = one.parts and dataclasses.replace(one.parts, acoustic=acoustic)
-    return dataclasses.replace(one, score=one.score - before + acoustic, parts=parts)
+def _rescored(one: Hypothesis, ctc_weight: float, ctc: float, decoder: float) -> Hypothesis:
+    """Put both heads' log-probabilities in the place of the acoustic score."""
+    parts = one.parts or ScoreParts(one.score, 0.0, 0, 0, 0.0)
+    acoustic = ctc_weight * ctc + (1.0 - ctc_weight) * decoder
+    score = one.score - parts.acoustic + acoustic
+    parts = dataclasses.replace(parts, acoustic=acoustic, ctc=ctc, decoder=decoder)
+    return dataclasses.replace(one, score=score, parts=parts)
 
 
 def _with_frames(
@@ -118,7 +123,7 @@ def _with_frames(
     ctc_b = [None] * len(found) if log_probs_bsv is None else log_probs_bsv.cpu().numpy()
     for several, log_probs_sv, length in zip(found, ctc_b, lens_b.tolist(), strict=True):
         hypotheses.append([])
-        for one in several or [Found((), 0.0, True, None)]:
+        for one in several or [Found((), 0.0, True, ScoreParts(0.0, 0.0, 0, 0, 0.0))]:
             frames = _first_frames(one.tokens, log_probs_sv, length)
             hypotheses[-1].append(
                 Hypothesis(one.tokens, one.score, frames, one.parts, one.complete)

@@ -33,7 +33,7 @@ from asr.search.prefix_beam import prefix_beam
 from asr.search.rescore import rescore
 from asr.search.text_score import TextScorer
 from asr.search.units import Units, units_of
-from asr.search.weights import DEFAULT_WEIGHTS, Tuned, Weights, read_tuned
+from asr.search.weights import BEAM, DEFAULT_WEIGHTS, Tuned, Weights, read_tuned, tuned_name
 from asr.search.words import one_per_text
 from asr.text.normalise import Normaliser
 
@@ -149,8 +149,8 @@ def _ctc_greedy(options: SearchOptions, model: Model) -> tuple[Run, dict[str, An
     return GREEDY_RUNS["ctc"](model.net), {"beam": None}
 
 
-def _ctc_beam(options: SearchOptions, model: Model) -> tuple[Run, dict[str, Any]]:
-    scorer, settings = _text(options, model)
+def _ctc_beam(options: SearchOptions, model: Model, name: str = BEAM) -> tuple[Run, dict[str, Any]]:
+    scorer, settings = _text(options, model, name)
     units = units_of(model.tokenizer)
     margin = math.inf if scorer is None else TOKEN_MARGIN
     if options.neural is None:
@@ -158,7 +158,7 @@ def _ctc_beam(options: SearchOptions, model: Model) -> tuple[Run, dict[str, Any]
     neural = load_neural(options.neural, model.tokenizer)
     sha256 = file_hash(options.neural / NEURAL_WEIGHTS)
     weights = Weights(*(settings[name] for name in WEIGHT_NAMES))
-    tuned = read_tuned(model.folder)
+    tuned = read_tuned(model.folder, name)
     second = _second_weights(options, weights, tuned, settings["lm_sha256"], sha256)
     settings |= {"neural": str(options.neural), "neural_sha256": sha256}
     settings["rescoring"] = dataclasses.asdict(second)
@@ -177,22 +177,22 @@ def _attention_greedy(options: SearchOptions, model: Model) -> tuple[Run, dict[s
 
 
 def _attention_beam(options: SearchOptions, model: Model) -> tuple[Run, dict[str, Any]]:
-    return _by_tokens(options, model, 0.0)
+    return _by_tokens(options, model, tuned_name("attention", "beam"), 0.0)
 
 
 def _joint(options: SearchOptions, model: Model) -> tuple[Run, dict[str, Any]]:
     model.net.head("ctc")
-    weight = _ctc_weight(options)
-    run, settings = _by_tokens(options, model, weight)
-    return run, settings | {"ctc_weight": weight}
+    weight, origin = _ctc_weight(options, model)
+    run, settings = _by_tokens(options, model, options.search, weight)
+    return run, {"weights": origin} | settings | {"ctc_weight": weight}
 
 
 def _by_tokens(
-    options: SearchOptions, model: Model, ctc_weight: float
+    options: SearchOptions, model: Model, name: str, ctc_weight: float
 ) -> tuple[Run, dict[str, Any]]:
     if options.neural is not None:
         raise InputError("--neural ranks what CTC's beam search has found: it needs --search beam")
-    scorer, settings = _text(options, model)
+    scorer, settings = _text(options, model, name)
     units, num_found = units_of(model.tokenizer), _num_found(options)
     head = _decoder(model.net)
     run = decoder_run(head, _ctc(model.net), ctc_weight, options.beam, num_found, scorer)
@@ -200,20 +200,30 @@ def _by_tokens(
 
 
 def _rescore(options: SearchOptions, model: Model) -> tuple[Run, dict[str, Any]]:
-    ctc, weight = model.net.head("ctc"), _ctc_weight(options)
+    ctc = model.net.head("ctc")
+    weight, origin = _ctc_weight(options, model)
     every = dataclasses.replace(options, num_best=options.beam)
-    first, settings = _ctc_beam(every, model)
+    first, settings = _ctc_beam(every, model, options.search)
     run = rescored_run(_decoder(model.net), ctc, weight, first, options.num_best)
-    return run, settings | {"ctc_weight": weight}
+    return run, {"weights": origin} | settings | {"ctc_weight": weight}
 
 
-def _ctc_weight(options: SearchOptions) -> float:
-    given = options.ctc_weight
-    return CTC_WEIGHTS[options.search] if given is None else given
+def _ctc_weight(options: SearchOptions, model: Model) -> tuple[float, str]:
+    """Return CTC's share of a search by two heads, and where the weights are from."""
+    lm_sha256 = None if options.lm is None else file_hash(options.lm)
+    weights, origin = choose_weights(options, read_tuned(model.folder, options.search), lm_sha256)
+    assert weights.ctc_weight is not None
+    return weights.ctc_weight, origin
 
 
-def _text(options: SearchOptions, model: Model) -> tuple[TextScorer | None, dict[str, Any]]:
-    """Return what prefixes are worth as text, None where nothing is said of it; and the settings."""
+def _text(
+    options: SearchOptions, model: Model, name: str
+) -> tuple[TextScorer | None, dict[str, Any]]:
+    """Return what prefixes are worth as text, None where nothing is said of it; and the settings.
+
+    Args:
+        name: under which weights are tuned for the search.
+    """
     tokenizer, normaliser = model.tokenizer, model.normaliser
     units = units_of(tokenizer)
     settings: dict[str, Any] = {"beam": options.beam}
@@ -224,7 +234,7 @@ def _text(options: SearchOptions, model: Model) -> tuple[TextScorer | None, dict
         words = load_word_model(options.lm)
         check_vocabulary(words, options.lm, tokenizer, normaliser)
         sha256 = file_hash(options.lm)
-        weights, origin = choose_weights(options, read_tuned(model.folder), sha256)
+        weights, origin = choose_weights(options, read_tuned(model.folder, name), sha256)
         settings |= {"lm": str(options.lm), "lm_sha256": sha256, "weights": origin}
         settings |= {name: getattr(weights, name) for name in WEIGHT_NAMES}
     hotwords = None
@@ -252,7 +262,7 @@ def _second_weights(
     """Return the weights of the rescoring: tuned for both models, else the search's with a neural
     weight beside them."""
     weights = dataclasses.replace(first, neural_weight=DEFAULT_NEURAL_WEIGHT)
-    hashes = (lm_sha256, neural_sha256)
+    hashes: tuple[str | None, str | None] = (lm_sha256, neural_sha256)
     if tuned is not None and tuned.second and (tuned.lm_sha256, tuned.neural_sha256) == hashes:
         weights = tuned.second
     if options.neural_weight is None:
@@ -261,18 +271,19 @@ def _second_weights(
 
 
 def choose_weights(
-    options: SearchOptions, tuned: Tuned | None, lm_sha256: str
+    options: SearchOptions, tuned: Tuned | None, lm_sha256: str | None
 ) -> tuple[Weights, str]:
     """(the weights that count, where they are from: given, tuned or default).
 
     Weights tuned for another language model are not used: they are of another scale.
     """
-    given = {name: getattr(options, name) for name in WEIGHT_NAMES}
+    given = {name: getattr(options, name) for name in (*WEIGHT_NAMES, "ctc_weight")}
     given = {name: value for name, value in given.items() if value is not None}
     if tuned is not None and tuned.lm_sha256 == lm_sha256:
         base, origin = tuned.first, "tuned"
     else:
-        base, origin = DEFAULT_WEIGHTS, "default"
+        base = dataclasses.replace(DEFAULT_WEIGHTS, ctc_weight=CTC_WEIGHTS.get(options.search))
+        origin = "default"
     return dataclasses.replace(base, **given), "given" if given else origin
 
 

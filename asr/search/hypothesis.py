@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ScoreParts:
-    """Parts of the score of a search with a language model, before weights.
+    """Parts of the score of a search with a language model or two heads, before weights.
 
     Attributes:
         acoustic: natural-log probability of the tokens, summed over alignments.
@@ -19,6 +19,8 @@ class ScoreParts:
         num_words, num_unknown: words, and those among them that the language model does not know.
         hotwords: sum of the bonuses.
         neural: natural-log probability by the neural language model; 0 where none was asked.
+        ctc, decoder: natural-log probabilities by each of two heads, whose mixture is ``acoustic``;
+            None where a search asks one head alone.
     """
 
     acoustic: float
@@ -27,6 +29,8 @@ class ScoreParts:
     num_unknown: int
     hotwords: float
     neural: float = 0.0
+    ctc: float | None = None
+    decoder: float | None = None
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Hypothesis:
         score: natural-log probability, or a weighted sum of them; of what, the search says.
         frames: for each token the first frame that emits it, in the most likely alignment; none where
             the model has no head that places tokens.
-        parts: what the score is made of, where text has a say in it.
+        parts: what the score is made of, where text or a second head has a say in it.
         complete: whether the search ended it, and not the number of frames.
     """
 

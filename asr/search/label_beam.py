@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,13 +36,13 @@ class Found:
     Attributes:
         score: the weighted sum that ranks it.
         complete: whether the decoder ended it; else the number of frames did.
-        parts: what the score is made of, where text has a say in it.
+        parts: what the score is made of.
     """
 
     tokens: tuple[int, ...]
     score: float
     complete: bool
-    parts: ScoreParts | None
+    parts: ScoreParts
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,24 @@ def label_beam(
     ]
 
 
+class _Longer(NamedTuple):
+    """Hypotheses one token longer (b, k, v): their ranks but for text, the log-probabilities by the
+    decoder, and CTC's where it has a share."""
+
+    rank_bkv: Tensor
+    decoder_bkv: Tensor
+    ctc_bkv: Tensor | None
+
+    def of(self, parent_bk: Tensor, token_bk: Tensor) -> _Longer:
+        """Return the same (b, k) of one token for each parent."""
+        at_bk = parent_bk * self.rank_bkv.shape[2] + token_bk
+        rank_bk, decoder_bk = (
+            x.flatten(1).gather(1, at_bk) for x in (self.rank_bkv, self.decoder_bkv)
+        )
+        ctc_bk = None if self.ctc_bkv is None else self.ctc_bkv.flatten(1).gather(1, at_bk)
+        return _Longer(rank_bk, decoder_bk, ctc_bk)
+
+
 class _Search:
     """The utterances whose search has not ended, and what was found of all.
 
@@ -104,42 +123,41 @@ class _Search:
 
     def step(self) -> None:
         """Extend every hypothesis by a token, or end it."""
-        decoder_bkv, rank_bkv = self._ranks()
-        tokens_bkc, rank_bkc = self._candidates(rank_bkv)
+        longer = self._longer()
+        tokens_bkc, rank_bkc = self._candidates(longer.rank_bkv)
         texts, text_bkc = self._as_text(tokens_bkc, rank_bkc)
         total_bn = (rank_bkc + text_bkc).flatten(1)
         best_bk, place_bk = total_bn.topk(min(self._beam, total_bn.shape[1]), 1)
         parent_bk = place_bk // rank_bkc.shape[2]
         token_bk = tokens_bkc.flatten(1).gather(1, place_bk)
-        chosen_rank_bk = rank_bkc.flatten(1).gather(1, place_bk)
+        chosen = longer.of(parent_bk, token_bk)
         texts_bk = [
             [each[place] for place in places]
             for each, places in zip(texts, place_bk.tolist(), strict=True)
         ]
         ended_bk = token_bk == EDGE
-        self._keep_ended(ended_bk, best_bk, parent_bk, chosen_rank_bk, texts_bk)
+        self._keep_ended(ended_bk, best_bk, parent_bk, chosen, texts_bk)
         alive_bk = best_bk.masked_fill(ended_bk, -torch.inf)
-        decoder_bk = decoder_bkv.flatten(1).gather(1, parent_bk * decoder_bkv.shape[2] + token_bk)
         self._advance(parent_bk, token_bk)
-        self._decoder_bk, self._texts_bk = decoder_bk, texts_bk
-        self._rank_bk = chosen_rank_bk.masked_fill(ended_bk, -torch.inf)
+        self._decoder_bk, self._texts_bk = chosen.decoder_bkv, texts_bk
+        self._rank_bk = chosen.rank_bkv.masked_fill(ended_bk, -torch.inf)
         self._drop_finished(alive_bk.amax(1).tolist())
 
-    def _ranks(self) -> tuple[Tensor, Tensor]:
-        """Return (b, k, v) the decoder's log-probabilities of hypotheses one token longer, and the
-        ranks that they would have but for text."""
+    def _longer(self) -> _Longer:
+        """Score hypotheses one token longer."""
         num, width, length = self._tokens_bku.shape
         last_n1 = self._tokens_bku[:, :, -1].reshape(-1, 1)
         log_probs_nv = self._head.log_probs(last_n1, self._source, self._memory)[:, -1]
         decoder_bkv = self._decoder_bk[..., None] + log_probs_nv.unflatten(0, (num, width))
-        rank_bkv = decoder_bkv
+        rank_bkv, ctc_bkv = decoder_bkv, None
         if self._ctc is not None and self._state is not None:
-            prefix_bkv = self._ctc.scores(self._state)
-            rank_bkv = (1.0 - self._weight) * decoder_bkv + self._weight * prefix_bkv
+            ctc_bkv = self._ctc.scores(self._state)
+            rank_bkv = (1.0 - self._weight) * decoder_bkv + self._weight * ctc_bkv
         rank_bkv = rank_bkv.masked_fill(self._rank_bk[..., None].isneginf(), -torch.inf)
         full_b11 = (self._source.lens_b < length)[:, None, None]
         no_token_v = torch.arange(rank_bkv.shape[2], device=rank_bkv.device) != EDGE
-        return decoder_bkv, rank_bkv.masked_fill(full_b11 & no_token_v, -torch.inf)
+        rank_bkv = rank_bkv.masked_fill(full_b11 & no_token_v, -torch.inf)
+        return _Longer(rank_bkv, decoder_bkv, ctc_bkv)
 
     def _candidates(self, rank_bkv: Tensor) -> tuple[Tensor, Tensor]:
         """Return (b, k, c) the end and the likeliest tokens after each hypothesis, and their ranks."""
@@ -179,17 +197,23 @@ class _Search:
         ended_bk: Tensor,
         total_bk: Tensor,
         parent_bk: Tensor,
-        rank_bk: Tensor,
+        chosen: _Longer,
         texts_bk: Sequence[Sequence[TextState | None]],
     ) -> None:
+        """Remember the transcripts that have ended; all is (b, k)."""
         complete_b = (self._tokens_bku.shape[2] <= self._source.lens_b).tolist()
         for b, k in (ended_bk & ~total_bk.isneginf()).nonzero().tolist():
-            text, acoustic = texts_bk[b][k], float(rank_bk[b, k])
+            text, acoustic = texts_bk[b][k], float(chosen.rank_bkv[b, k])
             tokens = tuple(self._tokens_bku[b, parent_bk[b, k], 1:].tolist())
-            parts = text and ScoreParts(
-                acoustic, text.lm, text.num_words, text.num_unknown, text.hotwords
-            )
-            found = Found(tokens, float(total_bk[b, k]), complete_b[b], parts or None)
+            parts = ScoreParts(acoustic, 0.0, 0, 0, 0.0)
+            if text is not None:
+                parts = ScoreParts(
+                    acoustic, text.lm, text.num_words, text.num_unknown, text.hotwords
+                )
+            if chosen.ctc_bkv is not None:
+                ctc, decoder = float(chosen.ctc_bkv[b, k]), float(chosen.decoder_bkv[b, k])
+                parts = replace(parts, ctc=ctc, decoder=decoder)
+            found = Found(tokens, float(total_bk[b, k]), complete_b[b], parts)
             self.found[self.rows[b]].append(found)
 
     def _advance(self, parent_bk: Tensor, token_bk: Tensor) -> None:

@@ -35,8 +35,11 @@ def with_neural_scores(hypotheses: Sequence[Hypothesis], model: NeuralLm) -> lis
 
 def weighted(parts: ScoreParts, weights: Weights) -> float:
     """The score that parts have under weights."""
+    acoustic, share = parts.acoustic, weights.ctc_weight
+    if share is not None and parts.ctc is not None and parts.decoder is not None:
+        acoustic = share * parts.ctc + (1.0 - share) * parts.decoder
     return (
-        parts.acoustic
+        acoustic
         + weights.lm_weight * parts.lm
         + weights.word_bonus * parts.num_words
         - weights.unknown_penalty * parts.num_unknown

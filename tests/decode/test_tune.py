@@ -83,6 +83,36 @@ def test_lists_of_characters_are_chosen_by_wrong_characters() -> None:
     assert lists.errors_with(lists.best_weights()) == 1
 
 
+def test_the_share_of_ctc_is_chosen_with_its_neighbours() -> None:
+    rng = np.random.default_rng(1)
+    lists, rows = Lists(["a b c d"] * 40), []
+    for index in range(40):
+        row = []
+        for number in range(4):
+            errors = int(rng.integers(0, 4))
+            text = " ".join(["x"] * errors + ["a", "b", "c", "d"][errors:])
+            ctc, decoder = (float(-3.0 * errors + rng.normal(0, 4)) for _ in range(2))
+            parts = ScoreParts(0.0, -50.0 * number, 0, 0, 0.0, ctc=ctc, decoder=decoder)
+            lists.add(index, [Hypothesis((number,), 0.0, (0,), parts)], [text])
+            row.append((ctc, decoder, errors))
+        rows.append(row)
+
+    def errors_at(share: float) -> int:
+        return sum(
+            max(row, key=lambda one: share * one[0] + (1 - share) * one[1])[2] for row in rows
+        )
+
+    shares = [0.1, 0.3, 0.5, 0.7, 0.9]
+    counts = [errors_at(share) for share in shares]
+    smooth = [sum(counts[min(max(k + step, 0), 4)] for step in (-1, 0, 1)) for k in range(5)]
+    assert len(set(smooth)) > 1
+    found = lists.best_weights(ctc_shares=shares, with_lm=False)
+    assert found.ctc_weight is not None
+    assert smooth[shares.index(found.ctc_weight)] == min(smooth)
+    assert lists.errors_with(found) == errors_at(found.ctc_weight)
+    assert found.lm_weight == 0.0
+
+
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained model: its words are noise, but the same noise every time."""
@@ -146,4 +176,4 @@ def test_tuned_weights_are_what_decoding_takes(
 
     code, _, error = run("tune", "--model", experiment, "--cuts", dev)
     assert code == 2
-    assert "needs a language model, --lm" in error
+    assert "needs a language model, --lm, or" in error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from asr.errors import InputError
 from asr.model.folder import load_model, save_model
 from asr.model.recogniser import Recogniser
 from asr.search.options import SearchOptions
+from asr.search.weights import Tuned, Weights, read_tuned, write_tuned
 from asr.text.tokenizer import train_tokenizer
 
 SMALL = [
@@ -153,3 +155,51 @@ def test_what_a_model_lacks_is_refused(
     assert len(decode(alone, Path(cuts), tmp_path / "out")) > 0
     with pytest.raises(InputError, match="no head of this model places words in time"):
         asr.load(alone, "cpu").transcribe(np.zeros(16000, np.float32), 16000)
+
+
+@pytest.mark.parametrize("with_lm", [False, True])
+@pytest.mark.parametrize("search", ["rescore", "joint"])
+def test_tuned_shares_are_what_decoding_takes(
+    both: Path, tiny_corpus: Path, tmp_path: Path, search: str, with_lm: bool
+) -> None:
+    exp = shutil.copytree(both, tmp_path / "exp")
+    dev, lm = tiny_corpus / "dev.cuts.jsonl.gz", tmp_path / "lm.arpa.gz"
+    text = str(tiny_corpus / "train.cuts.jsonl.gz")
+    assert main(["lm", "train", "--text", text, "--out", str(lm)]) == 0
+    words = ["--search", search, "--beam", "3", *(["--lm", str(lm)] if with_lm else [])]
+    before = Tuned("lm.arpa.gz", "0" * 64, Weights(0.3, 0.25, 8.0), 4, "dev", 0.1)
+    write_tuned(before, exp / "model")
+    assert main(["tune", "--model", str(exp), "--cuts", str(dev), "--threads", "1", *words]) == 0
+    tuned = read_tuned(exp / "model", search)
+    assert tuned is not None
+    assert tuned.first.ctc_weight is not None
+    assert read_tuned(exp / "model") == before, "other searches keep their weights"
+    found = decode(exp, dev, tmp_path / "out", *words, "--num-best", "3")
+    score = json.loads((tmp_path / "out" / "score.json").read_text())
+    assert score["wer"] == pytest.approx(tuned.wer)
+    settings = json.loads((tmp_path / "out" / "decode.json").read_text())
+    assert settings["weights"] == "tuned"
+    assert settings["ctc_weight"] == tuned.first.ctc_weight
+    for line in found:
+        for one in line["nbest"]:
+            share = tuned.first.ctc_weight
+            acoustic = share * one["ctc"] + (1 - share) * one["decoder"]
+            assert one["acoustic"] == pytest.approx(acoustic, abs=2e-3)
+    (exp / "model" / "search.yaml").write_text("searches: {joint: 3, rescore: 3}")
+    cuts = ["--model", str(exp), "--cuts", str(dev)]
+    assert main(["decode", *cuts, "--out", str(tmp_path / "no"), *words]) == 2
+
+
+def test_what_cannot_be_tuned_is_refused(
+    both: Path, tiny_corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dev = str(tiny_corpus / "dev.cuts.jsonl.gz")
+
+    def refused(*words: str) -> str:
+        assert main(["tune", "--model", str(both), "--cuts", dev, *words]) == 2
+        return capsys.readouterr().err
+
+    message = "needs a language model, --lm, or one of --search rescore, joint"
+    assert message in refused("--head", "attention")
+    message = "ctc_weight = 0: both heads must have a share where tuning begins"
+    assert message in refused("--search", "joint", "--ctc-weight", "0")

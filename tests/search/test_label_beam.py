@@ -113,7 +113,10 @@ def test_a_wide_beam_finds_the_best_of_all_transcripts(
         assert scores == pytest.approx([score for score, _ in expected], abs=1e-4)
         for one in found_b[row]:
             assert one.complete == (len(one.tokens) < LENS[row])
-            assert (one.parts is not None) == with_text
+            assert (one.parts.ctc is not None) == (weight > 0)
+            if one.parts.ctc is not None and one.parts.decoder is not None:
+                mixed = weight * one.parts.ctc + (1 - weight) * one.parts.decoder
+                assert one.parts.acoustic == pytest.approx(mixed)
 
 
 @torch.no_grad()
