@@ -256,7 +256,7 @@ def _set_result(
         num_speakers=0 if speakers == {UNKNOWN_SPEAKER} else len(speakers),
         units=units_of(group, group.column(member)),
         normaliser=decoding.normaliser,
-        search=decoding.search,
+        search=" ".join(part for part in (decoding.head, decoding.search) if part) or None,
         beam=decoding.beam,
         rtf=decoding.rtf,
         device=decoding.device,

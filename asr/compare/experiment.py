@@ -20,9 +20,18 @@ from asr.wer import WER, ErrorCounts, Metric
 _MAX_PARAMS, _MAX_SPEED, _MAX_CER, _MAX_SEED = 10**15, 1e9, 1e9, 2**63 - 1
 
 # Of decode.json, what decides hypotheses; and of those what tuning chooses for each system.
-_WAY = ("search", "beam", "lm_sha256", "neural_sha256", "weights", "hotwords", "hotword_bonus")
+_WAY = (
+    "head",
+    "search",
+    "beam",
+    "lm_sha256",
+    "neural_sha256",
+    "weights",
+    "hotwords",
+    "hotword_bonus",
+)
 _CHUNKS = ("chunk", "left_chunks")
-_WEIGHTS = ("lm_weight", "word_bonus", "unknown_penalty", "rescoring")
+_WEIGHTS = ("lm_weight", "word_bonus", "unknown_penalty", "ctc_weight", "rescoring")
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,7 @@ class Decoding:
 
     Attributes:
         cuts: path of the manifest, absolute (relative in older files).
+        head: whose frames were searched; None: the model's first one's.
         joined: None where its utterances are single ones.
     """
 
@@ -81,6 +82,7 @@ class Decoding:
     num_threads: int | None
     attention_backend: str | None = None
     joined: JoinedFrom | None = None
+    head: str | None = None
 
 
 def read_decoded(folder: Path) -> tuple[list[DecodedUtterance], Decoding]:
@@ -151,6 +153,7 @@ def read_decoding(folder: Path) -> Decoding:
         normaliser=required_name(content, "normaliser", where),
         cuts=field(content, "cuts", str, where),
         search=name_field(content, "search", where),
+        head=name_field(content, "head", where),
         device=name_field(content, "device", where),
         attention_backend=name_field(content, "attention_backend", where),
         joined=_joined(field(content, "joined", dict, where), f"{where}: 'joined'"),

@@ -8,7 +8,7 @@
 #   --seeds "1 2 3"                           of the trainings
 #   --hours 7.5 --corpus-seed 1               of training speech, and of the corpus
 #   --dev 150, --test 400                     utterances of the other parts
-#   --config conf/heads.yaml                  training configuration, the same for all but for the heads
+#   --config conf/mini.yaml                  training configuration, the same for all but for the heads
 #   --beam 8                                  hypotheses that the searches keep
 #   --jobs 2                                  models trained side by side, one thread each
 #
@@ -18,7 +18,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 system=softmax+alibi decoders='softmax sigmoid' seeds='1 2 3' hours=7.5 corpus_seed=1 dev=150 test=400
-config=conf/heads.yaml beam=8 jobs=2
+config=conf/mini.yaml beam=8 jobs=2
 options='system decoders seeds hours corpus_seed dev test config beam jobs' paths='config'
 source ../../tools/stages.sh
 stages_check_systems "$system"
