@@ -216,14 +216,13 @@ def _stream_settings(model: Model, chunk: Chunk) -> dict[str, Any]:
 
 
 def _warn_of_unended(best: dict[str, Hypothesis]) -> None:
-    """Warn of transcripts that grew until the frames were used up, as a decoder that repeats itself
-    writes them."""
-    unended = sorted(name for name, hypothesis in best.items() if not hypothesis.complete)
-    if unended:
-        warn(
-            f"{len(unended)} of {len(best)} transcripts were ended by the number of frames, not by the "
-            f"decoder, which may have repeated itself: {unended[0]}"
-        )
+    """Warn of transcripts that the decoder did not end."""
+    unended: dict[str, list[str]] = {}
+    for name, hypothesis in sorted(best.items()):
+        if hypothesis.stopped:
+            unended.setdefault(hypothesis.stopped, []).append(name)
+    for why, names in unended.items():
+        warn(f"{len(names)} of {len(best)} transcripts were ended by the search: {why}: {names[0]}")
 
 
 def _described(model: Model, hypothesis: Hypothesis, key: str) -> dict[str, Any]:

@@ -123,11 +123,9 @@ def _with_frames(
     ctc_b = [None] * len(found) if log_probs_bsv is None else log_probs_bsv.cpu().numpy()
     for several, log_probs_sv, length in zip(found, ctc_b, lens_b.tolist(), strict=True):
         hypotheses.append([])
-        for one in several or [Found((), 0.0, True, ScoreParts(0.0, 0.0, 0, 0, 0.0))]:
+        for one in several or [Found((), 0.0, "", ScoreParts(0.0, 0.0, 0, 0, 0.0))]:
             frames = _first_frames(one.tokens, log_probs_sv, length)
-            hypotheses[-1].append(
-                Hypothesis(one.tokens, one.score, frames, one.parts, one.complete)
-            )
+            hypotheses[-1].append(Hypothesis(one.tokens, one.score, frames, one.parts, one.stopped))
     return hypotheses
 
 

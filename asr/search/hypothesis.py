@@ -43,14 +43,14 @@ class Hypothesis:
         frames: for each token the first frame that emits it, in the most likely alignment; none where
             the model has no head that places tokens.
         parts: what the score is made of, where text or a second head has a say in it.
-        complete: whether the search ended it, and not the number of frames.
+        stopped: why the search ended it, where the decoder did not; empty where it did.
     """
 
     tokens: tuple[int, ...]
     score: float
     frames: tuple[int, ...]
     parts: ScoreParts | None = None
-    complete: bool = True
+    stopped: str = ""
 
 
 NBest = list[list[Hypothesis]]

@@ -2,7 +2,8 @@
 
 Every hypothesis of every utterance takes one token a step. Its rank is the decoder's log-probability
 mixed with CTC's of a transcript that begins so (Watanabe et al. 2017, equation 18), and what it is
-worth as text. One that is as long as the utterance has frames ends, so a search always does.
+worth as text. One that repeats itself, or is as long as the utterance has frames, ends, so a search
+always does.
 
 Shapes: b utterance, k place in its beam, c candidate for the next token.
 """
@@ -28,6 +29,11 @@ TEXT_MARGIN = 10.0
 # Tokens for which text is asked, of each hypothesis: the likeliest.
 TEXT_TOKENS = 16
 
+LOOP_TIMES, LOOP_TOKENS = 8, 24
+
+FULL = "it has as many tokens as the audio has frames"
+LOOP = "it repeats itself"
+
 
 @dataclass(frozen=True)
 class Found:
@@ -35,13 +41,13 @@ class Found:
 
     Attributes:
         score: the weighted sum that ranks it.
-        complete: whether the decoder ended it; else the number of frames did.
+        stopped: why it ended, where the decoder did not end it; empty where it did.
         parts: what the score is made of.
     """
 
     tokens: tuple[int, ...]
     score: float
-    complete: bool
+    stopped: str
     parts: ScoreParts
 
 
@@ -117,6 +123,7 @@ class _Search:
         # the rank of a hypothesis but for text; -inf where there is none
         self._rank_bk = frames_bsd.new_zeros(len(lens_b), 1, dtype=torch.float64)
         self._decoder_bk = self._rank_bk
+        self._is_loop_bk = torch.zeros_like(self._rank_bk, dtype=torch.bool)
         self._state = None if self._ctc is None else self._ctc.start()
         start = None if self._text is None else self._text.start()
         self._texts_bk: list[list[TextState | None]] = [[start] for _ in self.rows]
@@ -154,9 +161,12 @@ class _Search:
             ctc_bkv = self._ctc.scores(self._state)
             rank_bkv = (1.0 - self._weight) * decoder_bkv + self._weight * ctc_bkv
         rank_bkv = rank_bkv.masked_fill(self._rank_bk[..., None].isneginf(), -torch.inf)
-        full_b11 = (self._source.lens_b < length)[:, None, None]
+        self._is_loop_bk = torch.zeros_like(self._rank_bk, dtype=torch.bool)
+        if (length - 1) % LOOP_TIMES == 0:  # often enough, and cheap
+            self._is_loop_bk = repeats_itself(self._tokens_bku[..., 1:])
+        must_end_bk = self._is_loop_bk | (self._source.lens_b < length)[:, None]
         no_token_v = torch.arange(rank_bkv.shape[2], device=rank_bkv.device) != EDGE
-        rank_bkv = rank_bkv.masked_fill(full_b11 & no_token_v, -torch.inf)
+        rank_bkv = rank_bkv.masked_fill(must_end_bk[..., None] & no_token_v, -torch.inf)
         return _Longer(rank_bkv, decoder_bkv, ctc_bkv)
 
     def _candidates(self, rank_bkv: Tensor) -> tuple[Tensor, Tensor]:
@@ -201,7 +211,8 @@ class _Search:
         texts_bk: Sequence[Sequence[TextState | None]],
     ) -> None:
         """Remember the transcripts that have ended; all is (b, k)."""
-        complete_b = (self._tokens_bku.shape[2] <= self._source.lens_b).tolist()
+        is_full_b = (self._tokens_bku.shape[2] > self._source.lens_b).tolist()
+        is_loop_bk = self._is_loop_bk.gather(1, parent_bk).tolist()
         for b, k in (ended_bk & ~total_bk.isneginf()).nonzero().tolist():
             text, acoustic = texts_bk[b][k], float(chosen.rank_bkv[b, k])
             tokens = tuple(self._tokens_bku[b, parent_bk[b, k], 1:].tolist())
@@ -213,7 +224,8 @@ class _Search:
             if chosen.ctc_bkv is not None:
                 ctc, decoder = float(chosen.ctc_bkv[b, k]), float(chosen.decoder_bkv[b, k])
                 parts = replace(parts, ctc=ctc, decoder=decoder)
-            found = Found(tokens, float(total_bk[b, k]), complete_b[b], parts)
+            stopped = LOOP if is_loop_bk[b][k] else FULL if is_full_b[b] else ""
+            found = Found(tokens, float(total_bk[b, k]), stopped, parts)
             self.found[self.rows[b]].append(found)
 
     def _advance(self, parent_bk: Tensor, token_bk: Tensor) -> None:
@@ -256,6 +268,22 @@ class _Search:
         """Return the score that a transcript must exceed to be among the best."""
         scores = sorted((one.score for one in self.found[row]), reverse=True)
         return scores[self._num_best - 1] if len(scores) >= self._num_best else -math.inf
+
+
+def repeats_itself(tokens_nu: Tensor) -> Tensor:
+    """Tell which transcripts (..., u) end in one sequence of tokens many times over: (...).
+
+    Nobody says the same ``LOOP_TIMES`` times in a row; one or two tokens may be letters, of which a
+    word has more.
+    """
+    length = tokens_nu.shape[-1]
+    is_loop_n = torch.zeros(tokens_nu.shape[:-1], dtype=torch.bool, device=tokens_nu.device)
+    for period in range(1, length // LOOP_TIMES + 1):
+        span = max(period * LOOP_TIMES, LOOP_TOKENS)
+        if span <= length:
+            end_nu = tokens_nu[..., length - span :]
+            is_loop_n |= (end_nu[..., period:] == end_nu[..., :-period]).all(-1)
+    return is_loop_n
 
 
 def _of_hypotheses(state: PrefixState, parent_bk: Tensor) -> PrefixState:

@@ -47,6 +47,7 @@ class Reader:
             end_s=words[-1].end_s,
             words=words,
             alternatives=tuple(spelled) if len(spelled) > 1 else (),
+            note=found[0].stopped,
         )
 
 

@@ -6,7 +6,7 @@ the last final result, half a minute of them at most.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from asr.nn.encoder import Chunk
 from asr.search.options_checks import number, shown, whole
 from asr.transcribe.assemble import Reader, within
 from asr.transcribe.pieces import Piece, PieceCutter
-from asr.transcribe.result import Segment, rounded
+from asr.transcribe.result import Segment
 from asr.transcribe.usual_settings import usual_settings
 
 # No stream has more channels, and no block fewer samples where there are several.
@@ -104,7 +104,7 @@ class StreamResult:
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary for JSON; times and confidences are rounded to three digits."""
         kind = {"type": "final" if self.is_final else "partial"}
-        return kind | rounded(asdict(self.segment))
+        return kind | self.segment.to_dict()
 
 
 class TextStream:

@@ -18,7 +18,7 @@ from asr.data.batches import sorted_batches
 from asr.errors import InputError
 from asr.model.recogniser import Recogniser
 from asr.transcribe.assemble import Assembler, Reader
-from asr.transcribe.result import Transcript
+from asr.transcribe.result import Segment, Transcript
 from asr.transcribe.sources import Source
 from asr.transcribe.speech import SpeechFinder, SpeechPart, Vad
 from asr.transcribe.usual_settings import each_in_usual_settings, usual_settings
@@ -233,9 +233,19 @@ class _Job:
             duration_s,
             tuple(sorted(gaps, key=lambda gap: gap.start_s)),
             self.source.channel,
-            tuple(remark.reason for remark in remarks),
+            (*(remark.reason for remark in remarks), *_doubts(segments)),
         )
         return Outcome(self.source, transcript)
+
+
+def _doubts(segments: Iterable[Segment]) -> Iterator[str]:
+    """Yield the notes of segments."""
+    for one in segments:
+        if one.note:
+            yield (
+                f"words from {one.start_s:.2f} s to {one.end_s:.2f} s are doubtful: the search had to "
+                f"end their transcript: {one.note}"
+            )
 
 
 def _finished(jobs: deque[_Job]) -> Iterator[Outcome]:

@@ -23,13 +23,26 @@ class Alternative:
 
 @dataclass(frozen=True)
 class Segment:
-    """Words between two pauses. ``alternatives``: beam search's n-best, best first, else empty."""
+    """Words between two pauses.
+
+    Attributes:
+        alternatives: beam search's n-best, best first, else empty.
+        note: why the words may be wrong, where the search had to end them; else empty.
+    """
 
     text: str
     start_s: float
     end_s: float
     words: tuple[Word, ...]
     alternatives: tuple[Alternative, ...] = ()
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a dictionary for JSON, see ``rounded``; without the note where there is none."""
+        found: dict[str, Any] = rounded(asdict(self))
+        if not self.note:
+            del found["note"]
+        return found
 
 
 @dataclass(frozen=True)
@@ -40,7 +53,8 @@ class Transcript:
         name: the path, a cut's id, ``-`` for standard input, "" for an array.
         duration_s: of the sound that could be read; what lies in no gap was transcribed.
         channel: the one that was transcribed, from 0; None is the mean of all.
-        notes: what was unusual about the sound (channels that cancel, an odd scale, very quiet).
+        notes: what was unusual about the sound (channels that cancel, an odd scale, very quiet), or
+            about finding its words.
     """
 
     name: str
@@ -62,6 +76,7 @@ class Transcript:
         """For JSON; times and confidences are rounded to three digits. Without the channel, which
         people count from 1, and without notes where there are none."""
         found: dict[str, Any] = rounded(asdict(self))
+        found["segments"] = [segment.to_dict() for segment in self.segments]
         del found["channel"]
         if not self.notes:
             del found["notes"]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What heads and searches bring: a page of experiments named HEADS-sSEED, each decoded by several searches.
+"""What heads and searches bring: experiments named HEADS-sSEED, each decoded by several searches.
 
 python heads.py heads/ctc-s1 heads/softmax-s1 heads/sigmoid-s1 ... --out heads.md
 
@@ -164,7 +164,7 @@ def _share(decoded: Path) -> list[float]:
 
 
 def changes(measured: Measured) -> list[Change]:
-    """Return every type against the first, and heads against each other; Holm's correction is over all."""
+    """Return every type against the first, and heads against each other, corrected over all (Holm)."""
     types = list(measured.names)
     pairs = [(one, types[0]) for one in types[1:]]
     pairs += [
@@ -218,7 +218,7 @@ def _page(measured: Measured, found: Sequence[Change], facts: dict[str, Any]) ->
         f"`{facts['command']}`",
         "",
         f"Trained with commit {', '.join(facts['revisions'])}. {len(measured.speakers)} speakers, "
-        f"{int(measured.words.sum())} words. heads: ctc alone, or the weighting of the decoder beside CTC.",
+        f"{int(measured.words.sum())} words. heads: ctc alone, or the weighting of the decoder beside it.",
         "",
         "| heads | parameters | training, s of audio per s |",
         "|---|---:|---:|",
@@ -228,17 +228,16 @@ def _page(measured: Measured, found: Sequence[Change], facts: dict[str, Any]) ->
         lines.append(f"| {cell(heads)} | {of['params'] or '-'} | {speeds} |")
     lines += [
         "",
-        "Change: WER of a search minus CTC greedy's of the same training. Time: of decoding, over that of "
-        "CTC greedy of the same models. Share: of CTC in the score, tuned on the dev part.",
+        "Change: WER of a search minus CTC greedy's of the same training. Share: of CTC in the score, "
+        "tuned on the dev part. Time: of decoding, over that of CTC greedy of the same models.",
         "",
-        f"| heads | search | runs | mean WER % [{100 * LEVEL:g} %] | runs' WERs | change | share | time |",
+        f"| heads | search | runs | mean WER % [{LEVEL:.0%}] | runs' WERs | change | share | time |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
         *(_row(measured, one) for one in measured.names),
         "",
-        f"Differences in points of WER [{100 * LEVEL:g} %], over seeds and speakers; Holm's p over all "
-        f"{len(found)}:",
+        f"Differences in points of WER, over seeds and speakers; Holm's p over all {len(found)}:",
         "",
-        "| what | minus | difference | [95 %] | p | p (Holm) |",
+        f"| what | minus | difference | [{LEVEL:.0%}] | p | p (Holm) |",
         "|---|---|---:|---:|---:|---:|",
     ]
     for one in found:

@@ -203,3 +203,31 @@ def test_what_cannot_be_tuned_is_refused(
     assert message in refused("--head", "attention")
     message = "ctc_weight = 0: both heads must have a share where tuning begins"
     assert message in refused("--search", "joint", "--ctc-weight", "0")
+
+
+def test_words_of_a_decoder_that_repeats_itself_are_doubted(
+    both: Path, tiny_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exp = shutil.copytree(both, tmp_path / "exp")
+    model = load_model(exp)
+    weights = model.net.state_dict()
+    weights["heads.attention.decoder.output.weight"].zero_()
+    bias_v = weights["heads.attention.decoder.output.bias"]
+    bias_v.fill_(-9.0)
+    bias_v[model.tokenizer.encode("a")[0]] = 9.0
+    shutil.rmtree(exp)
+    save_model(exp / "model", weights, model.config, model.tokenizer)
+    cuts = tiny_corpus / "test.cuts.jsonl.gz"
+    words = ("--head", "attention", "--search", "greedy")
+    found = decode(exp, cuts, tmp_path / "out", *words)
+    assert {one["hypothesis"] for one in found} == {"a" * 24}
+    warned = capsys.readouterr().err
+    assert f"{len(found)} of {len(found)} transcripts were ended by the search" in warned
+    assert "it repeats itself" in warned
+    cut = next(iter(read_cuts(cuts)))
+    wave_n = load_waveform(cut, 16000)
+    search = SearchOptions("greedy", head="attention")
+    transcript = asr.load(exp, "cpu", search=search).transcribe(wave_n, 16000)
+    assert "a" * 24 in transcript.text.split()
+    assert any("the search had to end their transcript: it repeats" in n for n in transcript.notes)
+    assert "it repeats itself" in [one.get("note") for one in transcript.to_dict()["segments"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Iterator
 
 import pytest
@@ -14,7 +15,7 @@ from asr.heads.attention_decoder import AttentionDecoder
 from asr.heads.ctc import Ctc
 from asr.heads.table import build_heads
 from asr.search.ctc_prefix import CtcPrefixes
-from asr.search.label_beam import Found, Scorers, label_beam
+from asr.search.label_beam import FULL, LOOP, Found, Scorers, label_beam, repeats_itself
 from asr.search.text_score import TextScorer
 from asr.search.units import Units
 
@@ -112,7 +113,7 @@ def test_a_wide_beam_finds_the_best_of_all_transcripts(
         scores = [one.score for one in found_b[row]]
         assert scores == pytest.approx([score for score, _ in expected], abs=1e-4)
         for one in found_b[row]:
-            assert one.complete == (len(one.tokens) < LENS[row])
+            assert one.stopped == ("" if len(one.tokens) < LENS[row] else FULL)
             assert (one.parts.ctc is not None) == (weight > 0)
             if one.parts.ctc is not None and one.parts.decoder is not None:
                 mixed = weight * one.parts.ctc + (1 - weight) * one.parts.decoder
@@ -160,3 +161,45 @@ def test_others_of_the_batch_change_nothing() -> None:
         assert [one.tokens for one in alone] == [one.tokens for one in together[row]]
         scores = [one.score for one in together[row]]
         assert [one.score for one in alone] == pytest.approx(scores, abs=1e-5)
+
+
+def test_loops_are_found_wherever_they_begin() -> None:
+    """Against strings: the last 24 letters or more are one sequence, eight times or more."""
+    rng = random.Random(0)
+    texts = [
+        "ab" * 12,
+        "abc" * 8,
+        "a" * 24,
+        "a" * 23,
+        "abc" * 7,
+        "ab" * 11,
+        "abcd" * 8,
+        "xyabcd" * 9,
+    ]
+    texts = [rng.choice(["", "b", "dca"]) + text + end for text in texts for end in ("", "a", "x")]
+    for text in texts:
+        periods = range(1, len(text) // 8 + 1)
+        expected = any(
+            text.endswith(text[-period:] * max(8, -(-24 // period)))
+            for period in periods
+            if period * max(8, -(-24 // period)) <= len(text)
+        )
+        tokens_nu = torch.tensor([[ord(letter) for letter in text]])
+        assert repeats_itself(tokens_nu).tolist() == [expected], text
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+def test_a_decoder_that_repeats_itself_is_stopped(weight: float) -> None:
+    attention, ctc = heads()
+    attention.decoder.output.weight.zero_()
+    attention.decoder.output.bias.copy_(torch.tensor([-5.0, 0.0, -9.0, -9.0]))
+    frames_bsd, lens_b = torch.randn(2, 300, DIM), torch.tensor([300, 10])
+    # CTC has nothing against it
+    log_probs_btv = torch.tensor([0.5, 0.5, 1e-9, 1e-9]).log().expand(2, 300, VOCAB)
+    prefixes = CtcPrefixes.of(log_probs_btv, lens_b) if weight else None
+    scorers = Scorers(attention, prefixes, weight)
+    (long,), (short,) = label_beam(scorers, frames_bsd, lens_b, beam=1)
+    assert (long.tokens, long.stopped) == ((1,) * 24, LOOP)
+    # with CTC between two there must be a blank
+    assert (short.tokens, short.stopped) == (((1,) * 5, "") if weight else ((1,) * 10, FULL))
