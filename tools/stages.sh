@@ -89,14 +89,32 @@ while [ $# -gt 0 ]; do
     shift
 done
 
-# Whether models of these words, WEIGHTING+POSITION, can be configured; the rest is that of all of them.
+# Whether models of these words, WEIGHTING+POSITION, can be configured, with each of $heads where the recipe
+# has that option; the rest is that of all of them.
 stages_check_systems() {
-    local system
-    if [ "$stages_mode" != run ]; then return 0; fi
-    for system in "$@"; do
-        asr config --config "$config" "attention.weighting=${system%+*}" \
-            "attention.position=${system#*+}" ${overrides[@]+"${overrides[@]}"} >/dev/null || exit 2
+    local system of
+    for of in ${heads-ctc}; do
+        case $of in
+            ctc | ctc+attention) ;;
+            *) stages_fail "--heads '$of': choose of ctc and ctc+attention" ;;
+        esac
+        if [ "$stages_mode" != run ]; then continue; fi
+        for system in "$@"; do
+            # shellcheck disable=SC2046
+            asr config --config "$config" "attention.weighting=${system%+*}" \
+                "attention.position=${system#*+}" $(stages_heads "$of" "$system") \
+                ${overrides[@]+"${overrides[@]}"} >/dev/null || exit 2
+        done
     done
+}
+
+# The training options of a model's heads: a decoder weighs as the encoder does; $decoder: what else the
+# recipe wants of it.
+stages_heads() {
+    local weighting=${2%+*}
+    if [ "$1" = ctc ]; then return 0; fi
+    echo "model.heads=[ctc,attention] ctc.weight=0.3 decoder.weight=0.7" \
+        "decoder.weighting=$weighting decoder.cross_weighting=$weighting ${decoder-}"
 }
 
 # The fingerprint of standard input.

@@ -9,6 +9,8 @@
 #   --dev dev-clean                  part that validation reads
 #   --test "test-clean test-other"   parts to decode
 #   --systems "sigmoid+alibi"        weighting+position of each model
+#   --heads ctc                      of each model: ctc, ctc+attention or both ("ctc ctc+attention"),
+#                                    attention being a decoder that weighs as the encoder does
 #   --config conf/100h.yaml          training configuration: conf/100h.yaml, conf/960h.yaml, ...
 #   --lm-text FILE                   text for the language models; default: the training transcripts
 #   --lm-ids no                      yes: each line of that text begins with an id
@@ -20,9 +22,9 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 corpus=./corpus download=no train='train-clean-100' dev='dev-clean' test='test-clean test-other'
-systems='sigmoid+alibi' config=conf/100h.yaml lm_text='' lm_order=3 beam=16
+systems='sigmoid+alibi' heads=ctc config=conf/100h.yaml lm_text='' lm_order=3 beam=16
 lm_ids=no neural_epochs=5
-options='corpus download train dev test systems config lm_text lm_ids lm_order beam neural_epochs'
+options='corpus download train dev test systems heads config lm_text lm_ids lm_order beam neural_epochs'
 paths='corpus config lm_text'
 source ../../tools/stages.sh
 # shellcheck disable=SC2086
@@ -50,15 +52,20 @@ stage lm prepare '' \
     asr lm train --text "${transcripts[@]}" --order "$lm_order" --out "$lm"
 
 bases=$(printf '%s\n' ../../asr/conf/*.yaml)
-decoded='' experiments=()
-for system in $systems; do
-    weighting=${system%+*} position=${system#*+} name=$(basename "$config" .yaml)-${system/+/-}
+decoded='' experiments=() models=()
+for of in $heads; do
+    for system in $systems; do models+=("$(basename "$config" .yaml)-${system/+/-}${of#ctc} $system $of"); done
+done
+for model in "${models[@]}"; do
+    read -r name system of <<<"$model"
     exp=$work/exp/$name
     experiments+=("$exp")
+    # shellcheck disable=SC2046
     stage "train-$name" prepare "$config"$'\n'"$bases" \
         asr train --config "$config" --exp "$exp" --resume \
         "data.train=[$manifests]" "data.dev=[$work/data/$dev.cuts.jsonl.gz]" \
-        "attention.weighting=$weighting" "attention.position=$position" ${overrides[@]+"${overrides[@]}"}
+        "attention.weighting=${system%+*}" "attention.position=${system#*+}" \
+        $(stages_heads "$of" "$system") ${overrides[@]+"${overrides[@]}"}
     neural=() tune_needs="train-$name lm"
     if [ "$neural_epochs" != 0 ]; then
         # of the recogniser's tokens, so each recogniser has its own
@@ -71,6 +78,14 @@ for system in $systems; do
     stage "tune-$name" "$tune_needs" '' \
         asr tune --model "$exp" --cuts "$work/data/$dev.cuts.jsonl.gz" --lm "$lm" --beam "$beam" \
         ${neural[@]+"${neural[@]}"}
+    # those that ask the decoder too, with the n-gram model
+    both=''
+    if [ "$of" != ctc ]; then both='rescore joint'; fi
+    for search in $both; do
+        stage "tune-$search-$name" "$tune_needs" '' \
+            asr tune --model "$exp" --cuts "$work/data/$dev.cuts.jsonl.gz" --search "$search" \
+            --lm "$lm" --beam "$beam"
+    done
     for part in $test; do
         stage "decode-$name-$part" "train-$name" '' \
             asr decode --model "$exp" --cuts "$work/data/$part.cuts.jsonl.gz"
@@ -79,6 +94,12 @@ for system in $systems; do
             asr decode --model "$exp" --cuts "$work/data/$part.cuts.jsonl.gz" \
             --out "$exp/decode/$part-lm" "${beam_search[@]}"
         decoded+=" decode-$name-$part decode-lm-$name-$part"
+        for search in $both; do
+            stage "decode-$search-$name-$part" "tune-$search-$name" '' \
+                asr decode --model "$exp" --cuts "$work/data/$part.cuts.jsonl.gz" \
+                --out "$exp/decode/$part-$search" --search "$search" --beam "$beam" --lm "$lm"
+            decoded+=" decode-$search-$name-$part"
+        done
         if [ "$neural_epochs" != 0 ]; then
             stage "decode-neural-$name-$part" "tune-$name" '' \
                 asr decode --model "$exp" --cuts "$work/data/$part.cuts.jsonl.gz" \

@@ -218,7 +218,7 @@ def _page(measured: Measured, found: Sequence[Change], facts: dict[str, Any]) ->
         f"`{facts['command']}`",
         "",
         f"Trained with commit {', '.join(facts['revisions'])}. {len(measured.speakers)} speakers, "
-        f"{int(measured.words.sum())} words. heads: ctc alone, or the weighting of the decoder beside it.",
+        f"{int(measured.words.sum())} words. heads: ctc alone, or the weighting of a decoder beside it.",
         "",
         "| heads | parameters | training, s of audio per s |",
         "|---|---:|---:|",

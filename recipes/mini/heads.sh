@@ -20,6 +20,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 system=softmax+alibi decoders='softmax sigmoid' seeds='1 2 3' hours=7.5 corpus_seed=1 dev=150 test=400
 config=conf/mini.yaml beam=8 jobs=2
 options='system decoders seeds hours corpus_seed dev test config beam jobs' paths='config'
+decoder='decoder.num_layers=2 decoder.ff_dim=384 decoder.dropout=0.0' # as small as the encoder
 source ../../tools/stages.sh
 stages_check_systems "$system"
 
@@ -27,26 +28,18 @@ stage data '' '' \
     asr prepare synthetic --out "$work/data" --hours "$hours" --seed "$corpus_seed" \
     --dev "$dev" --test "$test"
 
-heads_of() {
-    case $1 in
-        ctc) echo 'model.heads=[ctc]' ;;
-        *)
-            echo 'model.heads=[ctc,attention] ctc.weight=0.3 decoder.weight=0.7 decoder.num_layers=2' \
-                "decoder.ff_dim=384 decoder.dropout=0.0 decoder.weighting=$1 decoder.cross_weighting=$1"
-            ;;
-    esac
-}
-
 bases=$(printf '%s\n' ../../asr/conf/*.yaml)
 stages_together "$jobs"
 for seed in $seeds; do
     for heads in ctc $decoders; do
+        of=ctc
+        if [ "$heads" != ctc ]; then of=ctc+attention; fi
         # shellcheck disable=SC2046
         stage "train-$heads-s$seed" data "$config"$'\n'"$bases" \
             asr train --config "$config" --exp "$work/heads/$heads-s$seed" --resume \
             "data.train=[$work/data/train.cuts.jsonl.gz]" "data.dev=[$work/data/dev.cuts.jsonl.gz]" \
             "attention.weighting=${system%+*}" "attention.position=${system#*+}" "train.seed=$seed" \
-            $(heads_of "$heads") ${overrides[@]+"${overrides[@]}"}
+            $(stages_heads "$of" "$heads") ${overrides[@]+"${overrides[@]}"}
     done
 done
 stages_wait

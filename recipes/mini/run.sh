@@ -4,6 +4,8 @@
 #   recipes/mini/run.sh [options] [-- section.key=value ...]
 #
 #   --systems "softmax+alibi sigmoid+alibi"   weighting+position of each model
+#   --heads ctc                               of each model: ctc, ctc+attention or both ("ctc ctc+attention"),
+#                                             attention being a decoder that weighs as the encoder does
 #   --hours 7.5                               of training speech
 #   --seed 1                                  of the corpus
 #   --dev 150, --test 400                     utterances of the other parts
@@ -14,9 +16,10 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-systems='softmax+alibi sigmoid+alibi' hours=7.5 seed=1 dev=150 test=400 config=conf/mini.yaml
+systems='softmax+alibi sigmoid+alibi' heads=ctc hours=7.5 seed=1 dev=150 test=400 config=conf/mini.yaml
 jobs=2 neural_epochs=0
-options='systems hours seed dev test config jobs neural_epochs' paths='config'
+options='systems heads hours seed dev test config jobs neural_epochs' paths='config'
+decoder='decoder.num_layers=2 decoder.ff_dim=384 decoder.dropout=0.0' # as small as the encoder
 source ../../tools/stages.sh
 # shellcheck disable=SC2086
 stages_check_systems $systems
@@ -26,22 +29,30 @@ stage data '' '' \
     --dev "$dev" --test "$test"
 
 bases=$(printf '%s\n' ../../asr/conf/*.yaml)
-experiments=()
+experiments=() models=()
+for of in $heads; do
+    for system in $systems; do
+        name=${system/+/-}
+        models+=("$name${of#ctc} $system $of")
+    done
+done
 stages_together "$jobs"
-for system in $systems; do
-    weighting=${system%+*} position=${system#*+} name=${system/+/-}
+for model in "${models[@]}"; do
+    read -r name system of <<<"$model"
     exp=$work/exp/$name
     experiments+=("$exp")
+    # shellcheck disable=SC2046
     stage "train-$name" data "$config"$'\n'"$bases" \
         asr train --config "$config" --exp "$exp" --resume \
         "data.train=[$work/data/train.cuts.jsonl.gz]" "data.dev=[$work/data/dev.cuts.jsonl.gz]" \
-        "attention.weighting=$weighting" "attention.position=$position" ${overrides[@]+"${overrides[@]}"}
+        "attention.weighting=${system%+*}" "attention.position=${system#*+}" \
+        $(stages_heads "$of" "$system") ${overrides[@]+"${overrides[@]}"}
 done
 stages_wait
 
 decoded=''
-for system in $systems; do
-    name=${system/+/-}
+for model in "${models[@]}"; do
+    read -r name _ of <<<"$model"
     stage "decode-$name" "train-$name" '' \
         asr decode --model "$work/exp/$name" --cuts "$work/data/test.cuts.jsonl.gz"
     decoded+=" decode-$name"
@@ -53,8 +64,8 @@ stage lm data '' \
     asr lm train --text "$work/data/train.cuts.jsonl.gz" --out "$lm"
 if [ "$neural_epochs" != 0 ]; then
     stages_together "$jobs"
-    for system in $systems; do
-        name=${system/+/-}
+    for model in "${models[@]}"; do
+        read -r name _ <<<"$model"
         stage "lm-neural-$name" "train-$name" '' \
             asr lm train-neural --text "$work/data/train.cuts.jsonl.gz" --model "$work/exp/$name" \
             --epochs "$neural_epochs" --threads 1 --out "$work/lm/neural-$name"
@@ -62,8 +73,8 @@ if [ "$neural_epochs" != 0 ]; then
     stages_wait
 fi
 stages_together "$jobs"
-for system in $systems; do
-    name=${system/+/-}
+for model in "${models[@]}"; do
+    read -r name _ of <<<"$model"
     neural=() needs="train-$name lm"
     if [ "$neural_epochs" != 0 ]; then
         neural=(--neural "$work/lm/neural-$name") needs+=" lm-neural-$name"
@@ -74,8 +85,8 @@ for system in $systems; do
 done
 stages_wait
 stages_together "$jobs"
-for system in $systems; do
-    name=${system/+/-}
+for model in "${models[@]}"; do
+    read -r name _ of <<<"$model"
     beam_search=(--search beam --lm "$lm" --threads 1)
     stage "decode-lm-$name" "tune-$name" '' \
         asr decode --model "$work/exp/$name" --cuts "$work/data/test.cuts.jsonl.gz" \
@@ -90,6 +101,29 @@ for system in $systems; do
     fi
 done
 stages_wait
+
+# The searches that ask the decoder too, with the 3-gram. Weights are kept in one file, so one search is
+# tuned after the other.
+for search in rescore joint; do
+    for step in tune decode; do
+        stages_together "$jobs"
+        for model in "${models[@]}"; do
+            read -r name _ of <<<"$model"
+            if [ "$of" = ctc ]; then continue; fi
+            asked=(--model "$work/exp/$name" --search "$search" --lm "$lm" --threads 1)
+            if [ "$step" = tune ]; then
+                stage "tune-$search-$name" "train-$name lm" '' \
+                    asr tune "${asked[@]}" --cuts "$work/data/dev.cuts.jsonl.gz"
+            else
+                stage "decode-$search-$name" "tune-$search-$name" '' \
+                    asr decode "${asked[@]}" --cuts "$work/data/test.cuts.jsonl.gz" \
+                    --out "$work/exp/$name/decode/test-$search"
+                decoded+=" decode-$search-$name"
+            fi
+        done
+        stages_wait
+    done
+done
 
 stage compare "$decoded" '' \
     asr compare "${experiments[@]}" --out "$work/exp"

@@ -191,7 +191,7 @@ def test_loops_are_found_wherever_they_begin() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("weight", [0.0, 0.3])
 def test_a_decoder_that_repeats_itself_is_stopped(weight: float) -> None:
-    attention, ctc = heads()
+    attention, _ = heads()
     attention.decoder.output.weight.zero_()
     attention.decoder.output.bias.copy_(torch.tensor([-5.0, 0.0, -9.0, -9.0]))
     frames_bsd, lens_b = torch.randn(2, 300, DIM), torch.tensor([300, 10])
