@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import torch
 from sigmoid_attention import Mask
+from sigmoid_attention.reference import attention_weights
 from torch import Tensor, nn
 
 from asr.config import AttentionConfig, DecoderConfig
@@ -50,6 +51,14 @@ class CrossAttention(Attending):
         out_bud = self.project_out(o_bhud.transpose(1, 2).flatten(2))
         return self.dropout(out_bud.reshape(x_bud.shape))
 
+    def weights(self, x_bud: Tensor, source: Source) -> Tensor:
+        """Return the weights (b, h, u, s) of each frame for each token, by the reference implementation;
+        one hypothesis for each utterance."""
+        q_bhud = self._heads(self.project_q(x_bud))
+        k_bhsd, _ = self.keys_values(source)
+        mask = Mask(key_lens=source.lens_b)
+        return attention_weights(q_bhud, k_bhsd, weighting=self.weighting, mask=mask)
+
     def keys_values(self, source: Source) -> tuple[Tensor, Tensor]:
         """Return the keys and values (b, h, s, d / h) of the encoder's frames."""
         if source.memory is None:
@@ -80,6 +89,15 @@ class DecoderLayer(nn.Module):
     def forward(self, x_bud: Tensor, frames: Frames) -> Tensor:
         x_bud = self.cross_attention(self.self_attention(x_bud, frames), frames)
         return self.ff(x_bud, frames)
+
+    def with_weights(self, x_bud: Tensor, frames: Frames) -> tuple[Tensor, Tensor]:
+        """Return what ``forward`` does, and cross-attention's weights (b, h, u, s)."""
+        x_bud = self.self_attention(x_bud, frames)
+        across = self.cross_attention.branch
+        assert isinstance(across, CrossAttention)
+        assert frames.source is not None
+        weights_bhus = across.weights(self.cross_attention.norm(x_bud), frames.source)
+        return self.ff(self.cross_attention(x_bud, frames), frames), weights_bhus
 
 
 class Decoder(nn.Module):
@@ -115,6 +133,27 @@ class Decoder(nn.Module):
         Args:
             memory: of tokens that were given before these, which it is added to; None: there are none.
         """
+        x_bud, frames = self._enter(tokens_bu, source, memory)
+        for layer in self.layers:
+            x_bud = layer(x_bud, frames)
+        if memory is not None:
+            memory.num_frames += tokens_bu.shape[1]
+        return self._leave(x_bud)
+
+    def with_weights(self, tokens_bu: Tensor, source: Source) -> tuple[Tensor, Tensor]:
+        """Return the logits (b, u, v), and the weights (b, layers * h, u, s) of cross-attention."""
+        x_bud, frames = self._enter(tokens_bu, source, None)
+        found = []
+        for layer in self.layers:
+            assert isinstance(layer, DecoderLayer)
+            x_bud, weights_bhus = layer.with_weights(x_bud, frames)
+            found.append(weights_bhus)
+        return self._leave(x_bud), torch.cat(found, 1)
+
+    def _enter(
+        self, tokens_bu: Tensor, source: Source, memory: Memory | None
+    ) -> tuple[Tensor, Frames]:
+        """Return what the first layer gets."""
         start = 0 if memory is None else memory.num_frames
         lens_b = torch.full((len(tokens_bu),), tokens_bu.shape[1], device=tokens_bu.device)
         x_bud = self.embedding(tokens_bu)
@@ -122,10 +161,8 @@ class Decoder(nn.Module):
             x_bud = self.position(x_bud, lens_b, start)
         x_bud = self.dropout(x_bud)
         mask = Mask(causal=True, q_start=start, k_start=start)
-        frames = Frames(frame_mask(lens_b, tokens_bu.shape[1]), mask, memory, source)
-        for layer in self.layers:
-            x_bud = layer(x_bud, frames)
-        if memory is not None:
-            memory.num_frames += tokens_bu.shape[1]
+        return x_bud, Frames(frame_mask(lens_b, tokens_bu.shape[1]), mask, memory, source)
+
+    def _leave(self, x_bud: Tensor) -> Tensor:
         logits_buv: Tensor = self.output(self.norm(x_bud))
         return logits_buv

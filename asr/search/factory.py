@@ -25,16 +25,17 @@ from asr.lm.neural import load_neural
 from asr.model.folder import Model
 from asr.model.recogniser import Recogniser
 from asr.search.attention import decoder_run, rescored_run
+from asr.search.cross_alignment import cross_spans
 from asr.search.greedy import greedy
 from asr.search.hotwords import Hotwords
-from asr.search.hypothesis import NBest, Run, rows_with_nan
+from asr.search.hypothesis import Hypothesis, NBest, Run, rows_with_nan
 from asr.search.options import CTC_WEIGHTS, WEIGHT_NAMES, SearchOptions
 from asr.search.prefix_beam import prefix_beam
 from asr.search.rescore import rescore
 from asr.search.text_score import TextScorer
 from asr.search.units import Units, units_of
 from asr.search.weights import BEAM, DEFAULT_WEIGHTS, Tuned, Weights, read_tuned, tuned_name
-from asr.search.words import one_per_text
+from asr.search.words import Word, one_per_text, words_at, words_of
 from asr.text.normalise import Normaliser
 
 # Tokens this far below a frame's likeliest extend nothing once text is scored, too: measured on
@@ -66,38 +67,52 @@ class Search:
         return self.net.head(self.head).num_channels
 
     @property
-    def aligner(self) -> str:
-        """The name of the head that places tokens on frames.
+    def aligner(self) -> str | None:
+        """The name of the head that places tokens on frames; None: the model has none."""
+        found = (one for one in (self.head, *self.net.heads) if not self.net.head(one).reads_whole)
+        return next(found, None)
+
+    @torch.no_grad()
+    def _aligned(self, aligner: str, frames_btx: Tensor) -> Tensor:
+        """The aligner's frames, made of those that are searched."""
+        if aligner == self.head:
+            return frames_btx
+        return self.net.head(aligner).frames(frames_btx.to(self.net.device)).float().cpu()
+
+    def labels(self, frames_tx: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Return ``Head.labels`` of the aligner for frames that are searched; -1 without one."""
+        if self.aligner is None:
+            return np.full(len(frames_tx), -1)
+        found = self._aligned(self.aligner, torch.from_numpy(frames_tx)[None])[0].numpy()
+        return self.net.head(self.aligner).labels(found)
+
+    def words(
+        self, frames_tx: Tensor, found: Hypothesis, units: Units, frame_s: float
+    ) -> list[Word]:
+        """Return the words of a hypothesis in the frames that were searched, by the aligner, or by the
+        decoder's cross-attention."""
+        if self.aligner is not None:
+            aligned_tx = self._aligned(self.aligner, frames_tx[None])[0].numpy()
+            return words_of(found, aligned_tx, units, frame_s)
+        spans = cross_spans(_decoder(self.net), frames_tx, found.tokens)
+        return words_at(found.tokens, spans, len(frames_tx) * frame_s, units, frame_s)
+
+    def quick(self) -> Search:
+        """Return the aligner's quickest search in the same frames.
 
         Raises:
             InputError: the model has none.
         """
-        found = [one for one in (self.head, *self.net.heads) if not self.net.head(one).reads_whole]
-        if not found:
+        aligner = self.aligner
+        if aligner is None:
             raise InputError(
-                f"{self.folder}: model.heads = {[*self.net.heads]}: no head of this model places words "
-                "in time; train with model.heads=[ctc,attention]"
+                f"{self.folder}: model.heads = {[*self.net.heads]}: a stream's partial results need a "
+                "head that places words in time; train with model.heads=[ctc,attention]"
             )
-        return found[0]
-
-    @torch.no_grad()
-    def aligned(self, frames_btx: Tensor) -> Tensor:
-        """Return the aligner's frames, made of those that are searched."""
-        if self.aligner == self.head:
-            return frames_btx
-        return self.net.head(self.aligner).frames(frames_btx.to(self.net.device)).float().cpu()
-
-    def labels(self, frames_tx: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Return ``Head.labels`` of the aligner for frames that are searched."""
-        found = self.aligned(torch.from_numpy(frames_tx)[None])[0].numpy()
-        return self.net.head(self.aligner).labels(found)
-
-    def quick(self) -> Search:
-        """Return the aligner's quickest search in the same frames."""
-        run = GREEDY_RUNS[self.aligner](self.net)
+        run = GREEDY_RUNS[aligner](self.net)
 
         def quick(frames_btx: Tensor, lens_b: Tensor) -> NBest:
-            return run(self.aligned(frames_btx), lens_b)
+            return run(self._aligned(aligner, frames_btx), lens_b)
 
         return dataclasses.replace(self, run=quick, settings={"search": "greedy", "beam": None})
 

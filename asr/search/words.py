@@ -28,6 +28,20 @@ class Word:
     confidence: float
 
 
+@dataclass(frozen=True)
+class Spans:
+    """Places of tokens.
+
+    Attributes:
+        first_frames, end_frames: of each token the first frame, and the one after the last.
+        log_probs: the highest log-probability that each token reaches.
+    """
+
+    first_frames: tuple[int, ...]
+    end_frames: tuple[int, ...]
+    log_probs: tuple[float, ...]
+
+
 # CTC emits a word's first letter when it has heard enough of it, not at its onset: on the mini
 # corpus 50 ms late in the median, the same on the development part, where this constant was
 # measured, and on the test part, where the median error it leaves is 18 ms.
@@ -41,10 +55,7 @@ def words_of(
     frame_s: float,
     start_shift_s: float = START_SHIFT_S,
 ) -> list[Word]:
-    """The words of a hypothesis, in order and without overlap.
-
-    A word lasts from the first frame of its first token, shifted, to the last frame of its last
-    one, in the hypothesis' alignment, or to the beginning of the next word.
+    """The words of a hypothesis, see ``words_at``, by its alignment to CTC's frames.
 
     Args:
         hypothesis: from a search over ``log_probs_tv``, whose frames count from its first one.
@@ -53,21 +64,44 @@ def words_of(
         frame_s: seconds between frames: the feature hop times the subsampling.
         start_shift_s: added to the start of every word; times never leave the audio.
     """
-    tokens, first_frames = hypothesis.tokens, hypothesis.frames
-    ends = end_frames(log_probs_tv, tokens, first_frames)
-    total_s = len(log_probs_tv) * frame_s
+    tokens, firsts = hypothesis.tokens, hypothesis.frames
+    ends = end_frames(log_probs_tv, tokens, firsts)
+    peaks = (
+        log_probs_tv[first:end, token].max()
+        for token, first, end in zip(tokens, firsts, ends, strict=True)
+    )
+    spans = Spans(tuple(firsts), ends, tuple(map(float, peaks)))
+    return words_at(tokens, spans, len(log_probs_tv) * frame_s, units, frame_s, start_shift_s)
+
+
+def words_at(
+    tokens: Sequence[int],
+    spans: Spans,
+    total_s: float,
+    units: Units,
+    frame_s: float,
+    start_shift_s: float = 0.0,
+) -> list[Word]:
+    """Return the words of tokens at known places, in order and without overlap.
+
+    A word lasts from the first frame of its first token, shifted, to the last frame of its last one, or
+    to the beginning of the next word.
+
+    Args:
+        total_s: seconds of all frames.
+    """
     words: list[Word] = []
     for positions in units.split(tokens):
-        start_s = first_frames[positions[0]] * frame_s + start_shift_s
+        start_s = spans.first_frames[positions[0]] * frame_s + start_shift_s
         start_s = min(max(start_s, words[-1].start_s if words else 0.0), total_s)
         if words and words[-1].end_s > start_s:
             words[-1] = replace(words[-1], end_s=start_s)
-        peaks = [log_probs_tv[first_frames[i] : ends[i], tokens[i]].max() for i in positions]
+        peaks = [spans.log_probs[i] for i in positions]
         words.append(
             Word(
                 text="".join(units.letters_v[tokens[i]] for i in positions),
                 start_s=start_s,
-                end_s=ends[positions[-1]] * frame_s,
+                end_s=spans.end_frames[positions[-1]] * frame_s,
                 confidence=float(np.exp(np.mean(peaks, dtype=np.float64))),
             )
         )

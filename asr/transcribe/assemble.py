@@ -9,7 +9,6 @@ import torch
 
 from asr.search.factory import Search
 from asr.search.units import Units
-from asr.search.words import words_of
 from asr.transcribe.pieces import Piece, PieceCutter
 from asr.transcribe.result import Alternative, Segment
 
@@ -32,11 +31,10 @@ class Reader:
         lens_b = torch.tensor([len(frames_tx)])
         frames_btx = torch.from_numpy(frames_tx)[None]
         found = self.search(frames_btx, lens_b)[0]
-        aligned_tx = self.search.aligned(frames_btx)[0].numpy()
         start_s = piece.first_frame * self.frame_s
         words = tuple(
             replace(word, start_s=word.start_s + start_s, end_s=word.end_s + start_s)
-            for word in words_of(found[0], aligned_tx, self.units, self.frame_s)
+            for word in self.search.words(frames_btx[0], found[0], self.units, self.frame_s)
         )
         if not words:
             return None

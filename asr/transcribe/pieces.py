@@ -19,7 +19,8 @@ LONGEST_S = 30.0
 
 
 class Labelled(Protocol):
-    """Labels of frames (frames, channels) by their most likely tokens: a head, a search."""
+    """Labels of frames (frames, channels) by their most likely tokens, -1 where that cannot be said: a
+    head, a search."""
 
     @property
     def num_channels(self) -> int: ...
@@ -84,7 +85,7 @@ class PieceCutter:
         """The frame before which to cut next: it depends on the frames alone, not on how many are
         held, as long as it is among them."""
         path_t = self._path_t[: self._longest]
-        quiet_t = ~self._spells_v[path_t]
+        quiet_t = ~self._spells_v[path_t] & (path_t >= 0)
         edges = np.flatnonzero(np.diff(quiet_t, prepend=False, append=False)).reshape(-1, 2)
         pauses = [(begin, end) for begin, end in edges.tolist() if begin > 0]
         for begin, end in pauses:

@@ -18,6 +18,7 @@ from asr.data.batches import sorted_batches
 from asr.errors import InputError
 from asr.model.recogniser import Recogniser
 from asr.transcribe.assemble import Assembler, Reader
+from asr.transcribe.pieces import LONGEST_S
 from asr.transcribe.result import Segment, Transcript
 from asr.transcribe.sources import Source
 from asr.transcribe.speech import SpeechFinder, SpeechPart, Vad
@@ -157,6 +158,7 @@ class _Job:
         self._grid = grid
         self._rate = sample_rate
         self._gaps: list[Gap] = []
+        self._is_cut_blindly = vad is None and reader.search.aligner is None
         self._speech = None if vad is None else SpeechFinder(vad, grid, sample_rate, self._gaps)
         self._num_samples = 0
         self._num_windows: int | None = None  # until the source was read to its end
@@ -233,9 +235,17 @@ class _Job:
             duration_s,
             tuple(sorted(gaps, key=lambda gap: gap.start_s)),
             self.source.channel,
-            (*(remark.reason for remark in remarks), *_doubts(segments)),
+            (*(remark.reason for remark in remarks), *self._cuts(duration_s), *_doubts(segments)),
         )
         return Outcome(self.source, transcript)
+
+    def _cuts(self, duration_s: float) -> Iterator[str]:
+        """Yield a note where the sound had to be cut blindly."""
+        if self._is_cut_blindly and duration_s > LONGEST_S:
+            yield (
+                f"cut every {LONGEST_S:g} s, perhaps within words: no head of this model says where "
+                "they end; voice activity (--vad) cuts at silences"
+            )
 
 
 def _doubts(segments: Iterable[Segment]) -> Iterator[str]:

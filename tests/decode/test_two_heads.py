@@ -153,8 +153,26 @@ def test_what_a_model_lacks_is_refused(
     alone = saved(tmp_path / "alone", "attention")
     assert "this model has no ctc head" in refused(alone, "--search", "joint")
     assert len(decode(alone, Path(cuts), tmp_path / "out")) > 0
-    with pytest.raises(InputError, match="no head of this model places words in time"):
-        asr.load(alone, "cpu").transcribe(np.zeros(16000, np.float32), 16000)
+    with pytest.raises(InputError, match="need a head that places words in time"):
+        asr.load(alone, "cpu").stream(16000)
+
+
+def test_a_decoder_alone_places_its_words(tiny_corpus: Path, tmp_path: Path) -> None:
+    alone = saved(tmp_path / "alone", "attention")
+    wave_n = np.concatenate(
+        [load_waveform(cut, 16000) for cut in read_cuts(tiny_corpus / "test.cuts.jsonl.gz")]
+    )
+    transcriber = asr.load(alone, "cpu")
+    transcript = transcriber.transcribe(wave_n, 16000)
+    assert transcript.text.split() == [word.text for word in transcript.words]
+    starts = [word.start_s for word in transcript.words]
+    assert starts == sorted(starts)
+    assert all(0 < word.confidence <= 1 for word in transcript.words)
+    assert not any("cut every" in note for note in transcript.notes)
+    long_n = np.tile(wave_n, 1 + 31 * 16000 // len(wave_n))
+    longer = transcriber.transcribe(long_n, 16000)
+    assert any("cut every 30 s" in note for note in longer.notes)
+    assert longer.words[-1].end_s <= len(long_n) / 16000
 
 
 @pytest.mark.parametrize("with_lm", [False, True])
