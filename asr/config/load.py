@@ -121,7 +121,13 @@ _TYPE_NAMES = {
 
 def _bounds(item: dataclasses.Field[Any]) -> str:
     low, high = item.metadata["low"], item.metadata["high"]
-    return "" if low is None else f"from {low:g} to {high:g}"
+    return "" if low is None else f"from {_plain(low)} to {_plain(high)}"
+
+
+def _plain(bound: float) -> str:
+    """Spell a number exactly, without an exponent where it is a whole one of at most 15 digits."""
+    is_whole = abs(bound) < 1e15 and bound == int(bound)
+    return str(int(bound)) if is_whole else repr(bound)
 
 
 def _check_values(config: Config) -> None:
@@ -139,9 +145,9 @@ def _check_values(config: Config) -> None:
             if isinstance(one, float) and one != one:
                 raise InputError(f"{key} = {one!r}: must be a number")
             if low is not None and one < low:
-                raise InputError(f"{key} = {one!r}: must be at least {low:g}")
+                raise InputError(f"{key} = {one!r}: must be at least {_plain(low)}")
             if high is not None and one > high:
-                raise InputError(f"{key} = {one!r}: must be at most {high:g}")
+                raise InputError(f"{key} = {one!r}: must be at most {_plain(high)}")
     reason = refusal(config)
     if reason:
         raise InputError(reason)

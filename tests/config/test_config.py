@@ -132,6 +132,9 @@ def test_dump_reads_back_as_the_same_configuration(tmp_path: Path) -> None:
         ),
         ("train.epochs=0", r"train\.epochs = 0: must be at least 1"),
         ("encoder.dropout=2", r"encoder\.dropout = 2\.0: must be at most 0\.9"),
+        ("attention.window=1048577", r"window = 1048577: must be at most 1048576$"),
+        ("data.max_duration_s=1e9", r"max_duration_s = 1000000000\.0: must be at most 86400$"),
+        ("features.scale=0", r"features\.scale = 0\.0: must be at least 1e-06$"),
         ("optimizer.lr=fast", r"optimizer\.lr: Value 'fast'"),
         ("optimizer.lr=.nan", r"optimizer\.lr = nan: must be a number"),
         ("train.epochs=1.5", r"train\.epochs: Value '1\.5'"),
@@ -223,8 +226,11 @@ def test_show_tells_every_key_with_default_allowed_values_and_meaning(
         assert meaning == item.metadata["help"], key
         for choice in item.metadata["choices"] or ():
             assert str(choice) in allowed, key
-        for bound in ("low", "high"):
-            assert item.metadata[bound] is None or f"{item.metadata[bound]:g}" in allowed, key
+        bounds = [item.metadata[bound] for bound in ("low", "high")]
+        if bounds != [None, None]:
+            spelled = allowed.partition(" from ")[2].split(" to ")
+            assert [int(x) if x.lstrip("-").isdigit() else float(x) for x in spelled] == bounds, key
+            assert all("e" not in x or not 1 <= abs(float(x)) < 1e15 for x in spelled), key
     assert not told
 
 
@@ -240,4 +246,4 @@ def test_show_and_the_plain_list_tell_the_effective_values(
     assert main(["config", *words]) == 0
     plain = capsys.readouterr().out
     assert "attention.weighting = 'softmax'  # how scores become weights; one of softmax" in plain
-    assert "train.epochs = 7  # passes over the data; from 1 to 1e+06\n" in plain
+    assert "train.epochs = 7  # passes over the data; from 1 to 1000000\n" in plain
