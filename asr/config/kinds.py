@@ -1,4 +1,4 @@
-"""The kinds of encoder layers: which options each reads. How they compute stands in ``asr.nn``."""
+"""Names of heads, and kinds of encoder layers with the options each reads, known without PyTorch."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ ENCODERS = {
 }
 
 DEFAULT_KIND = "conformer"
+
+HEAD_NAMES = ("ctc", "attention")
 
 # The gated convolution of an E-Branchformer over its width, where nothing is said.
 CGMLP_WIDTH = 6

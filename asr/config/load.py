@@ -77,11 +77,26 @@ def _merge(merged: Any, layer: dict[str, Any], origin: str) -> Any:
     written = {section: part for section, part in layer.items() if part is not None}
     try:
         return OmegaConf.merge(merged, OmegaConf.create(written))
-    except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0][:300]
-        raise InputError(f"{origin}: {error.full_key or '?'}: {reason}") from None
-    except TypeError as error:  # a mapping in place of a list
-        raise InputError(f"{origin}: {str(error).splitlines()[0][:300]}") from None
+    except (OmegaConfBaseException, TypeError):  # the latter: a mapping in place of a list
+        values = {(name, key): part[key] for name, part in written.items() for key in part}
+        if len(values) == 1:
+            ((section, key), value) = next(iter(values.items()))
+            raise InputError(f"{origin}: {_of_another_type(f'{section}.{key}', value)}") from None
+    for (section, key), value in values.items():  # one by one, to find the wrong one
+        merged = _merge(merged, {section: {key: value}}, origin)
+    return merged
+
+
+def _of_another_type(key: str, value: Any) -> str:
+    """Say what an option must be, given a value that it cannot."""
+    (item,) = (item for known, _, item in walk(Config()) if known == key)
+    is_list = str(item.type).startswith("list")
+    if item.metadata["choices"] and not is_list:
+        expected = f"choose one of {allowed(item)}"
+    else:
+        expected = f"expected {'' if item.type == 'bool' else 'a '}{allowed(item)}"
+    brackets = ", in brackets" if is_list and not isinstance(value, list) else ""
+    return f"{key} = {repr(value)[:200]}: {expected}{brackets}"
 
 
 def dump(config: Config) -> str:
@@ -102,9 +117,10 @@ def explain(item: dataclasses.Field[Any]) -> str:
 
 def allowed(item: dataclasses.Field[Any]) -> str:
     """Describe what an option may be: its choices, or its type and bounds."""
-    if item.metadata["choices"]:
-        return ", ".join(map(str, item.metadata["choices"]))
     kind = _TYPE_NAMES[str(item.type)]
+    if item.metadata["choices"]:
+        names = ", ".join(map(str, item.metadata["choices"]))
+        return f"list of {names}" if kind.startswith("list") else names
     return f"{kind} {_bounds(item)}" if _bounds(item) else kind
 
 
@@ -136,7 +152,7 @@ def _check_values(config: Config) -> None:
         choices, low, high = (item.metadata[name] for name in ("choices", "low", "high"))
         for one in values:
             if isinstance(one, (list, dict)):
-                raise InputError(f"{key} = {value!r}: expected a {_TYPE_NAMES[str(item.type)]}")
+                raise InputError(_of_another_type(key, value))
             if choices is not None and one not in choices:
                 names = [str(choice) for choice in choices]
                 hint = difflib.get_close_matches(str(one), names, n=1)

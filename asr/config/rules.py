@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from sigmoid_attention.weightings import MAPS, Map, listed, maps_with, served_by
 
-from asr.config.kinds import CGMLP_WIDTH, ENCODERS, OWN_OPTIONS, unread
+from asr.config.kinds import CGMLP_WIDTH, ENCODERS, HEAD_NAMES, OWN_OPTIONS, unread
 from asr.config.schema import (
     HEAD_SECTIONS,
     AttentionConfig,
@@ -180,7 +180,7 @@ RULES = (
     ),
     Rule(
         lambda c: not c.model.heads or len(set(c.model.heads)) < len(c.model.heads),
-        "model.heads = {model.heads}: give at least one head, and none twice",
+        f"model.heads = {{model.heads}}: give one or more of {', '.join(HEAD_NAMES)}, none twice",
     ),
     *(
         _unread_of_head(section, name, default)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from sigmoid_attention.weightings import MAPS
 
-from asr.config.kinds import DEFAULT_KIND, ENCODERS
+from asr.config.kinds import DEFAULT_KIND, ENCODERS, HEAD_NAMES
 from asr.config.option import CONTENT, FREE, option
 from asr.config.training import OptimizerConfig, TrainConfig
 
@@ -348,6 +348,7 @@ class ModelConfig:
         ["ctc"],
         "what stands on the encoder, each with a section of its own; training minimises the sum of "
         "their losses, the first one is read",
+        choices=HEAD_NAMES,
     )
 
 

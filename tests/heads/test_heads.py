@@ -12,6 +12,7 @@ import torch
 
 from asr import config
 from asr.config import Config
+from asr.config.kinds import HEAD_NAMES
 from asr.errors import InputError
 from asr.heads.base import Head
 from asr.heads.table import HEADS, build_heads
@@ -53,6 +54,7 @@ def head_of(name: str) -> Head:
 
 def test_every_head_has_a_reading_here_and_a_quick_search() -> None:
     assert set(HEADS) == set(GREEDY_RUNS) == {head for head, _ in SEARCHES}
+    assert tuple(HEADS) == HEAD_NAMES
     assert set(READINGS) == {name for name in HEADS if not head_of(name).reads_whole}
 
 
