@@ -66,7 +66,7 @@ def check_steps_left(exp: RunFolder, config: Config, num_steps: int, changes: li
     """
     if changes and num_steps <= max(list_checkpoints(exp.checkpoints), default=0):
         listed = "; ".join(map(str, changes))
-        raise InputError(f"{exp.root}: {listed}: nothing would come of it, {finished(config)}")
+        raise InputError(f"{exp.root}: {listed}: of no effect, as {finished(config)}")
 
 
 def finished(config: Config) -> str:

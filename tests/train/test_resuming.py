@@ -175,8 +175,12 @@ def test_a_finished_run_says_so(exp: Path, cuts: Path, capsys: pytest.CaptureFix
     assert "finished    all 1 epochs are trained; train.epochs=2 goes on" in capsys.readouterr().out
     assert (exp / "model" / "model.safetensors").read_bytes() == weights
     before = files(exp)
-    with pytest.raises(InputError, match=r"schedule was 'cosine', now 'linear': nothing would"):
+    with pytest.raises(InputError) as caught:
         go_on(exp, cuts, "optimizer.schedule=linear")
+    assert str(caught.value) == (
+        f"{exp}: optimizer.schedule was 'cosine', now 'linear': of no effect, as all 1 epochs are "
+        "trained; train.epochs=2 goes on to twice as many"
+    )
     assert files(exp) == before
 
 
