@@ -10,14 +10,12 @@ are ``NAME[row] * NAME.int8_scale[row]``. Readers get float32 and no scales.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -26,13 +24,10 @@ from torch import Tensor
 
 from asr.errors import InputError
 from asr.files import file_hash, open_regular, umask
+from asr.weights_sums import KEY, TENSORS, header_bytes, parse_sums, sum_of_tensors
 
-MAX_HEADER_BYTES = 1 << 24
-_KEY, _TENSORS = "sha256", "tensors"
 _UNKNOWN_SUM = "0" * 64
-_SUMS = re.compile(r"[^ :]+:[0-9a-f]{64}( [^ :]+:[0-9a-f]{64})*")
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I8": 1}
-_BLOCK_BYTES = 1 << 20
 _MOST_AXES = 16
 _SCALE = ".int8_scale"
 _INT8_MAX = 127
@@ -58,8 +53,8 @@ class WeightsFile:
         self.path, self._rename = path, rename
         try:
             with open_regular(path) as file:
-                parsed = json.loads(file.read(_header_bytes(file)))
-                self._sums = _parse_sums(parsed.pop("__metadata__", {}))
+                parsed = json.loads(file.read(header_bytes(file)))
+                self._sums = parse_sums(parsed.pop("__metadata__", {}))
                 shapes = {rename(name): _shape(item) for name, item in parsed.items()}
                 types = {rename(name): item["dtype"] for name, item in parsed.items()}
         except OSError as error:
@@ -128,7 +123,7 @@ class WeightsFile:
             InputError: the file is damaged.
         """
         try:
-            if self._sums and self._sums.get(_TENSORS) != _sum_of_tensors(self.path):
+            if self._sums and self._sums.get(TENSORS) != sum_of_tensors(self.path):
                 raise InputError(
                     f"{self.path}: damaged: the SHA-256 sum of its tensors is not the one in its header"
                 )
@@ -144,11 +139,11 @@ def write_weights(path: Path, weights: dict[str, Tensor], beside: Iterable[Path]
         OSError, SafetensorError: it cannot be written.
         InputError: a file beside it cannot be read.
     """
-    sums = [f"{_TENSORS}:{_UNKNOWN_SUM}", *(f"{item.name}:{file_hash(item)}" for item in beside)]
-    save_file(weights, path, metadata={_KEY: " ".join(sums)})
-    found = _sum_of_tensors(path)
+    sums = [f"{TENSORS}:{_UNKNOWN_SUM}", *(f"{item.name}:{file_hash(item)}" for item in beside)]
+    save_file(weights, path, metadata={KEY: " ".join(sums)})
+    found = sum_of_tensors(path)
     with path.open("r+b") as file:  # the sum is known only now, and as long as what stands for it
-        place = 8 + file.read(_header_bytes(file)).index(_UNKNOWN_SUM.encode())
+        place = 8 + file.read(header_bytes(file)).index(_UNKNOWN_SUM.encode())
         file.seek(place)
         file.write(found.encode())
         file.flush()
@@ -205,23 +200,6 @@ def _int8_problem(shapes: Mapping[str, tuple[int, ...]], types: Mapping[str, str
     return None
 
 
-def _header_bytes(file: BinaryIO) -> int:
-    """Read the length of the header; the file then stands at its beginning."""
-    num_bytes = int.from_bytes(file.read(8), "little")
-    if not 2 <= num_bytes <= min(MAX_HEADER_BYTES, os.fstat(file.fileno()).st_size - 8):
-        raise ValueError(f"its length is {num_bytes}")
-    return num_bytes
-
-
-def _parse_sums(metadata: Mapping[str, str]) -> dict[str, str]:
-    text = metadata.get(_KEY)
-    if text is None:
-        return {}
-    if not _SUMS.fullmatch(text):
-        raise ValueError("its sums are damaged")
-    return dict(item.split(":") for item in text.split(" "))
-
-
 def _shape(item: dict[str, Any]) -> tuple[int, ...]:
     shape, (first, last) = tuple(item["shape"]), item["data_offsets"]
     if item["dtype"] not in _BYTES:
@@ -234,12 +212,3 @@ def _shape(item: dict[str, Any]) -> tuple[int, ...]:
     if last - first != math.prod(shape) * _BYTES[item["dtype"]]:
         raise ValueError(f"{last - first} bytes for a tensor {shape}")
     return shape
-
-
-def _sum_of_tensors(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open_regular(path) as file:
-        file.seek(8 + _header_bytes(file))
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()

@@ -33,6 +33,7 @@ RANKS = [
         "asr.runtime",
         "asr.stderr",
         "asr.weights_file",
+        "asr.weights_sums",
         "asr.wer",
     ],
     ["asr.config"],

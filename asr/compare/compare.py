@@ -17,7 +17,7 @@ from asr.compare.comparison import (
     corrected,
 )
 from asr.compare.contrasts import Grid, type_results, with_costs
-from asr.compare.experiment import Experiment, ScoredSet, read_experiment
+from asr.compare.experiment import Experiment, ScoredSet, outdated_sets, read_experiment
 from asr.compare.factors import Design, find_factors, many_of, types_of
 from asr.compare.interactions import compared_types
 from asr.compare.lengths import find_durations, length_results
@@ -34,6 +34,7 @@ from asr.compare.stats.paired import (
 from asr.compare.stats.statistics import MIN_RESAMPLED, MIN_SPEAKERS, Interval, lowest_p
 from asr.data.speakers import UNKNOWN_SPEAKER
 from asr.errors import InputError
+from asr.run_folder import RunFolder
 from asr.wer import CER, WER, ErrorCounts, Metric
 
 # Characters a word, on average: more than in Finnish or Turkish, fewer than in Chinese utterances.
@@ -116,6 +117,7 @@ def compare(
         length_differences=length_differences,
         length_interactions=length_interactions,
         notes=[
+            *_outdated(experiments, names),
             *_decoded_twice(experiments, names),
             *(_unspaced(experiments) if metric is WER else []),
             *_warnings(rows, metric),
@@ -296,6 +298,16 @@ def _rows(systems: _Systems, results: dict[tuple[int, str], SetResult]) -> list[
         sets = {set_name: result for (i, set_name), result in results.items() if i == k}
         rows.append(Row(name, str(experiment.folder), experiment.run, levels, sets))
     return rows
+
+
+def _outdated(experiments: Sequence[Experiment], names: Sequence[str]) -> list[str]:
+    """Warn of sets that were decoded with other weights than the system's model has now."""
+    return [
+        f"WARNING: {set_name} of {name} was decoded with other weights than "
+        f"{RunFolder(experiment.folder).model} holds now; decode it again"
+        for name, experiment in zip(names, experiments, strict=True)
+        for set_name in outdated_sets(experiment)
+    ]
 
 
 def _decoded_twice(experiments: Sequence[Experiment], names: Sequence[str]) -> list[str]:

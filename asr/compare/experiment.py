@@ -13,7 +13,8 @@ from asr.decode.score import utterance_counts
 from asr.errors import InputError
 from asr.files import field, read_json_object, required
 from asr.formats import upgrade_options
-from asr.run_folder import DecodedFolder, RunFolder
+from asr.run_folder import WEIGHTS, DecodedFolder, RunFolder
+from asr.weights_sums import weights_sum
 from asr.wer import WER, ErrorCounts, Metric
 
 # Larger than any that is true, and short in a table.
@@ -126,6 +127,20 @@ def read_experiment(folder: Path, metric: Metric = WER) -> Experiment:
         left_out.append(f"{run.name}: no scored set under {decoded}")
     about = (_read_settings(folder), _read_contents(folder))
     return Experiment(folder, run, *about, sets, joined, left_out)
+
+
+def outdated_sets(experiment: Experiment) -> list[str]:
+    """Name the sets decoded with other weights than the model has now; none where either is unknown."""
+    recorded = {
+        name: scored.decoding.model_sha256
+        for name, scored in (experiment.sets | experiment.joined).items()
+        if scored.decoding.model_sha256 is not None
+    }
+    try:
+        now = weights_sum(RunFolder(experiment.folder).model / WEIGHTS) if recorded else None
+    except InputError:  # no longer there, or damaged
+        return []
+    return [name for name, before in recorded.items() if before != now]
 
 
 def _read_contents(folder: Path) -> dict[str, str]:

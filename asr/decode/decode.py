@@ -26,12 +26,13 @@ from asr.model.folder import Model
 from asr.model.stream import FrameStream
 from asr.nn.encoder import Chunk
 from asr.processes import Processes
-from asr.run_folder import DecodedFolder
+from asr.run_folder import WEIGHTS, DecodedFolder
 from asr.search.factory import Search, build_search
 from asr.search.hypothesis import Hypothesis
 from asr.search.options import GREEDY, SearchOptions
 from asr.text.coverage import warn_of_references
 from asr.text.tokenizer import TextProcessor
+from asr.weights_sums import weights_sum
 
 
 def set_name(cuts: Path) -> str:
@@ -72,6 +73,7 @@ def decode_set(
     fingerprint = utterances.cuts.fingerprint()
     if not replace:
         _refuse_another_set(out, cuts, fingerprint)
+    model_sha256 = weights_sum(model.folder / WEIGHTS)  # before a training can replace them
     search = build_search(options, model)
     config = model.config
     device = model.net.device
@@ -89,6 +91,7 @@ def decode_set(
         "set": set_name(cuts),
         "cuts": str(cuts.absolute()),
         "fingerprint": fingerprint,
+        "model_sha256": model_sha256,
         **({} if joined is None else {"joined": joined}),
         **search.settings,
         **({} if chunk is None else _stream_settings(model, chunk)),

@@ -67,6 +67,7 @@ class Decoding:
         cuts: path of the manifest, absolute (relative in older files).
         head: whose frames were searched; None: the model's first one's.
         joined: None where its utterances are single ones.
+        model_sha256: of the model's weights, see ``weights_sum``.
     """
 
     set_name: str
@@ -83,6 +84,7 @@ class Decoding:
     attention_backend: str | None = None
     joined: JoinedFrom | None = None
     head: str | None = None
+    model_sha256: str | None = None
 
 
 def read_decoded(folder: Path) -> tuple[list[DecodedUtterance], Decoding]:
@@ -156,6 +158,7 @@ def read_decoding(folder: Path) -> Decoding:
         head=name_field(content, "head", where),
         device=name_field(content, "device", where),
         attention_backend=name_field(content, "attention_backend", where),
+        model_sha256=name_field(content, "model_sha256", where),
         joined=_joined(field(content, "joined", dict, where), f"{where}: 'joined'"),
         **number,
         **count,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from made_models import decode_joined
+from safetensors.torch import load_file, save_file
 
 from asr.cli import main
 from asr.compare.compare import compare
@@ -264,3 +266,48 @@ def test_what_decoded_by_itself_names_what_does(
         main(["compare", *map(str, experiments), "--lengths", "15", "30"])
     assert stopped.value.code == 2
     assert "`asr join --to-s 15` and `asr decode`" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_sets_decoded_before_the_model_changed_are_named(copies: list[Path]) -> None:
+    def warned() -> list[str]:
+        return [note for note in compare(copies).notes if "other weights" in note]
+
+    assert not warned()
+    # as a training that went on leaves it
+    model = load_model(copies[0])
+    changed = {name: value + 0.5 for name, value in model.net.state_dict().items()}
+    save_model(copies[0] / "model", changed, model.config, model.tokenizer)
+    expected = [
+        f"WARNING: {name} of softmax was decoded with other weights than {copies[0] / 'model'} holds "
+        "now; decode it again"
+        for name in sorted(path.name for path in (copies[0] / "decode").iterdir())
+    ]
+    assert sorted(warned()) == expected
+    assert len(expected) == 4
+    for path in (copies[0] / "decode").glob("*/decode.json"):  # as older versions wrote it
+        content = json.loads(path.read_text())
+        del content["model_sha256"]
+        path.write_text(json.dumps(content))
+    assert not warned()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\2\0\0\0\0\0\0\0[]", b"no weights at all"])
+def test_a_model_that_is_gone_or_damaged_stops_no_comparison(
+    copies: list[Path], content: bytes | None
+) -> None:
+    weights = copies[0] / "model" / "model.safetensors"
+    weights.unlink()
+    if content is not None:
+        weights.write_bytes(content)
+    assert not any("other weights" in note for note in compare(copies).notes)
+
+
+def test_weights_without_sums_are_known_by_their_file(
+    copies: list[Path], three_speakers: Path
+) -> None:
+    weights = copies[0] / "model" / "model.safetensors"
+    save_file(load_file(weights), weights)
+    decode_set(load_model(copies[0]), three_speakers, copies[0] / "decode" / "test")
+    whole = hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert decoding(copies[0], "test")["model_sha256"] == whole
+    assert not any("other weights" in note for note in compare(copies).notes if "test of" in note)
