@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 import torch
-from sigmoid_attention.dispatch import BACKENDS, refusal
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from asr.config.rules import sees_past_only
 from asr.decode.decode import open_utterances, spread
 from asr.errors import InputError
+from asr.examine.certify_decoder import decoder_trials
+from asr.examine.trials import Run, Trial, backend_trials
 from asr.files import file_hash
 from asr.model.folder import WEIGHTS, Model
 from asr.model.recogniser import Recogniser
@@ -31,31 +33,10 @@ from asr.search.factory import GREEDY_RUNS
 
 # Largest difference within a frame that counts as rounding; of CTC's, natural logarithms.
 MOST = {"float32": 1e-3, "float64": 1e-8}
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
 HOLDS, FAILS, NOT_APPLICABLE = "holds", "FAILS", "not applicable"
 
 # Samples that a stream gets at once: no multiple of a hop, so windows are cut everywhere.
 _FED_SAMPLES = 1237
-
-Run = Callable[[Recogniser], list[Tensor]]
-"""A model, in one precision -> frames_tx of each utterance."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One thing that must change nothing: what is computed, and what it must be equal to.
-
-    Attributes:
-        reason: why there is nothing to compute; empty where there is.
-        dtypes: the precisions in which it can be.
-    """
-
-    property: str
-    what: str
-    run: Run | None = None
-    expected: Run | None = None
-    reason: str = ""
-    dtypes: tuple[str, ...] = tuple(DTYPES)
 
 
 @dataclass(frozen=True)
@@ -65,7 +46,8 @@ class Line:
     Attributes:
         largest: by precision, the largest difference within a frame; not finite where numbers of
             frames differ or something is not a number.
-        texts_equal: greedy transcripts that are the same in every precision; of ``num_texts``.
+        texts_equal: transcripts (see ``Trial.read``) that are the same in every precision; of
+            ``num_texts``.
     """
 
     property: str
@@ -112,14 +94,25 @@ def certify(model: Model, cuts: Path, num_utterances: int = 8) -> Certificate:
     device = model.net.device
     utterances = open_utterances(model, cuts)
     chosen = spread(utterances.durations_s, num_utterances)
-    waves = [torch.from_numpy(utterances[0, int(index)].wave_n).to(device) for index in chosen]
+    examples = [utterances[0, int(index)] for index in chosen]
+    waves = [torch.from_numpy(example.wave_n).to(device) for example in examples]
     num_frames = [model.net.num_output_frames(len(wave_n)) for wave_n in waves]
     if sum(count > 0 for count in num_frames) < 2:
         raise InputError(f"{cuts}: certify needs at least two utterances with a frame each")
     nets = {"float32": model.net, "float64": copy.deepcopy(model.net).double()}
     # TF32 on a GPU rounds so coarsely that a leak could hide in it
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        lines = [_judge(trial, nets, model) for trial in _trials(model, waves)]
+        trials = [*_trials(model, waves)]
+        if "attention" in model.net.heads:
+            # an utterance without a frame is never searched
+            long = [i for i, count in enumerate(num_frames) if count > 0]
+            references = [examples[i].tokens_u.tolist() for i in long]
+
+            def of_decoder(net: Recogniser) -> list[Tensor]:
+                return [frames(net, [waves[i]], head="attention")[0] for i in long]
+
+            trials += decoder_trials(model.net, of_decoder, references)
+        lines = [_judge(trial, nets, model) for trial in trials]
     return Certificate(
         model=str(model.folder),
         weights_sha256=file_hash(model.folder / WEIGHTS),
@@ -163,7 +156,7 @@ def _trials(model: Model, waves: Sequence[Tensor]) -> Iterator[Trial]:
     yield Trial("order", "one batch, reversed", batched(everyone[::-1]), together)
     yield Trial("order", "one batch, by length", batched(by_length), together)
     yield from _chunk_trials(model, waves)
-    yield from _backend_trials(model, batched(everyone))
+    yield from backend_trials("", lambda net: attentions(net.encoder), model.net, batched(everyone))
 
 
 def frames(
@@ -172,6 +165,7 @@ def frames(
     num_samples: int = 0,
     padding: float = 0.0,
     chunk: Chunk | None = None,
+    head: str | None = None,
 ) -> list[Tensor]:
     """frames_tx of each utterance of a batch, padded to ``num_samples`` at least."""
     longest = max(num_samples, *(len(wave_n) for wave_n in waves))
@@ -179,7 +173,7 @@ def frames(
     for row_n, wave_n in zip(wave_bn, waves, strict=True):
         row_n[: len(wave_n)] = wave_n
     lens_b = torch.tensor([len(wave_n) for wave_n in waves], device=wave_bn.device)
-    frames_btx, lens_b = net(wave_bn, lens_b, chunk=chunk)
+    frames_btx, lens_b = net(wave_bn, lens_b, chunk=chunk, head=head)
     return [row_tx[:length] for row_tx, length in zip(frames_btx, lens_b.tolist(), strict=True)]
 
 
@@ -224,49 +218,17 @@ def _stream(net: Recogniser, model: Model, wave_n: Tensor, chunk: Chunk) -> Tens
     return torch.cat([*(stream.feed(part) for part in wave_n.split(_FED_SAMPLES)), stream.finish()])
 
 
-def _backend_trials(model: Model, run: Run) -> Iterator[Trial]:
-    """Every backend that can serve, on one batch, against the reference."""
-    attention = attentions(model.net.encoder)[0]
-    device = model.net.device
-
-    def by(backend: str) -> Run:
-        def run_by(net: Recogniser) -> list[Tensor]:
-            before = [module.backend for module in attentions(net.encoder)]
-            try:
-                for module in attentions(net.encoder):
-                    module.use(backend)
-                return run(net)
-            finally:
-                for module, chosen in zip(attentions(net.encoder), before, strict=True):
-                    module.use(chosen)
-
-        return run_by
-
-    reference = cache(by("reference"))
-    for backend in BACKENDS:
-        if backend in ("auto", "reference"):
-            continue
-        reasons = {
-            name: refusal(backend, attention.weighting, device, dtype)
-            for name, dtype in DTYPES.items()
-        }
-        serving = tuple(name for name, reason in reasons.items() if reason is None)
-        what = f"{backend} against reference, one batch"
-        if serving:
-            yield Trial("backend", what, by(backend), reference, dtypes=serving)
-        else:
-            yield Trial("backend", what, reason=f"{reasons['float32']}")
-
-
 def _judge(trial: Trial, nets: dict[str, Recogniser], model: Model) -> Line:
     if trial.run is None or trial.expected is None:
         return Line(trial.property, trial.what, NOT_APPLICABLE, trial.reason)
+    read = trial.read or _transcripts
     largest: dict[str, float] = {}
     equal: list[bool] = []
     for name in trial.dtypes:
         got, expected = trial.run(nets[name]), trial.expected(nets[name])
         largest[name] = largest_difference(got, expected)
-        same = [_text(model, a) == _text(model, b) for a, b in zip(got, expected, strict=True)]
+        left, right = (read(model.net, found) for found in (got, expected))
+        same = [a == b for a, b in zip(left, right, strict=True)]
         equal = [a and b for a, b in zip(equal or same, same, strict=True)]
     # written so that a NaN, which compares as false, fails
     within = all(value <= MOST[name] for name, value in largest.items())
@@ -285,9 +247,13 @@ def largest_difference(got: Sequence[Tensor], expected: Sequence[Tensor]) -> flo
     return float(torch.cat(differences).max())
 
 
-def _text(model: Model, frames_tx: Tensor) -> str:
-    if not bool(frames_tx.isfinite().all()):
-        return "not finite"
-    lens_b = torch.tensor([len(frames_tx)])
-    best = GREEDY_RUNS[model.net.first_head](model.net)(frames_tx[None].cpu(), lens_b)[0][0]
-    return model.tokenizer.decode(best.tokens)
+def _transcripts(net: Recogniser, frames_btx: Sequence[Tensor]) -> list[object]:
+    """Return the tokens that the greedy search finds; None in frames that are not finite."""
+    found: list[object] = [None] * len(frames_btx)
+    rows = [i for i, row_tx in enumerate(frames_btx) if bool(row_tx.isfinite().all())]
+    if rows:
+        lens_b = torch.tensor([len(frames_btx[i]) for i in rows])
+        several = pad_sequence([frames_btx[i].to(net.dtype).cpu() for i in rows], batch_first=True)
+        for i, (best,) in zip(rows, GREEDY_RUNS[net.first_head](net)(several, lens_b), strict=True):
+            found[i] = best.tokens
+    return found

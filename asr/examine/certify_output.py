@@ -29,6 +29,8 @@ def format_certificate(certificate: Certificate) -> str:
     ]
     limits = ", ".join(f"{limit:g} in {name}" for name, limit in MOST.items())
     legend = f"largest difference of a log-probability, allowed: {limits}; greedy texts equal"
+    if any(line.what.startswith("decoder") for line in certificate.lines):
+        legend += ", of the decoder the likeliest token of every step"
     return "\n".join([head, "", table, "", legend, *reasons, "", verdict(certificate)])
 
 

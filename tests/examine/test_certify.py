@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import sigmoid_attention.dispatch
 import torch
+from sigmoid_attention import Mask
 from torch import Tensor, nn
 
 from asr.cli import main
@@ -32,6 +34,8 @@ SMALL = [
     *("encoder.subsampling_channels=4", "attention.num_heads=2", "tokenizer.kind=char"),
     "features.num_mels=20",
 ]
+DECODER = ["decoder.num_layers=2", "decoder.num_heads=2", "decoder.ff_dim=16"]
+BOTH = [*DECODER, "model.heads=[ctc,attention]", "decoder.cross_weighting=sigmoid"]
 STREAMING = ["encoder.causal=true", "encoder.chunk_sizes=[0, 4]", "encoder.left_chunks=[2]"]
 
 
@@ -42,7 +46,10 @@ def save(folder: Path, *options: str) -> Path:
     net = Recogniser(config, tokenizer.vocab_size)
     with torch.no_grad():
         # so that it hears something, though nothing that was said
-        net.heads["ctc"].linear.weight *= 30
+        if "ctc" in net.heads:
+            net.heads["ctc"].linear.weight *= 30
+        if "attention" in net.heads:
+            net.heads["attention"].decoder.output.weight *= 10
     save_model(folder / "model", net.state_dict(), config, tokenizer)
     return folder
 
@@ -112,6 +119,50 @@ def test_a_model_of_the_past_streams_as_it_reads_the_whole_file(cuts: Path, tmp_
     assert certificate.certified
 
 
+@pytest.mark.parametrize("heads", ["ctc,attention", "attention"])
+@pytest.mark.parametrize(
+    ("weighting", "position", "across"),
+    [("softmax", "sinusoidal", "sigmoid"), ("sigmoid", "alibi", "softmax")],
+)
+def test_a_decoder_is_certified_too(
+    cuts: Path, tmp_path: Path, heads: str, weighting: str, position: str, across: str
+) -> None:
+    own = [f"decoder.weighting={weighting}", f"decoder.position={position}"]
+    own += [f"model.heads=[{heads}]", f"decoder.cross_weighting={across}"]
+    certificate = certify(load_model(save(tmp_path, *DECODER, *own)), cuts, 3)
+    assert certificate.certified
+    lines = [line for line in certificate.lines if line.what.startswith("decoder")]
+    assert {line.property for line in lines} == {"padding", "batch", "steps", "backend"}
+    for line in lines:
+        if line.verdict == HOLDS:
+            assert line.texts_equal == line.num_texts == (6 if "two" in line.what else 3)
+            assert "float64" in line.largest
+    # PyTorch's own attention has softmax alone, and there is no GPU for the kernels
+    refused = {line.what.split(":")[0]: line.reason for line in lines if "sdpa" in line.what}
+    assert [bool(refused[f"decoder's {name}-attention"]) for name in ("self", "cross")] == [
+        *(weighting != "softmax", across != "softmax")
+    ]
+
+
+def test_a_decoder_reads_any_tokens_where_a_manifest_has_no_text(
+    cuts: Path, tmp_path: Path
+) -> None:
+    silent = list(read_cuts(cuts))
+    for cut in silent:
+        cut.supervisions[0].text = ""
+    write_cuts(silent, tmp_path / "silent.cuts.jsonl.gz")
+    model = load_model(save(tmp_path, *BOTH))
+    whole = certify(model, tmp_path / "silent.cuts.jsonl.gz", 2)
+    assert whole.certified
+    patch = pytest.MonkeyPatch()
+    forgotten_key(model, patch)
+    try:
+        found = verdicts(certify(model, tmp_path / "silent.cuts.jsonl.gz", 2))
+    finally:
+        patch.undo()
+    assert FAILS in found["steps"]
+
+
 class BatchStatistics(nn.Module):
     """What batch normalisation does in training: mean and deviation of all frames of the batch."""
 
@@ -157,6 +208,43 @@ def forgotten_key(model: Model, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Memory, "join", forget)
 
 
+def rows_not_moved(model: Model, patch: pytest.MonkeyPatch) -> None:
+    """What is kept of a hypothesis stays where it was."""
+    patch.setattr(Memory, "select", lambda memory, rows_n: None)
+
+
+def forgotten_place(model: Model, patch: pytest.MonkeyPatch) -> None:
+    """Every step is the first one, as far as the sinusoids know."""
+
+    def from_0(_: nn.Module, args: tuple[Tensor, Tensor, int]) -> tuple[Tensor, Tensor, int]:
+        return args[0], args[1], 0
+
+    model.net.heads["attention"].decoder.position.register_forward_pre_hook(from_0)
+
+
+def frames_beyond(model: Model, patch: pytest.MonkeyPatch) -> None:
+    """Cross-attention sees frames that do not exist."""
+
+    def all_exist(_: nn.Module, args: tuple[Tensor, Frames]) -> tuple[Tensor, Frames]:
+        x_bud, frames = args
+        source = frames.source
+        lens_b = torch.full_like(source.lens_b, source.frames_bsd.shape[1])
+        return x_bud, frames._replace(source=source._replace(lens_b=lens_b))
+
+    layer = model.net.heads["attention"].decoder.layers[0]
+    layer.cross_attention.branch.register_forward_pre_hook(all_exist)
+
+
+def tokens_to_come(model: Model, patch: pytest.MonkeyPatch) -> None:
+    """The decoder's self-attention is not causal."""
+
+    def see_all(_: nn.Module, args: tuple[Tensor, Mask, Any]) -> tuple[Tensor, Mask, Any]:
+        return args[0], replace(args[1], causal=False), args[2]
+
+    attention = model.net.heads["attention"].decoder.layers[0].self_attention.branch.attention
+    attention.register_forward_pre_hook(see_all)
+
+
 def inexact_backend(model: Model, patch: pytest.MonkeyPatch) -> None:
     call: Callable[..., Tensor] = sigmoid_attention.dispatch.call
     patch.setattr(sigmoid_attention.dispatch, "call", lambda *args: 1.05 * call(*args))
@@ -188,6 +276,12 @@ def broken_weight(model: Model, patch: pytest.MonkeyPatch) -> None:
         (inexact_backend, STREAMING, {"backend"}),
         (faint_leak, STREAMING, {"padding", "batch", "chunking"}),
         (broken_weight, STREAMING, {"padding", "batch", "order", "chunking", "backend"}),
+        (forgotten_key, BOTH, {"steps"}),
+        (rows_not_moved, BOTH, {"steps"}),
+        (forgotten_place, BOTH, {"steps"}),
+        (frames_beyond, BOTH, {"padding", "batch", "steps"}),
+        (tokens_to_come, BOTH, {"padding", "batch", "steps"}),
+        (inexact_backend, BOTH, {"backend"}),
     ],
 )
 def test_an_unsound_model_fails_and_the_property_is_named(
