@@ -2,34 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from asr.errors import InputError
-from asr.model.folder import load_model
+from asr.heads.attention_decoder import EDGE, AttentionDecoder
+from asr.model.folder import Model, load_model
 from asr.model.recogniser import Recogniser
 from asr.nn.attention import attentions
-from asr.probe.diagnostics import watch_attention
+from asr.nn.decoder import CrossAttention
+from asr.nn.frames import Source
+from asr.probe.watching import watch_attention
+from asr.search.factory import build_search
+from asr.search.options import SearchOptions
 
 # A picture has at most so many layers and heads, and so many pixels for each map's side.
 _MAX_LAYERS, _MAX_HEADS, _MAX_SIDE = 4, 4, 56
 
 
+@dataclass(frozen=True)
+class CrossMaps:
+    """Weights of a decoder's cross-attention in one utterance.
+
+    Attributes:
+        pieces: what each row predicts: the tokens of a transcript, and its end.
+        p_lhus: (h, u, s) of each layer.
+    """
+
+    pieces: list[str]
+    p_lhus: list[Tensor]
+
+
 def draw_attention(folder: Path, wave_n: np.ndarray, sample_rate: int) -> tuple[np.ndarray, float]:
-    """Return the picture of what a model attends to in an utterance, and the mean sum of a row.
+    """Return the picture of what a model attends to in an utterance, and the mean sum of a row of the
+    encoder's. A decoder's cross-attention is that of the transcript which its greedy search finds.
 
     Raises:
-        InputError: no model folder, or a model of another sample rate.
+        InputError: no model folder, a model of another sample rate, or one whose outputs are NaN.
     """
     model = load_model(folder)
     if model.config.features.sample_rate != sample_rate:
         raise InputError(f"its sample rate is not {sample_rate}")
-    maps_l = attention_maps(model.net, wave_n)
-    return picture(maps_l), float(np.mean([p_hts.sum(-1).mean() for p_hts in maps_l]))
+    maps_l, across = attention_maps(model.net, wave_n), cross_maps(model, wave_n)
+    drawn = picture(maps_l, [] if across is None else across.p_lhus)
+    return drawn, float(np.mean([p_hts.sum(-1).mean() for p_hts in maps_l]))
 
 
 def attention_maps(net: Recogniser, wave_n: np.ndarray) -> list[Tensor]:
@@ -53,22 +76,62 @@ def attention_maps(net: Recogniser, wave_n: np.ndarray) -> list[Tensor]:
     return found
 
 
-def picture(maps_l: list[Tensor]) -> np.ndarray:
+@torch.no_grad()
+def cross_maps(
+    model: Model, wave_n: np.ndarray, tokens: Sequence[int] | None = None
+) -> CrossMaps | None:
+    """Return what an attention decoder looks at while it is given a transcript; None: there is none.
+
+    Args:
+        tokens: the transcript; None: the one that greedy search finds.
+
+    Raises:
+        InputError: the model's outputs are NaN.
+    """
+    net = model.net
+    if "attention" not in net.heads:
+        return None
+    head, device = cast(AttentionDecoder, net.head("attention")), net.device
+    wave_bn = torch.from_numpy(wave_n)[None].to(device)
+    lens_b = torch.tensor([wave_bn.shape[1]], device=device)
+    frames_bsd, lens_b = net(wave_bn, lens_b, head="attention")
+    if tokens is None:
+        search = build_search(SearchOptions(head="attention"), model)
+        tokens = search(frames_bsd, lens_b)[0][0].tokens
+    found: list[Tensor] = []
+    with ExitStack() as stack:
+        for module in head.modules():
+            if isinstance(module, CrossAttention):
+                stack.enter_context(
+                    watch_attention(
+                        module, lambda seen: found.append(seen.weights()[0].float().cpu())
+                    )
+                )
+        head.log_probs(torch.tensor([[EDGE, *tokens]], device=device), Source(frames_bsd, lens_b))
+    pieces = model.tokenizer.pieces
+    return CrossMaps([*(pieces[token] for token in tokens), "end"], found)
+
+
+def picture(maps_l: list[Tensor], across_l: Sequence[Tensor] = ()) -> np.ndarray:
     """Greyscale in [0, 1]: a row per layer, a column per head, each map over its own largest weight.
 
     Maps are averaged down to at most 56 x 56 and drawn as square roots, so that small weights show.
+
+    Args:
+        across_l: a decoder's, which follow as squares of the same size.
     """
-    chosen = _spread(len(maps_l), _MAX_LAYERS)
+    side = min(_MAX_SIDE, *maps_l[0].shape[1:])
     rows = []
-    for layer in chosen:
-        p_hts = maps_l[layer]
-        heads = _spread(len(p_hts), _MAX_HEADS)
-        side = min(_MAX_SIDE, *p_hts.shape[1:])
-        small = nn.functional.adaptive_avg_pool2d(p_hts[heads][:, None], (side, side))[:, 0]
-        peak = small.amax((1, 2), keepdim=True).clamp(min=1e-12)
-        tiles = [_framed(tile) for tile in (small / peak).sqrt().numpy()]
-        rows.append(np.concatenate(tiles, axis=1))
-    return np.concatenate(rows, axis=0)
+    for group_l in (maps_l, across_l):
+        for layer in _spread(len(group_l), _MAX_LAYERS):
+            p_hts = group_l[layer]
+            heads = _spread(len(p_hts), _MAX_HEADS)
+            small = nn.functional.adaptive_avg_pool2d(p_hts[heads][:, None], (side, side))[:, 0]
+            peak = small.amax((1, 2), keepdim=True).clamp(min=1e-12)
+            tiles = [_framed(tile) for tile in (small / peak).sqrt().numpy()]
+            rows.append(np.concatenate(tiles, axis=1))
+    width = max(row.shape[1] for row in rows)
+    return np.concatenate([np.pad(row, ((0, 0), (0, width - row.shape[1]))) for row in rows])
 
 
 def _spread(count: int, most: int) -> list[int]:

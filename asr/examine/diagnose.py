@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from asr.columns import in_columns
+from asr.config import Config
 from asr.data.examples import collate
 from asr.decode.decode import open_utterances, spread
 from asr.errors import InputError
+from asr.examine.attention_maps import CrossMaps, cross_maps
 from asr.files import finite
 from asr.model.folder import Model
 from asr.probe.diagnostics import NEAR_FRAMES, Diagnosis, Layer, diagnose
@@ -27,9 +29,10 @@ class Report:
     """Diagnosis of a model.
 
     Attributes:
-        what: weighting and position.
+        what: weighting and position, of the encoder and of an attention decoder.
         near_frames: how many on both sides count as near.
         frame_s: seconds of one.
+        across: what a decoder's cross-attention looks at in the first utterance; None: there is none.
     """
 
     model: str
@@ -39,6 +42,7 @@ class Report:
     near_frames: int
     frame_s: float
     diagnosis: Diagnosis
+    across: CrossMaps | None = None
 
 
 def diagnose_set(
@@ -52,7 +56,7 @@ def diagnose_set(
     """
     utterances = open_utterances(model, cuts)
     examples = [utterances[0, i] for i in spread(utterances.durations_s, num_utterances)]
-    net, features, attention = model.net, model.config.features, model.config.attention
+    net, features = model.net, model.config.features
     heard = [example for example in examples if net.num_output_frames(len(example.wave_n)) > 0]
     if not heard:
         raise InputError(f"{cuts}: no utterance is long enough for a frame")
@@ -60,12 +64,23 @@ def diagnose_set(
     return Report(
         model=str(model.folder),
         cuts=str(cuts),
-        what=f"{attention.weighting} + {attention.position}",
+        what=_what(model.config),
         ids=list(batch.ids),
         near_frames=near_frames,
         frame_s=net.features.hop * net.subsampling / features.sample_rate,
         diagnosis=diagnose(net, batch, near_frames),
+        across=cross_maps(model, heard[0].wave_n, heard[0].tokens_u.tolist()),
     )
+
+
+def _what(config: Config) -> str:
+    attention, decoder = config.attention, config.decoder
+    what = f"{attention.weighting} + {attention.position}"
+    if "attention" in config.model.heads:
+        what += (
+            f", decoder {decoder.weighting} + {decoder.position}, across {decoder.cross_weighting}"
+        )
+    return what
 
 
 def format_report(report: Report) -> str:
@@ -79,16 +94,17 @@ def format_report(report: Report) -> str:
             "",
             in_columns([_HEADER, *_rows(diagnosis.layers)], left=()),
             "",
-            f"near: share of the weight within {report.near_frames} frames ({near_s:.2f} s) on both "
-            "sides; gradient: of the loss per token with respect to attention's parameters, all "
-            f"parameters: {_figure(diagnosis.gradient_norm)}",
+            f"near: share of the weight within {report.near_frames} frames ({near_s:.2f} s; in a "
+            "decoder tokens) on both sides; gradient: of the loss per token (in a decoder of its own) "
+            "with respect to attention's parameters, all parameters: "
+            f"{_figure(diagnosis.gradient_norm)}",
             f"overflow: {diagnosis.overflow or 'none, every number is finite'}",
         ]
     )
 
 
 def _rows(layers: list[Layer]) -> Iterator[tuple[str, ...]]:
-    for number, layer in enumerate(layers, start=1):
+    for layer in layers:
         of_layer = (
             _figure(layer.output_share),
             _figure(layer.gradient_norm),
@@ -98,7 +114,7 @@ def _rows(layers: list[Layer]) -> Iterator[tuple[str, ...]]:
             figures = (_figure(value) for value in asdict(head).values())
             first = place == 1
             yield (
-                *(str(number) if first else "", str(place), *figures),
+                *(layer.name.removeprefix("layer") if first else "", str(place), *figures),
                 *(of_layer if first else ("", "", "")),
             )
 
@@ -108,6 +124,7 @@ def _figure(value: float) -> str:
 
 
 def report_as_json(report: Report) -> dict[str, Any]:
-    """Everything at full precision; what is not finite is null."""
-    content: dict[str, Any] = finite(asdict(report))
+    """Every figure at full precision; what is not finite is null."""
+    content: dict[str, Any] = finite(asdict(replace(report, across=None)))
+    del content["across"]
     return content

@@ -46,6 +46,10 @@ class Attending(nn.Module):
         self._attend = self._attend.to(device, dtype)
         return self._attend
 
+    def trained_weighting(self) -> Weighting:
+        """The weighting with what training has learnt of it."""
+        return self.weighting
+
 
 class MultiHeadAttention(Attending):
     """``o = N_o(W_o attend(N_q(W_q x), N_k(W_k x), W_v x))``, the norms being optional.
@@ -122,7 +126,6 @@ class MultiHeadAttention(Attending):
         return self.norm_out(self.project_out(o_bhtd.transpose(1, 2).flatten(2)))
 
     def trained_weighting(self) -> Weighting:
-        """The weighting with what training has learnt of it."""
         return replace(self.weighting, bias_h=self.bias_h, exponent_h=self.exponent_h)
 
     def _heads(self, x_btd: Tensor) -> tuple[Tensor, Tensor, Tensor]:

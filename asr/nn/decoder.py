@@ -43,19 +43,21 @@ class CrossAttention(Attending):
                 other's: without a position they are one sequence of queries.
         """
         assert frames.source is not None
-        q_bud = self.project_q(x_bud).reshape(len(frames.source.lens_b), -1, x_bud.shape[2])
-        q_bhud = self._heads(q_bud)
+        q_bhud = self.queries(x_bud, frames.source)
         k_bhsd, v_bhsd = self.keys_values(frames.source)
         attend = self.resolve(q_bhud.device, q_bhud.dtype)
         o_bhud = attend(q_bhud, k_bhsd, v_bhsd, mask=Mask(key_lens=frames.source.lens_b))
         out_bud = self.project_out(o_bhud.transpose(1, 2).flatten(2))
         return self.dropout(out_bud.reshape(x_bud.shape))
 
+    def queries(self, x_bud: Tensor, source: Source) -> Tensor:
+        """Return the queries (b, h, u, d / h), those of an utterance's hypotheses in one sequence."""
+        q_bud = self.project_q(x_bud).reshape(len(source.lens_b), -1, x_bud.shape[2])
+        return self._heads(q_bud)
+
     def weights(self, x_bud: Tensor, source: Source) -> Tensor:
-        """Return the weights (b, h, u, s) of each frame for each token, by the reference implementation;
-        one hypothesis for each utterance."""
-        q_bhud = self._heads(self.project_q(x_bud))
-        k_bhsd, _ = self.keys_values(source)
+        """Return the weights (b, h, u, s) of the frames, by the reference implementation."""
+        q_bhud, (k_bhsd, _) = self.queries(x_bud, source), self.keys_values(source)
         mask = Mask(key_lens=source.lens_b)
         return attention_weights(q_bhud, k_bhsd, weighting=self.weighting, mask=mask)
 

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from sigmoid_attention import Mask, PositionBias
-from sigmoid_attention.reference import attention_weights, offsets, scores, visible
+from sigmoid_attention.reference import offsets, scores, visible
 from sigmoid_attention.spec import default_scale
 from torch import Tensor, nn
 
@@ -25,11 +24,13 @@ from asr.data.examples import Batch
 from asr.errors import InputError
 from asr.files import finite
 from asr.model.recogniser import Recogniser
-from asr.nn.attention import MultiHeadAttention
+from asr.nn.attention import Attending
+from asr.nn.decoder import CrossAttention
 from asr.nn.frames import frame_mask
 from asr.nn.residual import PreNorm
 from asr.probe.finite import watch_forward
 from asr.probe.jacobian import jacobian_norms
+from asr.probe.watching import Seen, watch_attention
 
 # Frames on both sides that count as near.
 NEAR_FRAMES = 5
@@ -57,17 +58,21 @@ class Head:
 @dataclass(frozen=True)
 class Layer:
     """
-    residual_norm   mean over frames of the Euclidean norm of what enters the residual connection around
+    name            "layer1" of the encoder; "decoder1.self" and "decoder1.cross" of a decoder, whose
+                    rows are the tokens of the transcripts, not frames
+    residual_norm   mean over rows of the Euclidean norm of what enters the residual connection around
                     attention, or attention itself where there is none
     output_norm     of what attention gives, times the weight and LayerScale of that connection, hybrid
                     norm included: what is added, where no module stands between (an E-Branchformer
                     merges it with its other branch first)
-    gradient_norm   of the loss per token with respect to the parameters of attention
+    gradient_norm   of the loss per token (of the head that is read; in a decoder of its own) with
+                    respect to the parameters of attention
     jacobian_norm   see ``jacobian_norms``, of attention from its input to its output (projections,
                     position and norms of heads and output included; the norm before it, the residual
                     connection and LayerScale not), the largest over the utterances
     """
 
+    name: str
     heads: list[Head]
     residual_norm: float
     output_norm: float
@@ -94,73 +99,15 @@ class Diagnosis:
     overflow: str | None
 
 
-@dataclass(frozen=True)
-class Seen:
-    """Data that one layer's attention got: its input, and queries and keys as they meet.
-
-    Attributes:
-        key_mask: of the keys; a Linformer's are mixtures, seen otherwise than frames.
-    """
-
-    attention: MultiHeadAttention
-    x_btd: Tensor
-    frame_mask: Mask
-    key_mask: Mask
-    q_bhtd: Tensor
-    k_bhsd: Tensor
-    bias: PositionBias | None
-
-    def weights(self) -> Tensor:
-        """p_bhts, by the reference implementation."""
-        return attention_weights(
-            self.q_bhtd,
-            self.k_bhsd,
-            weighting=self.attention.trained_weighting(),
-            position=self.bias,
-            mask=self.key_mask,
-        )
-
-
-@contextmanager
-def watch_attention(attention: MultiHeadAttention, tell: Callable[[Seen], None]) -> Iterator[None]:
-    """Tells of every forward pass of the module, for as long as the block lasts."""
-    got: dict[str, Any] = {}
-
-    def enters(module: nn.Module, args: tuple[Tensor, Mask, Any]) -> None:
-        got.update(x_btd=args[0], frame_mask=args[1], key_mask=args[1])
-
-    def mixed(module: nn.Module, args: Any, output: tuple[Tensor, Tensor, Mask]) -> None:
-        got["key_mask"] = output[2]
-
-    def meet(
-        module: nn.Module, args: Any, output: tuple[Tensor, Tensor, PositionBias | None]
-    ) -> None:
-        q_bhtd, k_bhsd, bias = output
-        tell(Seen(attention=attention, q_bhtd=q_bhtd, k_bhsd=k_bhsd, bias=bias, **got))
-
-    handles = [
-        attention.register_forward_pre_hook(enters),
-        attention.position.register_forward_hook(meet),
-    ]
-    if attention.linformer is not None:
-        handles.append(attention.linformer.register_forward_hook(mixed))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def diagnose(net: Recogniser, batch: Batch, near_frames: int = NEAR_FRAMES) -> Diagnosis:
     """Diagnose a batch on the model's device, computed as decoding does: no dropout, no augmentation,
-    whole utterances. Weights, gradients and random state stay as they are.
+    whole utterances; an attention decoder is given the batch's transcripts. Weights, gradients and
+    random state stay as they are.
     """
     training = net.training
     net.eval()
     try:
-        probes = [
-            _Probe(attention, around, near_frames) for attention, around in _places(net.encoder)
-        ]
+        probes = _probes(net, batch, near_frames)
         if not probes:
             raise InputError("this model has no attention: there is nothing to diagnose")
         fault: dict[str, Any] = {}
@@ -168,11 +115,13 @@ def diagnose(net: Recogniser, batch: Batch, near_frames: int = NEAR_FRAMES) -> D
             for probe in probes:
                 stack.enter_context(probe.watching())
             stack.enter_context(watch_forward(net, fault))
-            frames_btx, lens_b = net(batch.wave_bn, batch.wave_lens_b)
-        loss = _loss(net, frames_btx, lens_b, batch) / max(int(batch.token_lens_b.sum()), 1)
+            loss, decoder_loss = _losses(net, batch)
         gradients = _gradients(loss, net)
+        own = gradients
+        if decoder_loss is not None:
+            own = gradients | _gradients(decoder_loss, net.head("attention"))
         return Diagnosis(
-            layers=[probe.layer(gradients) for probe in probes],
+            layers=[probe.layer(own) for probe in probes],
             loss=float(loss.detach()),
             gradient_norm=_norm(list(gradients.values())),
             overflow=fault.get("layer"),
@@ -181,14 +130,33 @@ def diagnose(net: Recogniser, batch: Batch, near_frames: int = NEAR_FRAMES) -> D
         net.train(training)
 
 
+def _probes(net: Recogniser, batch: Batch, near_frames: int) -> list[_Probe]:
+    """Return the probes of the encoder's layers, then those of the decoder's."""
+    probes = [
+        _Probe(f"layer{number}", attention, around, near_frames)
+        for number, (attention, around) in enumerate(_places(net.encoder), start=1)
+    ]
+    if "attention" in net.heads:
+        # behind the first edge
+        lens_b = batch.token_lens_b + 1
+        number = 0
+        for attention, around in _places(net.head("attention")):
+            across = isinstance(attention, CrossAttention)
+            number += not across
+            name = f"decoder{number}.{'cross' if across else 'self'}"
+            probes.append(_Probe(name, attention, around, near_frames, lens_b))
+    return probes
+
+
 def series(diagnosis: Diagnosis) -> dict[str, float | str | None]:
     """Every number under a name of its own, as a log takes them; None where it is not finite."""
     values: dict[str, Any] = {"loss": diagnosis.loss, "gradient_norm": diagnosis.gradient_norm}
-    for number, layer in enumerate(diagnosis.layers, start=1):
+    for layer in diagnosis.layers:
         content = asdict(layer)
+        where = content.pop("name")
         for place, head in enumerate(content.pop("heads"), start=1):
-            values |= {f"{name}/layer{number}.head{place}": head[name] for name in head}
-        values |= {f"{name}/layer{number}": content[name] for name in content}
+            values |= {f"{name}/{where}.head{place}": head[name] for name in head}
+        values |= {f"{name}/{where}": content[name] for name in content}
     return finite({**values, "overflow": diagnosis.overflow})
 
 
@@ -230,6 +198,21 @@ def _mean(values_bht: Tensor, rows_bht: Tensor) -> Tensor:
     return torch.where(rows_bht, values_bht, 0.0).sum((0, 2)) / rows_bht.sum((0, 2))
 
 
+def _losses(net: Recogniser, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """Return the losses per token of the head that is read, and of the attention decoder."""
+    read, decoder = net.first_head, "attention" if "attention" in net.heads else None
+    # those of a decoder are the encoder's, of which the others' are made
+    frames_btx, lens_b = net(batch.wave_bn, batch.wave_lens_b, head=decoder)
+    count, decoder_loss = max(int(batch.token_lens_b.sum()), 1), None
+    if decoder is not None:
+        given = (frames_btx, lens_b, batch.tokens_bu, batch.token_lens_b)
+        decoder_loss = net.head(decoder).loss_of_frames(*given).sum() / count
+        if read == decoder:
+            return decoder_loss, decoder_loss
+        frames_btx = net.head().frames(frames_btx)
+    return _loss(net, frames_btx, lens_b, batch) / count, decoder_loss
+
+
 def _loss(net: Recogniser, frames_btx: Tensor, lens_b: Tensor, batch: Batch) -> Tensor:
     """Summed over the transcripts that fit; one that does not says nothing of attention."""
     loss_of = net.head().loss_of_frames
@@ -240,11 +223,11 @@ def _loss(net: Recogniser, frames_btx: Tensor, lens_b: Tensor, batch: Batch) -> 
     return loss_of(*(x[fits_b] for x in given)).sum()
 
 
-def _places(net: nn.Module) -> list[tuple[MultiHeadAttention, PreNorm | None]]:
+def _places(net: nn.Module) -> list[tuple[Attending, PreNorm | None]]:
     """Return each attention, and the innermost residual connection around it."""
     modules, places = dict(net.named_modules()), []
     for name, module in modules.items():
-        if isinstance(module, MultiHeadAttention):
+        if isinstance(module, Attending):
             parts = name.split(".")
             above = [modules[".".join(parts[:count])] for count in range(len(parts) - 1, -1, -1)]
             places.append((module, next((m for m in above if isinstance(m, PreNorm)), None)))
@@ -254,7 +237,7 @@ def _places(net: nn.Module) -> list[tuple[MultiHeadAttention, PreNorm | None]]:
 def _gradients(loss: Tensor, net: nn.Module) -> dict[nn.Parameter, Tensor]:
     """Compute gradients without ``.grad``, which training may still need."""
     parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    found = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
     return {key: value for key, value in zip(parameters, found, strict=True) if value is not None}
 
 
@@ -265,14 +248,21 @@ def _norm(tensors: list[Tensor]) -> float:
 class _Probe:
     """Reads off one layer's attention while data pass."""
 
-    x_btd: Tensor
+    seen: Seen
     residual_btd: Tensor
-    frame_mask: Mask
     heads: list[Head]
     output_norm: float
 
-    def __init__(self, attention: MultiHeadAttention, around: PreNorm | None, near_frames: int):
-        self.attention, self.around, self.near_frames = attention, around, near_frames
+    def __init__(
+        self,
+        name: str,
+        attention: Attending,
+        around: PreNorm | None,
+        near_frames: int,
+        row_lens_b: Tensor | None = None,
+    ):
+        self.name, self.attention, self.around = name, attention, around
+        self.near_frames, self._row_lens_b = near_frames, row_lens_b
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -282,7 +272,7 @@ class _Probe:
             self.attention.register_forward_hook(self._leaves),
         ]
         try:
-            with watch_attention(self.attention, self._heads):
+            with watch_attention(self.attention, self._heads, self._row_lens_b):
                 yield
         finally:
             for handle in handles:
@@ -292,6 +282,7 @@ class _Probe:
         """Return what was read, and what takes the gradients and a pass of its own."""
         own = [gradients[key] for key in self.attention.parameters() if key in gradients]
         return Layer(
+            name=self.name,
             heads=self.heads,
             residual_norm=self._frame_norm(self.residual_btd),
             output_norm=self.output_norm,
@@ -310,20 +301,24 @@ class _Probe:
         self.output_norm = self._frame_norm(output_btd)
 
     def _frame_norm(self, x_btd: Tensor) -> float:
-        norm_bt, lens_b = x_btd.detach().double().norm(dim=2), self.frame_mask.query_lens
-        if lens_b is not None:
-            norm_bt = norm_bt[frame_mask(lens_b, norm_bt.shape[1])]
-        return float(norm_bt.mean())
+        return float(x_btd.detach().double().norm(dim=2)[self._exist(x_btd)].mean())
+
+    def _exist(self, x_btd: Tensor) -> Tensor:
+        """(b, t) bool: the rows that exist."""
+        lens_b = self.seen.frame_mask.query_lens
+        if lens_b is None:
+            return torch.ones(x_btd.shape[:2], dtype=torch.bool, device=x_btd.device)
+        return frame_mask(lens_b, x_btd.shape[1])
 
     @torch.no_grad()
     def _heads(self, seen: Seen) -> None:
-        self.x_btd, self.frame_mask = seen.x_btd.detach(), seen.frame_mask
+        self.seen = seen
         q_bhtd, k_bhsd, mask = seen.q_bhtd, seen.k_bhsd, seen.key_mask
         delta = mask.k_start - mask.q_start
         p_bhts = seen.weights()
         s_bhts = scores(q_bhtd, k_bhsd, seen.bias, delta, default_scale(q_bhtd, None))
         offset_ts = None
-        if self.attention.linformer is None:
+        if seen.one_axis:
             offset_ts = offsets(q_bhtd.shape[2], k_bhsd.shape[2], delta, q_bhtd.device)
         seen_bts = visible(mask, q_bhtd, k_bhsd)
         self.heads = head_statistics(p_bhts, s_bhts, seen_bts, offset_ts, self.near_frames)
@@ -332,5 +327,10 @@ class _Probe:
         """Compute the norm on a copy in float64, by the reference: it can be differentiated forwards."""
         twin = copy.deepcopy(self.attention).double().requires_grad_(False)
         twin.use("reference")
-        mask = self.frame_mask
-        return float(jacobian_norms(lambda x_btd: twin(x_btd, mask), self.x_btd.double()).max())
+        x_btd = self.seen.x_btd.detach().double()
+        exist_bt1 = self._exist(x_btd)[..., None]
+
+        def rows(x_btd: Tensor) -> Tensor:
+            return torch.where(exist_bt1, self.seen.again(twin, x_btd), 0.0)
+
+        return float(jacobian_norms(rows, x_btd).max())

@@ -15,10 +15,13 @@ from asr.model.recogniser import Recogniser
 from asr.text.tokenizer import train_tokenizer
 
 
-@pytest.fixture(scope="module")
-def exp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["ctc", "ctc,attention", "attention"])
+def exp(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["encoder.num_layers=2", "encoder.dim=16", "encoder.ff_dim=16", "tokenizer.kind=char"]
     words += ["encoder.conv_kernel=3", "encoder.subsampling_channels=4", "attention.num_heads=2"]
+    words += [f"model.heads=[{request.param}]"]
+    if "attention" in request.param:
+        words += ["decoder.num_layers=1", "decoder.ff_dim=16", "decoder.num_heads=1"]
     config = load([], words)
     tokenizer = train_tokenizer(["the quick brown fox jumps over a lazy dog"], config.tokenizer)
     torch.manual_seed(1)
@@ -37,14 +40,19 @@ def test_table_file_and_picture(
     printed = capsys.readouterr().out
     content = json.loads((tmp_path / "d.json").read_text())
     layers = content["diagnosis"]["layers"]
-    assert len(content["ids"]) == len(layers) == 2
+    assert len(content["ids"]) == 2
+    names = ["1", "2"]
+    if "- attention\n" in (exp / "model/config.yaml").read_text():
+        names += ["decoder1.self", "decoder1.cross"]
+    assert [layer["name"].removeprefix("layer") for layer in layers] == names
     lines = [line.split() for line in printed.splitlines()]
-    for number, layer in enumerate(layers, start=1):
-        (line,) = [line for line in lines if line[:2] == [str(number), "1"]]
+    for name, layer in zip(names, layers, strict=True):
+        (line,) = [line for line in lines if line[:2] == [name, "1"]]
         share = layer["output_norm"] / layer["residual_norm"]
         figures = [*layer["heads"][0].values(), share, layer["gradient_norm"]]
-        assert line[2:] == [f"{value:.3g}" for value in [*figures, layer["jacobian_norm"]]]
-    assert "within 7 frames (0.28 s)" in printed
+        figures.append(layer["jacobian_norm"])
+        assert line[2:] == ["-" if value is None else f"{value:.3g}" for value in figures]
+    assert "within 7 frames (0.28 s; in a decoder tokens)" in printed
     assert "overflow: none" in printed
     assert (tmp_path / "d.png").read_bytes().startswith(b"\x89PNG")
 

@@ -17,8 +17,9 @@ from asr.config.kinds import ENCODERS
 from asr.data.examples import Batch
 from asr.errors import InputError
 from asr.model.recogniser import Recogniser
-from asr.nn.attention import attentions, build_attention
-from asr.nn.frames import frame_mask
+from asr.nn.attention import MultiHeadAttention, attentions, build_attention
+from asr.nn.decoder import CrossAttention
+from asr.nn.frames import Frames, Source, frame_mask
 from asr.probe.diagnostics import Head, diagnose, head_statistics, series
 from asr.probe.jacobian import jacobian_norms
 
@@ -306,6 +307,124 @@ def test_padding_changes_nothing_and_every_number_has_a_name() -> None:
     layers, heads, of_head, of_layer = 2, 2, 6, 4
     assert len(left) == layers * (heads * of_head + of_layer) + 2
     assert {"entropy/layer1.head2", "jacobian_norm/layer2", "gradient_norm"} <= set(left)
+
+
+DECODER = ["decoder.num_layers=2", "decoder.num_heads=2", "decoder.ff_dim=16"]
+LAYERS = ["layer1", "layer2", "decoder1.self", "decoder1.cross", "decoder2.self", "decoder2.cross"]
+
+
+def with_decoder(heads: str, *options: str) -> tuple[Recogniser, Batch]:
+    """A model, and two utterances of 25 and 15 frames with transcripts of 3 tokens and of 1."""
+    net = build(*DECODER, f"model.heads=[{heads}]", *options)
+    batch = batch_of(16000, 9600)
+    return net, replace(batch, token_lens_b=torch.tensor([3, 1]))
+
+
+@pytest.mark.parametrize("heads", ["ctc,attention", "attention,ctc", "attention"])
+def test_a_decoder_whose_attention_is_uniform(heads: str) -> None:
+    """No queries, so all scores are 0: rows are 4 and 2 tokens, of which each sees those up to itself,
+    and all of 25 and 15 frames."""
+    options = ["decoder.weighting=sigmoid", "decoder.cross_weighting=softmax"]
+    net, batch = with_decoder(heads, *options)
+    with torch.no_grad():
+        for module in net.heads["attention"].modules():
+            if isinstance(module, MultiHeadAttention):
+                module.project_qkv.weight.zero_()
+                module.project_qkv.bias.zero_()
+                module.project_out.bias.fill_(0.5)
+            elif isinstance(module, CrossAttention):
+                module.project_q.weight.zero_()
+                module.project_q.bias.zero_()
+    layers = diagnose(net, batch, near_frames=1).layers
+    assert [layer.name for layer in layers] == LAYERS
+    seen = [1, 2, 3, 4, 1, 2]
+    for layer in layers[2::2]:
+        assert layer.output_norm == pytest.approx(0.5 * math.sqrt(16))
+        assert layer.jacobian_norm == 0.0
+        for head in layer.heads:
+            assert head.entropy == pytest.approx(sum(map(math.log, seen)) / 6)
+            assert head.of_uniform == pytest.approx(1.0)
+            assert head.row_sum == pytest.approx(sum(n / (n + 1) for n in seen) / 6)
+            assert head.largest_row_sum == pytest.approx(4 / 5)
+            assert head.near == pytest.approx((1 + 1 + 2 / 3 + 2 / 4 + 1 + 1) / 6)
+    for layer in layers[3::2]:
+        for head in layer.heads:
+            assert head.entropy == pytest.approx((4 * math.log(25) + 2 * math.log(15)) / 6)
+            assert (head.row_sum, head.of_uniform) == pytest.approx((1.0, 1.0))
+            assert head.largest_logit == 0.0
+            assert math.isnan(head.near)
+
+
+@pytest.mark.parametrize("heads", ["ctc,attention", "attention"])
+def test_a_decoders_norms_and_gradients_are_those_of_each_utterance_alone(heads: str) -> None:
+    """Of its own loss, and of the tokens that exist."""
+    options = ["decoder.position=relative", "decoder.cross_weighting=sigmoid"]
+    net, batch = with_decoder(heads, *options)
+    diagnosis = diagnose(net, batch)
+    net.eval()
+    head = net.head("attention")
+    entered: dict[str, list[Tensor]] = {}
+    added: dict[str, list[Tensor]] = {}
+    attentions_by_name = {
+        f"decoder{number}.{kind}": (around, attention)
+        for number, layer in enumerate(head.decoder.layers, start=1)
+        for kind, around, attention in (
+            ("self", layer.self_attention, layer.self_attention.branch.attention),
+            ("cross", layer.cross_attention, layer.cross_attention.branch),
+        )
+    }
+    for name, (around, attention) in attentions_by_name.items():
+        entered[name], added[name] = [], []
+        around.register_forward_pre_hook(
+            lambda _, args, name=name: entered[name].append(args[0][0].norm(dim=1))
+        )
+        attention.register_forward_hook(
+            lambda _, __, out, name=name: added[name].append(out[0].norm(dim=1))
+        )
+    loss = torch.zeros(())
+    for row, num_tokens in enumerate((3, 1)):
+        wave_bn = batch.wave_bn[row:][:1, : batch.wave_lens_b[row]]
+        frames_bsd, lens_b = net(wave_bn, batch.wave_lens_b[row:][:1], head="attention")
+        tokens_bu = batch.tokens_bu[row:][:1, :num_tokens]
+        loss = loss + head.loss_of_frames(frames_bsd, lens_b, tokens_bu, torch.tensor([num_tokens]))
+    (loss.sum() / 4).backward()
+    for layer in diagnosis.layers[2:]:
+        for found, norms in ((layer.residual_norm, entered), (layer.output_norm, added)):
+            expected = float(torch.cat(norms[layer.name]).detach().mean())
+            assert found == pytest.approx(expected, rel=1e-4)
+        parameters = attentions_by_name[layer.name][1].parameters()
+        squares = [float(p.grad.square().sum()) for p in parameters if p.grad is not None]
+        assert layer.gradient_norm == pytest.approx(math.sqrt(sum(squares)), rel=1e-4)
+        assert 0 < layer.jacobian_norm < math.inf
+    if heads == "attention":
+        assert diagnosis.loss == pytest.approx(float(loss.detach().sum()) / 4, rel=1e-5)
+
+
+def test_jacobian_norm_of_cross_attention_is_that_of_the_whole_matrix() -> None:
+    """Of the edge and the 2 tokens of the first transcript, and of the edge of the second, which is
+    empty; both are padded to 4."""
+    net, batch = with_decoder("ctc,attention", "decoder.cross_weighting=sigmoid")
+    batch = replace(batch, token_lens_b=torch.tensor([2, 0]))
+    inputs: list[tuple[Tensor, Frames]] = []
+    attention = net.head("attention").decoder.layers[0].cross_attention.branch
+    handle = attention.register_forward_hook(lambda _, args, __: inputs.append(args))
+    layer = next(one for one in diagnose(net, batch).layers if one.name == "decoder1.cross")
+    handle.remove()
+    x_bud, frames = inputs[0]
+    assert x_bud.shape[:2] == (2, 4)
+    twin = copy.deepcopy(attention).double()
+    norms = []
+    for row, length in ((0, 3), (1, 1)):
+        source = Source(
+            frames.source.frames_bsd[row:][:1].detach().double(), frames.source.lens_b[row:][:1]
+        )
+        alone = Frames(frames.exist_bt[:1], frames.mask, None, source)
+        x_1ud = x_bud[row:][:1, :length].detach().double()
+        whole = torch.autograd.functional.jacobian(lambda x, alone=alone: twin(x, alone), x_1ud)
+        matrix = whole.reshape(length * 16, length * 16)
+        norms.append(float(torch.linalg.matrix_norm(matrix, 2)))
+    # each token has singular values of its own, near those of the others: power iteration is slow
+    assert 0.8 * max(norms) < layer.jacobian_norm <= max(norms) * (1 + 1e-9)
 
 
 def test_the_first_module_that_overflowed_is_named() -> None:

@@ -370,7 +370,9 @@ def _maps(contents: Contents) -> str:
         "<h2>What attention looks at</h2><p>One square per head, a row of squares per layer (at most "
         f"four of each), in utterance {escaped(contents.map_utterance or '')}: time runs right for "
         "what is looked at and down for what looks. Dark is much weight, as a share of the square's "
-        f'largest; softmax rows sum to 1, others need not.</p><div class="maps">{cards}</div>'
+        "largest; softmax rows sum to 1, others need not. Where a model has an attention decoder, its "
+        "cross-attention follows below: the tokens that it writes down, the frames to the right.</p>"
+        f'<div class="maps">{cards}</div>'
     )
 
 
