@@ -76,6 +76,11 @@ def _facts(model: Model, experiment: Experiment | None) -> list[tuple[str, str]]
         ("audio", f"{config.features.sample_rate} samples per second"),
         ("trained on", ", ".join(map(_part, config.data.train)) or "not recorded"),
     ]
+    if "attention" in model.net.heads:
+        decoder = config.decoder
+        words = f"{decoder.weighting} weighting, {decoder.position} position"
+        layers = f"{decoder.num_layers} layers"
+        facts.insert(2, ("decoder", f"{layers}, {words}, {decoder.cross_weighting} across"))
     if experiment is not None:
         hours = read_json_object(RunFolder(experiment.folder).run).get("train_hours")
         if isinstance(hours, (int, float)):

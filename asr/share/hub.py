@@ -35,6 +35,8 @@ MAX_BYTES = {
     CARRIED_LM: 1 << 30,
     SEARCH_WEIGHTS: 1 << 20,
 }
+# Texts without a list of choices that are none of a machine's: a model has heads of these names alone.
+_NAMES = frozenset({("model", "heads")})
 # The hub makes it by itself.
 _IGNORED = frozenset({".gitattributes"})
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -109,7 +111,9 @@ def without_free_texts(config: Config) -> Config:
         reset = {
             item.name: getattr(defaults, item.name)
             for item in dataclasses.fields(part)
-            if item.type in ("str", "list[str]") and item.metadata["choices"] is None
+            if item.type in ("str", "list[str]")
+            and item.metadata["choices"] is None
+            and (section.name, item.name) not in _NAMES
         }
         sections[section.name] = dataclasses.replace(part, **reset)
     return Config(**sections)

@@ -98,6 +98,40 @@ def test_push_then_pull_gives_the_same_model(model: Path, server, tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["pulled"]
 
 
+@pytest.mark.parametrize(
+    ("heads", "search"),
+    [
+        ("ctc,attention", ["--search", "joint", "--beam", "3"]),
+        ("attention", ["--search", "beam", "--beam", "3"]),
+    ],
+)
+def test_a_pulled_decoder_finds_what_it_found_before(  # type: ignore[no-untyped-def]
+    server, tiny_corpus: Path, tmp_path: Path, heads: str, search: list[str]
+) -> None:
+    own = ["decoder.num_layers=1", "decoder.ff_dim=32", "decoder.cross_weighting=sigmoid"]
+    cfg = config.load([], [*TINY, *own, f"model.heads=[{heads}]"])
+    tokenizer = train_tokenizer(["the quick brown fox jumps over a lazy dog"], cfg.tokenizer)
+    torch.manual_seed(0)
+    net = Recogniser(cfg, tokenizer.vocab_size)
+    with torch.no_grad():
+        net.head("attention").decoder.output.weight.mul_(5)
+    save_model(tmp_path / "exp" / "model", net.state_dict(), cfg, tokenizer)
+    assert main(["push", str(tmp_path / "exp"), "someone/decoder"]) == 0
+    assert main(["pull", "someone/decoder", "--out", str(tmp_path / "pulled")]) == 0
+    assert same_weights(tmp_path / "exp", tmp_path / "pulled")
+    found = []
+    for name in ("exp", "pulled"):
+        cuts = ("--cuts", tiny_corpus / "test.cuts.jsonl.gz", "--out", tmp_path / f"by-{name}")
+        words = ["decode", "--model", tmp_path / name, *cuts, "--threads", "1", *search]
+        assert main([str(word) for word in words]) == 0
+        found.append((tmp_path / f"by-{name}" / "hypotheses.jsonl").read_text())
+    assert found[0] == found[1]
+    assert all(json.loads(line)["hypothesis"] for line in found[0].splitlines())
+    assert "| decoder | 1 layers, softmax weighting, sinusoidal position, sigmoid across |" in (
+        (tmp_path / "pulled" / "README.md").read_text()
+    )
+
+
 def test_the_card_tells_what_the_model_is_and_nothing_private(model: Path, tmp_path: Path) -> None:
     target = tmp_path / "shared"
     hub.push(model, str(target), CardOptions("mit", "en"))
