@@ -14,8 +14,8 @@ def add(verbs: Verbs) -> None:
         "--format",
         choices=["onnx", "int8"],
         default="onnx",
-        help="onnx: waveforms to log-probabilities; int8: a model folder with its matrices in 8 bits, "
-        "about a quarter of the size (default: onnx)",
+        help="onnx: waveforms to CTC's log-probabilities, no other head; int8: a model folder with its "
+        "matrices in 8 bits, about a quarter of the size (default: onnx)",
     )
     parser.add_argument(
         "--out", type=path, required=True, help="the .onnx file, or the new model folder, to write"
@@ -24,6 +24,7 @@ def add(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    without: list[str] = []
     if args.format == "int8":
         from asr.model.folder import save_int8
 
@@ -32,7 +33,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         from asr.transcribe.onnx import export_onnx
 
-        export_onnx(args.model, args.out)
+        without = export_onnx(args.model, args.out)
         num_bytes = args.out.stat().st_size
-    print(f"written to {args.out}: {num_bytes / 1e6:.1f} MB")
+    left_out = f", without the {', '.join(without)} head" if without else ""
+    print(f"written to {args.out}: {num_bytes / 1e6:.1f} MB{left_out}")
     return 0

@@ -94,15 +94,16 @@ class _Exported(nn.Module):
         return self.net.head("ctc").frames(encoded_btd), lens_b
 
 
-def export_onnx(folder: Path, out: Path) -> None:
-    """Write the model of ``folder`` as ``out``.
+def export_onnx(folder: Path, out: Path) -> list[str]:
+    """Write the CTC head of the model of ``folder`` as ``out``; return the heads that are left out.
 
     Its inputs are ``wave`` (b, n) float32 at the model's rate, zeros behind each utterance, and
     ``wave_lens`` (b) int64; its outputs ``log_probs`` (b, t, v) and ``frames`` (b); its properties
     those of ``metadata``.
 
     Raises:
-        InputError: no such model, a package is missing, features that cannot be exported.
+        InputError: no such model, one without a CTC head, a package is missing, features that cannot
+            be exported.
     """
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
@@ -134,6 +135,7 @@ def export_onnx(folder: Path, out: Path) -> None:
     for key, value in metadata(model, folder).items():
         proto.metadata_props.add(key=key, value=value)
     write_atomically(out, proto.SerializeToString())
+    return [name for name in model.net.heads if name != "ctc"]
 
 
 def strip_origins(proto: Any) -> None:

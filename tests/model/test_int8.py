@@ -123,6 +123,41 @@ def test_outputs_are_nearly_those_of_the_float_model(model: Path, small: Path) -
     torch.testing.assert_close(found, expected, atol=0.05, rtol=0)
 
 
+def test_a_decoder_is_stored_in_8_bits_and_says_nearly_the_same(tmp_path: Path) -> None:
+    own = ["model.heads=[ctc,attention]", "decoder.num_layers=1", "decoder.ff_dim=96"]
+    cfg = config.load([], [*TINY, *own, "decoder.cross_weighting=sigmoid"])
+    tokenizer = train_tokenizer(["a man", "can"], cfg.tokenizer)
+    torch.manual_seed(0)
+    net = Recogniser(cfg, tokenizer.vocab_size)
+    save_model(tmp_path / "model", net.state_dict(), cfg, tokenizer)
+    save_int8(tmp_path / "model", tmp_path / "small")
+    tensors = stored(tmp_path / "small")
+    kinds = {
+        name.removeprefix("heads.attention.decoder.layers.0."): value.dtype
+        for name, value in tensors.items()
+        if name.startswith("heads.attention.decoder.layers.0.") and value.ndim > 1
+    }
+    assert kinds == dict.fromkeys(
+        [
+            *("self_attention.branch.attention.project_qkv.weight",),
+            *("self_attention.branch.attention.project_out.weight",),
+            *(f"cross_attention.branch.project_{one}.weight" for one in ("q", "kv", "out")),
+            *("ff.branch.widen.weight", "ff.branch.narrow.weight"),
+        ],
+        torch.int8,
+    )
+    wave_bn = 0.1 * torch.randn(1, 16000, generator=torch.Generator().manual_seed(0))
+    said = (torch.tensor([[1, 2, 3]]), torch.tensor([3]))
+    losses = []
+    with torch.inference_mode():
+        for name in ("model", "small"):
+            net = load_model(tmp_path / name).net
+            given = net(wave_bn, torch.tensor([16000]), head="attention")
+            losses.append(float(net.head("attention").loss_of_frames(*given, *said)))
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], abs=0.05)
+
+
 def test_the_command_writes_a_folder_that_can_be_shared(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

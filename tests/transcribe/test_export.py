@@ -82,6 +82,45 @@ def test_onnx_runtime_gives_pytorchs_log_probabilities(
 
 
 @pytest.mark.slow
+def test_a_file_without_the_decoder_is_said_to_be_so(
+    tmp_path: Path, babble: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its log-probabilities are those of the CTC head, though the decoder is the first one."""
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    words = ["encoder.num_layers=1", "encoder.dim=32", "encoder.ff_dim=32", "tokenizer.kind=char"]
+    words += ["model.heads=[attention,ctc]", "decoder.num_layers=1", "decoder.ff_dim=32"]
+    cfg = config.load([], words)
+    tokenizer = train_tokenizer(["the quick brown fox"], cfg.tokenizer)
+    net = Recogniser(cfg, tokenizer.vocab_size)
+    save_model(tmp_path / "model", net.state_dict(), cfg, tokenizer)
+    path = tmp_path / "model.onnx"
+    assert main(["export", "--model", str(tmp_path), "--out", str(path)]) == 0
+    assert capsys.readouterr().out.endswith(" MB, without the attention head\n")
+    session = onnxruntime.InferenceSession(str(path))
+    wave_bn, lens_b = babble[None, : 2 * RATE].copy(), np.array([2 * RATE])
+    found_btv, _ = session.run(None, {"wave": wave_bn, "wave_lens": lens_b})
+    with torch.inference_mode():
+        model = load_model(tmp_path).net
+        expected_btv, _ = model(torch.from_numpy(wave_bn), torch.tensor([2 * RATE]), head="ctc")
+    np.testing.assert_allclose(found_btv[:, : expected_btv.shape[1]], expected_btv, atol=2e-3)
+
+
+def test_a_model_with_the_decoder_alone_is_not_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    cfg = config.load([], ["model.heads=[attention]", "tokenizer.kind=char"])
+    tokenizer = train_tokenizer(["the quick brown fox"], cfg.tokenizer)
+    net = Recogniser(cfg, tokenizer.vocab_size)
+    save_model(tmp_path / "model", net.state_dict(), cfg, tokenizer)
+    assert main(["export", "--model", str(tmp_path), "--out", str(tmp_path / "x.onnx")]) == 2
+    assert "this model has no ctc head: model.heads = ['attention']" in capsys.readouterr().err
+    assert not (tmp_path / "x.onnx").exists()
+
+
+@pytest.mark.slow
 def test_onnx_runtime_writes_the_same_texts(exp: Path, tmp_path: Path, babble: np.ndarray) -> None:
     """A hundred utterances, each alone, from 50 ms to 8 s, with their words' times, from nothing but
     the file. Where two tokens tie to 1e-5 rounding decides, and neither text is wrong."""
