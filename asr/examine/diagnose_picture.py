@@ -118,6 +118,8 @@ def _map(
 
 
 def _curves(axes: Axes, of_kinds: Mapping[str, Sequence[float]], title: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     for (kind, values), colour in zip(of_kinds.items(), COLOURS, strict=False):
         numbers = range(1, len(values) + 1)
         axes.plot(numbers, values, "-o", color=colour, markersize=3, label=kind)
@@ -125,6 +127,6 @@ def _curves(axes: Axes, of_kinds: Mapping[str, Sequence[float]], title: str) -> 
         axes.legend(fontsize=7)
     axes.set_title(title, fontsize=9)
     axes.set_xlabel("layer")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)
