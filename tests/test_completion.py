@@ -87,6 +87,10 @@ def shell(request: pytest.FixtureRequest) -> str:
             "train --config man\tattention.posi\tro\t",
             ["train", "--config", "manifest", "attention.position=rope"],
         ),
+        (
+            "train --config man\t--ex\t x",
+            ["train", "--config", "manifest", "--exp", "x"],
+        ),
         ("train --config=man\tencoder.ki\t", ["train", "--config=manifest", "encoder.kind="]),
         ("export --format in\t", ["export", "--format", "int8"]),
         ("tune --metric=c\t", ["tune", "--metric=cer"]),
@@ -100,6 +104,14 @@ def shell(request: pytest.FixtureRequest) -> str:
         ("decode --cuts=two\\ words/a\t", ["decode", "--cuts=two words/a b.gz"]),
         ("decode --model two\tx", ["decode", "--model", "two words/x"]),
         ("lm per\t", ["lm", "perplexity"]),
+        (
+            "lm train --text man\tman\t./man\t--orde\t 3",
+            ["lm", "train", "--text", "manifest", "manifest", "./manifest", "--order", "3"],
+        ),
+        (
+            "prepare lhotse --corpus=man\tman\t--ou\t x",
+            ["prepare", "lhotse", "--corpus=manifest", "manifest", "--out", "x"],
+        ),
         ("prepare libri\t--cor\t ./man\t", ["prepare", "librispeech", "--corpus", "./manifest"]),
         ("transcribe man\t", ["transcribe", "manifest"]),
         ("transcribe talk.flac man\t", ["transcribe", "talk.flac", "manifest"]),

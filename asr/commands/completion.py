@@ -34,7 +34,7 @@ _asr_settings() {
 }
 # settings come behind the files of --config, too
 _asr_config_files() {
-  [[ $previous_word == --config ]] || _asr_settings "$1"
+  [[ $previous_word == --config || $completing_word == -* ]] || _asr_settings "$1"
   _shtab_compgen_files "$1"
 }
 WORDS
@@ -59,7 +59,12 @@ _asr() {
 }
 """
 _BASH_END = """
-_shtab_compgen_files() { compgen -f -- "${1#[\\"\\']}"; }
+# behind an option of several values its next one may stand, or another option
+_shtab_compgen_files() {
+  if [[ $completing_word == -* ]]; then
+    compgen -W "${current_option_strings[*]}" -- "$completing_word"
+  else compgen -f -- "${1#[\\"\\']}"; fi
+}
 complete -o bashdefault -F _asr asr"""
 _ZSH = """
 _asr_model_dirs() { compadd -- MODELS; _files -/ }
@@ -95,7 +100,8 @@ def run(args: argparse.Namespace) -> int:
         elif action.dest in _WORDS and not action.choices:
             complete = {"bash": f"_asr_{action.dest}", "zsh": f"_asr_{action.dest}"}
         elif action.type is path or action.dest == "inputs":
-            complete = shtab.FILE
+            several = " several" if action.option_strings and action.nargs == "+" else ""
+            complete = shtab.FILE | {"zsh": f"_files{several}"}
         elif isinstance(action, argparse._SubParsersAction):
             for inner in action.choices.values():
                 inner.description = None  # shtab would show it in place of the help
@@ -113,8 +119,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _repaired(script: str) -> str:
-    """Let shtab's zsh script complete every value of a positional, and ``--option=value``."""
+    """Let shtab's zsh script complete every value of an argument, and ``--option=value``."""
     script = re.sub(r'^  "\(\*\)::?', '  "*:', script, flags=re.MULTILINE)
+    # further values of an option are arguments to zsh; options with several stand with no others
+    script = re.sub(r':(\w+):_files several"', r':\1:_files"\n  "*:\1:_files"', script)
     return re.sub(r'^(  "\*?--[\w-]+)(?=\[.*\]:)', r"\1=", script, flags=re.MULTILINE)
 
 
