@@ -7,6 +7,7 @@ Nothing is decided with the future in hand: what is held is one silence.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,6 +71,33 @@ class SpeechPart:
     ends: bool
 
 
+class _Held:
+    """Samples in the blocks in which they came, so that each is copied only when it is taken.
+
+    Attributes:
+        start, end: numbers of the first held sample and of the one that comes next.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: deque[np.ndarray] = deque()
+        self.start = self.end = 0
+
+    def push(self, samples_n: np.ndarray) -> None:
+        self._blocks.append(samples_n)
+        self.end += len(samples_n)
+
+    def take_until(self, sample: int) -> list[np.ndarray]:
+        """The blocks before a sample, which are no longer held."""
+        taken = []
+        while self.start < min(sample, self.end):
+            block_n = self._blocks.popleft()
+            taken.append(block_n[: sample - self.start])
+            self.start += len(taken[-1])
+            if len(taken[-1]) < len(block_n):
+                self._blocks.appendleft(block_n[len(taken[-1]) :])
+        return taken
+
+
 class SpeechFinder:
     """Takes samples in order, gives back those with speech; every other sample is in a gap.
 
@@ -86,8 +114,7 @@ class SpeechFinder:
         self._frame_samples, self._rate = grid.frame_samples, sample_rate
         self._half_window_s = grid.window * grid.frame_samples / sample_rate / 2
         self._gaps = gaps
-        self._held_n = np.zeros(0, np.float32)
-        self._held_start = 0  # number of the first held sample
+        self._held = _Held()
         self._num_known = 0  # frames of the network
         self._is_speech = False
         self._speech_end_s = 0.0
@@ -96,10 +123,11 @@ class SpeechFinder:
 
     def push(self, samples_n: np.ndarray) -> list[SpeechPart]:
         """What is known to be in a stretch of speech by now."""
-        self._held_n = np.concatenate([self._held_n, samples_n])
+        self._held.push(samples_n)
         parts = self._follow(self._activity.push(samples_n))
         if self._start is None:
-            self._drop_before(self._frame(self._known_s - self._vad.pad_s) * self._frame_samples)
+            frame = self._frame(self._known_s - self._vad.pad_s)
+            self._held.take_until(frame * self._frame_samples)
         else:
             sure = self._padded_end * self._frame_samples
             parts.append(SpeechPart(self._start, self._take_until(sure), False))
@@ -108,7 +136,7 @@ class SpeechFinder:
     def finish(self) -> list[SpeechPart]:
         """The rest. The input has ended."""
         parts = self._follow(self._activity.finish())
-        total = self._held_start + len(self._held_n)
+        total = self._held.end
         end = self._end * self._frame_samples
         if self._start is not None:
             end = min(total, self._padded_end * self._frame_samples)
@@ -143,7 +171,7 @@ class SpeechFinder:
 
     def _begin(self, frame: int) -> None:
         self._note_gap(self._end * self._frame_samples, frame * self._frame_samples)
-        self._drop_before(frame * self._frame_samples)
+        self._held.take_until(frame * self._frame_samples)
         self._start = frame
 
     @property
@@ -165,12 +193,4 @@ class SpeechFinder:
             self._gaps.append(Gap(first / self._rate, end / self._rate, NO_SPEECH))
 
     def _take_until(self, sample: int) -> np.ndarray:
-        count = max(0, sample - self._held_start)
-        taken_n = self._held_n[:count]
-        self._drop_before(self._held_start + len(taken_n))
-        return taken_n
-
-    def _drop_before(self, sample: int) -> None:
-        count = min(max(0, sample - self._held_start), len(self._held_n))
-        self._held_n = self._held_n[count:]
-        self._held_start += count
+        return np.concatenate([np.zeros(0, np.float32), *self._held.take_until(sample)])

@@ -90,7 +90,8 @@ class ActivityStream:
     def __init__(self, activity: VoiceActivity, sample_rate: int):
         self._activity = activity
         self._resampler = None if sample_rate == RATE else soxr.ResampleStream(sample_rate, RATE, 1)
-        self._held_n = np.zeros(_CONTEXT_SAMPLES, np.float32)
+        # joined where a frame is complete
+        self._held, self._num_held = [np.zeros(_CONTEXT_SAMPLES, np.float32)], _CONTEXT_SAMPLES
         self._state: State | None = None
 
     def push(self, samples_n: np.ndarray) -> np.ndarray:
@@ -104,18 +105,21 @@ class ActivityStream:
         rest_n = np.zeros(0, np.float32)
         if self._resampler is not None:
             rest_n = self._resampler.resample_chunk(rest_n, last=True)
-        num_missing = -(len(self._held_n) + len(rest_n) - _CONTEXT_SAMPLES) % FRAME_SAMPLES
+        num_missing = -(self._num_held + len(rest_n) - _CONTEXT_SAMPLES) % FRAME_SAMPLES
         return self._compute(np.concatenate([rest_n, np.zeros(num_missing, np.float32)]))
 
     def _compute(self, samples_n: np.ndarray) -> np.ndarray:
         # sound beyond 1 is no louder to this network
-        self._held_n = np.concatenate([self._held_n, samples_n.clip(-1, 1)])
-        num_frames = (len(self._held_n) - _CONTEXT_SAMPLES) // FRAME_SAMPLES
+        self._held.append(samples_n.clip(-1, 1))
+        self._num_held += len(samples_n)
+        num_frames = (self._num_held - _CONTEXT_SAMPLES) // FRAME_SAMPLES
         if not num_frames:
             return np.zeros(0, np.float32)
-        frames_tn = torch.from_numpy(self._held_n).unfold(
+        held_n = np.concatenate(self._held)
+        frames_tn = torch.from_numpy(held_n).unfold(
             0, _CONTEXT_SAMPLES + FRAME_SAMPLES, FRAME_SAMPLES
         )
         speech_t, self._state = self._activity(frames_tn[:num_frames], self._state)
-        self._held_n = self._held_n[num_frames * FRAME_SAMPLES :]
+        self._held = [held_n[num_frames * FRAME_SAMPLES :]]
+        self._num_held = len(self._held[0])
         return speech_t.numpy()

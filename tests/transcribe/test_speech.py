@@ -7,6 +7,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +89,7 @@ def find(
     parts = []
     for start in range(0, len(samples_n), block):
         parts += finder.push(samples_n[start : start + block])
-        assert len(finder._held_n) < 2.3 * RATE + 2 * block, "one silence at most"
+        assert finder._held.end - finder._held.start < 2.3 * RATE + 2 * block, "one silence at most"
     return parts + finder.finish(), gaps
 
 
@@ -134,6 +135,27 @@ def test_every_sample_is_in_a_stretch_or_in_a_gap(
     whole, _ = find(samples_n, 10_000_000, silence_s)
     again = [(start, len(one_n)) for start, one_n in stretches(whole)]
     assert [(start, len(one_n)) for start, one_n in stretches(parts)] == again
+
+
+@pytest.mark.parametrize("block", [1, 160, 5000])
+def test_samples_of_a_long_silence_are_copied_a_few_times_however_they_come(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is held of a silence grows until it ends the stretch, here for a number of blocks."""
+    samples_n = np.zeros(min(20 * RATE, 3000 * block), np.float32)
+    samples_n[: RATE // 10] = 1.0
+    finder = SpeechFinder(Vad(Scripted(), 100.0), GRID, RATE, [])  # type: ignore[arg-type]
+    copied, join = [], np.concatenate
+
+    def counted(parts: Sequence[np.ndarray]) -> np.ndarray:
+        joined_n = join(parts)
+        copied.append(len(joined_n))
+        return joined_n
+
+    monkeypatch.setattr(np, "concatenate", counted)
+    for start in range(0, len(samples_n), block):
+        finder.push(samples_n[start : start + block])
+    assert sum(copied) < 4 * len(samples_n)
 
 
 def test_where_stretches_end() -> None:
