@@ -13,7 +13,8 @@
 #   --config conf/100h.yaml          training configuration, the same for all
 #   --lengths "15 30 60 120"         seconds that the first of --test is joined to; '' for none
 #
-# Leaves in grid/: report.html, grid.md and length.md (each with its picture), compare.json.
+# Leaves in grid/: report.html, grid.md and length.md (each with its picture), compare.json. length.md
+# is of the first of --test alone, the others are in the report and in grid.md.
 # A run that was interrupted goes on where it was, and nothing that is done is done again. Trainings
 # are listed seed by seed, so that the first seed of every type is there early.
 set -euo pipefail
