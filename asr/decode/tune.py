@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -167,19 +166,19 @@ def tune(
     if not lists.num_words:
         raise InputError(f"{cuts}: no words to tune on")
     warn_of_references(utterances.texts, model.tokenizer, str(cuts))
-    frames: dict[int, Tensor] = {}
-    for indices, frames_btx, lens_b in frames_of(
-        model, utterances, max_batch_s, num_workers, head=search.head
-    ):
-        for index, frames_tx, length in zip(indices, frames_btx, lens_b.tolist(), strict=True):
-            frames[index] = frames_tx[:length].cpu()
+    batches = [
+        (indices, frames_btx.cpu(), lens_b.cpu())
+        for indices, frames_btx, lens_b in frames_of(
+            model, utterances, max_batch_s, num_workers, head=search.head
+        )
+    ]
 
     # the search's own weights come first; a neural model ranks what that search finds
     errors: dict[Weights, int] = {}
     shares = None if weights.ctc_weight is None else [float(share) for share in CTC_SHARES]
     while weights not in errors and len(errors) < MAX_ROUNDS:
         search = build_search(_with(options, weights), model)
-        errors[weights] = _search(search, model, frames, lists)
+        errors[weights] = _search(search, model, batches, lists)
         rate = 100 * errors[weights] / lists.num_words
         report(f"{_shown(weights, options.lm)}: {metric.label} {rate:.2f} %")
         weights = lists.best_weights(ctc_shares=shares, with_lm=options.lm is not None)
@@ -199,7 +198,7 @@ def tune(
     neural = load_neural(neural_folder, model.tokenizer)
     search = build_search(_with(options, best), model)
     lists = Lists(utterances.texts, metric)
-    _search(search, model, frames, lists, neural)
+    _search(search, model, batches, lists, neural)
     second = lists.best_weights([float(weight) for weight in NEURAL_WEIGHTS])
     report(
         f"ranked anew: lm weight {second.lm_weight:.2f}, word bonus {second.word_bonus:.2f}, "
@@ -251,18 +250,18 @@ def _shown(weights: Weights, lm: Path | None) -> str:
 def _search(
     search: Search,
     model: Model,
-    frames: dict[int, Tensor],
+    batches: Sequence[tuple[list[int], Tensor, Tensor]],
     lists: Lists,
     neural: NeuralLm | None = None,
 ) -> int:
     """Errors of one search over the whole set, whose hypotheses go into the lists."""
     errors = 0
-    for index, frames_tx in frames.items():
-        (found,) = search(frames_tx[None], torch.tensor([len(frames_tx)]))
-        if neural is not None:
-            found = with_neural_scores(found, neural)
-        texts = [model.tokenizer.decode(hypothesis.tokens) for hypothesis in found]
-        errors += lists.add(index, found, texts)
+    for indices, frames_btx, lens_b in batches:
+        for index, found in zip(indices, search(frames_btx, lens_b), strict=True):
+            if neural is not None:
+                found = with_neural_scores(found, neural)
+            texts = [model.tokenizer.decode(hypothesis.tokens) for hypothesis in found]
+            errors += lists.add(index, found, texts)
     return errors
 
 

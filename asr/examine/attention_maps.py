@@ -127,6 +127,7 @@ def picture(maps_l: list[Tensor], across_l: Sequence[Tensor] = ()) -> np.ndarray
             p_hts = group_l[layer]
             heads = _spread(len(p_hts), _MAX_HEADS)
             small = nn.functional.adaptive_avg_pool2d(p_hts[heads][:, None], (side, side))[:, 0]
+            small = small.abs()  # of an odd power some are below 0
             peak = small.amax((1, 2), keepdim=True).clamp(min=1e-12)
             tiles = [_framed(tile) for tile in (small / peak).sqrt().numpy()]
             rows.append(np.concatenate(tiles, axis=1))

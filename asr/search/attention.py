@@ -6,19 +6,15 @@ They read the encoder's frames; those of CTC are made of them where a search ask
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from asr.heads.attention_decoder import AttentionDecoder
 from asr.heads.base import Head
-from asr.heads.ctc import frames_needed
 from asr.lm.neural import padded
 from asr.nn.frames import Source
-from asr.search.best_alignment import first_frames
+from asr.search.best_alignment import placed
 from asr.search.ctc_prefix import CtcPrefixes
 from asr.search.hypothesis import Hypothesis, NBest, Run, ScoreParts, rows_with_nan
 from asr.search.label_beam import Found, Scorers, label_beam
@@ -49,7 +45,14 @@ def decoder_run(
             prefixes = CtcPrefixes.of(log_probs_bsv, lens_b)
         scorers = Scorers(head, prefixes, ctc_weight, text)
         found = label_beam(scorers, frames_bsd, lens_b, beam, num_best)
-        return _with_frames(found, log_probs_bsv, lens_b)
+        hypotheses = [
+            [
+                Hypothesis(one.tokens, one.score, (), one.parts, one.stopped)
+                for one in several or [Found((), 0.0, "", ScoreParts(0.0, 0.0, 0, 0, 0.0))]
+            ]
+            for several in found
+        ]
+        return hypotheses if log_probs_bsv is None else placed(hypotheses, log_probs_bsv, lens_b)
 
     return run
 
@@ -58,7 +61,11 @@ def rescored_run(
     head: AttentionDecoder, ctc: Head, ctc_weight: float, first: Run, num_best: int
 ) -> Run:
     """Return the search that ranks what ``first`` finds in CTC's frames by both heads: the decoder looks
-    at all transcripts of a batch at once."""
+    at all transcripts of a batch at once.
+
+    Args:
+        first: may leave the frames of tokens out.
+    """
 
     @torch.no_grad()
     def run(frames_bsd: Tensor, lens_b: Tensor) -> NBest:
@@ -79,7 +86,7 @@ def rescored_run(
         lens_n = lens_b.repeat_interleave(width)
         ctc_n = -ctc.loss_of_frames(log_probs_nsv, lens_n, tokens_nu, token_lens_n)
         scores_n2 = torch.stack([ctc_n.double(), decoder_n.double()], 1)
-        return [
+        ranked = [
             sorted(
                 # of the utterances with fewer transcripts the last scores are of none
                 (
@@ -90,6 +97,7 @@ def rescored_run(
             )[:num_best]
             for several, scores in zip(found, scores_n2.view(-1, width, 2).tolist(), strict=True)
         ]
+        return placed(ranked, log_probs_bsv, lens_b)
 
     return run
 
@@ -113,28 +121,3 @@ def _rescored(one: Hypothesis, ctc_weight: float, ctc: float, decoder: float) ->
     score = one.score - parts.acoustic + acoustic
     parts = dataclasses.replace(parts, acoustic=acoustic, ctc=ctc, decoder=decoder)
     return dataclasses.replace(one, score=score, parts=parts)
-
-
-def _with_frames(
-    found: Sequence[Sequence[Found]], log_probs_bsv: Tensor | None, lens_b: Tensor
-) -> NBest:
-    """Hypotheses of what was found; each token stands where CTC's likeliest alignment has it."""
-    hypotheses: NBest = []
-    ctc_b = [None] * len(found) if log_probs_bsv is None else log_probs_bsv.cpu().numpy()
-    for several, log_probs_sv, length in zip(found, ctc_b, lens_b.tolist(), strict=True):
-        hypotheses.append([])
-        for one in several or [Found((), 0.0, "", ScoreParts(0.0, 0.0, 0, 0, 0.0))]:
-            frames = _first_frames(one.tokens, log_probs_sv, length)
-            hypotheses[-1].append(Hypothesis(one.tokens, one.score, frames, one.parts, one.stopped))
-    return hypotheses
-
-
-def _first_frames(
-    tokens: tuple[int, ...], log_probs_sv: NDArray[np.floating] | None, length: int
-) -> tuple[int, ...]:
-    """Return where CTC places tokens; evenly spread, where it has no room for that many."""
-    if log_probs_sv is None:
-        return ()
-    if frames_needed(tokens) > length:
-        return tuple(place * length // len(tokens) for place in range(len(tokens)))
-    return first_frames(log_probs_sv[:length], tokens)

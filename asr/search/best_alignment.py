@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from asr.heads.ctc import frames_needed
+from asr.search.hypothesis import NBest
+from asr.text.tokenizer import BLANK
 
 Floats = NDArray[np.floating]
 
@@ -27,10 +32,27 @@ class Alignment:
     log_prob: float
 
 
-def first_frames(log_probs_tv: Floats, tokens: Sequence[int], blank: int = 0) -> tuple[int, ...]:
-    """``align`` for one utterance: the first frame of each token."""
-    (found,) = align(log_probs_tv[None], [len(log_probs_tv)], [tokens], blank)
-    return found.first_frames
+def placed(found: NBest, log_probs_btv: Tensor, lens_b: Tensor, blank: int = BLANK) -> NBest:
+    """Return hypotheses with the first frames of their tokens, in each one's likeliest alignment.
+
+    Tokens that would need more frames than there are stand evenly spread.
+    """
+    log_probs = log_probs_btv.detach().to("cpu", torch.float64).numpy()
+    lens: list[int] = lens_b.tolist()
+    results: NBest = [[] for _ in found]
+    for rank in range(max(map(len, found), default=0)):
+        ranked = {row: several[rank] for row, several in enumerate(found) if rank < len(several)}
+        rows = [row for row, one in ranked.items() if frames_needed(one.tokens) <= lens[row]]
+        those = log_probs if len(rows) == len(log_probs) else log_probs[rows]
+        tokens_b = [ranked[row].tokens for row in rows]
+        aligned = align(those, [lens[row] for row in rows], tokens_b, blank)
+        firsts = {row: one.first_frames for row, one in zip(rows, aligned, strict=True)}
+        for row, one in ranked.items():
+            frames = firsts.get(row) or tuple(
+                place * lens[row] // len(one.tokens) for place in range(len(one.tokens))
+            )
+            results[row].append(dataclasses.replace(one, frames=frames))
+    return results
 
 
 def align(

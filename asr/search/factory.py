@@ -25,6 +25,7 @@ from asr.lm.neural import load_neural
 from asr.model.folder import Model
 from asr.model.recogniser import Recogniser
 from asr.search.attention import decoder_run, rescored_run
+from asr.search.best_alignment import placed
 from asr.search.cross_alignment import cross_spans
 from asr.search.greedy import greedy
 from asr.search.hotwords import Hotwords
@@ -164,7 +165,13 @@ def _ctc_greedy(options: SearchOptions, model: Model) -> tuple[Run, dict[str, An
     return GREEDY_RUNS["ctc"](model.net), {"beam": None}
 
 
-def _ctc_beam(options: SearchOptions, model: Model, name: str = BEAM) -> tuple[Run, dict[str, Any]]:
+def _ctc_beam(options: SearchOptions, model: Model) -> tuple[Run, dict[str, Any]]:
+    run, settings = _unplaced_beam(options, model, BEAM)
+    return lambda frames_btx, lens_b: placed(run(frames_btx, lens_b), frames_btx, lens_b), settings
+
+
+def _unplaced_beam(options: SearchOptions, model: Model, name: str) -> tuple[Run, dict[str, Any]]:
+    """CTC's beam search, whose hypotheses have no frames; name: under which its weights are tuned."""
     scorer, settings = _text(options, model, name)
     units = units_of(model.tokenizer)
     margin = math.inf if scorer is None else TOKEN_MARGIN
@@ -218,7 +225,7 @@ def _rescore(options: SearchOptions, model: Model) -> tuple[Run, dict[str, Any]]
     ctc = model.net.head("ctc")
     weight, origin = _ctc_weight(options, model)
     every = dataclasses.replace(options, num_best=options.beam)
-    first, settings = _ctc_beam(every, model, options.search)
+    first, settings = _unplaced_beam(every, model, options.search)
     run = rescored_run(_decoder(model.net), ctc, weight, first, options.num_best)
     return run, {"weights": origin} | settings | {"ctc_weight": weight}
 
@@ -338,6 +345,7 @@ def _beam(
             num_best=_num_found(options),
             token_margin=token_margin,
             scorer=scorer,
+            has_frames=False,
         )
 
     return _one_per_text(run, units, options.num_best)

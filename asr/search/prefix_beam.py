@@ -18,8 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from asr.search.best_alignment import first_frames
-from asr.search.hypothesis import Hypothesis, ScoreParts, check_log_probs
+from asr.search.best_alignment import placed
+from asr.search.hypothesis import Hypothesis, NBest, ScoreParts, check_log_probs
 from asr.search.text_score import TextScorer, TextState
 
 _NEVER = -math.inf
@@ -34,7 +34,8 @@ def prefix_beam(
     token_beam: int | None = 16,
     token_margin: float = math.inf,
     scorer: TextScorer | None = None,
-) -> list[list[Hypothesis]]:
+    has_frames: bool = True,
+) -> NBest:
     """The ``num_best`` best transcripts of each utterance, best first.
 
     Args:
@@ -47,6 +48,7 @@ def prefix_beam(
         token_margin: a token extends none where its log-probability is that far below the
             frame's highest.
         scorer: what prefixes are worth as text; None: nothing, the acoustics decide alone.
+        has_frames: whether the frames of tokens are wanted; without them ``placed`` finds them later.
 
     Returns:
         Per utterance a list of hypotheses. The acoustic score is the log-probability of the
@@ -70,14 +72,9 @@ def prefix_beam(
         candidates = _likeliest_tokens(valid_tv, blank, token_beam, token_margin)
         tree = _PrefixTree() if scorer is None else _ScoredTree(scorer)
         kept = _search(tree, valid_tv.tolist(), candidates, beam, blank)
-        frames_tv = valid_tv.numpy()
-        results.append(
-            [
-                Hypothesis(tokens, score, first_frames(frames_tv, tokens, blank), parts)
-                for tokens, score, parts in tree.finish(kept)[:num_best]
-            ]
-        )
-    return results
+        finals = tree.finish(kept)[:num_best]
+        results.append([Hypothesis(tokens, score, (), parts) for tokens, score, parts in finals])
+    return placed(results, log_probs, lens_b, blank) if has_frames else results
 
 
 _Final = tuple[tuple[int, ...], float, ScoreParts | None]

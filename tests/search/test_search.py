@@ -12,14 +12,22 @@ import numpy as np
 import pytest
 import torch
 import torchaudio
+from numpy.typing import NDArray
 from torch import Tensor
 
-from asr.search.best_alignment import align, first_frames
+from asr.search.best_alignment import align, placed
 from asr.search.greedy import greedy
 from asr.search.hypothesis import Hypothesis
 from asr.search.prefix_beam import prefix_beam
 
 EVERYTHING = 10_000  # a beam that prunes nothing in these sizes
+
+
+def first_frames(
+    log_probs_tv: NDArray[np.floating], tokens: Sequence[int], blank: int = 0
+) -> tuple[int, ...]:
+    (found,) = align(log_probs_tv[None], [len(log_probs_tv)], [tokens], blank)
+    return found.first_frames
 
 
 def collapse(path: Sequence[int], blank: int) -> tuple[int, ...]:
@@ -364,3 +372,24 @@ def test_long_utterance_keeps_its_precision() -> None:
     assert best.score <= ctc_log_prob(log_probs[0], best.tokens, blank=0) + 1e-6
     assert best.score >= greedy(log_probs, torch.tensor([3000]))[0].score
     assert list(best.frames) == sorted(set(best.frames))
+
+
+def test_hypotheses_of_a_batch_are_placed_as_each_alone() -> None:
+    """Whatever their number; where there are too few frames, evenly."""
+    torch.manual_seed(3)
+    log_probs, lens = torch.randn(3, 9, 5).log_softmax(-1), torch.tensor([9, 4, 0])
+    log_probs[1, 4:] = torch.nan
+    of_rows = [[(1, 2, 2), (3,), ()], [(4, 4, 4), (2, 1)], [()]]
+    found = [[Hypothesis(tokens, 0.0, ()) for tokens in tokens_k] for tokens_k in of_rows]
+    results = placed(found, log_probs, lens)
+    for row, (tokens_k, several) in enumerate(zip(of_rows, results, strict=True)):
+        for tokens, one in zip(tokens_k, several, strict=True):
+            length = int(lens[row])
+            if tokens == (4, 4, 4):
+                assert one.frames == (0, 1, 2)  # 0, 4 / 3, 8 / 3
+            else:
+                assert one.frames == first_frames(log_probs[row, :length].numpy(), tokens)
+    beams = prefix_beam(log_probs, lens, num_best=3)
+    without = prefix_beam(log_probs, lens, num_best=3, has_frames=False)
+    assert {one.frames for several in without for one in several} == {()}
+    assert placed(without, log_probs, lens) == beams

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from asr.config import TokenizerConfig
-from asr.search.best_alignment import first_frames
+from asr.search.best_alignment import align
 from asr.search.greedy import greedy
 from asr.search.hypothesis import Hypothesis
 from asr.search.units import units_of
@@ -18,6 +20,13 @@ from asr.search.words import end_frames, words_of
 from asr.text.tokenizer import Tokenizer, train_tokenizer
 
 TEXTS = ["the quick brown fox", "a lazy dog's the quicker", "foxes bring brown bread", "a a a"]
+
+
+def first_frames(
+    log_probs_tv: NDArray[np.floating], tokens: Sequence[int], blank: int = 0
+) -> tuple[int, ...]:
+    (found,) = align(log_probs_tv[None], [len(log_probs_tv)], [tokens], blank)
+    return found.first_frames
 
 
 def tokenizers() -> list[Tokenizer]:
