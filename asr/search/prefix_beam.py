@@ -10,9 +10,9 @@ A language model adds to the rank by which prefixes are kept, never to those log
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
 import torch
@@ -23,6 +23,7 @@ from asr.search.hypothesis import Hypothesis, NBest, ScoreParts, check_log_probs
 from asr.search.text_score import TextScorer, TextState
 
 _NEVER = -math.inf
+_RANK = itemgetter(0)
 
 
 def prefix_beam(
@@ -186,7 +187,7 @@ def _search(
     for log_probs_v, candidates_k in zip(log_probs_tv, candidates, strict=True):
         stays = {prefix: _stay(tree, kept, prefix, log_probs_v, blank) for prefix in kept}
         ranked = [(end.total + tree.rank[prefix], prefix, -1) for prefix, end in stays.items()]
-        totals = heapq.nlargest(beam, (rank for rank, _, _ in ranked))
+        totals = sorted((rank for rank, _, _ in ranked), reverse=True)[:beam]
         # Nothing at or below what the beam is already full of can enter it.
         floor = totals[-1] if len(totals) == beam else _NEVER
         for prefix, end in kept.items():
@@ -217,7 +218,8 @@ def _best(
 ) -> dict[int, _Ends]:
     """The ``beam`` best of the old prefixes (token -1) and the new ones (rank, parent, token)."""
     best: dict[int, _Ends] = {}
-    for rank, prefix, token in heapq.nlargest(beam, ranked, key=lambda item: item[0]):
+    ranked.sort(key=_RANK, reverse=True)  # of few, which a heap would not sort sooner
+    for rank, prefix, token in ranked[:beam]:
         if token >= 0:
             repeats = token == tree.last_token[prefix]
             end = kept[prefix]
