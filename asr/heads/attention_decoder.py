@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from asr.config import Config
 from asr.heads.base import Head
 from asr.nn.decoder import Decoder
-from asr.nn.frames import Memory, Source, frame_mask
+from asr.nn.frames import Beginnings, Memory, Source, frame_mask
 from asr.text.tokenizer import BLANK
 
 # The blank is never said: it stands before the first token and, as a target, behind the last one.
@@ -76,7 +76,10 @@ class AttentionDecoder(Head):
         exist_nu = frame_mask(token_lens_n, tokens_nu.shape[1])
         tokens_nu = torch.where(exist_nu, tokens_nu, EDGE)
         targets_nu = torch.cat([tokens_nu, edge_n1], 1)
-        logits_nuv = self.decoder(torch.cat([edge_n1, tokens_nu], 1), source)
+        given_nu, beginnings = torch.cat([edge_n1, tokens_nu], 1), None
+        if len(given_nu) > len(source.lens_b):
+            beginnings = Beginnings.of(given_nu, token_lens_n + 1, len(source.lens_b))
+        logits_nuv = self.decoder(given_nu, source, beginnings=beginnings)
         logits_nuv = logits_nuv.to(torch.promote_types(logits_nuv.dtype, torch.float32))
         loss_nu = nn.functional.cross_entropy(
             logits_nuv.transpose(1, 2), targets_nu, reduction="none", label_smoothing=smoothing

@@ -11,7 +11,7 @@ from sigmoid_attention.weightings import MAPS
 from torch import Tensor, nn
 
 from asr.config import AttentionConfig
-from asr.nn.frames import Memory
+from asr.nn.frames import Beginnings, Memory
 from asr.nn.linformer import Linformer
 from asr.nn.position import Alibi, Cape, Position, Relative, Rope, Sinusoidal, Table
 
@@ -102,9 +102,18 @@ class MultiHeadAttention(Attending):
         self.norm_out = output_norm(dim)
         self.linformer = linformer
 
-    def forward(self, x_btd: Tensor, mask: Mask, memory: Memory | None = None) -> Tensor:
-        """Attend; in a stream, the keys are those in ``memory``, of past frames, then those of x."""
-        q_bhtd, k_bhsd, v_bhsd = self._heads(x_btd)
+    def forward(
+        self,
+        x_btd: Tensor,
+        mask: Mask,
+        memory: Memory | None = None,
+        beginnings: Beginnings | None = None,
+    ) -> Tensor:
+        """Attend; in a stream, the keys are those in ``memory``, of past frames, then those of x.
+
+        With ``beginnings`` x is of their nodes, and transcripts attend.
+        """
+        q_bhtd, k_bhsd, v_bhsd = self._heads(x_btd, beginnings)
         if memory is not None:
             most, num_new = frames_in_reach(mask), k_bhsd.shape[2]
             k_bhsd = memory.join(self, "keys", k_bhsd, 2, most)
@@ -123,13 +132,19 @@ class MultiHeadAttention(Attending):
             bias_h=self.bias_h,
             exponent_h=self.exponent_h,
         )
-        return self.norm_out(self.project_out(o_bhtd.transpose(1, 2).flatten(2)))
+        o_btd = o_bhtd.transpose(1, 2).flatten(2)
+        if beginnings is not None:
+            o_btd = beginnings.gather(o_btd)
+        return self.norm_out(self.project_out(o_btd))
 
     def trained_weighting(self) -> Weighting:
         return replace(self.weighting, bias_h=self.bias_h, exponent_h=self.exponent_h)
 
-    def _heads(self, x_btd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        qkv_bthd = self.project_qkv(x_btd).unflatten(-1, (sum(self.heads), -1))
+    def _heads(self, x_btd: Tensor, beginnings: Beginnings | None) -> tuple[Tensor, Tensor, Tensor]:
+        qkv_bte = self.project_qkv(x_btd)
+        if beginnings is not None:
+            qkv_bte = beginnings.spread(qkv_bte)
+        qkv_bthd = qkv_bte.unflatten(-1, (sum(self.heads), -1))
         q_bthd, k_bshd, v_bshd = qkv_bthd.split(self.heads, dim=2)
         q_bthd, k_bshd = self.norm_q(q_bthd), self.norm_k(k_bshd)
         return q_bthd.transpose(1, 2), k_bshd.transpose(1, 2), v_bshd.transpose(1, 2)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from asr.config import AttentionConfig, DecoderConfig
 from asr.nn.attention import ABSOLUTE_POSITIONS, Attending, build_attention, build_weighting
 from asr.nn.dropout import Dropout
-from asr.nn.frames import Frames, Memory, Source, frame_mask
+from asr.nn.frames import Beginnings, Frames, Memory, Source, frame_mask
 from asr.nn.modules import FeedForward, SelfAttention
 from asr.nn.residual import PreNorm
 
@@ -130,17 +130,28 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.output = nn.Linear(dim, vocab_size)
 
-    def forward(self, tokens_bu: Tensor, source: Source, memory: Memory | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens_bu: Tensor,
+        source: Source,
+        memory: Memory | None = None,
+        beginnings: Beginnings | None = None,
+    ) -> Tensor:
         """
         Args:
             memory: of tokens that were given before these, which it is added to; None: there are none.
+            beginnings: that transcripts of one utterance share, which are computed once.
         """
         x_bud, frames = self._enter(tokens_bu, source, memory)
+        if beginnings is not None:
+            x_bud = beginnings.gather(x_bud)
+            frames = frames._replace(beginnings=beginnings)
         for layer in self.layers:
             x_bud = layer(x_bud, frames)
         if memory is not None:
             memory.num_frames += tokens_bu.shape[1]
-        return self._leave(x_bud)
+        logits_buv = self._leave(x_bud)
+        return logits_buv if beginnings is None else beginnings.spread(logits_buv)
 
     def with_weights(self, tokens_bu: Tensor, source: Source) -> tuple[Tensor, Tensor]:
         """Return the logits (b, u, v), and the weights (b, layers * h, u, s) of cross-attention."""

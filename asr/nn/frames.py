@@ -65,14 +65,56 @@ class Source(NamedTuple):
         return Source(self.frames_bsd[rows_b], self.lens_b[rows_b], self.memory)
 
 
+class Beginnings(NamedTuple):
+    """Several transcripts of each utterance whose common beginnings are computed once, as nodes.
+
+    Attributes:
+        node_nu: of each place of each transcript the node, counted through all utterances.
+        place_bm: of each node a place that it is at, counted through all transcripts; what is added to
+            the utterances with fewer nodes is any.
+    """
+
+    node_nu: Tensor
+    place_bm: Tensor
+
+    @classmethod
+    def of(cls, tokens_nu: Tensor, lens_n: Tensor, num_utterances: int) -> Beginnings:
+        """Find the beginnings of transcripts, as many for each utterance, one's after the other's."""
+        num, length = tokens_nu.shape
+        tokens_bwu = tokens_nu.view(num_utterances, -1, length)
+        width = tokens_bwu.shape[1]
+        exist_bwu = frame_mask(lens_n, length).view_as(tokens_bwu)
+        equal_bwwu = (tokens_bwu[:, :, None] == tokens_bwu[:, None]) & exist_bwu[:, None]
+        # the first transcript that begins so; what lies beyond an end is as good as the first place
+        first_bwu = equal_bwwu.cumprod(-1).argmax(2)
+        at_bwu = first_bwu * length + torch.arange(length, device=lens_n.device)
+        at_bn = at_bwu.where(exist_bwu, 0).flatten(1)
+        is_node_bn = at_bn == torch.arange(width * length, device=lens_n.device)
+        num_nodes = int(is_node_bn.sum(1).max())
+        # stable: nodes stand in the order of their places
+        place_bn = is_node_bn.int().sort(dim=1, descending=True, stable=True).indices
+        rows_b1 = torch.arange(num_utterances, device=lens_n.device)[:, None]
+        node_bn = (is_node_bn.cumsum(1) - 1).gather(1, at_bn) + rows_b1 * num_nodes
+        return cls(node_bn.view(num, length), place_bn[:, :num_nodes] + rows_b1 * (width * length))
+
+    def spread(self, x_bmd: Tensor) -> Tensor:
+        """Return (n, u, d): at every place of the transcripts what is at its node."""
+        return x_bmd.flatten(0, 1)[self.node_nu]
+
+    def gather(self, x_nud: Tensor) -> Tensor:
+        """Return (b, m, d): at every node what is at one of its places."""
+        return x_nud.flatten(0, 1)[self.place_bm]
+
+
 class Frames(NamedTuple):
     """Frames that exist (b, t), which of them see each other, in a stream what is remembered of those
-    before, and in a decoder what they see besides."""
+    before, and in a decoder what they see besides and which beginnings they share."""
 
     exist_bt: Tensor
     mask: Mask
     memory: Memory | None = None
     source: Source | None = None
+    beginnings: Beginnings | None = None
 
     def with_past(self, owner: nn.Module, x_bdt: Tensor, num_before: int) -> Tensor:
         """Return (b, d, num_before + t): x behind the frames before it, which are zeros in the

@@ -59,7 +59,7 @@ class SelfAttention(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x_btd: Tensor, frames: Frames) -> Tensor:
-        return self.dropout(self.attention(x_btd, frames.mask, frames.memory))
+        return self.dropout(self.attention(x_btd, frames.mask, frames.memory, frames.beginnings))
 
 
 def convolve(

@@ -20,6 +20,9 @@ from asr.search.hypothesis import Hypothesis, NBest, Run, ScoreParts, rows_with_
 from asr.search.label_beam import Found, Scorers, label_beam
 from asr.search.text_score import TextScorer
 
+# Places of transcripts that a decoder scores at once on a CPU, whose caches more would not fit.
+CPU_PLACES = 8192
+
 
 def decoder_run(
     head: AttentionDecoder,
@@ -72,34 +75,49 @@ def rescored_run(
         frames_bsd, lens_b = _checked(head, frames_bsd, lens_b)
         log_probs_bsv = ctc.frames(frames_bsd)
         found = first(log_probs_bsv, lens_b)
-        width = max(map(len, found))
-        # as many for each utterance: those that are missing are empty
-        rows = [
-            tokens
-            for several in found
-            for tokens in [*(one.tokens for one in several), *[()] * (width - len(several))]
-        ]
-        tokens_nu, token_lens_n = (x.to(frames_bsd.device) for x in padded(rows))
-        decoder_n = -head.cross_entropy(Source(frames_bsd, lens_b), tokens_nu, token_lens_n)
-        # a beam leaves alignments out; this is the sum over all of them
-        log_probs_nsv = log_probs_bsv.repeat_interleave(width, 0)
-        lens_n = lens_b.repeat_interleave(width)
-        ctc_n = -ctc.loss_of_frames(log_probs_nsv, lens_n, tokens_nu, token_lens_n)
-        scores_n2 = torch.stack([ctc_n.double(), decoder_n.double()], 1)
+        size = len(lens_b)
+        if frames_bsd.device.type == "cpu":
+            longest = max(len(one.tokens) + 1 for several in found for one in several)
+            size = max(1, CPU_PLACES // (longest * max(map(len, found))))
+        scores: list[list[tuple[float, float]]] = []
+        for at in range(0, len(lens_b), size):
+            rows = slice(at, at + size)
+            source = Source(frames_bsd[rows], lens_b[rows])
+            scores += _both_scores(head, ctc, source, log_probs_bsv[rows], found[rows])
         ranked = [
             sorted(
-                # of the utterances with fewer transcripts the last scores are of none
-                (
-                    _rescored(one, ctc_weight, *two)
-                    for one, two in zip(several, scores, strict=False)
-                ),
+                (_rescored(one, ctc_weight, *two) for one, two in zip(several, both, strict=True)),
                 key=lambda one: (-one.score, one.tokens),
             )[:num_best]
-            for several, scores in zip(found, scores_n2.view(-1, width, 2).tolist(), strict=True)
+            for several, both in zip(found, scores, strict=True)
         ]
         return placed(ranked, log_probs_bsv, lens_b)
 
     return run
+
+
+def _both_scores(
+    head: AttentionDecoder, ctc: Head, source: Source, log_probs_bsv: Tensor, found: NBest
+) -> list[list[tuple[float, float]]]:
+    """Return the log-probabilities of each transcript by CTC and by the decoder."""
+    width = max(map(len, found))
+    # as many for each utterance: those that are missing are empty
+    rows = [
+        tokens
+        for several in found
+        for tokens in [*(one.tokens for one in several), *[()] * (width - len(several))]
+    ]
+    tokens_nu, token_lens_n = (x.to(source.lens_b.device) for x in padded(rows))
+    decoder_n = -head.cross_entropy(source, tokens_nu, token_lens_n)
+    # a beam leaves alignments out; this is the sum over all of them
+    log_probs_nsv = log_probs_bsv.repeat_interleave(width, 0)
+    lens_n = source.lens_b.repeat_interleave(width)
+    ctc_n = -ctc.loss_of_frames(log_probs_nsv, lens_n, tokens_nu, token_lens_n)
+    both_bw2 = torch.stack([ctc_n.double(), decoder_n.double()], 1).view(len(found), width, 2)
+    return [
+        [(ctc, decoder) for ctc, decoder in both_w2[: len(several)].tolist()]
+        for several, both_w2 in zip(found, both_bw2, strict=True)
+    ]
 
 
 def _checked(head: AttentionDecoder, frames_bsd: Tensor, lens_b: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from asr.config import DecoderConfig
 from asr.nn.decoder import Decoder
-from asr.nn.frames import Memory, Source
+from asr.nn.frames import Beginnings, Memory, Source
 
 DIM, VOCAB = 16, 7
 WEIGHTINGS = ("softmax", "sigmoid", "relu", "polynomial")
@@ -104,3 +104,46 @@ def _frames(source: Source):  # type: ignore[no-untyped-def]
     from asr.nn.frames import Frames
 
     return Frames(torch.ones(2, 3, dtype=torch.bool), Mask(causal=True), None, source)
+
+
+# two utterances, four transcripts of each: common beginnings, equal ones, empty ones, a repeat
+OF_UTTERANCES = (((3, 1, 4), (3, 1, 5, 2), (3,), (3, 1, 4)), ((2, 2), (), (2, 2, 2), (6, 2, 2)))
+
+
+def given() -> tuple[Tensor, Tensor]:
+    rows = [(0, *tokens) for several in OF_UTTERANCES for tokens in several]
+    tokens_nu = torch.full((len(rows), max(map(len, rows))), 6)  # anything behind an end
+    for row, tokens in enumerate(rows):
+        tokens_nu[row, : len(tokens)] = torch.tensor(tokens)
+    return tokens_nu, torch.tensor([len(tokens) for tokens in rows])
+
+
+def test_beginnings_are_the_distinct_ones() -> None:
+    tokens_nu, lens_n = given()
+    found = Beginnings.of(tokens_nu, lens_n, 2)
+    nodes: dict[int, set[tuple[int, ...]]] = {}
+    for row, length in enumerate(lens_n.tolist()):
+        for place in range(length):
+            begins = (row // 4, *tokens_nu[row, : place + 1].tolist())
+            nodes.setdefault(int(found.node_nu[row, place]), set()).add(begins)
+    assert all(len(begun) == 1 for begun in nodes.values())
+    distinct = [
+        len({one[: k + 1] for one in several for k in range(len(one))}) for several in OF_UTTERANCES
+    ]
+    assert len(nodes) == sum(distinct) + 2, "and the two empty beginnings"
+    assert found.place_bm.shape == (2, max(distinct) + 1)
+
+
+@pytest.mark.parametrize(("weighting", "position"), list(itertools.product(WEIGHTINGS, POSITIONS)))
+def test_common_beginnings_are_computed_as_each_transcript_alone(
+    weighting: str, position: str
+) -> None:
+    decoder, source = decoder_of(weighting, position, weighting), source_of(9, 4)
+    tokens_nu, lens_n = given()
+    with torch.no_grad():
+        shared_nuv = decoder(tokens_nu, source, beginnings=Beginnings.of(tokens_nu, lens_n, 2))
+        for row, length in enumerate(lens_n.tolist()):
+            frames = int(source.lens_b[row // 4])
+            own = Source(source.frames_bsd[row // 4, :frames][None], torch.tensor([frames]))
+            alone_uv = decoder(tokens_nu[row : row + 1, :length], own)[0]
+            torch.testing.assert_close(shared_nuv[row, :length], alone_uv, rtol=0, atol=1e-5)
