@@ -2,8 +2,10 @@
 
 Every hypothesis of every utterance takes one token a step. Its rank is the decoder's log-probability
 mixed with CTC's of a transcript that begins so (Watanabe et al. 2017, equation 18), and what it is
-worth as text. One that repeats itself, or is as long as the utterance has frames, ends, so a search
-always does.
+worth as text. Where the decoder alone decides, transcripts are compared by their score per token, the
+end among them: sums favour short ones, the more so the more a training smoothed its labels (Murray and
+Chiang 2018, arXiv 1808.10006). One that repeats itself, or is as long as the utterance has frames,
+ends, so a search always does.
 
 Shapes: b utterance, k place in its beam, c candidate for the next token.
 """
@@ -77,7 +79,8 @@ def label_beam(
     while search.rows:
         search.step()
     return [
-        sorted(found, key=lambda one: (-one.score, one.tokens))[:num_best] for found in search.found
+        sorted(found, key=lambda one: (-search.worth(one), one.tokens))[:num_best]
+        for found in search.found
     ]
 
 
@@ -118,6 +121,7 @@ class _Search:
         self._head, self._text = scorers.head, scorers.text
         self._ctc = None if scorers.ctc is None else scorers.ctc.select(there_b)
         self._weight = scorers.ctc_weight
+        self._is_per_token = scorers.ctc is None and scorers.text is None
         self._source, self._memory = Source(frames_bsd, lens_b, Memory()), Memory()
         self._tokens_bku = torch.full((len(lens_b), 1, 1), EDGE, device=lens_b.device)
         # the rank of a hypothesis but for text; -inf where there is none
@@ -127,6 +131,10 @@ class _Search:
         self._state = None if self._ctc is None else self._ctc.start()
         start = None if self._text is None else self._text.start()
         self._texts_bk: list[list[TextState | None]] = [[start] for _ in self.rows]
+
+    def worth(self, one: Found) -> float:
+        """Return what transcripts are compared by."""
+        return one.score / (len(one.tokens) + 1) if self._is_per_token else one.score
 
     def step(self) -> None:
         """Extend every hypothesis by a token, or end it."""
@@ -244,6 +252,9 @@ class _Search:
     def _drop_finished(self, alive: Sequence[float]) -> None:
         """Leave the utterances in which nothing better can be found."""
         margin = 0.0 if self._text is None else TEXT_MARGIN
+        if self._is_per_token:  # it can grow to one per frame, and only loses
+            lens = self._source.lens_b.tolist()
+            alive = [most / (length + 1) for most, length in zip(alive, lens, strict=True)]
         going = [
             b
             for b, (row, most) in enumerate(zip(self.rows, alive, strict=True))
@@ -266,7 +277,7 @@ class _Search:
 
     def _least_of_best(self, row: int) -> float:
         """Return the score that a transcript must exceed to be among the best."""
-        scores = sorted((one.score for one in self.found[row]), reverse=True)
+        scores = sorted(map(self.worth, self.found[row]), reverse=True)
         return scores[self._num_best - 1] if len(scores) >= self._num_best else -math.inf
 
 

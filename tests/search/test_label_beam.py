@@ -78,7 +78,9 @@ def ranked(
             frames = ctc.frames(frames_sd[None]).double()
             score -= weight * float(ctc.loss_of_frames(frames, lens, said, count))
         scores.append((score + text_score(scorer, tokens), tokens))
-    return sorted(scores, key=lambda item: (-item[0], item[1]))
+    if weight or scorer is not None:
+        return sorted(scores, key=lambda item: (-item[0], item[1]))
+    return sorted(scores, key=lambda item: (-item[0] / (len(item[1]) + 1), item[1]))
 
 
 def searched(
