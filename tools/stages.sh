@@ -92,8 +92,10 @@ done
 # Whether models of these words, WEIGHTING+POSITION, can be configured, with each of $heads where the recipe
 # has that option; the rest is that of all of them.
 stages_check_systems() {
-    local system of
+    local system of seen=' '
     for of in ${heads-ctc}; do
+        case $seen in *" $of "*) stages_fail "--heads names '$of' twice" ;; esac
+        seen+="$of "
         case $of in
             ctc | ctc+attention) ;;
             *) stages_fail "--heads '$of': choose of ctc and ctc+attention" ;;

@@ -50,7 +50,8 @@ def add_model_options(parser: argparse.ArgumentParser, default_search: str = "gr
     search.add_argument(
         "--ctc-weight",
         type=float,
-        help="CTC's share of the score, from 0 to 1; default: 0.5 for rescore, 0.3 for joint",
+        help="CTC's share of the score, from 0 to 1; default: as tuned, else 0.5 for rescore, 0.3 for "
+        "joint",
     )
     search.add_argument(
         "--beam",
@@ -59,7 +60,7 @@ def add_model_options(parser: argparse.ArgumentParser, default_search: str = "gr
         "model carries, else 8",
     )
     search.add_argument("--num-best", type=int, default=1, help="hypotheses per utterance")
-    search.add_argument("--lm", type=path, help="n-gram model for beam search (ARPA, or KenLM's)")
+    search.add_argument("--lm", type=path, help="n-gram model (ARPA, or KenLM's), not for greedy")
     search.add_argument(
         "--lm-weight", type=float, help="weight of --lm; default: as tuned (asr tune), else 0.5"
     )
@@ -84,7 +85,9 @@ def add_model_options(parser: argparse.ArgumentParser, default_search: str = "gr
         default=4.0,
         help="added to the score (natural logarithm) per word of a phrase",
     )
-    search.add_argument("--neural", type=path, help="neural model that rescores the n-best list")
+    search.add_argument(
+        "--neural", type=path, help="neural model that ranks what beam or rescore found"
+    )
     search.add_argument(
         "--neural-weight", type=float, help="weight of --neural; default: as tuned, else 0.5"
     )

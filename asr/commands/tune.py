@@ -13,6 +13,7 @@ from asr.commands.options import (
     path,
     search_options,
 )
+from asr.stderr import tell
 
 
 def add(verbs: Verbs) -> None:
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from asr.decode.tune import tune
     from asr.model.folder import find_model, load_model
     from asr.runtime import choose_device, prepare_cpu
-    from asr.search.weights import write_tuned
+    from asr.search.weights import read_tuned, write_tuned
     from asr.wer import METRICS
 
     metric = METRICS[args.metric]
@@ -59,6 +60,10 @@ def run(args: argparse.Namespace) -> int:
         metric=metric,
         report=lambda line: print(line, flush=True),
     )
+    before = read_tuned(model.folder, tuned.name)
+    if before is not None and before.lm_sha256 != tuned.lm_sha256:
+        of = "without a language model" if before.lm is None else f"with {before.lm}"
+        tell("note", f"this replaces what was tuned for {tuned.name} {of}")
     path = write_tuned(tuned, model.folder)
     print(f"best on {tuned.tuned_on}: {metric.label} {100 * tuned.wer:.2f} %; written to {path}")
     return 0

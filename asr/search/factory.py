@@ -154,7 +154,11 @@ def build_search(options: SearchOptions, model: Model, head: str | None = None) 
     found = asked or (having[0] if having else heads[0])
     if (found, options.search) not in SEARCHES:
         known = ", ".join(name for of, name in SEARCHES if of == found)
-        raise InputError(f"search = {options.search!r}: the {found} head has {known}")
+        others = [of for of, name in SEARCHES if name == options.search]
+        without = f"; {options.search} is of {others[0]}, model.heads = {heads}"
+        raise InputError(
+            f"search = {options.search!r}: the {found} head has {known}{without if others else ''}"
+        )
     run, settings = SEARCHES[found, options.search](options, model)
     if found != model.net.first_head:
         settings = {"head": found} | settings

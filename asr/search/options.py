@@ -71,16 +71,19 @@ class SearchOptions:
             if getattr(self, name) > MAX_BEAM:
                 raise InputError(f"{name} = {getattr(self, name)}: must be at most {MAX_BEAM}")
         if self.num_best > (1 if self.search == "greedy" else self.beam):
-            raise InputError(
-                f"num_best = {self.num_best}: greedy search finds one, beam search as many as "
-                f"--beam"
-            )
+            most = "greedy search finds one" if self.search == "greedy" else f"--beam {self.beam}"
+            raise InputError(f"num_best = {self.num_best}: too many, {most}")
         if self.search == "greedy" and (self.lm is not None or self.hotwords):
-            raise InputError("a language model and hotwords need --search beam")
+            raise InputError(
+                "a language model and hotwords need --search beam, or rescore or joint with an "
+                "attention head"
+            )
         weights = {name: getattr(self, name) for name in WEIGHT_NAMES}
         given = [name for name, value in weights.items() if value is not None]
         if given and self.lm is None:
             raise InputError(f"{given[0]} = {weights[given[0]]:g}: means nothing without --lm")
+        if self.neural is not None and self.search not in ("beam", "rescore"):
+            raise InputError(f"--neural works with --search beam and rescore, not {self.search}")
         if self.neural is not None and self.lm is None:
             raise InputError("a neural language model ranks what a search with --lm has found")
         if self.neural is None and self.neural_weight is not None:

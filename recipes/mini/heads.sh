@@ -23,6 +23,7 @@ options='system decoders seeds hours corpus_seed dev test config beam jobs' path
 decoder='decoder.num_layers=2 decoder.ff_dim=384 decoder.dropout=0.0' # as small as the encoder
 source ../../tools/stages.sh
 stages_check_systems "$system"
+for weighting in $decoders; do heads=ctc+attention stages_check_systems "$weighting+${system#*+}"; done
 
 stage data '' '' \
     asr prepare synthetic --out "$work/data" --hours "$hours" --seed "$corpus_seed" \

@@ -143,7 +143,8 @@ def test_what_a_model_lacks_is_refused(
         return capsys.readouterr().err
 
     ctc = saved(tmp_path / "ctc", "ctc")
-    assert "search = 'joint': the ctc head has greedy, beam" in refused(ctc, "--search", "joint")
+    message = "the ctc head has greedy, beam; joint is of attention, model.heads = ['ctc']"
+    assert message in refused(ctc, "--search", "joint")
     assert "this model has no attention head" in refused(ctc, "--head", "attention")
     assert "ctc_weight = 1.5: must be from 0 to 1" in refused(
         both, "--search", "joint", "--ctc-weight", "1.5"
@@ -178,7 +179,12 @@ def test_a_decoder_alone_places_its_words(tiny_corpus: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("with_lm", [False, True])
 @pytest.mark.parametrize("search", ["rescore", "joint"])
 def test_tuned_shares_are_what_decoding_takes(
-    both: Path, tiny_corpus: Path, tmp_path: Path, search: str, with_lm: bool
+    both: Path,
+    tiny_corpus: Path,
+    tmp_path: Path,
+    search: str,
+    with_lm: bool,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     exp = shutil.copytree(both, tmp_path / "exp")
     dev, lm = tiny_corpus / "dev.cuts.jsonl.gz", tmp_path / "lm.arpa.gz"
@@ -192,6 +198,7 @@ def test_tuned_shares_are_what_decoding_takes(
     assert tuned is not None
     assert tuned.first.ctc_weight is not None
     assert read_tuned(exp / "model") == before, "other searches keep their weights"
+    assert "replaces" not in capsys.readouterr().err
     found = decode(exp, dev, tmp_path / "out", *words, "--num-best", "3")
     score = json.loads((tmp_path / "out" / "score.json").read_text())
     assert score["wer"] == pytest.approx(tuned.wer)
@@ -203,6 +210,11 @@ def test_tuned_shares_are_what_decoding_takes(
             share = tuned.first.ctc_weight
             acoustic = share * one["ctc"] + (1 - share) * one["decoder"]
             assert one["acoustic"] == pytest.approx(acoustic, abs=2e-3)
+    if with_lm:
+        cuts = ["--model", str(exp), "--cuts", str(dev), "--threads", "1"]
+        assert main(["tune", *cuts, "--search", search, "--beam", "2"]) == 0
+        message = f"this replaces what was tuned for {search} with lm.arpa.gz"
+        assert message in capsys.readouterr().err
     (exp / "model" / "search.yaml").write_text("searches: {joint: 3, rescore: 3}")
     cuts = ["--model", str(exp), "--cuts", str(dev)]
     assert main(["decode", *cuts, "--out", str(tmp_path / "no"), *words]) == 2

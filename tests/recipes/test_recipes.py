@@ -146,6 +146,16 @@ def test_heads_are_an_option(script: str, words: tuple[str, ...], tmp_path: Path
     refused = recipe(script, *common, "--heads", "attention", check=False)
     assert refused.returncode == 2
     assert "--heads 'attention': choose of ctc and ctc+attention" in refused.stderr
+    refused = recipe(script, *common, "--heads", "ctc ctc", check=False)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "--heads names 'ctc' twice" in refused.stderr
+
+
+def test_decoders_that_cannot_be_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    run = recipe("mini/heads.sh", "--work", tmp_path, "--decoders", "softmax foo", check=False)
+    assert run.returncode == 2
+    assert "foo" in run.stderr
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_decoder_is_trained_searched_and_compared(tmp_path: Path) -> None:

@@ -286,7 +286,7 @@ def test_weights_are_given_or_tuned_or_default(model: NgramModel, tmp_path: Path
         ({"search": "greedy", "hotwords": ("a",)}, "need --search beam"),
         ({"search": "beam", "lm_weight": 0.3}, "lm_weight = 0.3: means nothing without --lm"),
         ({"search": "beam", "beam": 4, "num_best": 5}, "num_best = 5"),
-        ({"num_best": 2}, "greedy search finds one"),
+        ({"num_best": 2}, "num_best = 2: too many, greedy search finds one"),
         ({"search": "best"}, "choose one of greedy, beam"),
         ({"search": "beam", "hotwords": ("ab", " ")}, "hotword ' ': no letters in it"),
         ({"search": "beam", "hotwords": ("aD",)}, "hotword 'aD': this model never writes 'd'"),
