@@ -140,7 +140,9 @@ class MultiHeadAttention(Attending):
     def trained_weighting(self) -> Weighting:
         return replace(self.weighting, bias_h=self.bias_h, exponent_h=self.exponent_h)
 
-    def _heads(self, x_btd: Tensor, beginnings: Beginnings | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _heads(
+        self, x_btd: Tensor, beginnings: Beginnings | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         qkv_bte = self.project_qkv(x_btd)
         if beginnings is not None:
             qkv_bte = beginnings.spread(qkv_bte)
