@@ -36,7 +36,7 @@ WORD_BONUSES = np.arange(-1.0, 6.001, 0.25)
 UNKNOWN_PENALTIES = np.array([0.0, 2.0, 4.0, 6.0, 8.0, 12.0])
 
 NEURAL_WEIGHTS = np.arange(0.0, 1.401, 0.2)
-CTC_SHARES = np.arange(0.1, 0.901, 0.1)
+CTC_SHARES = tuple(tenths / 10 for tenths in range(1, 10))
 
 MAX_ROUNDS = 4
 
@@ -175,9 +175,10 @@ def tune(
 
     # the search's own weights come first; a neural model ranks what that search finds
     errors: dict[Weights, int] = {}
-    shares = None if weights.ctc_weight is None else [float(share) for share in CTC_SHARES]
+    shares = None if weights.ctc_weight is None else CTC_SHARES
     while weights not in errors and len(errors) < MAX_ROUNDS:
-        search = build_search(_with(options, weights), model)
+        if errors:
+            search = build_search(_with(options, weights), model)
         errors[weights] = _search(search, model, batches, lists)
         rate = 100 * errors[weights] / lists.num_words
         report(f"{_shown(weights, options.lm)}: {metric.label} {rate:.2f} %")

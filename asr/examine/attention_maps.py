@@ -17,7 +17,6 @@ from asr.heads.attention_decoder import EDGE, AttentionDecoder
 from asr.model.folder import Model, load_model
 from asr.model.recogniser import Recogniser
 from asr.nn.attention import attentions
-from asr.nn.decoder import CrossAttention
 from asr.nn.frames import Source
 from asr.probe.watching import watch_attention
 from asr.search.factory import build_search
@@ -98,18 +97,11 @@ def cross_maps(
     if tokens is None:
         search = build_search(SearchOptions(head="attention"), model)
         tokens = search(frames_bsd, lens_b)[0][0].tokens
-    found: list[Tensor] = []
-    with ExitStack() as stack:
-        for module in head.modules():
-            if isinstance(module, CrossAttention):
-                stack.enter_context(
-                    watch_attention(
-                        module, lambda seen: found.append(seen.weights()[0].float().cpu())
-                    )
-                )
-        head.log_probs(torch.tensor([[EDGE, *tokens]], device=device), Source(frames_bsd, lens_b))
+    given_1u = torch.tensor([[EDGE, *tokens]], device=device)
+    _, weights_1hus = head.decoder.with_weights(given_1u, Source(frames_bsd, lens_b))
     pieces = model.tokenizer.pieces
-    return CrossMaps([*(pieces[token] for token in tokens), "end"], found)
+    p_lhus = [*weights_1hus[0].float().cpu().chunk(len(head.decoder.layers))]
+    return CrossMaps([*(pieces[token] for token in tokens), "end"], p_lhus)
 
 
 def picture(maps_l: list[Tensor], across_l: Sequence[Tensor] = ()) -> np.ndarray:

@@ -32,6 +32,11 @@ class Alignment:
     log_prob: float
 
 
+def evenly(num_tokens: int, num_frames: int) -> tuple[int, ...]:
+    """Return a frame for each token, spread over all frames."""
+    return tuple(place * num_frames // num_tokens for place in range(num_tokens))
+
+
 def placed(found: NBest, log_probs_btv: Tensor, lens_b: Tensor, blank: int = BLANK) -> NBest:
     """Return hypotheses with the first frames of their tokens, in each one's likeliest alignment.
 
@@ -48,9 +53,7 @@ def placed(found: NBest, log_probs_btv: Tensor, lens_b: Tensor, blank: int = BLA
         aligned = align(those, [lens[row] for row in rows], tokens_b, blank)
         firsts = {row: one.first_frames for row, one in zip(rows, aligned, strict=True)}
         for row, one in ranked.items():
-            frames = firsts.get(row) or tuple(
-                place * lens[row] // len(one.tokens) for place in range(len(one.tokens))
-            )
+            frames = firsts.get(row) or evenly(len(one.tokens), lens[row])
             results[row].append(dataclasses.replace(one, frames=frames))
     return results
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from asr.heads.attention_decoder import EDGE, AttentionDecoder
 from asr.nn.frames import Source
-from asr.search.best_alignment import Alignment, align
+from asr.search.best_alignment import Alignment, align, evenly
 from asr.search.words import Spans
 
 # Heads whose weights are added up, of all layers: those that follow the speech best.
@@ -42,7 +42,7 @@ def cross_spans(head: AttentionDecoder, frames_sd: Tensor, tokens: Sequence[int]
     said_uv = logits_1uv[0].double().log_softmax(-1)
     log_probs = said_uv[torch.arange(num), torch.tensor(tokens, device=device)].tolist()
     if num > num_frames:
-        firsts = tuple(place * num_frames // num for place in range(num))
+        firsts = evenly(num, num_frames)
     else:
         firsts = _path(weights_1hus[0].double().cpu())
     return Spans(firsts, tuple(first + 1 for first in firsts), tuple(log_probs))

@@ -127,7 +127,6 @@ class _Search:
         # the rank of a hypothesis but for text; -inf where there is none
         self._rank_bk = frames_bsd.new_zeros(len(lens_b), 1, dtype=torch.float64)
         self._decoder_bk = self._rank_bk
-        self._is_loop_bk = torch.zeros_like(self._rank_bk, dtype=torch.bool)
         self._state = None if self._ctc is None else self._ctc.start()
         start = None if self._text is None else self._text.start()
         self._texts_bk: list[list[TextState | None]] = [[start] for _ in self.rows]
@@ -160,7 +159,7 @@ class _Search:
 
     def _longer(self) -> _Longer:
         """Score hypotheses one token longer."""
-        num, width, length = self._tokens_bku.shape
+        num, width = self._tokens_bku.shape[:2]
         last_n1 = self._tokens_bku[:, :, -1].reshape(-1, 1)
         log_probs_nv = self._head.log_probs(last_n1, self._source, self._memory)[:, -1]
         decoder_bkv = self._decoder_bk[..., None] + log_probs_nv.unflatten(0, (num, width))
@@ -169,13 +168,20 @@ class _Search:
             ctc_bkv = self._ctc.scores(self._state)
             rank_bkv = (1.0 - self._weight) * decoder_bkv + self._weight * ctc_bkv
         rank_bkv = rank_bkv.masked_fill(self._rank_bk[..., None].isneginf(), -torch.inf)
-        self._is_loop_bk = torch.zeros_like(self._rank_bk, dtype=torch.bool)
-        if (length - 1) % LOOP_TIMES == 0:  # often enough, and cheap
-            self._is_loop_bk = repeats_itself(self._tokens_bku[..., 1:])
-        must_end_bk = self._is_loop_bk | (self._source.lens_b < length)[:, None]
+        must_end_bk = self._is_full_b()[:, None] | self._is_loop_bk()
         no_token_v = torch.arange(rank_bkv.shape[2], device=rank_bkv.device) != EDGE
         rank_bkv = rank_bkv.masked_fill(must_end_bk[..., None] & no_token_v, -torch.inf)
         return _Longer(rank_bkv, decoder_bkv, ctc_bkv)
+
+    def _is_full_b(self) -> Tensor:
+        """Tell which utterances have no frame for another token."""
+        return self._source.lens_b < self._tokens_bku.shape[2]
+
+    def _is_loop_bk(self) -> Tensor:
+        """Tell which hypotheses repeat themselves; asked at every eighth token, which is cheap."""
+        if (self._tokens_bku.shape[2] - 1) % LOOP_TIMES:
+            return torch.zeros_like(self._rank_bk, dtype=torch.bool)
+        return repeats_itself(self._tokens_bku[..., 1:])
 
     def _candidates(self, rank_bkv: Tensor) -> tuple[Tensor, Tensor]:
         """Return (b, k, c) the end and the likeliest tokens after each hypothesis, and their ranks."""
@@ -219,8 +225,8 @@ class _Search:
         texts_bk: Sequence[Sequence[TextState | None]],
     ) -> None:
         """Remember the transcripts that have ended; all is (b, k)."""
-        is_full_b = (self._tokens_bku.shape[2] > self._source.lens_b).tolist()
-        is_loop_bk = self._is_loop_bk.gather(1, parent_bk).tolist()
+        is_full_b = self._is_full_b().tolist()
+        is_loop_bk = self._is_loop_bk().gather(1, parent_bk).tolist()
         for b, k in (ended_bk & ~total_bk.isneginf()).nonzero().tolist():
             text, acoustic = texts_bk[b][k], float(chosen.rank_bkv[b, k])
             tokens = tuple(self._tokens_bku[b, parent_bk[b, k], 1:].tolist())
