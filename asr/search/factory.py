@@ -170,24 +170,25 @@ def _ctc_greedy(options: SearchOptions, model: Model) -> tuple[Run, dict[str, An
 
 
 def _ctc_beam(options: SearchOptions, model: Model) -> tuple[Run, dict[str, Any]]:
-    run, settings = _unplaced_beam(options, model, BEAM)
+    run, settings = _unplaced_beam(options, model, _choose(options, model, BEAM))
     return lambda frames_btx, lens_b: placed(run(frames_btx, lens_b), frames_btx, lens_b), settings
 
 
-def _unplaced_beam(options: SearchOptions, model: Model, name: str) -> tuple[Run, dict[str, Any]]:
-    """CTC's beam search, whose hypotheses have no frames; name: under which its weights are tuned."""
-    scorer, settings = _text(options, model, name)
+def _unplaced_beam(
+    options: SearchOptions, model: Model, chosen: _Chosen
+) -> tuple[Run, dict[str, Any]]:
+    """CTC's beam search, whose hypotheses have no frames."""
+    scorer, settings = _text(options, model, chosen)
     units = units_of(model.tokenizer)
     margin = math.inf if scorer is None else TOKEN_MARGIN
     if options.neural is None:
         return _beam(options, units, scorer, margin), settings
     neural = load_neural(options.neural, model.tokenizer)
     sha256 = file_hash(options.neural / NEURAL_WEIGHTS)
-    weights = Weights(*(settings[name] for name in WEIGHT_NAMES))
-    tuned = read_tuned(model.folder, name)
-    second = _second_weights(options, weights, tuned, settings["lm_sha256"], sha256)
+    second = _second_weights(options, chosen, sha256)
     settings |= {"neural": str(options.neural), "neural_sha256": sha256}
-    settings["rescoring"] = dataclasses.asdict(second)
+    weights = dataclasses.asdict(second)
+    settings["rescoring"] = {name: weights[name] for name in (*WEIGHT_NAMES, "neural_weight")}
     every = dataclasses.replace(options, num_best=options.beam)
     wide = _beam(every, units, scorer, margin)
 
@@ -203,65 +204,69 @@ def _attention_greedy(options: SearchOptions, model: Model) -> tuple[Run, dict[s
 
 
 def _attention_beam(options: SearchOptions, model: Model) -> tuple[Run, dict[str, Any]]:
-    return _by_tokens(options, model, tuned_name("attention", "beam"), 0.0)
+    return _by_tokens(options, model, _choose(options, model, tuned_name("attention", "beam")))
 
 
 def _joint(options: SearchOptions, model: Model) -> tuple[Run, dict[str, Any]]:
     model.net.head("ctc")
-    weight, origin = _ctc_weight(options, model)
-    run, settings = _by_tokens(options, model, options.search, weight)
-    return run, {"weights": origin} | settings | {"ctc_weight": weight}
+    return _by_tokens(options, model, _choose(options, model, options.search))
 
 
-def _by_tokens(
-    options: SearchOptions, model: Model, name: str, ctc_weight: float
-) -> tuple[Run, dict[str, Any]]:
+def _by_tokens(options: SearchOptions, model: Model, chosen: _Chosen) -> tuple[Run, dict[str, Any]]:
     if options.neural is not None:
         raise InputError("--neural ranks what CTC's beam search has found: it needs --search beam")
-    scorer, settings = _text(options, model, name)
+    scorer, settings = _text(options, model, chosen)
     units, num_found = units_of(model.tokenizer), _num_found(options)
-    head = _decoder(model.net)
-    run = decoder_run(head, _ctc(model.net), ctc_weight, options.beam, num_found, scorer)
+    head, share = _decoder(model.net), chosen.weights.ctc_weight or 0.0
+    run = decoder_run(head, _ctc(model.net), share, options.beam, num_found, scorer)
     return _one_per_text(run, units, options.num_best), settings
 
 
 def _rescore(options: SearchOptions, model: Model) -> tuple[Run, dict[str, Any]]:
-    ctc = model.net.head("ctc")
-    weight, origin = _ctc_weight(options, model)
+    ctc, chosen = model.net.head("ctc"), _choose(options, model, options.search)
     every = dataclasses.replace(options, num_best=options.beam)
-    first, settings = _unplaced_beam(every, model, options.search)
-    run = rescored_run(_decoder(model.net), ctc, weight, first, options.num_best)
-    return run, {"weights": origin} | settings | {"ctc_weight": weight}
+    first, settings = _unplaced_beam(every, model, chosen)
+    assert chosen.weights.ctc_weight is not None
+    head, share = _decoder(model.net), chosen.weights.ctc_weight
+    return rescored_run(head, ctc, share, first, options.num_best), settings
 
 
-def _ctc_weight(options: SearchOptions, model: Model) -> tuple[float, str]:
-    """Return CTC's share of a search by two heads, and where the weights are from."""
+@dataclass(frozen=True)
+class _Chosen:
+    """Weights of a search, where they are from, and what they were chosen by."""
+
+    weights: Weights
+    origin: str
+    tuned: Tuned | None
+    lm_sha256: str | None
+
+
+def _choose(options: SearchOptions, model: Model, name: str) -> _Chosen:
+    """Choose the weights of a search; name: under which they are tuned."""
     lm_sha256 = None if options.lm is None else file_hash(options.lm)
-    weights, origin = choose_weights(options, read_tuned(model.folder, options.search), lm_sha256)
-    assert weights.ctc_weight is not None
-    return weights.ctc_weight, origin
+    has_weights = options.lm is not None or options.search in CTC_WEIGHTS
+    tuned = read_tuned(model.folder, name) if has_weights else None
+    return _Chosen(*choose_weights(options, tuned, lm_sha256), tuned, lm_sha256)
 
 
 def _text(
-    options: SearchOptions, model: Model, name: str
+    options: SearchOptions, model: Model, chosen: _Chosen
 ) -> tuple[TextScorer | None, dict[str, Any]]:
-    """Return what prefixes are worth as text, None where nothing is said of it; and the settings.
-
-    Args:
-        name: under which weights are tuned for the search.
-    """
+    """Return what prefixes are worth as text, None where nothing is said of it; and the settings."""
     tokenizer, normaliser = model.tokenizer, model.normaliser
     units = units_of(tokenizer)
     settings: dict[str, Any] = {"beam": options.beam}
+    if chosen.weights.ctc_weight is not None:
+        settings |= {"weights": chosen.origin, "ctc_weight": chosen.weights.ctc_weight}
     if options.lm is None and not options.hotwords:
         return None, settings
     weights, words = Weights(0.0, 0.0, 0.0), None
     if options.lm is not None:
         words = load_word_model(options.lm)
         check_vocabulary(words, options.lm, tokenizer, normaliser)
-        sha256 = file_hash(options.lm)
-        weights, origin = choose_weights(options, read_tuned(model.folder, name), sha256)
-        settings |= {"lm": str(options.lm), "lm_sha256": sha256, "weights": origin}
+        weights = chosen.weights
+        settings |= {"lm": str(options.lm), "lm_sha256": chosen.lm_sha256}
+        settings |= {"weights": chosen.origin}
         settings |= {name: getattr(weights, name) for name in WEIGHT_NAMES}
     hotwords = None
     if options.hotwords:
@@ -278,17 +283,13 @@ def _text(
     return scorer, settings
 
 
-def _second_weights(
-    options: SearchOptions,
-    first: Weights,
-    tuned: Tuned | None,
-    lm_sha256: str,
-    neural_sha256: str,
-) -> Weights:
+def _second_weights(options: SearchOptions, chosen: _Chosen, neural_sha256: str) -> Weights:
     """Return the weights of the rescoring: tuned for both models, else the search's with a neural
     weight beside them."""
-    weights = dataclasses.replace(first, neural_weight=DEFAULT_NEURAL_WEIGHT)
-    hashes: tuple[str | None, str | None] = (lm_sha256, neural_sha256)
+    weights = dataclasses.replace(
+        chosen.weights, neural_weight=DEFAULT_NEURAL_WEIGHT, ctc_weight=None
+    )
+    tuned, hashes = chosen.tuned, (chosen.lm_sha256, neural_sha256)
     if tuned is not None and tuned.second and (tuned.lm_sha256, tuned.neural_sha256) == hashes:
         weights = tuned.second
     if options.neural_weight is None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from asr import config
 from asr.cli import main
@@ -138,7 +139,10 @@ def test_trained_tuned_and_taken_by_decoding(
     assert tuned.second is not None
     run("decode", "--model", exp, "--cuts", test, "--out", tmp_path / "out", *both)
     settings = json.loads((tmp_path / "out" / "decode.json").read_text())
-    assert settings["rescoring"] == dataclasses.asdict(tuned.second)
+    written = yaml.safe_load((exp / "model" / "search.yaml").read_text())
+    assert tuned.second.ctc_weight is None
+    assert settings["rescoring"] == written["second"]
+    assert settings["rescoring"] | {"ctc_weight": None} == dataclasses.asdict(tuned.second)
     # the development set decodes to the word error rate that tuning told
     run("decode", "--model", exp, "--cuts", dev, "--out", tmp_path / "dev", *both)
     score = json.loads((tmp_path / "dev" / "score.json").read_text())
