@@ -100,7 +100,7 @@ class Experiment:
 
 
 def read_experiment(folder: Path, metric: Metric = WER) -> Experiment:
-    """Everything that is compared, by this error rate.
+    """Read what is compared of an experiment, by this error rate.
 
     Raises:
         InputError: no such folder, no ``run.json``, a file that is malformed, or a ``score.json``

@@ -63,7 +63,7 @@ class _Failure:
 
 
 class Loader:
-    """Reads batches ahead: in a thread, or in processes that live as long as the loader.
+    """A reader of batches ahead: in a thread, or in processes that live as long as the loader.
 
     A thread is enough as long as one core reads faster than the model computes: decoding and
     resampling do not hold the interpreter. It costs neither a start nor memory.

@@ -65,7 +65,7 @@ class Lists:
         return sum(len(reference) for reference in self._references)
 
     def add(self, index: int, hypotheses: Iterable[Hypothesis], texts: Iterable[str]) -> int:
-        """Takes an utterance's hypotheses, best first; returns the errors of the best one."""
+        """Take an utterance's hypotheses, best first; return the errors of the best one."""
         errors = []
         for hypothesis, text in zip(hypotheses, texts, strict=True):
             assert hypothesis.parts is not None

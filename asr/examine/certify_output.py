@@ -45,7 +45,7 @@ def verdict(certificate: Certificate) -> str:
 
 
 def certificate_as_json(certificate: Certificate) -> dict[str, Any]:
-    """Everything; a difference that is not finite is null."""
+    """Return a certificate for JSON; a difference that is not finite is null."""
     content = finite(dataclasses.asdict(certificate))
     return {"certified": certificate.certified, "allowed": MOST, **content}
 

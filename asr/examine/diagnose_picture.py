@@ -26,7 +26,7 @@ _MOST_MAPS = 4
 
 
 def draw(report: Report, path: Path) -> None:
-    """Writes a PNG.
+    """Write a PNG.
 
     Raises:
         InputError: matplotlib is not installed, or the file cannot be written.

@@ -246,7 +246,7 @@ def _norm(tensors: list[Tensor]) -> float:
 
 
 class _Probe:
-    """Reads off one layer's attention while data pass."""
+    """Observer of one layer's attention while data pass."""
 
     seen: Seen
     residual_btd: Tensor

@@ -55,7 +55,7 @@ Tell = Callable[[Seen], None]
 def watch_attention(
     attention: Attending, tell: Tell, row_lens_b: Tensor | None = None
 ) -> Iterator[None]:
-    """Tells of every forward pass of the module, for as long as the block lasts.
+    """Tell of every forward pass of the module, for as long as the block lasts.
 
     Args:
         row_lens_b: how many queries of each sequence exist; None: the mask says it.

@@ -133,7 +133,7 @@ class _Lattice:
         self._skip_bs[:, 3::2] = np.where(differ, 0.0, -np.inf)
 
     def before_first_frame(self) -> NDArray[np.float64]:
-        """As if a state before the first blank could be left for the two first ones."""
+        """Return scores as if a state before the first blank could be left for the two first ones."""
         score_bs: NDArray[np.float64] = np.full(self._labels_bs.shape, -np.inf)
         score_bs[:, 0] = 0.0
         return score_bs

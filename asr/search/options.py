@@ -23,7 +23,7 @@ WEIGHT_NAMES = ("lm_weight", "word_bonus", "unknown_penalty")
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """Everything a user may say about a search; what only beam search has refuses greedy search.
+    """Options of a search; those that only beam search has are refused with greedy search.
 
     Attributes:
         search: greedy or beam, of the first head that has it; rescore: CTC's beam search, whose

@@ -118,7 +118,7 @@ class _PrefixTree:
         return number
 
     def rank_of(self, prefix: int, token: int) -> float:
-        """What ``prefix`` extended by ``token`` is worth as text."""
+        """Return what ``prefix`` extended by ``token`` is worth as text."""
         return 0.0
 
     def finish(self, kept: dict[int, _Ends]) -> list[_Final]:

@@ -109,7 +109,7 @@ def words_at(
 
 
 def one_per_text(hypotheses: Sequence[Hypothesis], units: Units) -> list[Hypothesis]:
-    """Of the hypotheses that spell the same words the first one, in their order.
+    """Return the first of the hypotheses that spell the same words, in their order.
 
     A doubled space, one at the end, another division into pieces: tokens differ, words do not. The
     score stays the first one's; the others' probabilities are not added to it, so that the best

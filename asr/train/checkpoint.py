@@ -56,7 +56,7 @@ class State:
 
 
 class Store(ABC):
-    """Writes and reads the checkpoints of one run."""
+    """Checkpoints of one run, written and read."""
 
     def __init__(self, folder: Path, processes: Processes):
         self.folder, self.processes = folder, processes
@@ -208,7 +208,7 @@ def _sharded(state: State) -> dict[str, Any]:
 
 
 def write_file(folder: Path, step: int, state: dict[str, Any]) -> Path:
-    """Writes beside, flushes to the disk, then renames: a kill leaves the old file or the new one.
+    """Write beside, flush to the disk, then rename: a kill leaves the old file or the new one.
 
     Raises:
         InputError: the folder cannot be written to, or the disk is full.
@@ -339,7 +339,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a rename last through a power cut."""
+    """Make a rename last through a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

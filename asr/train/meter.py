@@ -46,7 +46,7 @@ class Meter:
         self._passed_s = self._waited_s = self._audio_s = self._flops = 0.0
 
     def restart(self) -> None:
-        """Whatever was done since the last step is not training."""
+        """Leave out of the speed what was done since the last step."""
         self._mark_s = time.perf_counter()
 
     def waiting(self, batches: Iterator[Batch], count: int) -> list[Batch]:

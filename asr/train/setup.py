@@ -45,7 +45,7 @@ COVERAGE_UTTERANCES = 20_000
 
 @dataclass(frozen=True)
 class Setup:
-    """Everything a run needs before its first step."""
+    """Parts that a run needs before its first step."""
 
     net: Recogniser
     tokenizer: Tokenizer
@@ -86,7 +86,7 @@ def forget_tokenizer(exp: RunFolder) -> None:
 
 
 def keep_setup(exp: RunFolder, config: Config, tokenizer: Tokenizer) -> None:
-    """Makes EXP this run's own, now that everything in it is known to fit."""
+    """Make EXP this run's own, now that everything in it is known to fit."""
     if not exp.tokenizer.is_dir():
         with new_folder(exp.tokenizer) as unfinished:
             tokenizer.save(unfinished)
@@ -96,7 +96,7 @@ def keep_setup(exp: RunFolder, config: Config, tokenizer: Tokenizer) -> None:
 def prepare(
     config: Config, exp: RunFolder, device: torch.device, start: Start | None, new_tokenizer: bool
 ) -> Setup:
-    """Reads the manifests, trains or reads the tokenizer, builds the model on its device.
+    """Read the manifests, train or read the tokenizer, build the model on its device.
 
     Args:
         start: a model whose weights, and where it is of the kind asked for its tokenizer, are taken.

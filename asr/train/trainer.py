@@ -199,7 +199,7 @@ class Trainer:
         return launched
 
     def _read(self, launched: Launched, log: TrainingLog, meter: Meter) -> None:
-        """Takes up what a step computed."""
+        """Take up what a step computed."""
         progress, train = self.progress, self.config.train
         totals = launched.read()
         meter.step(totals)

@@ -50,7 +50,7 @@ class Reader:
 
 
 class Assembler:
-    """Takes frames in order and collects segments."""
+    """Collector of segments from frames in order."""
 
     def __init__(self, reader: Reader):
         self._reader = reader

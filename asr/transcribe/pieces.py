@@ -37,7 +37,7 @@ class Piece:
 
 
 class PieceCutter:
-    """Takes frames in order, gives them back in pieces; holds ``LONGEST_S`` of them at most.
+    """Cutter of frames in order into pieces; it holds ``LONGEST_S`` of them at most.
 
     Cuts are where the likeliest path has no letters for ``PAUSE_S``, and never between two frames of
     one token (unless it lasts for ``LONGEST_S``), so greedy search finds the same tokens in the whole

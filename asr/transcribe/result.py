@@ -1,4 +1,4 @@
-"""What a transcription is: text, segments, words with times and confidence, and what is missing."""
+"""Results of a transcription: text, segments, words with times and confidence, what is missing."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Transcript:
-    """Everything about one input; ``str()`` gives the text.
+    """Result of one input; ``str()`` gives the text.
 
     Attributes:
         name: the path, a cut's id, ``-`` for standard input, "" for an array.
@@ -73,7 +73,7 @@ class Transcript:
         return tuple(word for segment in self.segments for word in segment.words)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; times and confidences are rounded to three digits. Without the channel, which
+        """Return a dictionary for JSON, see ``rounded``. Without the channel, which
         people count from 1, and without notes where there are none."""
         found: dict[str, Any] = rounded(asdict(self))
         found["segments"] = [segment.to_dict() for segment in self.segments]

@@ -29,7 +29,7 @@ _LEAST_SILENCE_S = 0.2
 
 @dataclass(frozen=True)
 class Vad:
-    """How speech is told from silence.
+    """Settings by which speech is told from silence.
 
     Attributes:
         silence_s: a silence as long as this ends any stretch of speech.
@@ -99,7 +99,7 @@ class _Held:
 
 
 class SpeechFinder:
-    """Takes samples in order, gives back those with speech; every other sample is in a gap.
+    """Finder of the samples with speech, in order; every other sample is in a gap.
 
     Stretches begin and end with frames of the encoder.
     """
@@ -122,7 +122,7 @@ class SpeechFinder:
         self._end = 0  # frame after the last stretch
 
     def push(self, samples_n: np.ndarray) -> list[SpeechPart]:
-        """What is known to be in a stretch of speech by now."""
+        """Return what is known to be in a stretch of speech by now."""
         self._held.push(samples_n)
         parts = self._follow(self._activity.push(samples_n))
         if self._start is None:
@@ -176,7 +176,7 @@ class SpeechFinder:
 
     @property
     def _known_s(self) -> float:
-        """How far activity is known."""
+        """Seconds until which activity is known."""
         return self._num_known * _FRAME_S
 
     @property

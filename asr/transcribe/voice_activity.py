@@ -1,4 +1,4 @@
-"""Whether somebody speaks, every 32 ms, by silero-vad's network (MIT licence).
+"""Voice activity every 32 ms, by silero-vad's network (MIT licence).
 
 Its weights are taken from the TorchScript file in the wheel ``silero-vad``, whose Python code is not
 imported: it changes the number of threads of the whole process. The network is small: the magnitudes

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What heads and searches bring: experiments named HEADS-sSEED, each decoded by several searches.
+"""Comparison of heads and searches: experiments named HEADS-sSEED, decoded by several searches.
 
 python heads.py heads/ctc-s1 heads/softmax-s1 heads/sigmoid-s1 ... --out heads.md
 

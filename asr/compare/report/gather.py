@@ -74,7 +74,7 @@ class Contents:
 def gather(
     comparison: Comparison, draw_attention: DrawAttention, utterance: str | None = None
 ) -> Contents:
-    """Everything the page is made of.
+    """Gather the contents of the page.
 
     Args:
         draw_attention: InputError where it cannot.
