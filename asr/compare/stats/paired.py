@@ -135,8 +135,11 @@ def wer_intervals(group: Group, how: Bootstrap) -> list[Interval | None]:
 
 
 def wer_method(group: Group, member: int) -> str:
-    """Name the method of a member's interval: ``exact`` where all of its words are right, or all wrong: units that do
-    not differ say nothing of how much they might. Else ``bootstrap`` or ``t``."""
+    """Name the method of a member's interval.
+
+    ``exact`` where all of its words are right, or all wrong: units that do not differ say nothing of how
+    much they might. Else ``bootstrap`` or ``t``.
+    """
     errors_n = group.errors_nm[:, group.column(member)]
     if group.testable and (not errors_n.any() or (errors_n == group.words_n).all()):
         return "exact"
