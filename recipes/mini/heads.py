@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,10 +21,11 @@ import numpy as np
 
 from asr import provenance
 from asr.compare.cells import interval_text, p_text, points, rate_text
+from asr.compare.comparison import TypeDifference, TypeResult, corrected
+from asr.compare.contrasts import Grid, type_differences, type_results
 from asr.compare.experiment import Experiment, ScoredSet, read_experiment
-from asr.compare.stats.hierarchical import contrast, tested
 from asr.compare.stats.paired import group_of
-from asr.compare.stats.statistics import Floats, Interval, holm
+from asr.compare.stats.statistics import Floats
 from asr.decode.score import percent
 from asr.errors import InputError
 from asr.files import read_json_object, write_atomically
@@ -46,32 +48,27 @@ Type = tuple[str, str]
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """Errors (runs, speakers) of each type and the speakers' words.
+    """Sets of every type, in the order of the rows.
 
     Attributes:
-        names: of the runs of each type, in the order of the rows.
+        names: of each set's run.
+        grid: of the sets; types are called "heads, search".
         factors: mean seconds of decoding per second of audio, of each type.
-        shares: of CTC, of each run, where a search mixes both heads.
+        shares: of CTC, of each set, where a search mixes both heads.
     """
 
-    names: dict[Type, list[str]]
-    errors: dict[Type, Floats]
-    words: Floats
-    speakers: list[str]
+    names: list[str]
+    grid: Grid
     factors: dict[Type, float]
     shares: dict[Type, list[float]]
 
+    def wers(self, one: Type) -> Floats:
+        """Return the word error rates of a type's runs."""
+        group, columns = self.grid.group, self.grid.types[(", ".join(one),)]
+        return group.errors_nm[:, columns].sum(axis=0) / group.words_n.sum()
 
-@dataclasses.dataclass(frozen=True)
-class Change:
-    """A difference of two types' mean WERs, over seeds and speakers."""
-
-    name: str
-    baseline: str
-    difference: float
-    interval: Interval | None
-    p_value: float | None
-    p_holm: float | None = None
+    def runs(self, one: Type) -> list[str]:
+        return [self.names[column] for column in self.grid.types.get((", ".join(one),), [])]
 
 
 def main() -> None:
@@ -89,26 +86,38 @@ def main() -> None:
 def write_page(experiments: Sequence[Experiment], made_by: str, out: Path) -> None:
     """Write the page and its data."""
     measured = measure(experiments)
-    found = changes(measured)
+    group, found = measured.grid.group, changes(measured)
     facts = {
         "command": made_by,
         "revisions": sorted({one.run.revision or "-" for one in experiments}),
         "environment": provenance.environment() | {"versions": provenance.versions()},
         "models": _models(experiments),
-        "speakers": measured.speakers,
-        "words": measured.words.astype(int).tolist(),
+        "speakers": group.names_n,
+        "words": group.words_n.astype(int).tolist(),
         "types": [
             {
                 "heads": one[0],
                 "search": one[1],
-                "runs": names,
-                "errors": measured.errors[one].astype(int).tolist(),
-                "real_time_factor": round(measured.factors[one], 5),
+                "runs": measured.runs(one),
+                "errors": group.errors_nm.T[measured.grid.types[(", ".join(one),)]]
+                .astype(int)
+                .tolist(),
+                "real_time_factor": round(factor, 5),
                 "ctc_shares": measured.shares[one],
             }
-            for one, names in measured.names.items()
+            for one, factor in measured.factors.items()
         ],
-        "differences": [dataclasses.asdict(one) for one in found],
+        "differences": [
+            {
+                "name": one.name,
+                "baseline": one.baseline,
+                "difference": one.difference,
+                "interval": None if one.interval is None else dataclasses.asdict(one.interval),
+                "p_value": one.p_value,
+                "p_holm": one.p_holm,
+            }
+            for one in found
+        ],
     }
     page = "\n".join(_page(measured, found, facts)) + "\n"
     write_atomically(out.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
@@ -117,40 +126,38 @@ def write_page(experiments: Sequence[Experiment], made_by: str, out: Path) -> No
 
 
 def measure(experiments: Sequence[Experiment]) -> Measured:
-    """Collect the errors of every type.
+    """Collect the sets of every type.
 
     Raises:
-        InputError: an experiment of another name, or without a set that others of its heads have.
+        InputError: an experiment of another name, or without a set.
     """
-    scored: dict[Type, list[ScoredSet]] = {}
-    names: dict[Type, list[str]] = {}
-    shares: dict[Type, list[float]] = {}
+    by_type: dict[Type, list[tuple[str, Path, ScoredSet]]] = {}
     for one in experiments:
         heads, _, _ = one.folder.name.rpartition("-s")
         if not heads or not one.sets:
             raise InputError(f"{one.folder}: must be called HEADS-sSEED and have decoded sets")
-        for folder, search in SEARCHES.items():
-            if folder in one.sets:
-                scored.setdefault((heads, search), []).append(one.sets[folder])
-                names.setdefault((heads, search), []).append(one.folder.name)
-                shares.setdefault((heads, search), []).extend(
-                    _share(RunFolder(one.folder).decode / folder)
-                )
-    columns = [(key, one) for key, several in scored.items() for one in several]
-    group = group_of("test", {number: one for number, (_, one) in enumerate(columns)})
-    errors: dict[Type, list[Floats]] = {}
-    for number, (key, _) in enumerate(columns):
-        errors.setdefault(key, []).append(group.errors_nm[:, group.column(number)])
+        for name, search in SEARCHES.items():
+            if name in one.sets:
+                decoded = RunFolder(one.folder).decode / name
+                of_type = by_type.setdefault((heads, search), [])
+                of_type.append((one.folder.name, decoded, one.sets[name]))
+    names, scored, types = [], [], {}
+    for key, of_type in by_type.items():
+        types[(", ".join(key),)] = list(range(len(names), len(names) + len(of_type)))
+        names += [name for name, _, _ in of_type]
+        scored += [one for _, _, one in of_type]
+    group = group_of("test", dict(enumerate(scored)))
     return Measured(
         names=names,
-        errors={key: np.array(several) for key, several in errors.items()},
-        words=group.words_n,
-        speakers=group.names_n,
+        grid=Grid(group, ["heads and search"], types, LEVEL),
         factors={
-            key: float(np.mean([one.decoding.rtf or np.nan for one in several]))
-            for key, several in scored.items()
+            key: float(np.mean([one.decoding.rtf or np.nan for _, _, one in of_type]))
+            for key, of_type in by_type.items()
         },
-        shares=shares,
+        shares={
+            key: [share for _, decoded, _ in of_type for share in _share(decoded)]
+            for key, of_type in by_type.items()
+        },
     )
 
 
@@ -163,42 +170,18 @@ def _share(decoded: Path) -> list[float]:
     ]
 
 
-def changes(measured: Measured) -> list[Change]:
+def changes(measured: Measured) -> list[TypeDifference]:
     """Return every type against the first, and heads against each other, corrected over all (Holm)."""
-    types = list(measured.names)
-    pairs = [(one, types[0]) for one in types[1:]]
+    first, *others = measured.factors
+    pairs = [(one, first) for one in others]
     pairs += [
         (one, other)
-        for at, other in enumerate(types)
-        for one in types[at + 1 :]
-        if one[1] == other[1] and other[0] != types[0][0]
+        for other, one in itertools.combinations(others, 2)
+        if one[1] == other[1] and other[0] != first[0]
     ]
-    found = []
-    for one, other in pairs:
-        value, interval, p_value = _tested(measured, {one: 1.0, other: -1.0})
-        found.append(Change(", ".join(one), ", ".join(other), value, interval, p_value))
-    known = [one.p_value for one in found if one.p_value is not None]
-    adjusted = iter(holm(known))
-    return [
-        one if one.p_value is None else dataclasses.replace(one, p_holm=next(adjusted))
-        for one in found
-    ]
-
-
-def _tested(
-    measured: Measured, signs: dict[Type, float]
-) -> tuple[float, Interval | None, float | None]:
-    """Return a contrast of types' mean WERs, its interval and p-value over seeds and speakers."""
-    errors = [measured.errors[one] for one in signs]
-    weight_r = np.concatenate(
-        [np.full(len(e), sign / len(e)) for e, sign in zip(errors, signs.values(), strict=True)]
-    )
-    if min(map(len, errors)) < 2:
-        wers = np.concatenate(errors).sum(axis=1) / measured.words.sum()
-        return float(wers @ weight_r), None, None
-    type_r = [number for number, e in enumerate(errors) for _ in e]
-    found = contrast(np.concatenate(errors)[None], measured.words[None], weight_r, type_r)
-    return float(found.estimate_k[0]), *tested(found, LEVEL)
+    wanted = [(", ".join(one), ", ".join(other)) for one, other in pairs]
+    found = {(one.name, one.baseline): one for one in type_differences(measured.grid)}
+    return corrected([found[pair] for pair in wanted if pair in found])
 
 
 def _models(experiments: Sequence[Experiment]) -> dict[str, dict[str, Any]]:
@@ -211,14 +194,14 @@ def _models(experiments: Sequence[Experiment]) -> dict[str, dict[str, Any]]:
     return models
 
 
-def _page(measured: Measured, found: Sequence[Change], facts: dict[str, Any]) -> list[str]:
+def _page(measured: Measured, found: Sequence[TypeDifference], facts: dict[str, Any]) -> list[str]:
     lines = [
         "# What an attention decoder brings beside CTC",
         "",
         f"`{facts['command']}`",
         "",
-        f"Trained with commit {', '.join(facts['revisions'])}. {len(measured.speakers)} speakers, "
-        f"{int(measured.words.sum())} words. heads: ctc alone, or the weighting of a decoder beside it.",
+        f"Trained with commit {', '.join(facts['revisions'])}. {len(facts['speakers'])} speakers, "
+        f"{sum(facts['words'])} words. heads: ctc alone, or the weighting of a decoder beside it.",
         "",
         "| heads | parameters | training, s of audio per s |",
         "|---|---:|---:|",
@@ -233,7 +216,12 @@ def _page(measured: Measured, found: Sequence[Change], facts: dict[str, Any]) ->
         "",
         f"| heads | search | runs | mean WER % [{LEVEL:.0%}] | runs' WERs | change | share | time |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
-        *(_row(measured, one) for one in measured.names),
+        *(
+            _row(measured, one, result)
+            for one, result in zip(
+                measured.factors, type_results(measured.grid, measured.names), strict=True
+            )
+        ),
         "",
         f"Differences in points of WER, over seeds and speakers; Holm's p over all {len(found)}:",
         "",
@@ -247,18 +235,15 @@ def _page(measured: Measured, found: Sequence[Change], facts: dict[str, Any]) ->
     return lines
 
 
-def _row(measured: Measured, one: Type) -> str:
-    wers = measured.errors[one].sum(axis=1) / measured.words.sum()
-    value, interval, _ = _tested(measured, {one: 1.0})
+def _row(measured: Measured, one: Type, result: TypeResult) -> str:
     greedy = (one[0], SEARCHES["test"])
     change, times = "-", "-"
-    if one != greedy and measured.names.get(greedy) == measured.names[one]:
-        own = wers - measured.errors[greedy].sum(axis=1) / measured.words.sum()
-        change = " ".join(map(points, own))
+    if one != greedy and measured.runs(greedy) == result.names:
+        change = " ".join(map(points, measured.wers(one) - measured.wers(greedy)))
         times = f"{measured.factors[one] / measured.factors[greedy]:.1f}"
-    cells = [*map(cell, one), str(len(wers)), rate_text(value, interval)]
+    cells = [*map(cell, one), str(len(result.names)), rate_text(result.wer, result.interval)]
     shares = " ".join(f"{share:.1f}" for share in measured.shares[one]) or "-"
-    cells += [" ".join(map(percent, wers)), change, shares, times]
+    cells += [" ".join(map(percent, result.wers)), change, shares, times]
     return f"| {' | '.join(cells)} |"
 
 
