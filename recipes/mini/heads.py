@@ -141,7 +141,9 @@ def measure(experiments: Sequence[Experiment]) -> Measured:
                 decoded = RunFolder(one.folder).decode / name
                 of_type = by_type.setdefault((heads, search), [])
                 of_type.append((one.folder.name, decoded, one.sets[name]))
-    names, scored, types = [], [], {}
+    names: list[str] = []
+    scored: list[ScoredSet] = []
+    types: dict[tuple[str, ...], list[int]] = {}
     for key, of_type in by_type.items():
         types[(", ".join(key),)] = list(range(len(names), len(names) + len(of_type)))
         names += [name for name, _, _ in of_type]
