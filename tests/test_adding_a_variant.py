@@ -31,7 +31,7 @@ def changed_tree(section: str, tmp_path: Path) -> Path:
     if shutil.which("patch") is None:
         pytest.skip("the program `patch` is not installed")
     done = subprocess.run(patch, input=change(section), text=True, check=True, capture_output=True)
-    assert "offset" not in done.stdout, done.stdout  # line numbers are right
+    assert "offset" not in done.stdout, f"run tools/renumber_changes.py:\n{done.stdout}"
     return tmp_path
 
 

@@ -314,10 +314,11 @@ def _labels(
 
 
 def _shown(key: str, value: str, experiment: Experiment) -> str:
-    paths = experiment.settings.get(key)
-    if key in _options(CONTENT) and isinstance(paths, list):
-        files = (re.sub(r"(\.cuts)?\.jsonl(\.gz)?$", "", Path(str(path)).name) for path in paths)
-        value = ",".join(files)
+    several = experiment.settings.get(key)
+    if isinstance(several, list) and all(isinstance(item, str) for item in several):
+        if key in _options(CONTENT):
+            several = [re.sub(r"(\.cuts)?\.jsonl(\.gz)?$", "", Path(path).name) for path in several]
+        value = ",".join(several)
     return value if key in _BARE else f"{key.rpartition('.')[2]}={value}"
 
 
