@@ -60,6 +60,7 @@ def load(
             defaults = {name: vars(HEAD_SECTIONS[name]) for name in unread_heads(heads)}
             merged = OmegaConf.merge(merged, defaults)
         for origin, layer in layers:
+            _check_switches(layer, origin)
             merged = _merge(merged, layer, origin)
     config = OmegaConf.to_object(merged)
     assert isinstance(config, Config)
@@ -70,6 +71,15 @@ def load(
 def _given(layers: Sequence[tuple[str, dict[str, Any]]], section: str, name: str) -> list[Any]:
     """Return the values of an option in these layers, in order."""
     return [layer[section][name] for _, layer in layers if name in (layer.get(section) or {})]
+
+
+def _check_switches(layer: dict[str, Any], origin: str) -> None:
+    """Raise InputError where true or false is given as a number above 1, which OmegaConf takes."""
+    switches = [key for key, _, item in walk(Config()) if item.type == "bool"]
+    for key in switches:
+        for value in _given([(origin, layer)], *key.split(".")):
+            if isinstance(value, int) and value not in (0, 1):
+                raise InputError(f"{origin}: {_of_another_type(key, value)}")
 
 
 def _merge(merged: Any, layer: dict[str, Any], origin: str) -> Any:

@@ -177,7 +177,7 @@ def bounded_field(content: dict[str, Any], key: str, kind: type, where: str, hig
     """Look up a number from 0 to ``high``: None where it is missing, InputError for any other."""
     value = field(content, key, kind, where)
     if value is not None and not 0 <= value <= high:
-        raise InputError(f"{where}: {key!r} is {value:g}, expected a number from 0 to {high:g}")
+        raise InputError(f"{where}: {key!r} is {value!r}, expected a number from 0 to {high:.0f}")
     return value
 
 

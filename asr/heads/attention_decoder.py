@@ -53,10 +53,7 @@ class AttentionDecoder(Head):
 
     def log_probs(self, tokens_bu: Tensor, source: Source, memory: Memory | None = None) -> Tensor:
         """Return the log-probabilities (b, u, v) of what follows each token, in float32 at least."""
-        logits_buv = self.decoder(tokens_bu, source, memory)
-        return logits_buv.log_softmax(
-            -1, dtype=torch.promote_types(logits_buv.dtype, torch.float32)
-        )
+        return _log_softmax(self.decoder(tokens_bu, source, memory))
 
     @staticmethod
     def frames_needed(tokens: Sequence[Any]) -> int:
@@ -64,24 +61,48 @@ class AttentionDecoder(Head):
         return len(tokens)
 
     def cross_entropy(
-        self, source: Source, tokens_nu: Tensor, token_lens_n: Tensor, smoothing: float = 0.0
+        self, source: Source, tokens_bu: Tensor, token_lens_b: Tensor, smoothing: float = 0.0
     ) -> Tensor:
-        """Return the cross-entropy (n) of each transcript and its end, summed over its tokens.
+        """Return the cross-entropy (b) of each transcript and its end, summed over its tokens.
+
+        Args:
+            tokens_bu: padded with anything.
+        """
+        given_bu, targets_bu = _with_edges(tokens_bu, token_lens_b)
+        logits_buv = self.decoder(given_bu, source)
+        logits_buv = logits_buv.to(torch.promote_types(logits_buv.dtype, torch.float32))
+        loss_bu = nn.functional.cross_entropy(
+            logits_buv.transpose(1, 2), targets_bu, reduction="none", label_smoothing=smoothing
+        )
+        return _sum_existing(loss_bu, token_lens_b)
+
+    def log_prob_of_each(self, source: Source, tokens_nu: Tensor, token_lens_n: Tensor) -> Tensor:
+        """Return the log-probability (n) of each of several transcripts of an utterance and its end.
 
         Args:
             tokens_nu: as many transcripts for each utterance of the source, one utterance's after the
                 other's; padded with anything.
         """
-        edge_n1 = tokens_nu.new_full((len(tokens_nu), 1), EDGE)
-        exist_nu = frame_mask(token_lens_n, tokens_nu.shape[1])
-        tokens_nu = torch.where(exist_nu, tokens_nu, EDGE)
-        targets_nu = torch.cat([tokens_nu, edge_n1], 1)
-        given_nu, beginnings = torch.cat([edge_n1, tokens_nu], 1), None
-        if len(given_nu) > len(source.lens_b):
-            beginnings = Beginnings.of(given_nu, token_lens_n + 1, len(source.lens_b))
-        logits_nuv = self.decoder(given_nu, source, beginnings=beginnings)
-        logits_nuv = logits_nuv.to(torch.promote_types(logits_nuv.dtype, torch.float32))
-        loss_nu = nn.functional.cross_entropy(
-            logits_nuv.transpose(1, 2), targets_nu, reduction="none", label_smoothing=smoothing
-        )
-        return torch.where(frame_mask(token_lens_n + 1, loss_nu.shape[1]), loss_nu, 0.0).sum(1)
+        given_nu, targets_nu = _with_edges(tokens_nu, token_lens_n)
+        beginnings = Beginnings.of(given_nu, token_lens_n + 1, len(source.lens_b))
+        logits_bmv = self.decoder(given_nu, source, beginnings=beginnings)
+        log_probs_bmv = _log_softmax(logits_bmv)
+        log_probs_nu = log_probs_bmv.flatten(0, 1)[beginnings.node_nu, targets_nu]
+        return _sum_existing(log_probs_nu, token_lens_n)
+
+
+def _with_edges(tokens_bu: Tensor, lens_b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what the decoder is given at each place, and what follows it."""
+    edge_b1 = tokens_bu.new_full((len(tokens_bu), 1), EDGE)
+    tokens_bu = torch.where(frame_mask(lens_b, tokens_bu.shape[1]), tokens_bu, EDGE)
+    return torch.cat([edge_b1, tokens_bu], 1), torch.cat([tokens_bu, edge_b1], 1)
+
+
+def _sum_existing(x_bu: Tensor, token_lens_b: Tensor) -> Tensor:
+    """Sum over the tokens of each transcript and its end."""
+    return torch.where(frame_mask(token_lens_b + 1, x_bu.shape[1]), x_bu, 0.0).sum(1)
+
+
+def _log_softmax(logits_buv: Tensor) -> Tensor:
+    """Return log-probabilities in float32 at least."""
+    return logits_buv.log_softmax(-1, dtype=torch.promote_types(logits_buv.dtype, torch.float32))

@@ -140,7 +140,8 @@ class Decoder(nn.Module):
         """
         Args:
             memory: of tokens that were given before these, which it is added to; None: there are none.
-            beginnings: that transcripts of one utterance share, which are computed once.
+            beginnings: that transcripts of one utterance share, which are computed once; the logits are
+                of their nodes (b, m, v) then.
         """
         x_bud, frames = self._enter(tokens_bu, source, memory)
         if beginnings is not None:
@@ -150,8 +151,7 @@ class Decoder(nn.Module):
             x_bud = layer(x_bud, frames)
         if memory is not None:
             memory.num_frames += tokens_bu.shape[1]
-        logits_buv = self._leave(x_bud)
-        return logits_buv if beginnings is None else beginnings.spread(logits_buv)
+        return self._leave(x_bud)
 
     def with_weights(self, tokens_bu: Tensor, source: Source) -> tuple[Tensor, Tensor]:
         """Return the logits (b, u, v), and the weights (b, layers * h, u, s) of cross-attention."""

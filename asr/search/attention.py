@@ -108,7 +108,7 @@ def _both_scores(
         for tokens in [*(one.tokens for one in several), *[()] * (width - len(several))]
     ]
     tokens_nu, token_lens_n = (x.to(source.lens_b.device) for x in padded(rows))
-    decoder_n = -head.cross_entropy(source, tokens_nu, token_lens_n)
+    decoder_n = head.log_prob_of_each(source, tokens_nu, token_lens_n)
     # a beam leaves alignments out; this is the sum over all of them
     log_probs_nsv = log_probs_bsv.repeat_interleave(width, 0)
     lens_n = source.lens_b.repeat_interleave(width)

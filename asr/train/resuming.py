@@ -72,7 +72,8 @@ def check_steps_left(exp: RunFolder, config: Config, num_steps: int, changes: li
 def finished(config: Config) -> str:
     """Describe how to continue a run that is complete."""
     epochs = config.train.epochs
-    return f"all {epochs} epochs are trained; train.epochs={2 * epochs} goes on to twice as many"
+    trained = "the one epoch is" if epochs == 1 else f"all {epochs} epochs are"
+    return f"{trained} trained; train.epochs={2 * epochs} goes on to twice as many"
 
 
 def check_contents(exp: RunFolder, contents: dict[str, dict[str, Any]]) -> None:

@@ -140,8 +140,9 @@ def test_common_beginnings_are_computed_as_each_transcript_alone(
 ) -> None:
     decoder, source = decoder_of(weighting, position, weighting), source_of(9, 4)
     tokens_nu, lens_n = given()
+    beginnings = Beginnings.of(tokens_nu, lens_n, 2)
     with torch.no_grad():
-        shared_nuv = decoder(tokens_nu, source, beginnings=Beginnings.of(tokens_nu, lens_n, 2))
+        shared_nuv = beginnings.spread(decoder(tokens_nu, source, beginnings=beginnings))
         for row, length in enumerate(lens_n.tolist()):
             frames = int(source.lens_b[row // 4])
             own = Source(source.frames_bsd[row // 4, :frames][None], torch.tensor([frames]))

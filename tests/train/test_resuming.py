@@ -172,13 +172,13 @@ def test_the_rate_is_that_of_the_new_schedule(
 def test_a_finished_run_says_so(exp: Path, cuts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = (exp / "model" / "model.safetensors").read_bytes()
     go_on(exp, cuts)
-    assert "finished    all 1 epochs are trained; train.epochs=2 goes on" in capsys.readouterr().out
+    assert "finished    the one epoch is trained; train.epochs=2 goes on" in capsys.readouterr().out
     assert (exp / "model" / "model.safetensors").read_bytes() == weights
     before = files(exp)
     with pytest.raises(InputError) as caught:
         go_on(exp, cuts, "optimizer.schedule=linear")
     assert str(caught.value) == (
-        f"{exp}: optimizer.schedule was 'cosine', now 'linear': of no effect, as all 1 epochs are "
+        f"{exp}: optimizer.schedule was 'cosine', now 'linear': of no effect, as the one epoch is "
         "trained; train.epochs=2 goes on to twice as many"
     )
     assert files(exp) == before
