@@ -183,7 +183,6 @@ def _batches(sequences: Sequence[Sequence[int]], batch_tokens: int) -> list[list
 def padded(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Return token sequences padded with the blank (b, u), and their lengths (b)."""
     lens_b = torch.tensor([len(sequence) for sequence in sequences])
-    tokens_bu = torch.full((len(sequences), int(lens_b.max())), _EDGE)
-    for row, sequence in zip(tokens_bu, sequences, strict=True):
-        row[: len(sequence)] = torch.tensor(sequence, dtype=torch.long)
-    return tokens_bu, lens_b
+    longest = int(lens_b.max())
+    rows = [[*sequence, *[_EDGE] * (longest - len(sequence))] for sequence in sequences]
+    return torch.tensor(rows, dtype=torch.long), lens_b

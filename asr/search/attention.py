@@ -16,12 +16,13 @@ from asr.lm.neural import padded
 from asr.nn.frames import Source
 from asr.search.best_alignment import placed
 from asr.search.ctc_prefix import CtcPrefixes
+from asr.search.ctc_scores import ctc_scores
 from asr.search.hypothesis import Hypothesis, NBest, Run, ScoreParts, rows_with_nan
 from asr.search.label_beam import Found, Scorers, label_beam
 from asr.search.text_score import TextScorer
 
-# Places of transcripts that a decoder scores at once on a CPU, whose caches more would not fit.
-CPU_PLACES = 8192
+# Beginnings of transcripts that a decoder scores at once on a CPU, whose caches more would not fit.
+CPU_NODES = 4096
 
 
 def decoder_run(
@@ -75,15 +76,7 @@ def rescored_run(
         frames_bsd, lens_b = _checked(head, frames_bsd, lens_b)
         log_probs_bsv = ctc.frames(frames_bsd)
         found = first(log_probs_bsv, lens_b)
-        size = len(lens_b)
-        if frames_bsd.device.type == "cpu":
-            longest = max(len(one.tokens) + 1 for several in found for one in several)
-            size = max(1, CPU_PLACES // (longest * max(map(len, found))))
-        scores: list[list[tuple[float, float]]] = []
-        for at in range(0, len(lens_b), size):
-            rows = slice(at, at + size)
-            source = Source(frames_bsd[rows], lens_b[rows])
-            scores += _both_scores(head, ctc, source, log_probs_bsv[rows], found[rows])
+        scores = _scores_of_all(head, Source(frames_bsd, lens_b), log_probs_bsv, found)
         ranked = [
             sorted(
                 (_rescored(one, ctc_weight, *two) for one, two in zip(several, both, strict=True)),
@@ -96,8 +89,30 @@ def rescored_run(
     return run
 
 
+def _scores_of_all(
+    head: AttentionDecoder, source: Source, log_probs_bsv: Tensor, found: NBest
+) -> list[list[tuple[float, float]]]:
+    """Return ``_both_scores``; on a CPU, of groups of utterances with similar numbers of
+    beginnings: the decoder pads them."""
+    if log_probs_bsv.device.type != "cpu":
+        return _both_scores(head, source, log_probs_bsv, found)
+    beginnings = [
+        len({one.tokens[:end] for one in several for end in range(len(one.tokens) + 1)})
+        for several in found
+    ]
+    order = sorted(range(len(found)), key=beginnings.__getitem__)
+    size = max(1, CPU_NODES // max(beginnings))
+    scores: dict[int, list[tuple[float, float]]] = {}
+    for at in range(0, len(order), size):
+        rows = order[at : at + size]
+        part = source.select(torch.tensor(rows))
+        several = [found[row] for row in rows]
+        scores |= zip(rows, _both_scores(head, part, log_probs_bsv[rows], several), strict=True)
+    return [scores[row] for row in range(len(found))]
+
+
 def _both_scores(
-    head: AttentionDecoder, ctc: Head, source: Source, log_probs_bsv: Tensor, found: NBest
+    head: AttentionDecoder, source: Source, log_probs_bsv: Tensor, found: NBest
 ) -> list[list[tuple[float, float]]]:
     """Return the log-probabilities of each transcript by CTC and by the decoder."""
     width = max(map(len, found))
@@ -110,10 +125,8 @@ def _both_scores(
     tokens_nu, token_lens_n = (x.to(source.lens_b.device) for x in padded(rows))
     decoder_n = head.log_prob_of_each(source, tokens_nu, token_lens_n)
     # a beam leaves alignments out; this is the sum over all of them
-    log_probs_nsv = log_probs_bsv.repeat_interleave(width, 0)
-    lens_n = source.lens_b.repeat_interleave(width)
-    ctc_n = -ctc.loss_of_frames(log_probs_nsv, lens_n, tokens_nu, token_lens_n)
-    both_bw2 = torch.stack([ctc_n.double(), decoder_n.double()], 1).view(len(found), width, 2)
+    ctc_n = ctc_scores(log_probs_bsv, source.lens_b, tokens_nu, token_lens_n)
+    both_bw2 = torch.stack([ctc_n, decoder_n.double().cpu()], 1).view(len(found), width, 2)
     return [
         [(ctc, decoder) for ctc, decoder in both_w2[: len(several)].tolist()]
         for several, both_w2 in zip(found, both_bw2, strict=True)

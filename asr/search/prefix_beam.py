@@ -11,7 +11,7 @@ A language model adds to the rank by which prefixes are kept, never to those log
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -20,8 +20,11 @@ from torch import Tensor
 
 from asr.search.best_alignment import placed
 from asr.search.hypothesis import Hypothesis, NBest, ScoreParts, check_log_probs
+from asr.search.prefix_batch import search_batch
 from asr.search.text_score import TextScorer, TextState
 
+# Below so many utterances operations on arrays take longer than the steps that they save.
+FEWEST_AT_ONCE = 8
 _NEVER = -math.inf
 _RANK = itemgetter(0)
 
@@ -67,14 +70,27 @@ def prefix_beam(
         raise ValueError(f"num_best = {num_best}: must be at most beam = {beam}")
     check_log_probs(log_probs_btv, lens_b, blank)
     log_probs = log_probs_btv.detach().to("cpu", torch.float64)
-    results = []
-    for log_probs_tv, num_frames in zip(log_probs, lens_b.tolist(), strict=True):
-        valid_tv = log_probs_tv[:num_frames]
-        candidates = _likeliest_tokens(valid_tv, blank, token_beam, token_margin)
-        tree = _PrefixTree() if scorer is None else _ScoredTree(scorer)
-        kept = _search(tree, valid_tv.tolist(), candidates, beam, blank)
-        finals = tree.finish(kept)[:num_best]
-        results.append([Hypothesis(tokens, score, (), parts) for tokens, score, parts in finals])
+    lens = lens_b.tolist()
+    tokens_btk, gains_btk = _likeliest_tokens(log_probs, blank, token_beam, token_margin)
+    if scorer is None and len(lens) >= FEWEST_AT_ONCE:
+        arrays = (log_probs.numpy(), lens, tokens_btk.numpy(), gains_btk.numpy())
+        found = search_batch(*arrays, beam, blank)
+        finals_b: list[list[_Final]] = [[(*one, None) for one in several] for several in found]
+    else:
+        finals_b = []
+        for row, num_frames in enumerate(lens):
+            tree = _PrefixTree() if scorer is None else _ScoredTree(scorer)
+            counts_t = (gains_btk[row] > _NEVER).sum(dim=1).tolist()
+            candidates = [
+                tokens_k[:count]
+                for tokens_k, count in zip(tokens_btk[row].tolist(), counts_t, strict=True)
+            ]
+            steps = zip(log_probs[row, :num_frames].tolist(), candidates, strict=False)
+            finals_b.append(tree.finish(_search(tree, steps, beam, blank)))
+    results = [
+        [Hypothesis(tokens, score, (), parts) for tokens, score, parts in finals[:num_best]]
+        for finals in finals_b
+    ]
     return placed(results, log_probs, lens_b, blank) if has_frames else results
 
 
@@ -177,19 +193,18 @@ def _in_order(finals: list[_Final]) -> list[_Final]:
 
 def _search(
     tree: _PrefixTree,
-    log_probs_tv: Sequence[Sequence[float]],
-    candidates: Sequence[Sequence[int]],
+    steps: Iterable[tuple[Sequence[float], Sequence[int]]],
     beam: int,
     blank: int,
 ) -> dict[int, _Ends]:
-    """All prefixes in the beam after the last frame."""
+    """All prefixes in the beam after the last step; one has a frame's log-probabilities and the tokens
+    that may extend prefixes in it, likeliest first."""
     kept: dict[int, _Ends] = {0: _Ends(0.0, _NEVER, 0.0)}
-    for log_probs_v, candidates_k in zip(log_probs_tv, candidates, strict=True):
+    for log_probs_v, candidates_k in steps:
         stays = {prefix: _stay(tree, kept, prefix, log_probs_v, blank) for prefix in kept}
         ranked = [(end.total + tree.rank[prefix], prefix, -1) for prefix, end in stays.items()]
-        totals = sorted((rank for rank, _, _ in ranked), reverse=True)[:beam]
         # Nothing at or below what the beam is already full of can enter it.
-        floor = totals[-1] if len(totals) == beam else _NEVER
+        floor = _trim(ranked, beam)
         for prefix, end in kept.items():
             last = tree.last_token[prefix]
             most = end.total + tree.most[prefix]
@@ -204,8 +219,18 @@ def _search(
                 # A new prefix is reached from its parent alone; one in the beam has had it already.
                 if rank > floor and tree.find(prefix, token) not in kept:
                     ranked.append((rank, prefix, token))
-        kept = _best(tree, kept, stays, ranked, log_probs_v, beam)
+            if len(ranked) > beam:
+                floor = _trim(ranked, beam)
+        kept = _best(tree, kept, stays, ranked, log_probs_v)
     return kept
+
+
+def _trim(ranked: list[tuple[float, int, int]], beam: int) -> float:
+    """Keep the ``beam`` best, best first, of equals those that came first, and return the rank that
+    others must be above."""
+    ranked.sort(key=_RANK, reverse=True)  # of few, which a heap would not sort sooner
+    del ranked[beam:]
+    return ranked[-1][0] if len(ranked) == beam else _NEVER
 
 
 def _best(
@@ -214,12 +239,10 @@ def _best(
     stays: dict[int, _Ends],
     ranked: list[tuple[float, int, int]],
     log_probs_v: Sequence[float],
-    beam: int,
 ) -> dict[int, _Ends]:
-    """The ``beam`` best of the old prefixes (token -1) and the new ones (rank, parent, token)."""
+    """The old prefixes (token -1) and the new ones (rank, parent, token) that are in the beam."""
     best: dict[int, _Ends] = {}
-    ranked.sort(key=_RANK, reverse=True)  # of few, which a heap would not sort sooner
-    for rank, prefix, token in ranked[:beam]:
+    for rank, prefix, token in ranked:
         if token >= 0:
             repeats = token == tree.last_token[prefix]
             end = kept[prefix]
@@ -250,18 +273,17 @@ def _stay(
 
 
 def _likeliest_tokens(
-    log_probs_tv: Tensor, blank: int, token_beam: int | None, margin: float
-) -> list[list[int]]:
-    """Per frame the ``token_beam`` likeliest tokens other than blank, likeliest first, without
-    those more than ``margin`` below the frame's highest."""
-    others = [v for v in range(log_probs_tv.shape[1]) if v != blank]
+    log_probs_btv: Tensor, blank: int, token_beam: int | None, margin: float
+) -> tuple[Tensor, Tensor]:
+    """Per frame the ``token_beam`` likeliest tokens other than blank (b, t, k), likeliest first, and
+    their log-probabilities: -inf of those more than ``margin`` below the frame's highest."""
+    others = [v for v in range(log_probs_btv.shape[2]) if v != blank]
     count = len(others) if token_beam is None else min(token_beam, len(others))
-    best_tk, index_tk = log_probs_tv[:, others].topk(count, dim=1)
-    tokens = torch.tensor(others, dtype=torch.long)[index_tk].tolist()
-    if margin == math.inf:
-        return tokens
-    counts = (best_tk >= log_probs_tv.amax(dim=1, keepdim=True) - margin).sum(dim=1).tolist()
-    return [tokens_k[:kept] for tokens_k, kept in zip(tokens, counts, strict=True)]
+    best_btk, index_btk = log_probs_btv[..., others].topk(count, dim=2)
+    if margin < math.inf:
+        least_bt1 = log_probs_btv.amax(dim=2, keepdim=True) - margin
+        best_btk = best_btk.masked_fill(best_btk < least_bt1, _NEVER)
+    return torch.tensor(others)[index_btk], best_btk
 
 
 def _log_add(a: float, b: float) -> float:
