@@ -188,6 +188,24 @@ for module in ("asr.cli", "sigmoid_attention", "asr.api", "asr.train.run"):
     assert [line.split(" ", 1)[1] for line in run.stdout.splitlines()] == ["[]"] * 4, run.stdout
 
 
+def test_shapes_of_models_are_found_without_the_compiler() -> None:
+    code = """
+import sys
+from asr.config import load
+from asr.lm.neural import NeuralConfig, NeuralLm
+from asr.model.recogniser import weight_shapes
+from asr.nn.outline import outlines
+print(len(weight_shapes(load(overrides=["model.heads=[ctc,attention]"]), 30)))
+with outlines():
+    print(len(NeuralLm(NeuralConfig(("a", "b", "c"))).state_dict()))
+print("torch._dynamo" in sys.modules)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heads, lm, compiler = run.stdout.split()
+    assert min(int(heads), int(lm)) > 1
+    assert compiler == "False"
+
+
 def test_the_configuration_and_its_table_of_weightings_need_no_torch() -> None:
     code = "import asr.config, sys; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from asr.errors import InputError
 from asr.files import field, read_json_object, write_atomically
+from asr.nn.outline import outlines
 from asr.text.tokenizer import BLANK, Tokenizer
 from asr.weights_file import WeightsFile, write_weights
 
@@ -159,7 +160,7 @@ def load_neural(folder: Path, tokenizer: Tokenizer) -> NeuralLm:
     given = {name: number for name, number in numbers.items() if number is not None}
     config = NeuralConfig(tuple(tokenizer.pieces), **given)
     weights = WeightsFile(folder / WEIGHTS)
-    with torch.device("meta"):
+    with outlines():
         weights.check_shapes(
             {name: value.shape for name, value in NeuralLm(config).state_dict().items()}, path
         )

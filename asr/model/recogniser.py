@@ -17,6 +17,7 @@ from asr.heads.base import Head
 from asr.heads.table import build_heads
 from asr.nn.encoder import Chunk, Encoder
 from asr.nn.features import Fbank, GlobalNorm
+from asr.nn.outline import outlines
 from asr.nn.subsampling import Count, subsampled
 
 Augment = Callable[[Tensor, Tensor], Tensor]
@@ -153,7 +154,7 @@ class Recogniser(nn.Module):
 
 def weight_shapes(config: Config, vocab_size: int) -> dict[str, torch.Size]:
     """Names and shapes of the weights that a model of this configuration has, without allocating any."""
-    with torch.device("meta"):
+    with outlines():
         parts = {
             "norm": GlobalNorm(config.features.num_mels),
             "encoder": Encoder(config.encoder, config.attention, config.features.num_mels),
