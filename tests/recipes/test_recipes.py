@@ -59,15 +59,16 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return work, conf
 
 
-def mini(smoke: tuple[Path, Path], *words: object) -> str:
+def mini(smoke: tuple[Path, Path], *words: object, loads_anew: bool = False) -> str:
     work, conf = smoke
-    size = ("--hours", 0.02, "--dev", 4, "--test", 5)
-    return recipe("mini/run.sh", "--work", work, "--config", conf, *size, *words).stdout
+    every = ("--work", work, "--config", conf, "--hours", 0.02, "--dev", 4, "--test", 5, *words)
+    return recipe("mini/run.sh", *every, loads_anew=loads_anew).stdout
 
 
 def test_mini_runs_every_stage_and_prints_the_table(smoke: tuple[Path, Path]) -> None:
     assert "decode-sigmoid-alibi" in mini(smoke, "--dry-run")
     assert not (smoke[0] / "data").exists()
+    mini(smoke, "--systems", "sigmoid+alibi", loads_anew=True)
     printed = mini(smoke)
     assert "softmax" in printed
     assert "sigmoid" in printed
