@@ -74,7 +74,7 @@ def rescored_run(
     @torch.no_grad()
     def run(frames_bsd: Tensor, lens_b: Tensor) -> NBest:
         frames_bsd, lens_b = _checked(head, frames_bsd, lens_b)
-        log_probs_bsv = ctc.frames(frames_bsd)
+        log_probs_bsv = ctc.frames(frames_bsd).double()  # once, for all that reads them
         found = first(log_probs_bsv, lens_b)
         scores = _scores_of_all(head, Source(frames_bsd, lens_b), log_probs_bsv, found)
         ranked = [
