@@ -18,9 +18,6 @@ from asr.model.recogniser import Recogniser
 from asr.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_file
 from asr.weights_file import WeightsFile
 
-# Tensors that belong to the vocabulary.
-HEADS = "heads."
-
 
 @dataclass(frozen=True)
 class Start:
@@ -68,7 +65,7 @@ def keeps_tokenizer(start: Start, config: Config) -> bool:
 
 
 def take_weights(net: Recogniser, start: Start, tokenizer: Tokenizer) -> str:
-    """Copies what fits; the head stays new where the tokenizer is another one.
+    """Copy all but the heads that are not there; with another tokenizer all heads stay new.
 
     Returns:
         one line that says what was taken.
@@ -77,10 +74,21 @@ def take_weights(net: Recogniser, start: Start, tokenizer: Tokenizer) -> str:
         InputError: a tensor is missing there, is too many, or has another shape.
     """
     same_tokenizer = tokenizer.pieces == start.tokenizer.pieces
+    there = start.config.model.heads
+    kept = [name for name in net.heads if same_tokenizer and name in there]
+
+    def is_kept(name: str) -> bool:
+        part, _, rest = name.partition(".")
+        return part != "heads" or rest.partition(".")[0] in kept
+
     own = net.state_dict()
-    wanted = {name for name in own if same_tokenizer or not name.startswith(HEADS)}
-    offered = {name for name in start.weights if same_tokenizer or not name.startswith(HEADS)}
-    hint = f"encoder.* and attention.* must be as in {start.folder / CONFIG}"
+    wanted, offered = set(filter(is_kept, own)), set(filter(is_kept, start.weights))
+    alike = (
+        "encoder.*, attention.* and decoder.*"
+        if "attention" in kept
+        else "encoder.* and attention.*"
+    )
+    hint = f"{alike} must be as in {start.folder / CONFIG}"
     for name in sorted(wanted ^ offered):
         where = "is missing there" if name in wanted else "is not part of this configuration"
         raise InputError(f"--init-from {start.folder}: {name} {where}; {hint}")
@@ -95,6 +103,13 @@ def take_weights(net: Recogniser, start: Start, tokenizer: Tokenizer) -> str:
     if start.changed:  # the same weights mean something else then
         line += f", which computed attention otherwise: {', '.join(start.changed)}"
     if same_tokenizer:
-        return f"{line}, its tokenizer too"
-    new = ", ".join(sorted(set(own) - wanted))
-    return f"{line}; new, for another tokenizer: {new}"
+        line += ", its tokenizer too"
+    new = [name for name in net.heads if name not in kept]
+    left = [name for name in there if name not in net.heads]
+    if new:
+        line += f"; new{'' if same_tokenizer else ', for another tokenizer'}: {_heads(new)}"
+    return f"{line}; left there: {_heads(left)}" if left else line
+
+
+def _heads(names: list[str]) -> str:
+    return f"the head{'s' if len(names) > 1 else ''} {' and '.join(names)}"

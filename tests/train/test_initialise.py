@@ -62,3 +62,28 @@ def test_weights_under_another_count_are_reported(tmp_path: Path) -> None:
     start = read_start(tmp_path / "model", same)
     assert start.changed == []
     assert "otherwise" not in take_weights(net, start, start.tokenizer)
+
+
+def test_a_head_that_is_not_there_is_new_and_one_that_is_not_here_is_left(tmp_path: Path) -> None:
+    make(tmp_path / "ctc")
+    both = ["model.heads=[ctc,attention]", "decoder.num_layers=1", "decoder.num_heads=2"]
+    made = make(tmp_path / "both", *both).state_dict()
+    ctc = load_model(tmp_path / "ctc").net.state_dict()
+    start = read_start(tmp_path / "ctc", config.load([], [*SMALL, *both]))
+    torch.manual_seed(7)
+    net = Recogniser(config.load([], [*SMALL, *both]), start.tokenizer.vocab_size)
+    fresh = {name: value.clone() for name, value in net.state_dict().items()}
+    line = take_weights(net, start, start.tokenizer)
+    assert line.endswith(f"{tmp_path / 'ctc'}, its tokenizer too; new: the head attention")
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, fresh[name] if "heads.attention" in name else ctc[name])
+    start = read_start(tmp_path / "both", config.load([], SMALL))
+    net = Recogniser(config.load([], SMALL), start.tokenizer.vocab_size)
+    line = take_weights(net, start, start.tokenizer)
+    assert line.endswith(", its tokenizer too; left there: the head attention")
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, made[name])
+    other = train_tokenizer(["jumps over"], config.load([], SMALL).tokenizer)
+    net = Recogniser(config.load([], [*SMALL, *both]), other.vocab_size)
+    line = take_weights(net, start, other)
+    assert line.endswith("; new, for another tokenizer: the heads ctc and attention")
