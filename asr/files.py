@@ -69,10 +69,16 @@ def field(content: dict[str, Any], key: str, kind: type, where: str) -> Any:
     if small and kind is float and type(value) is int:
         return float(value)
     if not small or type(value) is not kind:
-        raise InputError(f"{where}: {key!r} is {value!r}, expected {_KIND_NAMES[kind]}")
+        raise InputError(f"{where}: {key!r} is {shown(value)}, expected {_KIND_NAMES[kind]}")
     if isinstance(value, str) and not is_unicode(value):
         raise InputError(f"{where}: {key!r} is {value!r}, which is half a character (a surrogate)")
     return value
+
+
+def shown(value: Any) -> str:
+    """Spell a stranger's value in a message: its beginning where it is long."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def is_unicode(text: str) -> bool:

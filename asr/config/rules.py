@@ -58,6 +58,15 @@ def _unread_of_head(section: str, name: str, default: object) -> Rule:
     )
 
 
+def _weight(config: Config, head: str) -> float:
+    """Return the factor on a head's loss; 1 of a head that has none."""
+    sections = {part.head or section: section for section, part in HEAD_SECTIONS.items()}
+    if head not in sections:
+        return 1.0
+    weight: float = vars(getattr(config, sections[head])).get("weight", 1.0)
+    return weight
+
+
 RULES = (
     Rule(
         lambda c: c.features.sample_rate * c.features.frame_ms > 1000 * MAX_WINDOW,
@@ -181,6 +190,11 @@ RULES = (
     Rule(
         lambda c: not c.model.heads or len(set(c.model.heads)) < len(c.model.heads),
         f"model.heads = {{model.heads}}: give one or more of {', '.join(HEAD_NAMES)}, none twice",
+    ),
+    Rule(
+        lambda c: not any(_weight(c, head) for head in c.model.heads),
+        "ctc.weight = {ctc.weight}, decoder.weight = {decoder.weight}: with model.heads = {model.heads} "
+        "there is nothing to train; give one of them a weight above 0",
     ),
     *(
         _unread_of_head(section, name, default)

@@ -346,8 +346,8 @@ class DecoderConfig(HeadConfig):
 class ModelConfig:
     heads: list[str] = option(
         ["ctc"],
-        "what stands on the encoder, each with a section of its own; training minimises the sum of "
-        "their losses, the first one is read",
+        "what stands on the encoder, each with a section of its own; training minimises the weighted "
+        "sum of their losses, the first one is read where no other is asked for",
         choices=HEAD_NAMES,
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from asr.data.speakers import UNKNOWN_SPEAKER
 from asr.errors import InputError
-from asr.files import field, finite, parse_object, read_json_object, read_text, required
+from asr.files import field, finite, parse_object, read_json_object, read_text, required, shown
 from asr.run_folder import DecodedFolder
 
 # 30 years; a sum of such can be formed.
@@ -177,7 +177,9 @@ def bounded_field(content: dict[str, Any], key: str, kind: type, where: str, hig
     """Look up a number from 0 to ``high``: None where it is missing, InputError for any other."""
     value = field(content, key, kind, where)
     if value is not None and not 0 <= value <= high:
-        raise InputError(f"{where}: {key!r} is {value!r}, expected a number from 0 to {high:.0f}")
+        raise InputError(
+            f"{where}: {key!r} is {shown(value)}, expected a number from 0 to {high:.0f}"
+        )
     return value
 
 

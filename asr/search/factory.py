@@ -208,7 +208,7 @@ def _attention_beam(options: SearchOptions, model: Model) -> tuple[Run, dict[str
 
 
 def _joint(options: SearchOptions, model: Model) -> tuple[Run, dict[str, Any]]:
-    model.net.head("ctc")
+    _beside_ctc(options, model)
     return _by_tokens(options, model, _choose(options, model, options.search))
 
 
@@ -223,12 +223,22 @@ def _by_tokens(options: SearchOptions, model: Model, chosen: _Chosen) -> tuple[R
 
 
 def _rescore(options: SearchOptions, model: Model) -> tuple[Run, dict[str, Any]]:
-    ctc, chosen = model.net.head("ctc"), _choose(options, model, options.search)
+    ctc, chosen = _beside_ctc(options, model), _choose(options, model, options.search)
     every = dataclasses.replace(options, num_best=options.beam)
     first, settings = _unplaced_beam(every, model, chosen)
     assert chosen.weights.ctc_weight is not None
     head, share = _decoder(model.net), chosen.weights.ctc_weight
     return rescored_run(head, ctc, share, first, options.num_best), settings
+
+
+def _beside_ctc(options: SearchOptions, model: Model) -> Head:
+    """Return CTC's head, or say that this search needs it."""
+    if "ctc" in model.net.heads:
+        return model.net.head("ctc")
+    raise InputError(
+        f"search = {options.search!r}: this model has no ctc head: model.heads = {[*model.net.heads]}; "
+        "its searches are greedy and beam"
+    )
 
 
 @dataclass(frozen=True)

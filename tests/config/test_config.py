@@ -140,6 +140,10 @@ def test_dump_reads_back_as_the_same_configuration(tmp_path: Path) -> None:
         ("train.epochs=1.5", r"epochs = 1\.5: expected a whole number from 1 to 1000000$"),
         ("train.epochs=", r"train\.epochs = None: expected a whole number from 1 to 1000000$"),
         ("attention.window=[4]", r"window = \[4\]: expected a whole number from 0 to 1048576$"),
+        (
+            "ctc.weight=0",
+            r"ctc\.weight = 0\.0, .* nothing to train; give one of them a weight above 0",
+        ),
         ("attention.causal=5", r"attention\.causal = 5: expected true or false$"),
         ("attention.causal=-1", r"attention\.causal = -1: expected true or false$"),
         ("attention.causal=maybe", r"attention\.causal = 'maybe': expected true or false$"),

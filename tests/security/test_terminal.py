@@ -159,6 +159,7 @@ def pair(tmp_path: Path) -> list[Path]:
     [
         ("run.json", "num_params", -5),
         ("run.json", "num_params", 10**300),
+        ("run.json", "num_params", 10**400),
         ("run.json", "train_audio_s_per_s", 1e308),
         ("run.json", "seed", -1),
         ("run.json", "name", "n" * 5000),
