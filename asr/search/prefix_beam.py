@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from asr.nn.frames import frame_mask
 from asr.search.best_alignment import placed
 from asr.search.hypothesis import Hypothesis, NBest, ScoreParts, check_log_probs
 from asr.search.prefix_batch import search_batch
@@ -70,23 +71,22 @@ def prefix_beam(
         raise ValueError(f"num_best = {num_best}: must be at most beam = {beam}")
     check_log_probs(log_probs_btv, lens_b, blank)
     log_probs = log_probs_btv.detach().to("cpu", torch.float64)
+    # numbers that may be anything are no numbers to compute with
+    exist_bt = frame_mask(lens_b.to("cpu"), log_probs.shape[1])
+    log_probs = log_probs.where(exist_bt[..., None], 0.0)
     lens = lens_b.tolist()
     tokens_btk, gains_btk = _likeliest_tokens(log_probs, blank, token_beam, token_margin)
-    if scorer is None and len(lens) >= FEWEST_AT_ONCE:
+    if scorer is None and len(lens) >= FEWEST_AT_ONCE and tokens_btk.numel():
         arrays = (log_probs.numpy(), lens, tokens_btk.numpy(), gains_btk.numpy())
         found = search_batch(*arrays, beam, blank)
         finals_b: list[list[_Final]] = [[(*one, None) for one in several] for several in found]
     else:
-        finals_b = []
-        for row, num_frames in enumerate(lens):
-            tree = _PrefixTree() if scorer is None else _ScoredTree(scorer)
-            counts_t = (gains_btk[row] > _NEVER).sum(dim=1).tolist()
-            candidates = [
-                tokens_k[:count]
-                for tokens_k, count in zip(tokens_btk[row].tolist(), counts_t, strict=True)
-            ]
-            steps = zip(log_probs[row, :num_frames].tolist(), candidates, strict=False)
-            finals_b.append(tree.finish(_search(tree, steps, beam, blank)))
+        finals_b = [
+            _search_one(log_probs_tv[:length], tokens_tk, gains_tk, beam, blank, scorer)
+            for log_probs_tv, length, tokens_tk, gains_tk in zip(
+                log_probs, lens, tokens_btk, gains_btk, strict=True
+            )
+        ]
     results = [
         [Hypothesis(tokens, score, (), parts) for tokens, score, parts in finals[:num_best]]
         for finals in finals_b
@@ -191,6 +191,24 @@ def _in_order(finals: list[_Final]) -> list[_Final]:
     return sorted(finals, key=lambda final: (-final[1], final[0]))
 
 
+def _search_one(
+    log_probs_tv: Tensor,
+    tokens_tk: Tensor,
+    gains_tk: Tensor,
+    beam: int,
+    blank: int,
+    scorer: TextScorer | None,
+) -> list[_Final]:
+    """Return the transcripts of an utterance, best first."""
+    tree = _PrefixTree() if scorer is None else _ScoredTree(scorer)
+    counts = (gains_tk > _NEVER).sum(dim=1).tolist()
+    candidates = [
+        tokens_k[:count] for tokens_k, count in zip(tokens_tk.tolist(), counts, strict=True)
+    ]
+    steps = zip(log_probs_tv.tolist(), candidates, strict=False)
+    return tree.finish(_search(tree, steps, beam, blank))
+
+
 def _search(
     tree: _PrefixTree,
     steps: Iterable[tuple[Sequence[float], Sequence[int]]],
@@ -283,7 +301,7 @@ def _likeliest_tokens(
     if margin < math.inf:
         least_bt1 = log_probs_btv.amax(dim=2, keepdim=True) - margin
         best_btk = best_btk.masked_fill(best_btk < least_bt1, _NEVER)
-    return torch.tensor(others)[index_btk], best_btk
+    return torch.tensor(others, dtype=torch.long)[index_btk], best_btk
 
 
 def _log_add(a: float, b: float) -> float:

@@ -58,7 +58,7 @@ def read_start(path: Path, config: Config) -> Start:
 
 
 def keeps_tokenizer(start: Start, config: Config) -> bool:
-    """Whether this configuration asks for the kind of tokenizer that the model has."""
+    """Tell whether this configuration asks for the kind of tokenizer that the model has."""
     ours, theirs = config.tokenizer, start.config.tokenizer
     same_size = ours.kind == "char" or ours.vocab_size == theirs.vocab_size
     return ours.kind == theirs.kind and ours.normaliser == theirs.normaliser and same_size

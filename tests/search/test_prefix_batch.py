@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -91,4 +92,19 @@ def test_no_frames_are_the_empty_transcript(monkeypatch: pytest.MonkeyPatch) -> 
     lens_b = torch.zeros(FEWEST_AT_ONCE, dtype=torch.long)
     assert found(log_probs_btv, lens_b) == [[((), 0.0)]] * FEWEST_AT_ONCE
     monkeypatch.setattr(one_by_one, "FEWEST_AT_ONCE", 10**9)
+    assert found(log_probs_btv, lens_b) == [[((), 0.0)]] * FEWEST_AT_ONCE
+
+
+@pytest.mark.parametrize("beyond", [math.nan, math.inf, -math.inf])
+def test_what_lies_beyond_the_lengths_is_nobodys(beyond: float) -> None:
+    log_probs_btv, lens_b = frames(5, 12, 4, 2.0)
+    expected = found(log_probs_btv, lens_b, beam=4, num_best=4)
+    for row, length in enumerate(lens_b.tolist()):
+        log_probs_btv[row, length:] = beyond
+    with np.errstate(invalid="raise", divide="raise"):
+        assert found(log_probs_btv, lens_b, beam=4, num_best=4) == expected
+
+
+def test_a_vocabulary_of_the_blank_alone() -> None:
+    log_probs_btv, lens_b = torch.zeros(FEWEST_AT_ONCE, 3, 1), torch.full((FEWEST_AT_ONCE,), 3)
     assert found(log_probs_btv, lens_b) == [[((), 0.0)]] * FEWEST_AT_ONCE
