@@ -252,6 +252,7 @@ class Transcriber:
         if left_chunks is not None:
             left_chunks = whole("left_chunks", left_chunks)
         with usual_settings():
+            self._reader.search.quick()  # a model without places for words cannot be helped by chunks
             return TextStream(
                 self.model,
                 self._reader,

@@ -56,10 +56,12 @@ def add_model_options(parser: argparse.ArgumentParser, default_search: str = "gr
     search.add_argument(
         "--beam",
         type=int,
-        help="prefixes that beam search keeps; default: as tuned for what the "
+        help="hypotheses that a search keeps, not for greedy; default: as tuned for what the "
         "model carries, else 8",
     )
-    search.add_argument("--num-best", type=int, default=1, help="hypotheses per utterance")
+    search.add_argument(
+        "--num-best", type=int, default=1, help="hypotheses per utterance, at most --beam"
+    )
     search.add_argument("--lm", type=path, help="n-gram model (ARPA, or KenLM's), not for greedy")
     search.add_argument(
         "--lm-weight", type=float, help="weight of --lm; default: as tuned (asr tune), else 0.5"
@@ -82,8 +84,7 @@ def add_model_options(parser: argparse.ArgumentParser, default_search: str = "gr
     search.add_argument(
         "--hotword-bonus",
         type=float,
-        default=4.0,
-        help="added to the score (natural logarithm) per word of a phrase",
+        help="added to the score (natural logarithm) per word of a phrase; default: 4",
     )
     search.add_argument(
         "--neural", type=path, help="neural model that ranks what beam or rescore found"
@@ -135,7 +136,7 @@ def search_options(args: argparse.Namespace) -> SearchOptions:
 
     return SearchOptions(
         search="greedy" if args.search is None else args.search,
-        beam=8 if args.beam is None else args.beam,
+        beam=args.beam,
         num_best=args.num_best,
         lm=args.lm,
         lm_weight=args.lm_weight,

@@ -18,7 +18,9 @@ from asr.stderr import tell
 
 def add(verbs: Verbs) -> None:
     parser = verbs.add_parser(
-        "tune", help="a development manifest -> the language model's weights, for decoding"
+        "tune",
+        help="a development manifest -> the weights of a language model and of two heads, for decoding",
+        description="Weights that are given (--lm-weight, --ctc-weight ...) are where tuning begins.",
     )
     add_model(parser)
     parser.add_argument(
@@ -34,7 +36,7 @@ def add(verbs: Verbs) -> None:
         help="error rate to lower: of words (default), or of characters, for languages without spaces",
     )
     parser.add_argument("--workers", type=count, default=0, help="processes that read audio")
-    add_model_options(parser)
+    add_model_options(parser, "beam")
     parser.set_defaults(run=run, search="beam")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -300,11 +300,13 @@ def _labels(
 ) -> list[str]:
     """Name each experiment's level; no two levels have the same name."""
     names: dict[_Cell, str] = {}
+    read = {key for one in values for key in one}
     found = []
     for one, experiment in zip(values, experiments, strict=True):
         level = tuple(one.get(key) for key in group)
         if level not in names:
-            parts = [_shown(key, one[key], experiment) for key in group[:_MAX_PARTS] if key in one]
+            own = [key for key in group[:_MAX_PARTS] if key in one]
+            parts = [_shown(key, one[key], experiment, read) for key in own]
             text = printable("+".join(parts)) or "none of them"
             text = text if len(text) <= _MAX_LABEL else f"{text[:_MAX_LABEL]}..."
             alike = sum(re.sub(r" #\d+$", "", name) == text for name in names.values())
@@ -313,13 +315,22 @@ def _labels(
     return found
 
 
-def _shown(key: str, value: str, experiment: Experiment) -> str:
+def _shown(key: str, value: str, experiment: Experiment, read: Set[str]) -> str:
+    """Show an option's value with its name, and its section where another option is called so too.
+
+    Args:
+        read: every option that some training reads.
+    """
     several = experiment.settings.get(key)
     if isinstance(several, list) and all(isinstance(item, str) for item in several):
         if key in _options(CONTENT):
             several = [re.sub(r"(\.cuts)?\.jsonl(\.gz)?$", "", Path(path).name) for path in several]
         value = ",".join(several)
-    return value if key in _BARE else f"{key.rpartition('.')[2]}={value}"
+    if key in _BARE:
+        return value
+    name = key.rpartition(".")[2]
+    is_alone = sum(one.rpartition(".")[2] == name for one in read) < 2
+    return f"{name if is_alone else key}={value}"
 
 
 def _alone(

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeAlias
 
 import yaml
 from omegaconf import OmegaConf
@@ -22,6 +23,9 @@ from asr.config.rules import refusal
 from asr.config.schema import HEAD_SECTIONS, Config, EncoderConfig, unread_heads, walk
 from asr.errors import InputError
 from asr.formats import FORMAT
+
+Layers: TypeAlias = "Sequence[tuple[str, dict[str, Any]]]"
+"""Where settings are from, and they themselves by section and name."""
 
 
 def load(
@@ -64,11 +68,22 @@ def load(
             merged = _merge(merged, layer, origin)
     config = OmegaConf.to_object(merged)
     assert isinstance(config, Config)
-    _check_values(config)
+    _check_values(config, _origins(given[:-1], given[-1]))
     return config
 
 
-def _given(layers: Sequence[tuple[str, dict[str, Any]]], section: str, name: str) -> list[Any]:
+def _origins(files: Sequence[Layers], overrides: Layers) -> dict[str, str]:
+    """Return the file that has the last word on each option that is said; empty: an override has it."""
+    layers = [*itertools.chain(*files), *(("", layer) for _, layer in overrides)]
+    return {
+        f"{section}.{name}": origin
+        for origin, layer in layers
+        for section, part in layer.items()
+        for name in part or ()
+    }
+
+
+def _given(layers: Layers, section: str, name: str) -> list[Any]:
     """Return the values of an option in these layers, in order."""
     return [layer[section][name] for _, layer in layers if name in (layer.get(section) or {})]
 
@@ -156,24 +171,31 @@ def _plain(bound: float) -> str:
     return str(int(bound)) if is_whole else repr(bound)
 
 
-def _check_values(config: Config) -> None:
+def _check_values(config: Config, origins: dict[str, str]) -> None:
+    """Raise InputError for a value that cannot be, with the file where it stands; see ``_origins``."""
+
+    def refuse(text: str, *keys: str) -> NoReturn:
+        found = {origins[key] for key in keys if key in origins}
+        where = found.pop() if len(found) == 1 else ""
+        raise InputError(f"{where}: {text}" if where else text)
+
     for key, value, item in walk(config):
         values = value if isinstance(value, list) else [value]
         choices, low, high = (item.metadata[name] for name in ("choices", "low", "high"))
         for one in values:
             if isinstance(one, (list, dict)):
-                raise InputError(_of_another_type(key, value))
+                refuse(_of_another_type(key, value), key)
             if choices is not None and one not in choices:
                 names = [str(choice) for choice in choices]
                 hint = difflib.get_close_matches(str(one), names, n=1)
                 meant = f"; did you mean {hint[0]}?" if hint else ""
-                raise InputError(f"{key} = {one!r}: choose one of {', '.join(names)}{meant}")
+                refuse(f"{key} = {one!r}: choose one of {', '.join(names)}{meant}", key)
             if isinstance(one, float) and one != one:
-                raise InputError(f"{key} = {one!r}: must be a number")
+                refuse(f"{key} = {one!r}: must be a number", key)
             if low is not None and one < low:
-                raise InputError(f"{key} = {one!r}: must be at least {_plain(low)}")
+                refuse(f"{key} = {one!r}: must be at least {_plain(low)}", key)
             if high is not None and one > high:
-                raise InputError(f"{key} = {one!r}: must be at most {_plain(high)}")
+                refuse(f"{key} = {one!r}: must be at most {_plain(high)}", key)
     reason = refusal(config)
     if reason:
-        raise InputError(reason)
+        refuse(reason, *(key for key, _, _ in walk(config) if key in reason))

@@ -34,6 +34,9 @@ from asr.text.coverage import warn_of_references
 from asr.text.tokenizer import TextProcessor
 from asr.weights_sums import weights_sum
 
+# What makes hypotheses others than those that were there, the model apart.
+_WAY = ("head", "search", "beam", "lm_sha256", "neural_sha256", "ctc_weight", "chunk")
+
 
 def set_name(cuts: Path) -> str:
     """``test-clean`` for ``data/test-clean.cuts.jsonl.gz`` and for ``data/test-clean.jsonl``."""
@@ -71,10 +74,11 @@ def decode_set(
     """
     utterances = open_utterances(model, cuts)
     fingerprint = utterances.cuts.fingerprint()
-    if not replace:
-        _refuse_another_set(out, cuts, fingerprint)
+    before = {} if replace else _decoded_before(out)
+    _refuse_another_set(out, before, cuts, fingerprint)
     model_sha256 = weights_sum(model.folder / WEIGHTS)  # before a training can replace them
     search = build_search(options, model)
+    settings = search.settings | ({} if chunk is None else _stream_settings(model, chunk))
     config = model.config
     device = model.net.device
     processes = processes or Processes(0, 1, device)
@@ -93,8 +97,7 @@ def decode_set(
         "fingerprint": fingerprint,
         "model_sha256": model_sha256,
         **({} if joined is None else {"joined": joined}),
-        **search.settings,
-        **({} if chunk is None else _stream_settings(model, chunk)),
+        **settings,
         "normaliser": config.tokenizer.normaliser,
         "num_utterances": len(utterances),
         "audio_s": round(audio_s, 2),
@@ -119,6 +122,8 @@ def decode_set(
         for index, hypotheses in sorted(results.items())
     ]
     if processes.first:
+        if before and any(before.get(name) != settings.get(name) for name in _WAY):
+            warn(f"{out}: replaces what {_way(before)} had found; --out names another folder")
         _warn_of_unended({utterances.ids[index]: found[0] for index, found in results.items()})
         content = "".join(json.dumps(line) + "\n" for line in lines)
         write_atomically(DecodedFolder(out).hypotheses, content)
@@ -136,12 +141,23 @@ def open_utterances(model: Model, cuts: Path) -> Utterances:
     return Utterances(read_cuts(cuts), processor, model.config.features.sample_rate)
 
 
-def _refuse_another_set(out: Path, cuts: Path, fingerprint: str) -> None:
-    """InputError if ``out`` was decoded from other utterances; older files name the manifest alone."""
+def _decoded_before(out: Path) -> dict[str, Any]:
+    """Return how what is in a folder was decoded; empty where nothing is."""
     there = DecodedFolder(out).decoding
-    if not there.is_file():
+    return read_json_object(there) if there.is_file() else {}
+
+
+def _way(settings: dict[str, Any]) -> str:
+    """Name the search of a ``decode.json``."""
+    named = {"search": "", "head": "head ", "beam": "beam ", "lm": "lm ", "chunk": "chunk "}
+    said = ((words, settings.get(name)) for name, words in named.items())
+    return "search " + ", ".join(f"{words}{value}" for words, value in said if value is not None)
+
+
+def _refuse_another_set(out: Path, before: dict[str, Any], cuts: Path, fingerprint: str) -> None:
+    """InputError if ``out`` was decoded from other utterances; older files name the manifest alone."""
+    if not before:
         return
-    before = read_json_object(there)
     if "fingerprint" in before:
         same = before["fingerprint"] == fingerprint
     else:

@@ -135,7 +135,8 @@ def describe(score: Score) -> str:
     parts = [f"{decoding.set_name}: {score.audio_s / 3600:.2f} h"]
     if decoding.search is not None:
         width = "" if decoding.beam is None else f", beam {decoding.beam}"
-        parts.append(f"search {decoding.search}{width}")
+        head = "" if decoding.head is None else f" of the {decoding.head} head"
+        parts.append(f"search {decoding.search}{head}{width}")
     return printable("; ".join([*parts, f"normaliser {decoding.normaliser}"]))
 
 

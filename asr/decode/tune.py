@@ -188,7 +188,7 @@ def tune(
         lm=None if options.lm is None else options.lm.name,
         lm_sha256=lm_sha256,
         first=best,
-        beam=options.beam,
+        beam=options.width,
         tuned_on=set_name(cuts),
         wer=errors[best] / lists.num_words,
         metric=metric.name,
@@ -229,7 +229,7 @@ def _checked(options: SearchOptions) -> SearchOptions:
         raise InputError("tune: --neural is tuned for --search beam alone")
     if options.ctc_weight == 0.0:
         raise InputError("tune: ctc_weight = 0: both heads must have a share where tuning begins")
-    return dataclasses.replace(options, num_best=options.beam)
+    return dataclasses.replace(options, num_best=options.width)
 
 
 def _with(options: SearchOptions, weights: Weights) -> SearchOptions:

@@ -110,11 +110,13 @@ def picture(maps_l: list[Tensor], across_l: Sequence[Tensor] = ()) -> np.ndarray
     Maps are averaged down to at most 56 x 56 and drawn as square roots, so that small weights show.
 
     Args:
-        across_l: a decoder's, which follow as squares of the same size.
+        across_l: a decoder's, which follow below a black line as squares of the same size.
     """
     side = min(_MAX_SIDE, *maps_l[0].shape[1:])
-    rows = []
+    rows: list[np.ndarray] = []
     for group_l in (maps_l, across_l):
+        if rows and group_l:
+            rows.append(np.ones((3, max(row.shape[1] for row in rows)), np.float32))
         for layer in _spread(len(group_l), _MAX_LAYERS):
             p_hts = group_l[layer]
             heads = _spread(len(p_hts), _MAX_HEADS)

@@ -165,7 +165,8 @@ def find_model(path: Path) -> Path:
     if not path.is_dir():
         meant = difflib.get_close_matches(str(path), box.NAMES, n=1)
         hint = f"; did you mean {meant[0]}, which comes with the package?" if meant else ""
-        raise InputError(f"{path}: no such model folder{hint}")
+        what = "a file; a model is a folder" if path.is_file() else "no such model folder"
+        raise InputError(f"{path}: {what}{hint}")
     inside = _there(run.model)
     folder = inside if (inside / CONFIG).is_file() else path
     for name in (CONFIG, WEIGHTS):

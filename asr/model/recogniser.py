@@ -71,7 +71,8 @@ class Recogniser(nn.Module):
             InputError: the model has no such head.
         """
         if name is not None and name not in self.heads:
-            raise InputError(f"this model has no {name} head: model.heads = {[*self.heads]}")
+            known = ", ".join(self.heads)
+            raise InputError(f"this model has no {name} head: choose one of its heads, {known}")
         return cast(Head, self.heads[name or self.first_head])
 
     def forward(

@@ -189,7 +189,7 @@ def _unplaced_beam(
     settings |= {"neural": str(options.neural), "neural_sha256": sha256}
     weights = dataclasses.asdict(second)
     settings["rescoring"] = {name: weights[name] for name in (*WEIGHT_NAMES, "neural_weight")}
-    every = dataclasses.replace(options, num_best=options.beam)
+    every = dataclasses.replace(options, num_best=options.width)
     wide = _beam(every, units, scorer, margin)
 
     def rescored(frames_btx: Tensor, lens_b: Tensor) -> NBest:
@@ -218,13 +218,13 @@ def _by_tokens(options: SearchOptions, model: Model, chosen: _Chosen) -> tuple[R
     scorer, settings = _text(options, model, chosen)
     units, num_found = units_of(model.tokenizer), _num_found(options)
     head, share = _decoder(model.net), chosen.weights.ctc_weight or 0.0
-    run = decoder_run(head, _ctc(model.net), share, options.beam, num_found, scorer)
+    run = decoder_run(head, _ctc(model.net), share, options.width, num_found, scorer)
     return _one_per_text(run, units, options.num_best), settings
 
 
 def _rescore(options: SearchOptions, model: Model) -> tuple[Run, dict[str, Any]]:
     ctc, chosen = _beside_ctc(options, model), _choose(options, model, options.search)
-    every = dataclasses.replace(options, num_best=options.beam)
+    every = dataclasses.replace(options, num_best=options.width)
     first, settings = _unplaced_beam(every, model, chosen)
     assert chosen.weights.ctc_weight is not None
     head, share = _decoder(model.net), chosen.weights.ctc_weight
@@ -265,7 +265,7 @@ def _text(
     """Return what prefixes are worth as text, None where nothing is said of it; and the settings."""
     tokenizer, normaliser = model.tokenizer, model.normaliser
     units = units_of(tokenizer)
-    settings: dict[str, Any] = {"beam": options.beam}
+    settings: dict[str, Any] = {"beam": options.width}
     if chosen.weights.ctc_weight is not None:
         settings |= {"weights": chosen.origin, "ctc_weight": chosen.weights.ctc_weight}
     if options.lm is None and not options.hotwords:
@@ -280,8 +280,9 @@ def _text(
         settings |= {name: getattr(weights, name) for name in WEIGHT_NAMES}
     hotwords = None
     if options.hotwords:
-        hotwords = hotwords_of(options.hotwords, options.hotword_bonus, units, normaliser)
-        settings |= {"hotwords": list(options.hotwords), "hotword_bonus": options.hotword_bonus}
+        bonus = options.bonus_per_word
+        hotwords = hotwords_of(options.hotwords, bonus, units, normaliser)
+        settings |= {"hotwords": list(options.hotwords), "hotword_bonus": bonus}
     scorer = TextScorer(
         units,
         words,
@@ -346,7 +347,7 @@ def hotwords_of(
 
 def _num_found(options: SearchOptions) -> int:
     # several spellings of one text count as one of the num_best, so all are asked for
-    return 1 if options.num_best == 1 else options.beam
+    return 1 if options.num_best == 1 else options.width
 
 
 def _beam(
@@ -356,7 +357,7 @@ def _beam(
         return prefix_beam(
             log_probs_btv,
             lens_b,
-            options.beam,
+            options.width,
             num_best=_num_found(options),
             token_margin=token_margin,
             scorer=scorer,

@@ -16,6 +16,8 @@ SEARCH_NAMES = ("greedy", "beam", "rescore", "joint")
 CTC_WEIGHTS = {"rescore": 0.5, "joint": 0.3}
 """CTC's share of the score where nothing is said, by search: as usual for such models."""
 
+DEFAULT_BEAM = 8
+DEFAULT_HOTWORD_BONUS = 4.0
 MAX_BEAM = 1_000_000
 
 WEIGHT_NAMES = ("lm_weight", "word_bonus", "unknown_penalty")
@@ -28,14 +30,14 @@ class SearchOptions:
     Attributes:
         search: greedy or beam, of the first head that has it; rescore: CTC's beam search, whose
             ``beam`` best the attention decoder ranks; joint: token by token, by both heads.
-        beam: hypotheses that a search keeps.
-        num_best: hypotheses wanted, at most ``beam``; no two have the same words, so there may be
+        beam: hypotheses that a search keeps, see ``width``; greedy search has none.
+        num_best: hypotheses wanted, at most ``width``; no two have the same words, so there may be
             fewer.
         lm: n-gram model, ARPA or KenLM's binary format; a ``str`` becomes a ``Path``, as ``neural``.
         lm_weight, word_bonus, unknown_penalty: None: as tuned for this model and this ``lm``, else
             ``DEFAULT_WEIGHTS``.
         hotwords: words and phrases to prefer; the model's normaliser is applied to them.
-        hotword_bonus: natural-log bonus of each word of each of them.
+        hotword_bonus: natural-log bonus of each word of each of them; None: see ``bonus_per_word``.
         neural: folder of a neural language model that ranks the ``beam`` best anew.
         neural_weight: None: as tuned with all the others for this ``lm`` and this ``neural``, else
             ``DEFAULT_NEURAL_WEIGHT``.
@@ -48,14 +50,14 @@ class SearchOptions:
     """
 
     search: str = "greedy"
-    beam: int = 8
+    beam: int | None = None
     num_best: int = 1
     lm: Path | None = None
     lm_weight: float | None = None
     word_bonus: float | None = None
     unknown_penalty: float | None = None
     hotwords: tuple[str, ...] = ()
-    hotword_bonus: float = 4.0
+    hotword_bonus: float | None = None
     neural: Path | None = None
     neural_weight: float | None = None
     ctc_weight: float | None = None
@@ -68,10 +70,13 @@ class SearchOptions:
                 f"search {shown(self.search)}: choose one of {', '.join(SEARCH_NAMES)}"
             )
         for name in ("beam", "num_best"):
-            if getattr(self, name) > MAX_BEAM:
-                raise InputError(f"{name} = {getattr(self, name)}: must be at most {MAX_BEAM}")
-        if self.num_best > (1 if self.search == "greedy" else self.beam):
-            most = "greedy search finds one" if self.search == "greedy" else f"--beam {self.beam}"
+            value = getattr(self, name)
+            if value is not None and value > MAX_BEAM:
+                raise InputError(f"{name} = {value}: must be at most {MAX_BEAM}")
+        if self.search == "greedy" and self.beam is not None:
+            raise InputError(f"beam = {self.beam}: greedy search has no beam; choose --search beam")
+        if self.num_best > self.width:
+            most = "greedy search finds one" if self.search == "greedy" else f"--beam {self.width}"
             raise InputError(f"num_best = {self.num_best}: too many, {most}")
         if self.search == "greedy" and (self.lm is not None or self.hotwords):
             raise InputError(
@@ -97,27 +102,40 @@ class SearchOptions:
                 )
             if not 0.0 <= self.ctc_weight <= 1.0:
                 raise InputError(f"ctc_weight = {self.ctc_weight:g}: must be from 0 to 1")
-        if not abs(self.hotword_bonus) <= MAX_WEIGHT:
-            raise InputError(
-                f"hotword_bonus = {self.hotword_bonus}: must be a finite number of at most "
-                f"{MAX_WEIGHT:g}"
-            )
+        if self.hotword_bonus is not None:
+            if not abs(self.hotword_bonus) <= MAX_WEIGHT:
+                raise InputError(
+                    f"hotword_bonus = {self.hotword_bonus}: must be a finite number of at most "
+                    f"{MAX_WEIGHT:g}"
+                )
+            if not self.hotwords:
+                raise InputError(
+                    f"hotword_bonus = {self.hotword_bonus:g}: means nothing without --hotwords"
+                )
+
+    @property
+    def width(self) -> int:
+        """Hypotheses that the search keeps: greedy search one, others ``DEFAULT_BEAM`` unsaid."""
+        return 1 if self.search == "greedy" else self.beam or DEFAULT_BEAM
+
+    @property
+    def bonus_per_word(self) -> float:
+        """Natural-log bonus of each word of a hotword."""
+        return DEFAULT_HOTWORD_BONUS if self.hotword_bonus is None else self.hotword_bonus
 
     def _check_types(self) -> None:
         """Make every value of the type that its field has."""
         word("search", self.search)
         if self.head is not None:
             word("head", self.head)
-        values: dict[str, object] = {
-            name: whole(name, getattr(self, name), 1) for name in ("beam", "num_best")
-        }
+        values: dict[str, object] = {"num_best": whole("num_best", self.num_best, 1)}
+        values["beam"] = None if self.beam is None else whole("beam", self.beam, 1)
         for name in ("lm", "neural"):
             given = getattr(self, name)
             values[name] = None if given is None else path(name, given)
-        for name in (*WEIGHT_NAMES, "neural_weight", "ctc_weight"):
+        for name in (*WEIGHT_NAMES, "neural_weight", "ctc_weight", "hotword_bonus"):
             given = getattr(self, name)
             values[name] = None if given is None else number(name, given)
-        values["hotword_bonus"] = number("hotword_bonus", self.hotword_bonus)
         if isinstance(self.hotwords, str):
             raise InputError(f"hotwords = {self.hotwords!r}: must be phrases, ({self.hotwords!r},)")
         if not isinstance(self.hotwords, (tuple, list)):

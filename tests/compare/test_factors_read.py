@@ -134,3 +134,11 @@ def test_heads_are_named_as_they_are_said(tmp_path: Path) -> None:
     assert names == ["heads=ctc"] * 3 + ["heads=ctc,attention"] * 3
     (found,) = (one for one in comparison.type_differences if one.factor == "model.heads")
     assert {found.name, found.baseline} == {"heads=ctc", "heads=ctc,attention"}
+
+
+def test_an_option_whose_name_several_sections_have_is_named_with_its_own(tmp_path: Path) -> None:
+    heads = {"model.heads": ["ctc", "attention"]}
+    folders = seeds_with(tmp_path, "less", 0.3, heads | {"decoder.weight": 0.3})
+    folders += seeds_with(tmp_path, "more", 0.2, heads | {"decoder.weight": 0.7})
+    names = [row.levels["decoder.weight"] for row in compare(folders).rows]
+    assert names == ["decoder.weight=0.3"] * 3 + ["decoder.weight=0.7"] * 3

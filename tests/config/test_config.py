@@ -44,14 +44,14 @@ def test_a_kind_of_encoder_takes_back_what_was_said_before_to_another(tmp_path: 
         assert (encoder.causal, encoder.dim) == (causal, 64)
     reason = "encoder.conv_kernel = 15: encoder.kind = transformer does not read it; leave it at 31"
     over.write_text("encoder: {conv_kernel: 15, kind: transformer}\n")
-    for files, overrides in (
-        ([over], []),
-        ([yaml], ["encoder.conv_kernel=15", "encoder.kind=transformer"]),
-        ([], ["encoder.kind=transformer", "encoder.conv_kernel=15"]),
+    for files, overrides, where in (
+        ([over], [], f"{over}: "),
+        ([yaml], ["encoder.conv_kernel=15", "encoder.kind=transformer"], ""),
+        ([], ["encoder.kind=transformer", "encoder.conv_kernel=15"], ""),
     ):
         with pytest.raises(InputError) as caught:
             config.load(files, overrides)
-        assert str(caught.value) == reason
+        assert str(caught.value) == where + reason
 
 
 def test_a_folder_of_an_older_version_may_hold_what_its_kind_does_not_read(tmp_path: Path) -> None:
@@ -206,6 +206,11 @@ def test_a_wrong_override_is_refused_in_one_line(override: str, message: str) ->
         ("base: nowhere", "base: 'nowhere' is neither a file beside it nor one of conformer"),
         ("train: {device: '${oc.env:HOME}'}", "interpolation is not allowed"),
         ("base: me.yaml", "names itself in a circle"),
+        ("train: {epochs: 0}", r"me\.yaml: train\.epochs = 0: must be at least 1$"),
+        ("encoder: {kind: conformr}", r"me\.yaml: encoder\.kind = 'conformr': choose one of"),
+        ("augment: {speed_factors: [.nan]}", r"me\.yaml: augment\.speed_factors = nan: must be a"),
+        ("encoder: {dim: 30}", r"me\.yaml: encoder\.dim = 30 must be a multiple of attention"),
+        ("optimizer: {lr: 1000}", r"me\.yaml: optimizer\.lr = 1000\.0: must be at most 10$"),
     ],
 )
 def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
@@ -213,6 +218,25 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, text: str, message:
     with pytest.raises(InputError, match=message) as caught:
         config.load([path])
     assert "\n" not in str(caught.value)
+
+
+def test_who_has_the_last_word_is_named(tmp_path: Path) -> None:
+    """Of two files the later one; an override stands in the message already."""
+    low = write(tmp_path / "low.yaml", "train: {epochs: 0}\nencoder: {dim: 30}")
+    fine, high = write(tmp_path / "fine.yaml", "train: {seed: 2}"), tmp_path / "high.yaml"
+    write(high, "base: low.yaml\ntrain: {epochs: -1}")
+
+    def refused(files: list[Path], *overrides: str) -> str:
+        with pytest.raises(InputError) as caught:
+            config.load(files, overrides)
+        return str(caught.value)
+
+    assert refused([low, fine]).startswith(f"{low}: train.epochs = 0")
+    assert refused([high]).startswith(f"{high}: train.epochs = -1")
+    assert refused([high], "train.epochs=0").startswith("train.epochs = 0")
+    # of several options in one message: the file that gives all that are given
+    assert refused([high], "train.epochs=1").startswith(f"{low}: encoder.dim = 30 must")
+    assert refused([high], "train.epochs=1", "attention.num_heads=4").startswith("encoder.dim = 30")
     with pytest.raises(InputError, match="cannot read configuration"):
         config.load([tmp_path / "missing.yaml"])
 

@@ -60,3 +60,23 @@ def test_two_sets_called_test(
     (out / "decode.json").write_text(json.dumps(summary))
     assert decode(same) == 2
     assert decode(one) == 0
+
+
+def test_another_search_that_takes_the_place_of_one_is_told(
+    exp: Path, tiny_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cuts, out = str(tiny_corpus / "test.cuts.jsonl.gz"), tmp_path / "out"
+
+    def warned(*words: str) -> bool:
+        common = ["--model", str(exp), "--cuts", cuts, "--out", str(out), "--threads", "1"]
+        assert main(["decode", *common, *words]) == 0
+        error = capsys.readouterr().err
+        assert error.count("replaces what") <= 1
+        return f"{out}: replaces what search " in error
+
+    assert not warned()
+    assert not warned()  # the same again
+    assert warned("--search", "beam", "--beam", "2")
+    assert not warned("--search", "beam", "--beam", "2")
+    assert warned("--search", "beam", "--beam", "3")
+    assert not warned("--overwrite")

@@ -35,10 +35,10 @@ SEARCHES = [
 ]
 
 
-def saved(folder: Path, heads: str) -> Path:
+def saved(folder: Path, heads: str, *options: str) -> Path:
     """An untrained model that is sure of its noise."""
     own = DECODER if "attention" in heads else []
-    cfg = config.load([], [*SMALL, *own, f"model.heads=[{heads}]"])
+    cfg = config.load([], [*SMALL, *own, f"model.heads=[{heads}]", *options])
     tokenizer = train_tokenizer(["the quick brown fox jumps over a lazy dog"], cfg.tokenizer)
     torch.manual_seed(0)
     net = Recogniser(cfg, tokenizer.vocab_size)
@@ -145,7 +145,11 @@ def test_what_a_model_lacks_is_refused(
     ctc = saved(tmp_path / "ctc", "ctc")
     message = "the ctc head has greedy, beam; joint is of attention, model.heads = ['ctc']"
     assert message in refused(ctc, "--search", "joint")
-    assert "this model has no attention head" in refused(ctc, "--head", "attention")
+    message = "this model has no attention head: choose one of its heads, ctc"
+    assert message in refused(ctc, "--head", "attention")
+    message = "this model has no decoder head: choose one of its heads, ctc, attention"
+    assert message in refused(both, "--head", "decoder")
+    assert "greedy search has no beam" in refused(both, "--beam", "8")
     assert "ctc_weight = 1.5: must be from 0 to 1" in refused(
         both, "--search", "joint", "--ctc-weight", "1.5"
     )
@@ -156,6 +160,9 @@ def test_what_a_model_lacks_is_refused(
     assert len(decode(alone, Path(cuts), tmp_path / "out")) > 0
     with pytest.raises(InputError, match="need a head that places words in time"):
         asr.load(alone, "cpu").stream(16000)
+    whole = saved(tmp_path / "whole", "attention", "encoder.chunk_sizes=[0]")
+    with pytest.raises(InputError, match="need a head that places words in time"):
+        asr.load(whole, "cpu").stream(16000)
 
 
 def test_a_decoder_alone_places_its_words(tiny_corpus: Path, tmp_path: Path) -> None:

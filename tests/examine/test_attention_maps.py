@@ -59,17 +59,18 @@ def test_weights_times_values_are_what_cross_attention_puts_out(
 
 
 def test_a_decoders_squares_follow_the_encoders(tmp_path: Path) -> None:
-    """A row of the encoder's 2 heads of 25 x 25 frames, two of the decoder's 4, edges of 2 each."""
+    """A row of the encoder's 2 heads of 25 x 25 frames, a line, two of the decoder's 4; edges of 2."""
     model = saved(tmp_path, "softmax")
     drawn, row_sum = draw_attention(tmp_path, WAVE_N, 16000)
-    assert drawn.shape == (3 * 27, 4 * 27)
+    assert drawn.shape == (3 * 27 + 3, 4 * 27)
+    assert (drawn[27:30, : 2 * 27] == 1).all()
     first = picture(attention_maps(model.net, WAVE_N))
     assert np.array_equal(drawn[:27, : 2 * 27], first)
     assert not drawn[:27, 2 * 27 :].any()
-    assert drawn[27:].max() == 1.0
+    assert drawn[30:].max() == 1.0
     assert row_sum == pytest.approx(float(attention_maps(model.net, WAVE_N)[0].sum(-1).mean()))
     # a head that looks at one frame more for each token, a row of the square for each
-    square = picture([torch.eye(25)[None]], [torch.eye(5, 25)[None]])[27:, :25]
+    square = picture([torch.eye(25)[None]], [torch.eye(5, 25)[None]])[30:, :25]
     assert [list(np.flatnonzero(row)) for row in square[:25:5]] == [[0], [1], [2], [3], [4]]
 
 

@@ -112,6 +112,8 @@ def test_folder_without_weights_or_with_wrong_ones_is_refused(folder: Path) -> N
         load_model(folder)
     with pytest.raises(InputError, match="no such model folder"):
         load_model(folder / "nowhere")
+    with pytest.raises(InputError, match=r"model\.safetensors: a file; a model is a folder$"):
+        load_model(folder / "model" / "model.safetensors")
 
 
 def test_a_strangers_folder_cannot_read_the_environment(

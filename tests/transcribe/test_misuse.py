@@ -161,7 +161,7 @@ def test_numbers_of_any_type_are_numbers(streaming_exp: Path, babble: np.ndarray
     transcriber = asr.load(
         streaming_exp,
         torch.device("cpu"),  # type: ignore[arg-type]
-        SearchOptions("greedy", np.int64(8)),  # type: ignore[arg-type]
+        SearchOptions("greedy", num_best=np.int64(1)),  # type: ignore[arg-type]
         window_s=np.float32(8),  # type: ignore[arg-type]
         overlap_s=Fraction(2),  # type: ignore[arg-type]
         max_batch_s=np.int64(120),  # type: ignore[arg-type]
@@ -186,7 +186,7 @@ def test_numbers_of_any_type_are_numbers(streaming_exp: Path, babble: np.ndarray
         (("beam", 8.0), "beam = 8.0"),
         (("beam", True), "beam = True"),
         (("beam", "8"), "beam = '8'"),
-        (("beam", None), "beam = None"),
+        (("greedy", 8), "beam = 8: greedy search has no beam; choose --search beam"),
         (("beam", 0), "beam = 0: must be at least 1"),
         (("beam", 8, NAN), "num_best = nan"),
         ((None,), "search = None"),
@@ -200,6 +200,7 @@ def test_numbers_of_any_type_are_numbers(streaming_exp: Path, babble: np.ndarray
         (("beam", 8, 1, None, None, None, None, (3,)), "a hotword = 3"),
         (("beam", 8, 1, None, None, None, None, ("word",), "4"), "hotword_bonus = '4'"),
         (("beam", 8, 1, None, None, None, None, (), NAN), "hotword_bonus = nan"),
+        (("beam", 8, 1, None, None, None, None, (), 4), "4: means nothing without --hotwords"),
         (("beam", 8, 1, "lm.arpa", None, None, None, (), 4.0, 7), "neural = 7"),
     ],
     ids=repr,

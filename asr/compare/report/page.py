@@ -371,7 +371,8 @@ def _maps(contents: Contents) -> str:
         f"four of each), in utterance {escaped(contents.map_utterance or '')}: time runs right for "
         "what is looked at and down for what looks. Dark is much weight, as a share of the square's "
         "largest; softmax rows sum to 1, others need not. Where a model has an attention decoder, its "
-        "cross-attention follows below: the tokens that it writes down, the frames to the right.</p>"
+        "cross-attention follows below the line: the tokens that it writes down, the frames to the "
+        "right.</p>"
         f'<div class="maps">{cards}</div>'
     )
 
