@@ -146,7 +146,10 @@ class Decoder(nn.Module):
         x_bud, frames = self._enter(tokens_bu, source, memory)
         if beginnings is not None:
             x_bud = beginnings.gather(x_bud)
-            frames = frames._replace(beginnings=beginnings)
+            mask = replace(
+                frames.mask, query_lens=beginnings.lens_n
+            )  # what lies beyond is not computed
+            frames = frames._replace(beginnings=beginnings, mask=mask)
         for layer in self.layers:
             x_bud = layer(x_bud, frames)
         if memory is not None:

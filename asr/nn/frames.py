@@ -72,10 +72,12 @@ class Beginnings(NamedTuple):
         node_nu: of each place of each transcript the node, counted through all utterances.
         place_bm: of each node a place that it is at, counted through all transcripts; what is added to
             the utterances with fewer nodes is any.
+        lens_n: places of each transcript.
     """
 
     node_nu: Tensor
     place_bm: Tensor
+    lens_n: Tensor
 
     @classmethod
     def of(cls, tokens_nu: Tensor, lens_n: Tensor, num_utterances: int) -> Beginnings:
@@ -95,7 +97,8 @@ class Beginnings(NamedTuple):
         place_bn = is_node_bn.int().sort(dim=1, descending=True, stable=True).indices
         rows_b1 = torch.arange(num_utterances, device=lens_n.device)[:, None]
         node_bn = (is_node_bn.cumsum(1) - 1).gather(1, at_bn) + rows_b1 * num_nodes
-        return cls(node_bn.view(num, length), place_bn[:, :num_nodes] + rows_b1 * (width * length))
+        place_bm = place_bn[:, :num_nodes] + rows_b1 * (width * length)
+        return cls(node_bn.view(num, length), place_bm, lens_n)
 
     def spread(self, x_bmd: Tensor) -> Tensor:
         """Return (n, u, d): at every place of the transcripts what is at its node."""

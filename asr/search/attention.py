@@ -6,6 +6,9 @@ They read the encoder's frames; those of CTC are made of them where a search ask
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import operator
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -96,10 +99,7 @@ def _scores_of_all(
     beginnings: the decoder pads them."""
     if log_probs_bsv.device.type != "cpu":
         return _both_scores(head, source, log_probs_bsv, found)
-    beginnings = [
-        len({one.tokens[:end] for one in several for end in range(len(one.tokens) + 1)})
-        for several in found
-    ]
+    beginnings = [_num_beginnings([one.tokens for one in several]) for several in found]
     order = sorted(range(len(found)), key=beginnings.__getitem__)
     size = max(1, CPU_NODES // max(beginnings))
     scores: dict[int, list[tuple[float, float]]] = {}
@@ -109,6 +109,16 @@ def _scores_of_all(
         several = [found[row] for row in rows]
         scores |= zip(rows, _both_scores(head, part, log_probs_bsv[rows], several), strict=True)
     return [scores[row] for row in range(len(found))]
+
+
+def _num_beginnings(transcripts: Sequence[tuple[int, ...]]) -> int:
+    """Return how many different beginnings some transcripts have, the empty one among them."""
+    rising = [(), *sorted(transcripts)]
+    shared = (
+        sum(map(bool, itertools.accumulate(map(operator.eq, *two), operator.and_)))
+        for two in itertools.pairwise(rising)
+    )
+    return 1 + sum(map(len, transcripts)) - sum(shared)
 
 
 def _both_scores(

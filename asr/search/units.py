@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from asr.text.tokenizer import BLANK, UNKNOWN, UNKNOWN_TEXT, Tokenizer
 
 _SPACE = "▁"  # SentencePiece's spelling of a space, at the front of the piece that follows it
+_EDGE = "\0"  # between words: no letters have it
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,15 @@ class Units:
 
     def spell(self, tokens: Sequence[int]) -> list[str]:
         """The words that tokens spell: ``tokenizer.decode(tokens).split()``."""
-        return [
-            "".join(self.letters_v[tokens[position]] for position in positions)
-            for positions in self.split(tokens)
-        ]
+        text = "".join([self._spelled_v[token] for token in tokens])
+        return [word for word in text.split(_EDGE) if word]
+
+    @functools.cached_property
+    def _spelled_v(self) -> tuple[str, ...]:
+        return tuple(
+            _EDGE * begins + letters
+            for begins, letters in zip(self.begins_v, self.letters_v, strict=True)
+        )
 
 
 def units_of(tokenizer: Tokenizer) -> Units:
