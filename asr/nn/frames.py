@@ -102,11 +102,16 @@ class Beginnings(NamedTuple):
 
     def spread(self, x_bmd: Tensor) -> Tensor:
         """Return (n, u, d): at every place of the transcripts what is at its node."""
-        return x_bmd.flatten(0, 1)[self.node_nu]
+        return _rows(x_bmd, self.node_nu)
 
     def gather(self, x_nud: Tensor) -> Tensor:
         """Return (b, m, d): at every node what is at one of its places."""
-        return x_nud.flatten(0, 1)[self.place_bm]
+        return _rows(x_nud, self.place_bm)
+
+
+def _rows(x_ijd: Tensor, at_kl: Tensor) -> Tensor:
+    """Return (k, l, d): rows counted through the first two axes; indexing by ``at_kl`` is slower."""
+    return x_ijd.flatten(0, 1).index_select(0, at_kl.flatten()).unflatten(0, at_kl.shape)
 
 
 class Frames(NamedTuple):

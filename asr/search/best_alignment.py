@@ -120,13 +120,16 @@ class _Lattice:
         tokens_b: Sequence[Sequence[int]],
         blank: int,
     ) -> None:
-        self._log_probs_btv = log_probs_btv
+        num_frames, self._num_tokens = log_probs_btv.shape[1:]
+        self._log_probs = log_probs_btv.reshape(-1)
         self._lens_b = lens_b
         self._num_states_b = np.array([2 * len(tokens) + 1 for tokens in tokens_b])
         num_states = int(self._num_states_b.max())
         self._labels_bs = np.full((len(tokens_b), num_states), blank)
         for row, tokens in enumerate(tokens_b):
             self._labels_bs[row, 1 : 2 * len(tokens) : 2] = tokens
+        first_b = num_frames * self._num_tokens * np.arange(len(tokens_b))
+        self._at_bs = self._labels_bs + first_b[:, None]  # of the labels in the first frames
         # A blank may be skipped between two different tokens; -inf forbids.
         self._skip_bs = np.full((len(tokens_b), num_states), -np.inf)
         differ = self._labels_bs[:, 3::2] != self._labels_bs[:, 1:-2:2]
@@ -156,7 +159,7 @@ class _Lattice:
                 steps_bs[two_bs > best_bs] = 2
                 steps_tbs[t - start] = np.where(running_b1, steps_bs, 0)
             np.maximum(best_bs, two_bs, out=best_bs)
-            frame_bs = np.take_along_axis(self._log_probs_btv[:, t], self._labels_bs, axis=1)
+            frame_bs = np.take(self._log_probs, self._at_bs + t * self._num_tokens)
             # An utterance that has ended stays where it is.
             score_bs = np.where(running_b1, best_bs + frame_bs, score_bs)
         return score_bs, steps_tbs

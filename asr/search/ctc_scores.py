@@ -49,7 +49,8 @@ def _scores(log_probs_btv: Tensor, lens_b: Tensor, labels_nu: Tensor, num_n: Ten
     size = len(lens_b)
     labels_nu = labels_nu.where(frame_mask(num_n, labels_nu.shape[1]), BLANK)
     labels_nu = nn.functional.pad(labels_nu, (0, 1))  # one place at least
-    labels_bk = labels_nu.view(size, -1).numpy()
+    first_b1 = log_probs_btv.shape[2] * torch.arange(size)[:, None]
+    at_bk = (labels_nu.view(size, -1) + first_b1).numpy()  # of the labels, counted through all rows
     # a blank may be left out between two different tokens
     skips_nu = (labels_nu[:, 1:] != labels_nu[:, :-1]).double()
     skips_bwu = skips_nu.view(size, -1, skips_nu.shape[1]).numpy()
@@ -62,10 +63,10 @@ def _scores(log_probs_btv: Tensor, lens_b: Tensor, labels_nu: Tensor, num_n: Ten
     token_bwu = np.zeros((size, len(labels_nu) // size, labels_nu.shape[1]))
     blank_bwu = np.pad(token_bwu, ((0, 0), (0, 0), (0, 1)))
     blank_bwu[..., 0] = 1.0
-    for probs_bv in probs_btv.transpose(0, 1).numpy():
+    for probs_bv in probs_btv.transpose(0, 1).contiguous().numpy():
         later_bwu = token_bwu + blank_bwu[..., :-1]
         later_bwu[..., 1:] += skips_bwu * token_bwu[..., :-1]
-        later_bwu *= np.take_along_axis(probs_bv, labels_bk, 1).reshape(later_bwu.shape)
+        later_bwu *= np.take(probs_bv, at_bk).reshape(later_bwu.shape)
         blank_bwu[..., 1:] += token_bwu
         blank_bwu *= probs_bv[:, BLANK, None, None]
         token_bwu = later_bwu

@@ -90,16 +90,18 @@ void pack_one(const Call& c, const Strided& x, int64_t b, int64_t hk, int64_t wi
   }
 }
 
-// The work of one thread on a block of queries: its rows and a strip of scores.
+// The work of one thread on a block of queries: its rows and a strip of scores. Of rows and keys those
+// from the first to the last that see each other are computed: rows t0 to t1, keys first to last.
 struct Rows {
   const Call& c;
   const Shape z;
-  int64_t b, h, t0, t1, first, last, strip;
+  int64_t b, h, t0, t1, t_end, first, last, strip;
   int64_t g_low;  // column of the table of offsets that g starts with; -1: none yet
   Buffer q, qv, s, dp, g, skewed, d_o, dq, dqv;
 
   Rows(const Call& call, int64_t strip_width, bool backward)
-      : c(call), z(call), b(0), h(0), t0(0), t1(0), first(0), last(0), strip(strip_width), g_low(-1) {
+      : c(call), z(call), b(0), h(0), t0(0), t1(0), t_end(0), first(0), last(0), strip(strip_width),
+        g_low(-1) {
     q = zeros(QUERIES * z.dp);
     s = buffer(QUERIES * strip);
     if (c.r) {
@@ -118,13 +120,13 @@ struct Rows {
 
   // Load a block of queries; false where none of its rows sees a key.
   bool begin(int64_t b_, int64_t h_, int64_t q_block) {
-    b = b_, h = h_, t0 = q_block * QUERIES, t1 = std::min(t0 + QUERIES, c.queries);
+    b = b_, h = h_, t0 = q_block * QUERIES, t1 = t_end = std::min(t0 + QUERIES, c.queries);
     first = 0, last = c.keys, g_low = -1;
     if (c.hi) {
-      first = c.keys, last = 0;
-      for (int64_t t = t0; t < t1; t++) {
+      first = c.keys, last = 0, t1 = t0;
+      for (int64_t t = t0; t < t_end; t++) {
         if (hi(t) <= lo(t)) continue;
-        first = std::min(first, lo(t)), last = std::max(last, hi(t));
+        first = std::min(first, lo(t)), last = std::max(last, hi(t)), t1 = t + 1;
       }
     }
     if (last <= first) return false;
@@ -149,19 +151,17 @@ struct Rows {
   // First and last strips: whole blocks of keys, the strip's columns counted from s0.
   int64_t strip_begin() const { return first / KEYS * KEYS; }
   int64_t strip_end(int64_t s0) const { return std::min(s0 + strip, round_up(last, KEYS)); }
-  static int64_t block_width(const Call& c, int64_t s0) {
-    return round_up(std::min(KEYS, c.keys - s0), VL);
-  }
+  int64_t count(int64_t s0, int64_t most) const { return std::min(most, last - s0); }
 
   // Scores of one strip, then weights in their place.
   void weights(const Packed& kv, int64_t s0, int64_t s1) {
     for (int64_t s_at = s0; s_at < s1; s_at += KEYS) {
-      int64_t width = block_width(c, s_at);
+      int64_t width = round_up(count(s_at, KEYS), VL);
       float* out = s.get() + (s_at - s0);
       gemm(num(), width, c.d, q.get(), z.dp, 1, kv.kt.get() + s_at * c.d, KEYS, out, strip, false);
       if (c.r) add_relative(out, s_at, width);
     }
-    for (int64_t t = t0; t < t1; t++) row_weights(t, s0, std::min(s1, c.keys));
+    for (int64_t t = t0; t < t1; t++) row_weights(t, s0, std::min(s1, last));
   }
 
   // g = qv R^T over the block's offsets, then each row of it starts one column earlier. The offsets
@@ -202,7 +202,7 @@ struct Rows {
 
   // ds in place of dp, from p in s.
   void score_gradients(int64_t s0, int64_t s1) {
-    int64_t wide = round_up(std::min(s1, c.keys) - s0, VL);
+    int64_t wide = round_up(count(s0, s1 - s0), VL);
     for (int64_t t = t0; t < t1; t++) {
       float *p = s.get() + (t - t0) * strip, *d = dp.get() + (t - t0) * strip;
       float* drow = c.drow ? c.drow + (b * c.heads + h) * c.queries + t : nullptr;
@@ -225,17 +225,17 @@ struct Rows {
   void backward_strip(const Packed& kv, int64_t s0, int64_t s1, int64_t split, float* dk, float* dv) {
     weights(kv, s0, s1);
     for (int64_t s_at = s0; s_at < s1; s_at += KEYS)
-      gemm(num(), block_width(c, s_at), c.dv, d_o.get(), z.dvp, 1, kv.vt.get() + s_at * c.dv, KEYS,
-           dp.get() + (s_at - s0), strip, false);
+      gemm(num(), round_up(count(s_at, KEYS), VL), c.dv, d_o.get(), z.dvp, 1,
+           kv.vt.get() + s_at * c.dv, KEYS, dp.get() + (s_at - s0), strip, false);
     score_gradients(s0, s1);
     for (int64_t s_at = s0; s_at < s1; s_at += KEYS) {
-      int64_t count = std::min(KEYS, c.keys - s_at);
+      int64_t keys = count(s_at, KEYS);
       const float *p = s.get() + (s_at - s0), *ds = dp.get() + (s_at - s0);
-      gemm(num(), z.dp, count, ds, strip, 1, kv.k.get() + s_at * z.dp, z.dp, dq.get(), z.dp, true);
-      gemm(count, z.dvp, num(), p, 1, strip, d_o.get(), z.dvp, dv + s_at * z.dvp, z.dvp, true);
-      gemm(count, z.dp, num(), ds, 1, strip, q.get(), z.dp, dk + s_at * z.dp, z.dp, true);
-      if (c.r) backward_relative(ds, s_at, count, split);
-      if (c.dbias) backward_bias(ds, s_at, count, split);
+      gemm(num(), z.dp, keys, ds, strip, 1, kv.k.get() + s_at * z.dp, z.dp, dq.get(), z.dp, true);
+      gemm(keys, z.dvp, num(), p, 1, strip, d_o.get(), z.dvp, dv + s_at * z.dvp, z.dvp, true);
+      gemm(keys, z.dp, num(), ds, 1, strip, q.get(), z.dp, dk + s_at * z.dp, z.dp, true);
+      if (c.r) backward_relative(ds, s_at, keys, split);
+      if (c.dbias) backward_bias(ds, s_at, keys, split);
     }
   }
 
@@ -270,7 +270,7 @@ struct Rows {
 
   // Copy this block's rows out of a padded buffer into (B, H, T, width).
   void write(const float* from, int64_t padded, float* to, int64_t width) const {
-    for (int64_t t = t0; t < t1; t++)
+    for (int64_t t = t0; t < t_end; t++)
       std::memcpy(to + ((b * c.heads + h) * c.queries + t) * width, from + (t - t0) * padded, width * 4);
   }
 };
@@ -294,9 +294,9 @@ void forward_task(const Call& c, Rows& rows, Packed& kv, float* o, int64_t b, in
       bool some = rows.begin(b, h, qb);
       std::memset(o, 0, QUERIES * z.dvp * 4);
       for (int64_t s0 = rows.strip_begin(); some && s0 < rows.last; s0 += rows.strip) {
-        int64_t s1 = rows.strip_end(s0), count = std::min(s1, c.keys) - s0;
+        int64_t s1 = rows.strip_end(s0);
         rows.weights(kv, s0, s1);
-        gemm(rows.num(), z.dvp, count, rows.s.get(), rows.strip, 1, kv.v.get() + s0 * z.dvp, z.dvp,
+        gemm(rows.num(), z.dvp, rows.count(s0, s1 - s0), rows.s.get(), rows.strip, 1, kv.v.get() + s0 * z.dvp, z.dvp,
              o, z.dvp, true);
       }
       rows.write(o, z.dvp, c.o, c.dv);
