@@ -88,7 +88,9 @@ class Beginnings(NamedTuple):
         exist_bwu = frame_mask(lens_n, length).view_as(tokens_bwu)
         equal_bwwu = (tokens_bwu[:, :, None] == tokens_bwu[:, None]) & exist_bwu[:, None]
         # the first transcript that begins so; what lies beyond an end is as good as the first place
-        first_bwu = equal_bwwu.cumprod(-1).argmax(2)
+        # (a maximum is found sooner than where it is)
+        rank_w1 = torch.arange(width, 0, -1, device=lens_n.device)[:, None]
+        first_bwu = width - (equal_bwwu.cumprod(-1) * rank_w1).amax(2)
         at_bwu = first_bwu * length + torch.arange(length, device=lens_n.device)
         at_bn = at_bwu.where(exist_bwu, 0).flatten(1)
         is_node_bn = at_bn == torch.arange(width * length, device=lens_n.device)

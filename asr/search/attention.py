@@ -5,7 +5,6 @@ They read the encoder's frames; those of CTC are made of them where a search ask
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import operator
 from collections.abc import Sequence
@@ -81,10 +80,7 @@ def rescored_run(
         found = first(log_probs_bsv, lens_b)
         scores = _scores_of_all(head, Source(frames_bsd, lens_b), log_probs_bsv, found)
         ranked = [
-            sorted(
-                (_rescored(one, ctc_weight, *two) for one, two in zip(several, both, strict=True)),
-                key=lambda one: (-one.score, one.tokens),
-            )[:num_best]
+            _ranked(several, both, ctc_weight)[:num_best]
             for several, both in zip(found, scores, strict=True)
         ]
         return placed(ranked, log_probs_bsv, lens_b)
@@ -155,10 +151,25 @@ def _checked(head: AttentionDecoder, frames_bsd: Tensor, lens_b: Tensor) -> tupl
     return frames_bsd.to(device), lens_b.to(device)
 
 
-def _rescored(one: Hypothesis, ctc_weight: float, ctc: float, decoder: float) -> Hypothesis:
-    """Put both heads' log-probabilities in the place of the acoustic score."""
-    parts = one.parts or ScoreParts(one.score, 0.0, 0, 0, 0.0)
-    acoustic = ctc_weight * ctc + (1.0 - ctc_weight) * decoder
-    score = one.score - parts.acoustic + acoustic
-    parts = dataclasses.replace(parts, acoustic=acoustic, ctc=ctc, decoder=decoder)
-    return dataclasses.replace(one, score=score, parts=parts)
+def _ranked(
+    several: Sequence[Hypothesis], both: Sequence[tuple[float, float]], ctc_weight: float
+) -> list[Hypothesis]:
+    """Return hypotheses, best first, with both heads' log-probabilities in the place of the acoustic
+    score."""
+    rescored = []
+    for one, (ctc, decoder) in zip(several, both, strict=True):
+        parts = one.parts or ScoreParts(one.score, 0.0, 0, 0, 0.0)
+        acoustic = ctc_weight * ctc + (1.0 - ctc_weight) * decoder
+        score = one.score - parts.acoustic + acoustic
+        parts = ScoreParts(
+            acoustic,
+            parts.lm,
+            parts.num_words,
+            parts.num_unknown,
+            parts.hotwords,
+            parts.neural,
+            ctc,
+            decoder,
+        )
+        rescored.append(Hypothesis(one.tokens, score, one.frames, parts, one.stopped))
+    return sorted(rescored, key=lambda one: (-one.score, one.tokens))
