@@ -54,6 +54,10 @@ REMEDIES = {
     "LayerScale": ["encoder.layer_scale=0.1"],
     "post-norm": ["encoder.norm=post"],
     "subsampling 8": ["encoder.subsampling=8"],
+    "convolutions over time": [
+        *("encoder.subsampling_kind=conv1d", "encoder.subsampling=2"),
+        *("encoder.subsampling_channels=64", "encoder.activation=gelu"),
+    ],
     "stochastic depth": ["encoder.stochastic_depth=0.2"],
     "intermediate CTC": ["ctc.intermediate_layers=[1]"],
     "linformer": ["attention.keys=linformer", "attention.linformer_length=6"],
@@ -67,6 +71,10 @@ REMEDIES = {
     "narrow cgMLP": ["encoder.cgmlp_dim=20"],
     "decoder": [
         "model.heads=[ctc,attention]",
+        *("decoder.num_layers=1", "decoder.num_heads=2", "decoder.ff_dim=24", "decoder.dropout=0"),
+    ],
+    "tied decoder": [
+        *("model.heads=[ctc,attention]", "decoder.tie_embeddings=true", "decoder.position=learned"),
         *("decoder.num_layers=1", "decoder.num_heads=2", "decoder.ff_dim=24", "decoder.dropout=0"),
     ],
 }
@@ -92,9 +100,10 @@ REFUSED = {
     ("softmax", "1/n"): "attention.row_scale",
     ("softmax", "1/sqrt n"): "attention.row_scale",
     ("cape", "chunks"): "encoder.chunk_sizes",
+    ("learned", "chunks"): "encoder.chunk_sizes",
     **{
         (position, "linformer"): "attention.keys"
-        for position in sorted(set(POSITIONS) - {"none", "sinusoidal", "cape"})
+        for position in sorted(set(POSITIONS) - {"none", "sinusoidal", "learned", "cape"})
     },
     **{
         (kind, remedy): f"encoder.{option}"

@@ -67,6 +67,19 @@ def _weight(config: Config, head: str) -> float:
     return weight
 
 
+def _positions(section: str) -> Rule:
+    """A number of learned positions without any."""
+    default = getattr(Config(), section).num_positions
+    return Rule(
+        lambda c: (
+            getattr(c, section).position != "learned"
+            and getattr(c, section).num_positions != default
+        ),
+        f"{section}.num_positions = {{{section}.num_positions}}: {section}.position = "
+        f"{{{section}.position}} has no table of them; leave it at {default}",
+    )
+
+
 RULES = (
     Rule(
         lambda c: c.features.sample_rate * c.features.frame_ms > 1000 * MAX_WINDOW,
@@ -137,10 +150,10 @@ RULES = (
     Rule(
         lambda c: (
             c.attention.keys == "linformer"
-            and c.attention.position not in ("none", "sinusoidal", "cape")
+            and c.attention.position not in ("none", "sinusoidal", "learned", "cape")
         ),
         "attention.keys = linformer: its mixtures stand at no frame, so {attention.position} has "
-        "nothing to measure; choose none, sinusoidal or cape",
+        "nothing to measure; choose none, sinusoidal, learned or cape",
     ),
     Rule(
         lambda c: (
@@ -169,6 +182,17 @@ RULES = (
         ),
         "decoder.position = rope needs an even width per head, "
         "not {encoder.dim} / {decoder.num_heads}",
+    ),
+    _positions("attention"),
+    _positions("decoder"),
+    Rule(
+        lambda c: (
+            c.encoder.subsampling_kind != "conv2d"
+            and c.encoder.subsampling_channels != EncoderConfig().subsampling_channels
+        ),
+        "encoder.subsampling_channels = {encoder.subsampling_channels}: encoder.subsampling_kind = "
+        "{encoder.subsampling_kind} is as wide as the encoder; leave it at "
+        f"{EncoderConfig().subsampling_channels}",
     ),
     *(_unread(name) for name in OWN_OPTIONS),
     Rule(
@@ -262,6 +286,15 @@ CHUNK_RULES = (
         "{what}: attention.position = cape needs whole utterances, it centres them",
     ),
     Rule(
+        lambda c: c.attention.position == "learned",
+        "{what}: attention.position = learned needs whole utterances, it has no frame beyond "
+        "attention.num_positions",
+    ),
+    Rule(
+        lambda c: c.encoder.subsampling_kind == "conv1d",
+        "{what}: encoder.subsampling_kind = conv1d needs whole utterances, it looks past the chunk",
+    ),
+    Rule(
         lambda c: c.attention.count == "sequence",
         "{what}: attention.count = sequence needs whole utterances, it counts their frames",
     ),
@@ -312,6 +345,8 @@ def attention_terms(attention: AttentionConfig) -> dict[str, object]:
     # Without a bias the effective count is that of the visible keys.
     if not _attention_counts(attention) or (attention.count != "sequence" and not biased):
         unused.add("count")
+    if attention.position != "learned":
+        unused.add("num_positions")
     if attention.keys != "linformer":
         unused |= {"linformer_length", "linformer_frames"}
     terms["num_kv_heads"] = attention.num_kv_heads or attention.num_heads
@@ -321,6 +356,8 @@ def attention_terms(attention: AttentionConfig) -> dict[str, object]:
 def encoder_terms(encoder: EncoderConfig) -> dict[str, object]:
     """Return the options that the encoder reads; two that agree in them compute alike."""
     unused = {*unread(encoder.kind), *(() if encoder.chunk_sizes else ("left_chunks",))}
+    if encoder.subsampling_kind == "conv1d":
+        unused.add("subsampling_channels")
     terms = dict(vars(encoder))
     if encoder.cgmlp_dim == 0 and isinstance(encoder.dim, int):  # a file may say anything
         terms["cgmlp_dim"] = CGMLP_WIDTH * encoder.dim

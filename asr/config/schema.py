@@ -154,8 +154,15 @@ class AttentionConfig:
     weighting: str = option("sigmoid", "how scores become weights", choices=tuple(MAPS))
     position: str = option(
         "alibi",
-        "how position enters the scores, or the frames before the first layer (sinusoidal, cape)",
-        choices=("none", "sinusoidal", "cape", "rope", "alibi", "relative", "table"),
+        "how position enters the scores, or the frames before the first layer (sinusoidal, learned, "
+        "cape)",
+        choices=("none", "sinusoidal", "learned", "cape", "rope", "alibi", "relative", "table"),
+    )
+    num_positions: int = option(
+        1500,
+        "frames that position: learned has a vector for: the longest utterance",
+        low=1,
+        high=1 << 20,
     )
     num_heads: int = option(4, "attention heads", low=1, high=1024)
     num_kv_heads: int = option(
@@ -241,9 +248,18 @@ class EncoderConfig:
         low=0,
         high=65536,
     )
-    subsampling: int = option(4, "feature frames per frame of the encoder", choices=(4, 8))
+    subsampling: int = option(4, "feature frames per frame of the encoder", choices=(2, 4, 8))
+    subsampling_kind: str = option(
+        "conv2d",
+        "convolutions before the layers: over time and mel bins, then a projection; or over time alone, "
+        "as wide as the encoder",
+        choices=("conv2d", "conv1d"),
+    )
     subsampling_channels: int = option(
-        64, "channels of the subsampling convolutions", low=1, high=4096
+        64, "channels of the subsampling convolutions: conv2d", low=1, high=4096
+    )
+    activation: str = option(
+        "silu", "activation of the feed-forward modules", choices=("silu", "gelu")
     )
     norm: str = option(
         "pre", "norm before each module or after its residual sum", choices=("pre", "post")
@@ -328,7 +344,17 @@ class DecoderConfig(HeadConfig):
     position: str = option(
         "sinusoidal",
         "how position enters: among tokens only",
-        choices=("none", "sinusoidal", "rope", "alibi", "relative", "table"),
+        choices=("none", "sinusoidal", "learned", "rope", "alibi", "relative", "table"),
+    )
+    num_positions: int = option(
+        448,
+        "tokens that position: learned has a vector for, the one that begins each transcript among "
+        "them",
+        low=2,
+        high=1 << 20,
+    )
+    tie_embeddings: bool = option(
+        False, "the embedding of the tokens is their output projection too, which has no bias then"
     )
     activation: str = option(
         "silu", "activation of the feed-forward modules", choices=("silu", "gelu")

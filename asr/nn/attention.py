@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from asr.config import AttentionConfig
 from asr.nn.frames import Beginnings, Memory
 from asr.nn.linformer import Linformer
-from asr.nn.position import Alibi, Cape, Position, Relative, Rope, Sinusoidal, Table
+from asr.nn.position import Alibi, Cape, Learned, Position, Relative, Rope, Sinusoidal, Table
 
 # what every encoder masks: padding, and what lies outside a row's chunks
 MASK_KINDS = "key_lens+query_lens+chunk"
@@ -178,6 +178,7 @@ KEYS: dict[str, Callable[[AttentionConfig], Linformer | None]] = {
 POSITIONS: dict[str, Callable[[int, int], Position]] = {
     "none": lambda dim, num_heads: Position(),
     "sinusoidal": lambda dim, num_heads: Position(),
+    "learned": lambda dim, num_heads: Position(),
     "cape": lambda dim, num_heads: Position(),
     "rope": lambda dim, num_heads: Rope(dim // num_heads),
     "alibi": lambda dim, num_heads: Alibi(num_heads),
@@ -185,8 +186,12 @@ POSITIONS: dict[str, Callable[[int, int], Position]] = {
     "table": lambda dim, num_heads: Table(num_heads),
 }
 
-# what position is before the first layer; the others leave the frames alone
-ABSOLUTE_POSITIONS: dict[str, Callable[[], nn.Module]] = {"sinusoidal": Sinusoidal, "cape": Cape}
+# what position is before the first layer, the others leave the frames alone: (places, width) -> module
+ABSOLUTE_POSITIONS: dict[str, Callable[[int, int], nn.Module]] = {
+    "sinusoidal": lambda num_positions, dim: Sinusoidal(),
+    "learned": Learned,
+    "cape": lambda num_positions, dim: Cape(),
+}
 
 
 def build_attention(config: AttentionConfig, dim: int) -> MultiHeadAttention:

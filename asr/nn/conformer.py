@@ -43,10 +43,10 @@ class ConformerLayer(Layer):
         super().__init__()
         dim, ff_dim, dropout = config.dim, config.ff_dim, config.dropout
         convolution = Convolution(dim, config.conv_kernel, config.conv_norm, dropout, config.causal)
-        self.ff_before = around(FeedForward(dim, ff_dim, dropout), 0.5)
+        self.ff_before = around(FeedForward(dim, ff_dim, dropout, config.activation), 0.5)
         self.attention = around(attention, 1.0)
         self.convolution = around(convolution, 1.0)
-        self.ff_after = around(FeedForward(dim, ff_dim, dropout), 0.5)
+        self.ff_after = around(FeedForward(dim, ff_dim, dropout, config.activation), 0.5)
         # a post-norm layer has one there already
         self.norm = nn.LayerNorm(dim) if config.norm == "pre" else nn.Identity()
 

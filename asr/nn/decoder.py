@@ -122,13 +122,13 @@ class Decoder(nn.Module):
         self.embedding = nn.Embedding(vocab_size, dim)
         # absolute positions scale what they are added to by sqrt(dim)
         nn.init.normal_(self.embedding.weight, std=1.0 if absolute is None else dim**-0.5)
-        self.position = None if absolute is None else absolute()
+        self.position = None if absolute is None else absolute(config.num_positions, dim)
         self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(
             DecoderLayer(config, attention, dim) for _ in range(config.num_layers)
         )
         self.norm = nn.LayerNorm(dim)
-        self.output = nn.Linear(dim, vocab_size)
+        self.output = None if config.tie_embeddings else nn.Linear(dim, vocab_size)
 
     def forward(
         self,
@@ -180,5 +180,8 @@ class Decoder(nn.Module):
         return x_bud, Frames(frame_mask(lens_b, tokens_bu.shape[1]), mask, memory, source)
 
     def _leave(self, x_bud: Tensor) -> Tensor:
-        logits_buv: Tensor = self.output(self.norm(x_bud))
+        x_bud = self.norm(x_bud)
+        if self.output is None:
+            return nn.functional.linear(x_bud, self.embedding.weight)
+        logits_buv: Tensor = self.output(x_bud)
         return logits_buv

@@ -75,9 +75,9 @@ class EBranchformerLayer(Layer):
         convolution = GatedConvolution(
             dim, config.cgmlp_dim or CGMLP_WIDTH * dim, config.conv_kernel, dropout, config.causal
         )
-        self.ff_before = around(FeedForward(dim, ff_dim, dropout), 0.5)
+        self.ff_before = around(FeedForward(dim, ff_dim, dropout, config.activation), 0.5)
         self.branches = around(Branches(attention, convolution, config), 1.0)
-        self.ff_after = around(FeedForward(dim, ff_dim, dropout), 0.5)
+        self.ff_after = around(FeedForward(dim, ff_dim, dropout, config.activation), 0.5)
         self.norm = nn.LayerNorm(dim) if config.norm == "pre" else nn.Identity()
 
     def forward(self, x_btd: Tensor, frames: Frames) -> Tensor:

@@ -16,7 +16,7 @@ from asr.nn.ebranchformer import EBranchformerLayer
 from asr.nn.frames import Frames, Memory, frame_mask
 from asr.nn.modules import Layer, SelfAttention
 from asr.nn.residual import RESIDUALS, PreNorm
-from asr.nn.subsampling import Subsampling
+from asr.nn.subsampling import SUBSAMPLINGS
 from asr.nn.transformer import TransformerLayer
 
 Chunk = tuple[int, int | None]
@@ -47,11 +47,10 @@ class Encoder(nn.Module):
 
     def __init__(self, config: EncoderConfig, attention: AttentionConfig, num_mels: int):
         super().__init__()
-        self.subsampling = Subsampling(
-            num_mels, config.subsampling_channels, config.dim, config.subsampling
-        )
+        self.subsampling = SUBSAMPLINGS[config.subsampling_kind](config, num_mels)
+        self.factor = config.subsampling
         absolute = ABSOLUTE_POSITIONS.get(attention.position)
-        self.position = None if absolute is None else absolute()
+        self.position = None if absolute is None else absolute(attention.num_positions, config.dim)
         self.window, self.causal = attention.window or None, attention.causal
         self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(
@@ -114,7 +113,7 @@ class Encoder(nn.Module):
     def stream(self, feats_btf: Tensor, chunk: Chunk, memory: Memory) -> Tensor:
         """(b, t, f), t at most a chunk's worth of features -> (b, ceil(t / subsampling), dim): what
         ``forward`` with the same chunk gives for these frames. A shorter t ends the stream."""
-        num_feats = chunk[0] * self.subsampling.factor
+        num_feats = chunk[0] * self.factor
         if feats_btf.shape[1] > num_feats or memory.num_frames % chunk[0]:
             raise ValueError(
                 f"feats_btf: got {feats_btf.shape[1]} frames after {memory.num_frames}, expected "

@@ -15,6 +15,8 @@ import torch
 from sigmoid_attention import PositionBias
 from torch import Tensor, nn
 
+from asr.errors import InputError
+
 Positioned = tuple[Tensor, Tensor, PositionBias | None]
 
 
@@ -153,6 +155,28 @@ class Sinusoidal(nn.Module):
     def forward(self, x_btd: Tensor, lens_b: Tensor, start: int) -> Tensor:
         positions_t = torch.arange(start, start + x_btd.shape[1], device=x_btd.device)
         return _add_sinusoids(x_btd, positions_t)
+
+
+class Learned(nn.Module):
+    """Absolute positions added to the frames, a trained vector for each (Gehring et al. 2017, arXiv
+    1705.03122, section 3.1); frames count from ``start``."""
+
+    def __init__(self, num_positions: int, dim: int):
+        super().__init__()
+        self.table_pd = nn.Parameter(0.02 * torch.randn(num_positions, dim))
+
+    def forward(self, x_btd: Tensor, lens_b: Tensor, start: int) -> Tensor:
+        """
+        Raises:
+            InputError: more frames than there are positions.
+        """
+        end, num_positions = start + x_btd.shape[1], len(self.table_pd)
+        if end > num_positions:
+            raise InputError(
+                f"{end} frames or tokens in one piece, but this model has {num_positions} learned "
+                "positions; cut the audio into shorter pieces"
+            )
+        return x_btd + self.table_pd[start:end].to(x_btd.dtype)
 
 
 class Cape(nn.Module):

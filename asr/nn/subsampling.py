@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from asr.config import EncoderConfig
 from asr.nn.frames import Memory, frame_mask
 
 Count = TypeVar("Count", int, Tensor)
 
-FACTORS = (4, 8)
+FACTORS = (2, 4, 8)
 
 
 class Subsampling(nn.Module):
@@ -63,6 +65,50 @@ class Subsampling(nn.Module):
         again = subsampled(num_before, self.factor)
         x_btd, lens_b = self(joined_btf, lens_b + num_before)
         return x_btd[:, again:], lens_b - again
+
+
+class Conv1dSubsampling(nn.Module):
+    """Convolutions over time alone, as wide as the encoder, with GELU: one of stride 1, then those of
+    stride 2 (Radford et al. 2022, arXiv 2212.04356, section 2.2).
+
+    Frames past an utterance's length are zeroed before each convolution.
+    """
+
+    def __init__(self, num_mels: int, dim: int, factor: int):
+        super().__init__()
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(dim if number else num_mels, dim, 3, stride=2 if number else 1, padding=1)
+            for number in range(1 + int(math.log2(factor)))
+        )
+
+    def forward(
+        self, feats_btf: Tensor, lens_b: Tensor, memory: Memory | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(b, t, f), (b) -> (b, ceil(t / factor), dim), ceil(lens / factor); at least one frame.
+
+        Raises:
+            ValueError: in a stream: the first convolution looks at the frame that comes next.
+        """
+        if memory is not None:
+            raise ValueError("memory: these convolutions need whole utterances")
+        if feats_btf.shape[1] == 0:
+            feats_btf = feats_btf.new_zeros(feats_btf.shape[0], 1, feats_btf.shape[2])
+        x_bct = feats_btf.transpose(1, 2)
+        for number, convolution in enumerate(self.convolutions):
+            exist_b1t = frame_mask(lens_b, x_bct.shape[2])[:, None]
+            x_bct = x_bct * exist_b1t if number else torch.where(exist_b1t, x_bct, 0.0)
+            x_bct = nn.functional.gelu(convolution(x_bct))
+            lens_b = _halve(lens_b) if number else lens_b
+        return x_bct.transpose(1, 2), lens_b
+
+
+SUBSAMPLINGS: dict[str, Callable[[EncoderConfig, int], nn.Module]] = {
+    "conv2d": lambda config, num_mels: Subsampling(
+        num_mels, config.subsampling_channels, config.dim, config.subsampling
+    ),
+    "conv1d": lambda config, num_mels: Conv1dSubsampling(num_mels, config.dim, config.subsampling),
+}
+"""From an encoder's configuration and the number of mel bins to what stands before its layers."""
 
 
 def _separable(channels: int) -> nn.Module:

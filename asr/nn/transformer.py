@@ -15,7 +15,9 @@ class TransformerLayer(Layer):
     def __init__(self, config: EncoderConfig, attention: SelfAttention, around: Around):
         super().__init__()
         self.attention = around(attention, 1.0)
-        self.ff = around(FeedForward(config.dim, config.ff_dim, config.dropout), 1.0)
+        self.ff = around(
+            FeedForward(config.dim, config.ff_dim, config.dropout, config.activation), 1.0
+        )
 
     def forward(self, x_btd: Tensor, frames: Frames) -> Tensor:
         return self.ff(self.attention(x_btd, frames), frames)

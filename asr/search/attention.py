@@ -147,7 +147,7 @@ def _checked(head: AttentionDecoder, frames_bsd: Tensor, lens_b: Tensor) -> tupl
     """
     if rows_with_nan(frames_bsd, lens_b).any():
         raise ValueError("frames_bsd holds NaN")
-    device = head.decoder.output.weight.device
+    device = head.decoder.embedding.weight.device
     return frames_bsd.to(device), lens_b.to(device)
 
 

@@ -35,7 +35,7 @@ def cross_spans(head: AttentionDecoder, frames_sd: Tensor, tokens: Sequence[int]
     num_frames, num = len(frames_sd), len(tokens)
     if not num:
         return Spans((), (), ())
-    device = head.decoder.output.weight.device
+    device = head.decoder.embedding.weight.device
     given_1u = torch.tensor([[EDGE, *tokens[:-1]]], device=device)
     source = Source(frames_sd[None].to(device), torch.tensor([num_frames], device=device))
     logits_1uv, weights_1hus = head.decoder.with_weights(given_1u, source)

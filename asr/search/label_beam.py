@@ -34,6 +34,7 @@ TEXT_TOKENS = 16
 LOOP_TIMES, LOOP_TOKENS = 8, 24
 
 FULL = "it has as many tokens as the audio has frames"
+OUT_OF_PLACES = "it has as many tokens as the decoder has positions"
 LOOP = "it repeats itself"
 
 
@@ -168,7 +169,7 @@ class _Search:
             ctc_bkv = self._ctc.scores(self._state)
             rank_bkv = (1.0 - self._weight) * decoder_bkv + self._weight * ctc_bkv
         rank_bkv = rank_bkv.masked_fill(self._rank_bk[..., None].isneginf(), -torch.inf)
-        must_end_bk = self._is_full_b()[:, None] | self._is_loop_bk()
+        must_end_bk = self._is_full_b()[:, None] | self._is_loop_bk() | self._is_out_of_places
         no_token_v = torch.arange(rank_bkv.shape[2], device=rank_bkv.device) != EDGE
         rank_bkv = rank_bkv.masked_fill(must_end_bk[..., None] & no_token_v, -torch.inf)
         return _Longer(rank_bkv, decoder_bkv, ctc_bkv)
@@ -176,6 +177,12 @@ class _Search:
     def _is_full_b(self) -> Tensor:
         """Tell which utterances have no frame for another token."""
         return self._source.lens_b < self._tokens_bku.shape[2]
+
+    @property
+    def _is_out_of_places(self) -> bool:
+        """Whether the decoder can be given no more tokens than these."""
+        most = self._head.max_places
+        return most is not None and self._tokens_bku.shape[2] >= most
 
     def _is_loop_bk(self) -> Tensor:
         """Tell which hypotheses repeat themselves; asked at every eighth token, which is cheap."""
@@ -239,6 +246,8 @@ class _Search:
                 ctc, decoder = float(chosen.ctc_bkv[b, k]), float(chosen.decoder_bkv[b, k])
                 parts = replace(parts, ctc=ctc, decoder=decoder)
             stopped = LOOP if is_loop_bk[b][k] else FULL if is_full_b[b] else ""
+            if not stopped and self._is_out_of_places:
+                stopped = OUT_OF_PLACES
             found = Found(tokens, float(total_bk[b, k]), stopped, parts)
             self.found[self.rows[b]].append(found)
 

@@ -148,7 +148,7 @@ def test_dump_reads_back_as_the_same_configuration(tmp_path: Path) -> None:
         ("attention.causal=-1", r"attention\.causal = -1: expected true or false$"),
         ("attention.causal=maybe", r"attention\.causal = 'maybe': expected true or false$"),
         ("attention.keys=[full]", r"attention\.keys = \['full'\]: choose one of full, linformer$"),
-        ("encoder.subsampling=4.5", r"encoder\.subsampling = 4\.5: choose one of 4, 8$"),
+        ("encoder.subsampling=4.5", r"encoder\.subsampling = 4\.5: choose one of 2, 4, 8$"),
         (
             "encoder.chunk_sizes=4",
             r"= 4: expected a list of whole numbers from 0 to 1048576, in brackets$",
@@ -182,6 +182,10 @@ def test_dump_reads_back_as_the_same_configuration(tmp_path: Path) -> None:
         ("augment.speed_factors=[]", r"augment\.speed_factors = \[\]"),
         ("augment.speed_factors=[0.1]", r"augment\.speed_factors = 0\.1: must be at least 0\.5"),
         ("optimizer.betas=[0.9]", r"optimizer\.betas"),
+        (
+            "attention.num_positions=9",
+            r"attention\.num_positions = 9: attention\.position = alibi has no table of them",
+        ),
         ("augment.speed_factors=[[1]]", r"= \[\[1\]\]: expected a list of numbers from 0\.5 to 2$"),
         ("data.train={a: 1}", r"data\.train = \{'a': 1\}: expected a list of texts, in brackets$"),
         ("data.train=[{a: 1}]", r"data\.train = \[\{'a': 1\}\]: expected a list of texts$"),

@@ -16,7 +16,7 @@ SMALL = [
     "encoder.subsampling_channels=4",
 ]
 WEIGHTINGS = ("softmax", "sigmoid", "relu", "polynomial")
-POSITIONS = ("none", "sinusoidal", "cape", "rope", "alibi", "relative", "table")
+POSITIONS = ("none", "sinusoidal", "learned", "cape", "rope", "alibi", "relative", "table")
 BATCHES = [
     ((0, 16000), []),
     ((0, 0), []),

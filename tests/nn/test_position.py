@@ -8,9 +8,11 @@ import pytest
 import torch
 from sigmoid_attention import Mask, Weighting, attend
 
+from asr.errors import InputError
 from asr.nn.position import (
     Alibi,
     Cape,
+    Learned,
     Position,
     Relative,
     Rope,
@@ -180,6 +182,19 @@ def test_table_adds_the_offsets_value_to_the_score() -> None:
         for j in range(9):
             bucket = offset_buckets(torch.tensor([(1 + j) - (3 + i)]), 8, 4)[0]
             torch.testing.assert_close(weights[0, :, i, j], table.values_hc[:, bucket].sigmoid())
+
+
+def test_learned_positions_are_added_from_where_a_piece_starts() -> None:
+    module = Learned(num_positions=7, dim=3)
+    x_btd = torch.randn(2, 4, 3)
+    lens_b = torch.tensor([4, 2])
+    for start in (0, 3):
+        expected_btd = x_btd + module.table_pd[start : start + 4]
+        torch.testing.assert_close(module(x_btd, lens_b, start), expected_btd)
+    with pytest.raises(
+        InputError, match=r"8 frames or tokens in one piece, .* 7 learned positions"
+    ):
+        module(x_btd, lens_b, 4)
 
 
 def test_sinusoidal_adds_the_frames_number_by_hand() -> None:

@@ -11,11 +11,21 @@ import torch
 from torch import Tensor
 
 from asr import config
+from asr.errors import InputError
 from asr.heads.attention_decoder import AttentionDecoder
 from asr.heads.ctc import Ctc
 from asr.heads.table import build_heads
+from asr.nn.frames import Source
 from asr.search.ctc_prefix import CtcPrefixes
-from asr.search.label_beam import FULL, LOOP, Found, Scorers, label_beam, repeats_itself
+from asr.search.label_beam import (
+    FULL,
+    LOOP,
+    OUT_OF_PLACES,
+    Found,
+    Scorers,
+    label_beam,
+    repeats_itself,
+)
 from asr.search.text_score import TextScorer
 from asr.search.units import Units
 
@@ -24,12 +34,12 @@ LENS = (4, 2, 0, 3)
 UNITS = Units((False, True, False, True), ("", "a", "b", "c"))
 
 
-def heads(seed: int = 0) -> tuple[AttentionDecoder, Ctc]:
+def heads(seed: int = 0, *options: str) -> tuple[AttentionDecoder, Ctc]:
     torch.manual_seed(seed)
     small = [f"encoder.dim={DIM}", "attention.num_heads=2", "tokenizer.kind=char"]
     decoder = ["decoder.num_heads=2", "decoder.num_layers=1", "decoder.ff_dim=8"]
     chosen = ["model.heads=[ctc,attention]", "decoder.cross_weighting=sigmoid"]
-    found = build_heads(config.load([], [*small, *decoder, *chosen]), VOCAB)
+    found = build_heads(config.load([], [*small, *decoder, *chosen, *options]), VOCAB)
     for module in found.values():
         module.eval()
         for weight in module.parameters():  # as trained: sure of what it says
@@ -194,6 +204,7 @@ def test_loops_are_found_wherever_they_begin() -> None:
 @pytest.mark.parametrize("weight", [0.0, 0.3])
 def test_a_decoder_that_repeats_itself_is_stopped(weight: float) -> None:
     attention, _ = heads()
+    assert attention.decoder.output is not None
     attention.decoder.output.weight.zero_()
     attention.decoder.output.bias.copy_(torch.tensor([-5.0, 0.0, -9.0, -9.0]))
     frames_bsd, lens_b = torch.randn(2, 300, DIM), torch.tensor([300, 10])
@@ -205,3 +216,22 @@ def test_a_decoder_that_repeats_itself_is_stopped(weight: float) -> None:
     assert (long.tokens, long.stopped) == ((1,) * 24, LOOP)
     # with CTC between two there must be a blank
     assert (short.tokens, short.stopped) == (((1,) * 5, "") if weight else ((1,) * 10, FULL))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("beam", [1, 3])
+def test_no_transcript_goes_beyond_learned_positions(beam: int) -> None:
+    """Of five places the first is the edge's."""
+    attention, _ = heads(0, "decoder.position=learned", "decoder.num_positions=5")
+    assert attention.decoder.output is not None
+    attention.decoder.output.weight.zero_()
+    attention.decoder.output.bias.copy_(torch.tensor([-5.0, 0.0, 0.1, 0.2]))
+    frames_bsd, lens_b = torch.randn(2, 9, DIM), torch.tensor([9, 3])
+    long, short = label_beam(Scorers(attention), frames_bsd, lens_b, beam)
+    assert (long[0].tokens, long[0].stopped) == ((3,) * 4, OUT_OF_PLACES)
+    assert (short[0].tokens, short[0].stopped) == ((3,) * 3, FULL)
+    tokens_bu = torch.ones(1, 6, dtype=torch.long)
+    with pytest.raises(
+        InputError, match=r"6 frames or tokens in one piece, .* 5 learned positions"
+    ):
+        attention.log_probs(tokens_bu, Source(frames_bsd[:1], lens_b[:1]))
