@@ -29,7 +29,7 @@ from asr.data.dataset import TrainingUtterances, Utterances
 from asr.data.loader import Loader
 from asr.data.store.index import CutTable, open_cuts
 from asr.heads.ctc import Ctc
-from asr.nn.features import Fbank
+from asr.nn.features.kaldi import Fbank
 from asr.text.normalise import get_normaliser
 from asr.text.tokenizer import TextProcessor, train_tokenizer
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from asr.config import Config
 from asr.model.recogniser import Recogniser
-from asr.nn.features import estimate_norm
+from asr.nn.features.norm import estimate_norm
 from asr.nn.subsampling import subsampled
 from asr.text.normalise import get_normaliser
 from asr.text.tokenizer import load_tokenizer

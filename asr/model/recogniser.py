@@ -16,7 +16,8 @@ from asr.errors import InputError
 from asr.heads.base import Head
 from asr.heads.table import build_heads
 from asr.nn.encoder import Chunk, Encoder
-from asr.nn.features import Fbank, GlobalNorm
+from asr.nn.features.kaldi import Fbank
+from asr.nn.features.norm import GlobalNorm
 from asr.nn.outline import outlines
 from asr.nn.subsampling import Count, subsampled
 

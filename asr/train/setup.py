@@ -22,7 +22,7 @@ from asr.errors import InputError, warn
 from asr.files import write_atomically
 from asr.model.folder import new_folder
 from asr.model.recogniser import Recogniser, count_parameters
-from asr.nn.features import estimate_norm
+from asr.nn.features.norm import estimate_norm
 from asr.processes import Processes
 from asr.run_folder import RunFolder
 from asr.text.coverage import check_training_texts, warn_of_references

@@ -22,7 +22,8 @@ from asr.errors import InputError
 from asr.files import file_hash, make_folder, read_json_object, required, write_atomically
 from asr.model.folder import WEIGHTS, Model, load_model
 from asr.model.recogniser import Recogniser
-from asr.nn.features import LOG_FLOOR, PREEMPHASIS, Fbank, padding_mask
+from asr.nn.features.kaldi import LOG_FLOOR, PREEMPHASIS, Fbank
+from asr.nn.features.norm import padding_mask
 from asr.run_folder import RunFolder
 from asr.search.words import START_SHIFT_S
 from asr.text.tokenizer import BLANK, UNKNOWN, UNKNOWN_TEXT

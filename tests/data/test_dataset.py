@@ -21,7 +21,8 @@ from asr.data.store.index import FramesNeeded
 from asr.data.store.preparation import Utterance, make_cut
 from asr.errors import InputError
 from asr.heads.ctc import Ctc, frames_needed
-from asr.nn.features import Fbank, GlobalNorm, estimate_norm
+from asr.nn.features.kaldi import Fbank
+from asr.nn.features.norm import GlobalNorm, estimate_norm
 from asr.text.normalise import get_normaliser
 from asr.text.tokenizer import TextProcessor, load_tokenizer, train_tokenizer
 

@@ -11,14 +11,9 @@ from torch import Tensor
 
 from asr.config import FeatureConfig
 from asr.errors import InputError
-from asr.nn.features import (
-    FRAMES_AT_ONCE_CPU,
-    Fbank,
-    GlobalNorm,
-    estimate_norm,
-    mel_bank,
-    povey_window,
-)
+from asr.nn.features.kaldi import FRAMES_AT_ONCE_CPU, Fbank, povey_window
+from asr.nn.features.mel import mel_bank
+from asr.nn.features.norm import GlobalNorm, estimate_norm
 
 LENGTHS = (400, 401, 559, 560, 561, 1000, 16000, 40321)
 

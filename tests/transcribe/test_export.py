@@ -18,7 +18,7 @@ from asr.config import FeatureConfig
 from asr.errors import InputError
 from asr.model.folder import load_model, save_model
 from asr.model.recogniser import Recogniser
-from asr.nn.features import Fbank
+from asr.nn.features.kaldi import Fbank
 from asr.text.tokenizer import train_tokenizer
 from asr.transcribe.onnx import ConvolutionFbank, metadata
 from asr.transcribe.precision import Int8Linear

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from asr.config import FeatureConfig
 from asr.errors import InputError
-from asr.nn.features import Fbank
+from asr.nn.features.kaldi import Fbank
 from asr.transcribe.windows import Grid, Window, WindowCutter, make_grid
 
 FRAME = 640

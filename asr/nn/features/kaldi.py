@@ -1,4 +1,4 @@
-"""Log-mel filterbank with Kaldi's definitions, in batches on the waveform's device, and its norm.
+"""Log-mel filterbank with Kaldi's definitions, in batches on the waveform's device.
 
 Shapes: b utterance, n sample, t frame, w sample within a window, k frequency bin, f mel bin.
 """
@@ -6,7 +6,6 @@ Shapes: b utterance, n sample, t frame, w sample within a window, k frequency bi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import overload
 
 import torch
@@ -15,6 +14,8 @@ from torch.nn import functional as F
 
 from asr.config import FeatureConfig
 from asr.errors import InputError
+from asr.nn.features.mel import mel_bank
+from asr.nn.features.norm import padding_mask
 
 PREEMPHASIS = 0.97
 # Kaldi floors mel energies at the float32 epsilon before the logarithm.
@@ -23,8 +24,6 @@ LOG_FLOOR = torch.finfo(torch.float32).eps
 # ones, near a core's cache, are up to twice as fast on a CPU.
 FRAMES_AT_ONCE_CPU = 1 << 12
 FRAMES_AT_ONCE = 1 << 18
-# A mel bin that never changes (silence only) is centred and left unscaled below this deviation.
-MIN_STD = 1e-3
 
 
 class Fbank(nn.Module):
@@ -131,94 +130,7 @@ class Fbank(nn.Module):
         return wave_bn.gather(1, index_bn) * self.scale
 
 
-class GlobalNorm(nn.Module):
-    """Subtracts one mean and divides by one deviation per mel bin, both estimated on training data.
-
-    Fixed numbers, not the utterance's own: a stream has no whole utterance. Saved with the weights.
-    """
-
-    mean_f: Tensor
-    inv_std_f: Tensor
-
-    def __init__(self, num_mels: int) -> None:
-        super().__init__()
-        self.register_buffer("mean_f", torch.zeros(num_mels))
-        self.register_buffer("inv_std_f", torch.ones(num_mels))
-
-    def set_statistics(self, mean_f: Tensor, std_f: Tensor) -> None:
-        """Take over what ``estimate_norm`` returned."""
-        self.mean_f.copy_(mean_f)
-        self.inv_std_f.copy_(std_f.clamp(min=MIN_STD).reciprocal())
-
-    def forward(self, feats_btf: Tensor, lens_b: Tensor) -> Tensor:
-        """Normalised features, 0 (which is now the mean) past each utterance's length."""
-        feats_btf = (feats_btf - self.mean_f) * self.inv_std_f
-        return feats_btf.masked_fill(padding_mask(lens_b, feats_btf.shape[1]), 0.0)
-
-
-def estimate_norm(batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation per mel bin over the valid frames of (feats_btf, lens_b) batches.
-
-    Sums are float64 on the batches' device and added in the order given: the same batches give the
-    same bits.
-
-    Returns:
-        (mean_f, std_f), float32 on the CPU.
-
-    Raises:
-        InputError: not a single frame.
-    """
-    count, sum_f, square_f = 0, torch.zeros(()), torch.zeros(())
-    for feats_btf, lens_b in batches:
-        feats_btf = feats_btf.double()
-        feats_btf = feats_btf.masked_fill(padding_mask(lens_b, feats_btf.shape[1]), 0.0)
-        count += int(lens_b.sum())
-        sum_f = sum_f + feats_btf.sum((0, 1)).cpu()
-        square_f = square_f + feats_btf.square().sum((0, 1)).cpu()
-    if count == 0:
-        raise InputError("features: there is no audio to estimate mean and variance from")
-    mean_f = sum_f / count
-    variance_f = (square_f / count - mean_f.square()).clamp(min=0.0)
-    return mean_f.float(), variance_f.sqrt().float()
-
-
-def padding_mask(lens_b: Tensor, max_frames: int) -> Tensor:
-    """True (shape b, t, 1) where a frame lies past its utterance's length."""
-    frames_t = torch.arange(max_frames, device=lens_b.device)
-    return (frames_t >= lens_b.unsqueeze(1)).unsqueeze(-1)
-
-
 def povey_window(size: int) -> Tensor:
     """Kaldi's default window: a Hann window (zero at both ends) to the power 0.85, float32."""
     phase_w = torch.arange(size, dtype=torch.float64) * (2 * math.pi / (size - 1))
     return (0.5 - 0.5 * torch.cos(phase_w)).pow(0.85).float()
-
-
-def mel_bank(config: FeatureConfig, fft_size: int) -> Tensor:
-    """Kaldi's triangles, linear in mel = 1127 ln(1 + hz / 700), as (fft_size / 2 + 1, num_mels).
-
-    Raises:
-        InputError: edges out of order, or bins so narrow that one of them sees no frequency.
-    """
-    nyquist_hz = config.sample_rate / 2
-    high_hz = config.high_hz if config.high_hz > 0 else nyquist_hz + config.high_hz
-    if not 0 <= config.low_hz < high_hz <= nyquist_hz:
-        raise InputError(
-            f"features.low_hz = {config.low_hz:g}, features.high_hz = {config.high_hz:g}: need "
-            f"0 <= low < high <= {nyquist_hz:g} (high counts from there when it is not positive)"
-        )
-    hz_k = torch.arange(fft_size // 2 + 1, dtype=torch.float64) * (config.sample_rate / fft_size)
-    mel_k1 = (1127.0 * torch.log1p(hz_k / 700.0)).unsqueeze(1)
-    low, high = (1127.0 * math.log1p(hz / 700.0) for hz in (config.low_hz, high_hz))
-    edges = torch.linspace(low, high, config.num_mels + 2, dtype=torch.float64)
-    rising_kf = (mel_k1 - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling_kf = (edges[2:] - mel_k1) / (edges[2:] - edges[1:-1])
-    mel_kf = torch.minimum(rising_kf, falling_kf).clamp(min=0.0)
-    # The Nyquist bin never counts in Kaldi.
-    mel_kf[-1] = 0.0
-    if bool((mel_kf.sum(0) == 0).any()):
-        raise InputError(
-            f"features.num_mels = {config.num_mels}: too many for frames of "
-            f"{config.frame_ms:g} ms; some mel bin covers no frequency"
-        )
-    return mel_kf.float()
