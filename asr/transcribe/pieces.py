@@ -91,7 +91,7 @@ class PieceCutter:
         for begin, end in pauses:
             if end - begin >= self._pause:
                 return self._between_tokens(begin, begin + self._pause // 2)
-        if len(path_t) < self._longest:
+        if len(self._path_t) <= self._longest:
             return None
         if pauses:
             begin, end = max(pauses, key=lambda pause: pause[1] - pause[0])

@@ -55,6 +55,13 @@ def paths(draw: st.DrawFn) -> list[int]:
     return path_t
 
 
+def test_sound_of_the_greatest_length_is_one_piece() -> None:
+    """30 s without a pause, as of a head that says nothing of single frames, or of a front end that
+    fills utterances up."""
+    assert [len(piece.frames_tx) for piece in cut([2, 3] * 375, 10)] == [750]
+    assert sum(len(piece.frames_tx) for piece in cut([2, 3] * 375 + [2], 10)) == 751
+
+
 @settings(max_examples=150, deadline=None)
 @given(paths(), st.sampled_from([1, 10, 300, 100_000]))
 def test_pieces_are_the_frames_and_have_the_words(path_t: list[int], block: int) -> None:
