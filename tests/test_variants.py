@@ -69,6 +69,7 @@ REMEDIES = {
     "kernel 5": ["encoder.conv_kernel=5"],
     "RMSNorm": ["encoder.conv_norm=rmsnorm"],
     "narrow cgMLP": ["encoder.cgmlp_dim=20"],
+    "whisper": ["features.kind=whisper", "features.pad_s=0.5"],
     "decoder": [
         "model.heads=[ctc,attention]",
         *("decoder.num_layers=1", "decoder.num_heads=2", "decoder.ff_dim=24", "decoder.dropout=0"),
@@ -315,6 +316,19 @@ BROKEN = [
     (["encoder.kind=transformer", "encoder.causal=true"], "transformer does not read it"),
     (["encoder.kind=ebranchformer", "encoder.conv_norm=rmsnorm"], "ebranchformer does not read"),
     (["encoder.cgmlp_dim=64"], "encoder.kind = conformer does not read it; leave it at 0"),
+    *(
+        (["features.kind=whisper", f"features.{one}"], "features.kind = whisper does not read it")
+        for one in ("frame_ms=20", "hop_ms=20", "low_hz=0", "high_hz=-400", "scale=1")
+    ),
+    (
+        ["features.kind=whisper", "features.snip_edges=false"],
+        "features.kind = whisper does not read it; leave it at True",
+    ),
+    (["features.pad_s=30"], "features.kind = kaldi does not read it; leave it at 0.0"),
+    (
+        ["features.kind=whisper", "features.sample_rate=8000"],
+        "features.sample_rate = 8000: features.kind = whisper needs 16000",
+    ),
     (["ctc.intermediate_layers=[2]"], "give different layers below the last, which is 2"),
     (["ctc.intermediate_layers=[1, 1]"], "give different layers below the last"),
     (["model.heads=[]"], "model.heads = []: give one or more of ctc, attention, none twice"),

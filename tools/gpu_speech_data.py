@@ -15,7 +15,7 @@ from torch import Tensor
 
 from asr.config import Config
 from asr.model.recogniser import Recogniser
-from asr.nn.features.norm import estimate_norm
+from asr.nn.features.norm import GlobalNorm, estimate_norm
 from asr.nn.subsampling import subsampled
 from asr.text.normalise import get_normaliser
 from asr.text.tokenizer import load_tokenizer
@@ -60,6 +60,7 @@ class Speech:
         for speed in speeds:
             found = list(features(args.samples, f"train-{speed:g}", net, device))
             if not pieces:
+                assert isinstance(net.norm, GlobalNorm)
                 net.norm.set_statistics(*estimate_norm(found))
             for feats_btf, lens_b in found:
                 normal_btf = net.norm(feats_btf, lens_b)

@@ -14,7 +14,13 @@ from asr.compare.comparison import Factor
 from asr.compare.experiment import Experiment
 from asr.compare.stats.paired import Group
 from asr.config import CONTENT, FREE, Config, walk
-from asr.config.rules import attention_terms, ctc_terms, encoder_terms, tokenizer_terms
+from asr.config.rules import (
+    attention_terms,
+    ctc_terms,
+    encoder_terms,
+    feature_terms,
+    tokenizer_terms,
+)
 from asr.config.schema import unread_heads
 from asr.printable import printable
 
@@ -22,6 +28,7 @@ MIN_RUNS = 2
 # By section: the options that enter what is computed, with their values. An option that the chosen
 # weighting or kind does not read makes no difference; a section that is not here reads all of its own.
 TERMS: dict[str, Callable[[Any], dict[str, object]]] = {
+    "features": feature_terms,
     "attention": attention_terms,
     "encoder": encoder_terms,
     "ctc": ctc_terms,

@@ -1,7 +1,11 @@
-"""Names of heads, and kinds of encoder layers with the options each reads, known without PyTorch."""
+"""Names of heads, and kinds of front ends and encoder layers with the options each reads.
+
+Known without PyTorch.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 
@@ -31,14 +35,50 @@ HEAD_NAMES = ("ctc", "attention")
 # The gated convolution of an E-Branchformer over its width, where nothing is said.
 CGMLP_WIDTH = 6
 
-OWN_OPTIONS = sorted({name for kind in ENCODERS.values() for name in kind.reads})
-"""Options of the encoder that not every kind reads."""
+
+class FrontEndKind(NamedTuple):
+    """A kind of features as the rest of the package sees it.
+
+    Attributes:
+        reads: options of the features that it reads and other kinds may not.
+        streams: whether utterances may be cut into chunks at all.
+        exports: whether it goes along into an ONNX file.
+        sample_rate: the only rate that it is defined for, None for any.
+    """
+
+    reads: tuple[str, ...] = ()
+    streams: bool = True
+    exports: bool = True
+    sample_rate: int | None = None
 
 
-def unread(kind: object) -> list[str]:
-    """Return the options of the encoder that another kind reads and this one does not.
+FRONT_ENDS = {
+    "kaldi": FrontEndKind(reads=("frame_ms", "hop_ms", "low_hz", "high_hz", "scale", "snip_edges")),
+    "whisper": FrontEndKind(reads=("pad_s",), streams=False, exports=False, sample_rate=16000),
+}
+
+DEFAULT_FRONT_END = "kaldi"
+
+KINDS: dict[str, Mapping[str, EncoderKind | FrontEndKind]] = {
+    "encoder": ENCODERS,
+    "features": FRONT_ENDS,
+}
+"""Sections of the configuration with an option ``kind``, which decides on the options that are read."""
+
+DEFAULT_KINDS = {"encoder": DEFAULT_KIND, "features": DEFAULT_FRONT_END}
+
+OWN_OPTIONS = {
+    section: sorted({name for kind in kinds.values() for name in kind.reads})
+    for section, kinds in KINDS.items()
+}
+"""By section, the options that not every kind reads."""
+
+
+def unread(section: str, kind: object) -> list[str]:
+    """Return the options of a section that another kind reads and this one does not.
 
     A kind that is not known, such as a later version's, is taken to read them all.
     """
-    known = next((one.reads for name, one in ENCODERS.items() if name == kind), OWN_OPTIONS)
-    return [name for name in OWN_OPTIONS if name not in known]
+    own = OWN_OPTIONS[section]
+    known = next((one.reads for name, one in KINDS[section].items() if name == kind), own)
+    return [name for name in own if name not in known]

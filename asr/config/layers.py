@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from asr.config.kinds import DEFAULT_KIND, unread
+from asr.config.kinds import DEFAULT_KINDS, unread
 from asr.config.schema import unread_heads
 from asr.config.strict_yaml import parse_yaml, read_yaml
 from asr.errors import InputError, warn
@@ -55,14 +55,16 @@ def read_yaml_chain(
 
 
 def _without_unread(content: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what the kind of encoder and the heads do not read: older versions let it stand."""
-    model, encoder = content.get("model"), content.get("encoder")
+    """Leave out what the kinds and the heads do not read: older versions let it stand."""
+    model = content.get("model")
     heads = unread_heads(model.get("heads") if isinstance(model, dict) else None)
     content = {name: part for name, part in content.items() if name not in heads}
-    if not isinstance(encoder, dict):
-        return content
-    names = unread(encoder.get("kind", DEFAULT_KIND))
-    return {**content, "encoder": {k: v for k, v in encoder.items() if k not in names}}
+    for section, default in DEFAULT_KINDS.items():
+        part = content.get(section)
+        if isinstance(part, dict):
+            names = unread(section, part.get("kind", default))
+            content[section] = {k: v for k, v in part.items() if k not in names}
+    return content
 
 
 def _find_base(name: Any, path: Path) -> Path:

@@ -17,10 +17,10 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from asr.config.kinds import unread
+from asr.config.kinds import KINDS, unread
 from asr.config.layers import check_keys, parse_override, read_yaml_chain
 from asr.config.rules import refusal
-from asr.config.schema import HEAD_SECTIONS, Config, EncoderConfig, unread_heads, walk
+from asr.config.schema import HEAD_SECTIONS, Config, unread_heads, walk
 from asr.errors import InputError
 from asr.formats import FORMAT
 
@@ -39,8 +39,8 @@ def load(
     In place of the defaults stands ``begun``, the configuration of a run that goes on: what nobody
     says stays as it was, also where a newer version has another default.
 
-    A yaml, or the overrides together, that choose a kind of encoder or heads take back what was said
-    before them to others: options that these do not read are at their defaults again.
+    A yaml, or the overrides together, that choose a kind (of features, of encoder) or heads take back
+    what was said before them to others: options that these do not read are at their defaults again.
 
     A yaml may name a ``base:`` (another yaml, relative to it, or one of the package's own by name),
     unless ``follow_base`` is false: the configuration that a run or a model folder keeps stands
@@ -57,12 +57,14 @@ def load(
     for layers in given:
         for origin, layer in layers:
             check_keys(layer, [key for key, _, _ in walk(Config())], origin)
-        for kind in _given(layers, "encoder", "kind")[-1:]:
-            unsaid = {name: getattr(EncoderConfig(), name) for name in unread(kind)}
-            merged = OmegaConf.merge(merged, {"encoder": unsaid})
+        for section in KINDS:
+            defaults = vars(getattr(Config(), section))
+            for kind in _given(layers, section, "kind")[-1:]:
+                unsaid = {name: defaults[name] for name in unread(section, kind)}
+                merged = OmegaConf.merge(merged, {section: unsaid})
         for heads in _given(layers, "model", "heads")[-1:]:
-            defaults = {name: vars(HEAD_SECTIONS[name]) for name in unread_heads(heads)}
-            merged = OmegaConf.merge(merged, defaults)
+            unsaid = {name: vars(HEAD_SECTIONS[name]) for name in unread_heads(heads)}
+            merged = OmegaConf.merge(merged, unsaid)
         for origin, layer in layers:
             _check_switches(layer, origin)
             merged = _merge(merged, layer, origin)

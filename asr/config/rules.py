@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 from sigmoid_attention.weightings import MAPS, Map, listed, maps_with, served_by
 
-from asr.config.kinds import CGMLP_WIDTH, ENCODERS, HEAD_NAMES, OWN_OPTIONS, unread
+from asr.config.kinds import CGMLP_WIDTH, ENCODERS, FRONT_ENDS, HEAD_NAMES, OWN_OPTIONS, unread
 from asr.config.schema import (
     HEAD_SECTIONS,
     AttentionConfig,
     Config,
     CtcConfig,
     EncoderConfig,
+    FeatureConfig,
     TokenizerConfig,
 )
 
@@ -38,13 +39,26 @@ _WITH_POWER = listed(maps_with(lambda one: one.power))
 MAX_WINDOW = 8192  # samples; the mel bank and a batch of spectra grow with it
 
 
-def _unread(name: str) -> Rule:
-    """An option of the encoder that some kinds read, given to another."""
-    default = getattr(EncoderConfig(), name)
+def _unread(section: str, name: str) -> Rule:
+    """An option of the features or of the encoder that some kinds read, given to another."""
+    default = getattr(getattr(Config(), section), name)
+
+    def broken(config: Config) -> bool:
+        part = getattr(config, section)
+        return name in unread(section, part.kind) and getattr(part, name) != default
+
     return Rule(
-        lambda c: name in unread(c.encoder.kind) and getattr(c.encoder, name) != default,
-        f"encoder.{name} = {{encoder.{name}}}: encoder.kind = {{encoder.kind}} does not read it; "
-        f"leave it at {default}",
+        broken,
+        f"{section}.{name} = {{{section}.{name}}}: {section}.kind = {{{section}.kind}} does not read "
+        f"it; leave it at {default}",
+    )
+
+
+def _only_rate(kind: str, rate: int) -> Rule:
+    """A kind of features at another rate than the one that it is defined for."""
+    return Rule(
+        lambda c: c.features.kind == kind and c.features.sample_rate != rate,
+        f"features.sample_rate = {{features.sample_rate}}: features.kind = {kind} needs {rate}",
     )
 
 
@@ -194,7 +208,8 @@ RULES = (
         "{encoder.subsampling_kind} is as wide as the encoder; leave it at "
         f"{EncoderConfig().subsampling_channels}",
     ),
-    *(_unread(name) for name in OWN_OPTIONS),
+    *(_unread(section, name) for section, names in OWN_OPTIONS.items() for name in names),
+    *(_only_rate(kind, one.sample_rate) for kind, one in FRONT_ENDS.items() if one.sample_rate),
     Rule(
         lambda c: c.encoder.conv_kernel % 2 == 0,
         "encoder.conv_kernel = {encoder.conv_kernel}: must be odd",
@@ -269,6 +284,10 @@ RULES = (
 
 
 CHUNK_RULES = (
+    Rule(
+        lambda c: not FRONT_ENDS[c.features.kind].streams,
+        "{what}: features.kind = {features.kind} needs whole utterances",
+    ),
     Rule(
         lambda c: not ENCODERS[c.encoder.kind].streams,
         "{what}: encoder.kind = {encoder.kind} needs whole utterances",
@@ -353,9 +372,15 @@ def attention_terms(attention: AttentionConfig) -> dict[str, object]:
     return {name: value for name, value in terms.items() if name not in unused}
 
 
+def feature_terms(features: FeatureConfig) -> dict[str, object]:
+    """Return the options that the features read."""
+    unused = unread("features", features.kind)
+    return {name: value for name, value in vars(features).items() if name not in unused}
+
+
 def encoder_terms(encoder: EncoderConfig) -> dict[str, object]:
     """Return the options that the encoder reads; two that agree in them compute alike."""
-    unused = {*unread(encoder.kind), *(() if encoder.chunk_sizes else ("left_chunks",))}
+    unused = {*unread("encoder", encoder.kind), *(() if encoder.chunk_sizes else ("left_chunks",))}
     if encoder.subsampling_kind == "conv1d":
         unused.add("subsampling_channels")
     terms = dict(vars(encoder))

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from sigmoid_attention.weightings import MAPS
 
-from asr.config.kinds import DEFAULT_KIND, ENCODERS, HEAD_NAMES
+from asr.config.kinds import DEFAULT_FRONT_END, DEFAULT_KIND, ENCODERS, FRONT_ENDS, HEAD_NAMES
 from asr.config.option import CONTENT, FREE, option
 from asr.config.training import OptimizerConfig, TrainConfig
 
@@ -62,24 +62,42 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class FeatureConfig:
-    """Log-mel filterbank with Kaldi's definitions (dither 0, Povey window, pre-emphasis 0.97)."""
+    """The front end, which makes log-mel features of audio."""
 
+    kind: str = option(
+        DEFAULT_FRONT_END,
+        "whose definitions the features follow: those of Kaldi's filterbank (no dither, normalised with "
+        "the mean and variance of the training data) or Whisper's",
+        choices=tuple(FRONT_ENDS),
+    )
     sample_rate: int = option(
         16000, "samples per second that everything is resampled to", low=1000, high=192000
     )
     num_mels: int = option(80, "mel bins", low=8, high=512)
-    frame_ms: float = option(25.0, "window length", low=1.0, high=1000.0)
-    hop_ms: float = option(10.0, "frame shift", low=1.0, high=1000.0)
-    low_hz: float = option(20.0, "lower edge of the mel bank", low=0.0, high=96000.0)
+    frame_ms: float = option(25.0, "window length: kaldi", low=1.0, high=1000.0)
+    hop_ms: float = option(10.0, "frame shift: kaldi", low=1.0, high=1000.0)
+    low_hz: float = option(20.0, "lower edge of the mel bank: kaldi", low=0.0, high=96000.0)
     high_hz: float = option(
         0.0,
-        "upper edge; 0 or negative counts from the Nyquist frequency",
+        "upper edge; 0 or negative counts from the Nyquist frequency: kaldi",
         low=-96000.0,
         high=96000.0,
     )
-    snip_edges: bool = option(True, "only whole windows; false centres frames and reflects edges")
+    snip_edges: bool = option(
+        True, "only whole windows; false centres frames and reflects edges: kaldi"
+    )
     scale: float = option(
-        32768.0, "factor on samples in [-1, 1]; Kaldi reads 16-bit integers", low=1e-6, high=1e38
+        32768.0,
+        "factor on samples in [-1, 1], since Kaldi reads 16-bit integers: kaldi",
+        low=1e-6,
+        high=1e38,
+    )
+    pad_s: float = option(
+        0.0,
+        "length to which zeros fill up shorter utterances; their frames count (Whisper was trained with "
+        "30): whisper",
+        low=0.0,
+        high=30.0,
     )
 
 

@@ -16,8 +16,7 @@ from asr.errors import InputError
 from asr.heads.base import Head
 from asr.heads.table import build_heads
 from asr.nn.encoder import Chunk, Encoder
-from asr.nn.features.kaldi import Fbank
-from asr.nn.features.norm import GlobalNorm
+from asr.nn.features.table import build_front_end, build_norm
 from asr.nn.outline import outlines
 from asr.nn.subsampling import Count, subsampled
 
@@ -26,7 +25,7 @@ Augment = Callable[[Tensor, Tensor], Tensor]
 
 
 class Recogniser(nn.Module):
-    """Filterbank, global normalisation, encoder, heads.
+    """Front end, its normalisation, encoder, heads.
 
     ``forward``: waveforms (b, n) in [-1, 1] padded with zeros and their lengths (b) in samples -> frames
     (b, t, x) of a head (log-probabilities of CTC's) and their lengths (b). Nothing in it depends on the
@@ -39,8 +38,8 @@ class Recogniser(nn.Module):
 
     def __init__(self, config: Config, vocab_size: int):
         super().__init__()
-        self.features = Fbank(config.features)
-        self.norm = GlobalNorm(config.features.num_mels)
+        self.features = build_front_end(config.features)
+        self.norm = build_norm(config.features)
         self.encoder = Encoder(config.encoder, config.attention, config.features.num_mels)
         self.heads = nn.ModuleDict(build_heads(config, vocab_size))
         self.vocab_size = vocab_size
@@ -158,7 +157,7 @@ def weight_shapes(config: Config, vocab_size: int) -> dict[str, torch.Size]:
     """Names and shapes of the weights that a model of this configuration has, without allocating any."""
     with outlines():
         parts = {
-            "norm": GlobalNorm(config.features.num_mels),
+            "norm": build_norm(config.features),
             "encoder": Encoder(config.encoder, config.attention, config.features.num_mels),
             "heads": nn.ModuleDict(build_heads(config, vocab_size)),
         }

@@ -15,6 +15,7 @@ from asr.config.rules import chunk_refusal, sees_past_only
 from asr.errors import InputError
 from asr.model.recogniser import Recogniser
 from asr.nn.encoder import Chunk
+from asr.nn.features.table import build_front_end
 from asr.nn.frames import Memory
 
 PAST_ONLY_SIZE = 16
@@ -48,7 +49,7 @@ def choose_chunk(config: Config, size: int | None = None, left_chunks: int | Non
     lefts = sorted(set(config.encoder.left_chunks))
     sees_all = takes_any or lefts[0] < 0
     if left_chunks is None and sees_all:
-        frame_s = config.features.hop_ms / 1000 * config.encoder.subsampling
+        frame_s = build_front_end(config.features).frame_s * config.encoder.subsampling
         reach = config.attention.window or config.data.max_duration_s / frame_s
         left_chunks = math.ceil(reach / size)
     elif left_chunks is None:

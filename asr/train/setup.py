@@ -22,7 +22,7 @@ from asr.errors import InputError, warn
 from asr.files import write_atomically
 from asr.model.folder import new_folder
 from asr.model.recogniser import Recogniser, count_parameters
-from asr.nn.features.norm import estimate_norm
+from asr.nn.features.norm import GlobalNorm, estimate_norm
 from asr.processes import Processes
 from asr.run_folder import RunFolder
 from asr.text.coverage import check_training_texts, warn_of_references
@@ -210,8 +210,11 @@ def _open_all(paths: list[str], key: str, data: DataConfig) -> CutTable:
 
 
 def set_norm(setup: Setup, config: Config, processes: Processes) -> None:
-    """Estimates the global mean and variance of the features, once for all processes."""
+    """Estimate the global mean and variance of the features where their norm has any, once for all
+    processes."""
     norm, device = setup.net.norm, processes.device
+    if not isinstance(norm, GlobalNorm):
+        return
     plan = sorted_batches(setup.plain.durations_s, config.train.max_batch_s)
 
     def features() -> Iterator[tuple[Tensor, Tensor]]:

@@ -120,7 +120,7 @@ class Step:
     def loss(self, batch: Batch, epoch: int, objective: nn.Module) -> Tensor:
         """(b) the loss of each utterance, of a batch on the host."""
         config = self._config
-        frame_s = config.features.hop_ms / 1000
+        frame_s = self._engine.net.features.frame_s
         rngs = [
             utterance_rng(config.train.seed, epoch, name, purpose)
             for purpose in VIEWS[: self._engine.net.num_views]

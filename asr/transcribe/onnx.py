@@ -18,12 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from asr.config.kinds import FRONT_ENDS
 from asr.errors import InputError
 from asr.files import file_hash, make_folder, read_json_object, required, write_atomically
 from asr.model.folder import WEIGHTS, Model, load_model
 from asr.model.recogniser import Recogniser
-from asr.nn.features.kaldi import LOG_FLOOR, PREEMPHASIS, Fbank
-from asr.nn.features.norm import padding_mask
 from asr.run_folder import RunFolder
 from asr.search.words import START_SHIFT_S
 from asr.text.tokenizer import BLANK, UNKNOWN, UNKNOWN_TEXT
@@ -38,58 +37,16 @@ _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _PADDING_SAMPLES = 3200
 
 
-class ConvolutionFbank(nn.Module):
-    """The features of ``Fbank``, which it is made from, in operators that ONNX has.
-
-    Raises:
-        InputError: features with mirrored edges.
-    """
-
-    def __init__(self, fbank: Fbank):
-        super().__init__()
-        if not fbank.snip_edges:
-            raise InputError("features.snip_edges = false: not exported; train with true")
-        self.hop, self.scale, self.num_frames = fbank.hop, fbank.scale, fbank.num_frames
-        self.register_buffer("mel_kf", fbank.mel_kf)
-        self.mel_kf: Tensor
-        self.register_buffer("kernel", _transform(fbank))
-        self.kernel: Tensor
-
-    def forward(self, wave_bn: Tensor, lens_b: Tensor) -> tuple[Tensor, Tensor]:
-        position_n = torch.arange(wave_bn.shape[1], device=wave_bn.device)
-        wave_bn = torch.where(position_n < lens_b[:, None], wave_bn * self.scale, 0.0)
-        spectrum_bct = F.conv1d(wave_bn[:, None], self.kernel[:, None], stride=self.hop)
-        real_bkt, imaginary_bkt = spectrum_bct.chunk(2, dim=1)
-        power_btk = (real_bkt.square() + imaginary_bkt.square()).transpose(1, 2)
-        feats_btf = torch.matmul(power_btk, self.mel_kf).clamp(min=LOG_FLOOR).log()
-        feat_lens_b = self.num_frames(lens_b)
-        return feats_btf.masked_fill(
-            padding_mask(feat_lens_b, feats_btf.shape[1]), 0.0
-        ), feat_lens_b
-
-
-def _transform(fbank: Fbank) -> Tensor:
-    """(2 k, w): what maps the samples of a frame to the real and the imaginary half of its spectrum."""
-    size = fbank.window_size
-    frames_ww = torch.eye(size, dtype=torch.float64)
-    frames_ww = frames_ww - frames_ww.mean(1, keepdim=True)
-    # Kaldi takes the first sample as its own predecessor; the window silences it anyway
-    before_ww = torch.cat([frames_ww[:, :1], frames_ww[:, :-1]], dim=1)
-    windowed_ww = (frames_ww - PREEMPHASIS * before_ww) * fbank.window_w[:size].double()
-    spectrum_wk = torch.fft.rfft(windowed_ww, n=fbank.fft_size)
-    return torch.cat([spectrum_wk.real, spectrum_wk.imag], dim=1).T.float().contiguous()
-
-
 class _Exported(nn.Module):
     def __init__(self, net: Recogniser):
         super().__init__()
-        self.fbank = ConvolutionFbank(net.features)
+        self.features = net.features.in_convolutions()
         self.net = net
 
     def forward(self, wave_bn: Tensor, wave_lens_b: Tensor) -> tuple[Tensor, Tensor]:
         # so that there is a frame to compute, however short the sound; its length says it is none
         wave_bn = F.pad(wave_bn, (0, _PADDING_SAMPLES))
-        feats_btf, feat_lens_b = self.fbank(wave_bn, wave_lens_b)
+        feats_btf, feat_lens_b = self.features(wave_bn, wave_lens_b)
         feats_btf = self.net.norm(feats_btf, feat_lens_b)
         encoded_btd, lens_b = self.net.encoder(feats_btf, feat_lens_b)
         return self.net.head("ctc").frames(encoded_btd), lens_b
@@ -111,6 +68,10 @@ def export_onnx(folder: Path, out: Path) -> list[str]:
         raise InputError(f"export needs {', '.join(missing)}: pip install sigmoid-asr[onnx]")
     model = load_model(folder, "cpu", backend="reference")
     model.net.head("ctc")  # refuses a model without one
+    kind = model.config.features.kind
+    if not FRONT_ENDS[kind].exports:
+        known = ", ".join(name for name, one in FRONT_ENDS.items() if one.exports)
+        raise InputError(f"features.kind = {kind}: not exported; train with {known}")
     exported = _Exported(model.net).eval()
     rate = model.config.features.sample_rate
     wave_bn = 0.1 * torch.randn(3, 2 * rate, generator=torch.Generator().manual_seed(0))

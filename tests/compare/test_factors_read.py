@@ -23,6 +23,16 @@ def test_options_that_a_kind_does_not_read_make_no_difference(tmp_path: Path) ->
     assert factor.levels == ["conformer+conv_kernel=15", "transformer", "conformer+conv_kernel=31"]
 
 
+def test_options_that_a_front_end_does_not_read_make_no_difference(tmp_path: Path) -> None:
+    folders = []
+    for kind, scale in (("kaldi", 1.0), ("whisper", 32768.0)):
+        folders += seeds_with(
+            tmp_path, kind, 0.2, {"features.kind": kind, "features.scale": scale}, weighting=kind
+        )
+    (factor,) = compare(folders).factors
+    assert factor.keys == ["attention.weighting", "features.kind"]
+
+
 def test_options_of_a_head_that_is_not_there_make_no_difference(tmp_path: Path) -> None:
     folders = [
         *seeds_with(tmp_path, "ctc", 0.1, {"model.heads": ["ctc"]}),

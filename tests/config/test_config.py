@@ -54,6 +54,20 @@ def test_a_kind_of_encoder_takes_back_what_was_said_before_to_another(tmp_path: 
         assert str(caught.value) == where + reason
 
 
+def test_a_kind_of_features_takes_back_what_was_said_before_to_another(tmp_path: Path) -> None:
+    yaml, over = tmp_path / "kaldi.yaml", tmp_path / "other.yaml"
+    yaml.write_text("features: {snip_edges: false, high_hz: -400.0, num_mels: 128}\n")
+    over.write_text("features: {kind: whisper, pad_s: 30.0}\n")
+    features = config.load([yaml, over]).features
+    assert features == config.FeatureConfig(kind="whisper", num_mels=128, pad_s=30.0)
+    again = config.load([yaml, over], ["features.kind=kaldi"]).features
+    assert again == config.FeatureConfig(num_mels=128)
+    folder = tmp_path / "config.yaml"
+    folder.write_text("format: 2\nfeatures: {snip_edges: false, scale: 1.0}\n")
+    read = config.load([folder], follow_base=False).features
+    assert read == config.FeatureConfig(snip_edges=False, scale=1.0)
+
+
 def test_a_folder_of_an_older_version_may_hold_what_its_kind_does_not_read(tmp_path: Path) -> None:
     yaml = tmp_path / "config.yaml"
     yaml.write_text("format: 2\nencoder: {kind: transformer, conv_kernel: 15, causal: true}\n")

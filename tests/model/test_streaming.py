@@ -283,6 +283,7 @@ def test_what_cannot_be_cut_into_chunks_is_refused(options: list[str], reason: s
             r"^streaming: attention\.count = sequence needs whole",
         ),
         (["attention.position=cape"], r"^streaming: attention\.position = cape needs whole"),
+        (["features.kind=whisper"], r"^streaming: features\.kind = whisper needs whole"),
     ],
 )
 def test_who_saw_whole_utterances_is_told_how_to_train_if_it_can_be(

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from asr.config import FeatureConfig
 from asr.errors import InputError
-from asr.nn.features.kaldi import FRAMES_AT_ONCE_CPU, Fbank, povey_window
+from asr.nn.features.base import FRAMES_AT_ONCE_CPU
+from asr.nn.features.kaldi import Fbank, povey_window
 from asr.nn.features.mel import mel_bank
 from asr.nn.features.norm import GlobalNorm, estimate_norm
 

@@ -18,9 +18,9 @@ from asr.config import FeatureConfig
 from asr.errors import InputError
 from asr.model.folder import load_model, save_model
 from asr.model.recogniser import Recogniser
-from asr.nn.features.kaldi import Fbank
+from asr.nn.features.kaldi import ConvolutionFbank, Fbank
 from asr.text.tokenizer import train_tokenizer
-from asr.transcribe.onnx import ConvolutionFbank, metadata
+from asr.transcribe.onnx import metadata
 from asr.transcribe.precision import Int8Linear
 
 RATE = 16000
@@ -182,6 +182,21 @@ def test_metadata_spells_what_the_tokenizer_does(kind: str, tmp_path: Path) -> N
     (tmp_path / "mine" / "run.json").write_text('{"commit": "0123456789"}')
     again = metadata(load_model(tmp_path / "mine"), tmp_path / "mine")
     assert again == {**facts, "commit": "0123456789"}
+
+
+def test_a_front_end_that_needs_whole_utterances_is_not_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    cfg = config.load([], ["features.kind=whisper", "tokenizer.kind=char"])
+    tokenizer = train_tokenizer(["the quick brown fox"], cfg.tokenizer)
+    net = Recogniser(cfg, tokenizer.vocab_size)
+    save_model(tmp_path / "model", net.state_dict(), cfg, tokenizer)
+    assert main(["export", "--model", str(tmp_path), "--out", str(tmp_path / "x.onnx")]) == 2
+    error = "asr: error: features.kind = whisper: not exported; train with kaldi\n"
+    assert capsys.readouterr().err == error
+    assert not (tmp_path / "x.onnx").exists()
 
 
 def test_features_by_convolution_are_those_of_the_filterbank(babble: np.ndarray) -> None:

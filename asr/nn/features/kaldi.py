@@ -6,7 +6,6 @@ Shapes: b utterance, n sample, t frame, w sample within a window, k frequency bi
 from __future__ import annotations
 
 import math
-from typing import overload
 
 import torch
 from torch import Tensor, nn
@@ -14,36 +13,27 @@ from torch.nn import functional as F
 
 from asr.config import FeatureConfig
 from asr.errors import InputError
+from asr.nn.features.base import Count, FrontEnd, in_pieces, power_spectrum
 from asr.nn.features.mel import mel_bank
-from asr.nn.features.norm import padding_mask
+from asr.nn.features.norm import GlobalNorm, padding_mask
 
 PREEMPHASIS = 0.97
 # Kaldi floors mel energies at the float32 epsilon before the logarithm.
 LOG_FLOOR = torch.finfo(torch.float32).eps
-# Frames computed at once: an hour of speech needs no gigabytes of intermediate results, and small
-# ones, near a core's cache, are up to twice as fast on a CPU.
-FRAMES_AT_ONCE_CPU = 1 << 12
-FRAMES_AT_ONCE = 1 << 18
 
 
-class Fbank(nn.Module):
-    """Kaldi's ``compute-fbank-feats`` with dither 0, no energy, on a padded batch.
+class Fbank(FrontEnd):
+    """Kaldi's ``compute-fbank-feats`` with dither 0, no energy, on a padded batch."""
 
-    The features of an utterance do not depend on its padding nor on its batch; frames past its end
-    are 0. Nothing is learnt and nothing is saved: all follows from the configuration.
-    """
-
-    window_w: Tensor
-    mel_kf: Tensor
+    norm = GlobalNorm
 
     def __init__(self, config: FeatureConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         # Kaldi truncates to whole samples.
         self.window_size = int(config.sample_rate * config.frame_ms * 0.001)
         self.hop = int(config.sample_rate * config.hop_ms * 0.001)
         self.snip_edges = config.snip_edges
         self.scale = config.scale
-        self.num_mels = config.num_mels
         if self.window_size < 2 or self.hop < 1:
             raise InputError(
                 f"features.frame_ms = {config.frame_ms:g}, features.hop_ms = {config.hop_ms:g}: "
@@ -55,40 +45,15 @@ class Fbank(nn.Module):
         self.register_buffer("window_w", window_w, persistent=False)
         self.register_buffer("mel_kf", mel_bank(config, self.fft_size), persistent=False)
 
-    @overload
-    def num_frames(self, num_samples: int) -> int: ...
-
-    @overload
-    def num_frames(self, num_samples: Tensor) -> Tensor: ...
-
-    def num_frames(self, num_samples: int | Tensor) -> int | Tensor:
-        """Frames of an utterance (or of each of a tensor of lengths), exactly Kaldi's count."""
+    def num_frames(self, num_samples: Count) -> Count:
+        """Return the frames of an utterance (or of each of a tensor of lengths), Kaldi's count."""
         if self.snip_edges:
             frames = (num_samples - self.window_size) // self.hop + 1
         else:
             frames = (num_samples + self.hop // 2) // self.hop
         return frames.clamp(min=0) if isinstance(frames, Tensor) else max(frames, 0)
 
-    def forward(self, wave_bn: Tensor, lens_b: Tensor) -> tuple[Tensor, Tensor]:
-        """
-        Args:
-            wave_bn: samples in [-1, 1], any floating type; what lies past an utterance's length is
-                never looked at.
-            lens_b: samples of each utterance, at most n.
-
-        Returns:
-            (feats_btf, feat_lens_b int64); t is what n samples give. Features are float32, or float64
-            in a module that was converted to it.
-        """
-        # bfloat16 keeps 8 bits: far too few for an FFT and a logarithm.
-        with torch.autocast(wave_bn.device.type, enabled=False):
-            return self._forward(wave_bn.to(self.window_w.dtype), lens_b.to(wave_bn.device))
-
-    def _forward(self, wave_bn: Tensor, lens_b: Tensor) -> tuple[Tensor, Tensor]:
-        feat_lens_b = self.num_frames(lens_b)
-        max_frames = self.num_frames(wave_bn.shape[1])
-        if max_frames == 0 or wave_bn.shape[0] == 0:
-            return wave_bn.new_zeros(wave_bn.shape[0], max_frames, self.num_mels), feat_lens_b
+    def _features(self, wave_bn: Tensor, lens_b: Tensor, max_frames: int) -> Tensor:
         wave_bn = self._place(wave_bn, lens_b, (max_frames - 1) * self.hop + self.fft_size)
         # Kaldi works on each frame: subtract its mean m, then pre-emphasis. Pre-emphasis commutes
         # with cutting frames except at a frame's first sample, where the window is 0; and what it
@@ -97,18 +62,12 @@ class Fbank(nn.Module):
         emphasised_bn[:, 1:].sub_(wave_bn[:, :-1], alpha=PREEMPHASIS)
         frames_btw = wave_bn.unfold(1, self.fft_size, self.hop)[..., : self.window_size]
         emphasised_btw = emphasised_bn.unfold(1, self.fft_size, self.hop)
-        at_once = FRAMES_AT_ONCE_CPU if wave_bn.device.type == "cpu" else FRAMES_AT_ONCE
-        at_once = max(1, at_once // wave_bn.shape[0])
-        pieces = zip(frames_btw.split(at_once, 1), emphasised_btw.split(at_once, 1), strict=True)
-        feats_btf = torch.cat([self._log_mel(*piece) for piece in pieces], dim=1)
-        return feats_btf.masked_fill_(padding_mask(feat_lens_b, max_frames), 0.0), feat_lens_b
+        return in_pieces(self._log_mel, frames_btw, emphasised_btw)
 
     def _log_mel(self, frames_btw: Tensor, emphasised_btw: Tensor) -> Tensor:
         left_of_mean_bt1 = frames_btw.mean(-1, keepdim=True) * (1 - PREEMPHASIS)
         windowed_btw = (emphasised_btw - left_of_mean_bt1).mul_(self.window_w)
-        spectrum_btk = torch.fft.rfft(windowed_btw)
-        power_btk = spectrum_btk.real.square().addcmul_(spectrum_btk.imag, spectrum_btk.imag)
-        return torch.matmul(power_btk, self.mel_kf).clamp_(min=LOG_FLOOR).log_()
+        return torch.matmul(power_spectrum(windowed_btw), self.mel_kf).clamp_(min=LOG_FLOOR).log_()
 
     def _place(self, wave_bn: Tensor, lens_b: Tensor, span: int) -> Tensor:
         """``span`` samples, scaled, with what the first and the last frame need around them."""
@@ -128,6 +87,51 @@ class Fbank(nn.Module):
         index_bn = position_n.unsqueeze(0) % (2 * lens_b1)
         index_bn = torch.where(index_bn < lens_b1, index_bn, 2 * lens_b1 - 1 - index_bn)
         return wave_bn.gather(1, index_bn) * self.scale
+
+    def in_convolutions(self) -> ConvolutionFbank:
+        return ConvolutionFbank(self)
+
+
+class ConvolutionFbank(nn.Module):
+    """The features of ``Fbank``, which it is made from, in operators that ONNX has.
+
+    Raises:
+        InputError: features with mirrored edges.
+    """
+
+    def __init__(self, fbank: Fbank):
+        super().__init__()
+        if not fbank.snip_edges:
+            raise InputError("features.snip_edges = false: not exported; train with true")
+        self.hop, self.scale, self.num_frames = fbank.hop, fbank.scale, fbank.num_frames
+        self.register_buffer("mel_kf", fbank.mel_kf)
+        self.mel_kf: Tensor
+        self.register_buffer("kernel", _transform(fbank))
+        self.kernel: Tensor
+
+    def forward(self, wave_bn: Tensor, lens_b: Tensor) -> tuple[Tensor, Tensor]:
+        position_n = torch.arange(wave_bn.shape[1], device=wave_bn.device)
+        wave_bn = torch.where(position_n < lens_b[:, None], wave_bn * self.scale, 0.0)
+        spectrum_bct = F.conv1d(wave_bn[:, None], self.kernel[:, None], stride=self.hop)
+        real_bkt, imaginary_bkt = spectrum_bct.chunk(2, dim=1)
+        power_btk = (real_bkt.square() + imaginary_bkt.square()).transpose(1, 2)
+        feats_btf = torch.matmul(power_btk, self.mel_kf).clamp(min=LOG_FLOOR).log()
+        feat_lens_b = self.num_frames(lens_b)
+        return feats_btf.masked_fill(
+            padding_mask(feat_lens_b, feats_btf.shape[1]), 0.0
+        ), feat_lens_b
+
+
+def _transform(fbank: Fbank) -> Tensor:
+    """(2 k, w): what maps the samples of a frame to the real and the imaginary half of its spectrum."""
+    size = fbank.window_size
+    frames_ww = torch.eye(size, dtype=torch.float64)
+    frames_ww = frames_ww - frames_ww.mean(1, keepdim=True)
+    # Kaldi takes the first sample as its own predecessor; the window silences it anyway
+    before_ww = torch.cat([frames_ww[:, :1], frames_ww[:, :-1]], dim=1)
+    windowed_ww = (frames_ww - PREEMPHASIS * before_ww) * fbank.window_w[:size].double()
+    spectrum_wk = torch.fft.rfft(windowed_ww, n=fbank.fft_size)
+    return torch.cat([spectrum_wk.real, spectrum_wk.imag], dim=1).T.float().contiguous()
 
 
 def povey_window(size: int) -> Tensor:

@@ -16,7 +16,27 @@ from asr.errors import InputError
 MIN_STD = 1e-3
 
 
-class GlobalNorm(nn.Module):
+class Norm(nn.Module):
+    """Interface of a normalisation: ``forward(feats_btf, lens_b)`` -> features of the same shape.
+
+    Frames past an utterance's length are 0, before and after it.
+    """
+
+    def __init__(self, num_mels: int) -> None:
+        super().__init__()
+
+    def forward(self, feats_btf: Tensor, lens_b: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class NoNorm(Norm):
+    """Features as they are."""
+
+    def forward(self, feats_btf: Tensor, lens_b: Tensor) -> Tensor:
+        return feats_btf
+
+
+class GlobalNorm(Norm):
     """Subtracts one mean and divides by one deviation per mel bin, both estimated on training data.
 
     Fixed numbers, not the utterance's own: a stream has no whole utterance. Saved with the weights.
@@ -26,7 +46,7 @@ class GlobalNorm(nn.Module):
     inv_std_f: Tensor
 
     def __init__(self, num_mels: int) -> None:
-        super().__init__()
+        super().__init__(num_mels)
         self.register_buffer("mean_f", torch.zeros(num_mels))
         self.register_buffer("inv_std_f", torch.ones(num_mels))
 
