@@ -70,6 +70,7 @@ REMEDIES = {
     "RMSNorm": ["encoder.conv_norm=rmsnorm"],
     "narrow cgMLP": ["encoder.cgmlp_dim=20"],
     "whisper": ["features.kind=whisper", "features.pad_s=0.5"],
+    "nemo": ["features.kind=nemo"],
     "decoder": [
         "model.heads=[ctc,attention]",
         *("decoder.num_layers=1", "decoder.num_heads=2", "decoder.ff_dim=24", "decoder.dropout=0"),
@@ -329,6 +330,7 @@ BROKEN = [
         ["features.kind=whisper", "features.sample_rate=8000"],
         "features.sample_rate = 8000: features.kind = whisper needs 16000",
     ),
+    (["features.kind=nemo", "features.sample_rate=8000"], "features.kind = nemo needs 16000"),
     (["ctc.intermediate_layers=[2]"], "give different layers below the last, which is 2"),
     (["ctc.intermediate_layers=[1, 1]"], "give different layers below the last"),
     (["model.heads=[]"], "model.heads = []: give one or more of ctc, attention, none twice"),

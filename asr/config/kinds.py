@@ -55,6 +55,7 @@ class FrontEndKind(NamedTuple):
 FRONT_ENDS = {
     "kaldi": FrontEndKind(reads=("frame_ms", "hop_ms", "low_hz", "high_hz", "scale", "snip_edges")),
     "whisper": FrontEndKind(reads=("pad_s",), streams=False, exports=False, sample_rate=16000),
+    "nemo": FrontEndKind(streams=False, exports=False, sample_rate=16000),
 }
 
 DEFAULT_FRONT_END = "kaldi"

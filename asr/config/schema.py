@@ -66,8 +66,8 @@ class FeatureConfig:
 
     kind: str = option(
         DEFAULT_FRONT_END,
-        "whose definitions the features follow: those of Kaldi's filterbank (no dither, normalised with "
-        "the mean and variance of the training data) or Whisper's",
+        "whose definitions the features follow: Kaldi's filterbank (no dither, normalised by the mean "
+        "and variance of the training data), Whisper's, or NeMo's (normalised by the utterance)",
         choices=tuple(FRONT_ENDS),
     )
     sample_rate: int = option(

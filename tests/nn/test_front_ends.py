@@ -18,6 +18,7 @@ CONFIGS = {
     "kaldi": FeatureConfig(),
     "whisper": FeatureConfig(kind="whisper"),
     "whisper, filled up": FeatureConfig(kind="whisper", num_mels=128, pad_s=0.1),
+    "nemo": FeatureConfig(kind="nemo"),
 }
 
 
@@ -67,6 +68,18 @@ def test_silence_and_a_batch_of_nothing(name: str) -> None:
     feats_btf, lens_b = front_end(torch.zeros(0, 5000), torch.zeros(0, dtype=torch.int64))
     assert feats_btf.shape == (0, front_end.num_frames(5000), front_end.num_mels)
     assert lens_b.shape == (0,)
+
+
+def test_norm_by_the_utterance_by_hand() -> None:
+    """1 and 4: mean 2.5, unbiased variance 4.5. A constant gives 0, as does a single frame."""
+    feats_btf = torch.tensor([[[1.0, -16.635532], [4.0, -16.635532], [0.0, 0.0]]]).repeat(2, 1, 1)
+    feats_btf[1, 1] = 0.0
+    norm = build_norm(FeatureConfig(kind="nemo"))
+    found_btf = norm(feats_btf, torch.tensor([2, 1]))
+    far = 1.5 / (4.5**0.5 + 1e-5)
+    expected_tf = torch.tensor([[-far, 0.0], [far, 0.0], [0.0, 0.0]])
+    torch.testing.assert_close(found_btf[0], expected_tf, rtol=0, atol=1e-6)
+    assert not found_btf[1].any()
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -145,6 +158,10 @@ def test_slaneys_bank_by_hand() -> None:
             "features.sample_rate = 8000: features.kind = whisper needs 16000",
         ),
         (
+            ["features.kind=nemo", "features.pad_s=1"],
+            "features.pad_s = 1.0: features.kind = nemo does not read it; leave it at 0.0",
+        ),
+        (
             ["features.kind=whisper", "encoder.kind=transformer", "encoder.chunk_sizes=[4]"],
             "encoder.chunk_sizes = [4]: features.kind = whisper needs whole utterances",
         ),
@@ -160,6 +177,7 @@ def test_a_bin_without_a_frequency_is_refused() -> None:
     for kind, most, reason in (
         ("kaldi", 80, "features.num_mels = 128: too many for frames of 25 ms; some mel bin covers"),
         ("whisper", 128, "features.num_mels = 256: too many for a spectrum of 201 frequencies"),
+        ("nemo", 128, "features.num_mels = 256: too many for a spectrum of 257 frequencies"),
     ):
         build_front_end(FeatureConfig(kind=kind, num_mels=most))
         with pytest.raises(InputError) as caught:

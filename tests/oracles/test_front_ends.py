@@ -16,7 +16,7 @@ from asr.nn.features.table import build_front_end, build_norm
 
 pytest.importorskip("transformers", reason="transformers is not installed (Python 3.11 or newer)")
 
-from transformers import WhisperFeatureExtractor
+from transformers import ParakeetFeatureExtractor, WhisperFeatureExtractor
 
 RATE = 16000
 # The largest difference seen is 1.5e-5, in mel bins a million times quieter than others.
@@ -82,3 +82,19 @@ def test_whispers_features_of_30_s_are_transformers(num_mels: int) -> None:
     for found_tf, expected_ft in zip(found, expected, strict=True):
         assert len(found_tf) == 3000
         np.testing.assert_allclose(found_tf.numpy(), expected_ft.T, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("num_mels", [80, 128])
+def test_nemos_features_are_transformers(num_mels: int) -> None:
+    theirs = ParakeetFeatureExtractor(feature_size=num_mels)
+    # of one frame transformers' deviation is NaN
+    waves = [speechlike(length, seed) for seed, length in enumerate((320, 321, 479, *LENGTHS[7:]))]
+    waves.append(0.1 * torch.randn(3 * RATE, generator=torch.Generator().manual_seed(0)))
+    found = ours(FeatureConfig(kind="nemo", num_mels=num_mels), waves)
+    batch = theirs([wave_n.numpy() for wave_n in waves], sampling_rate=RATE, return_tensors="pt")
+    lens = batch["attention_mask"].sum(1).tolist()
+    for found_tf, expected_tf, length in zip(found, batch["input_features"], lens, strict=True):
+        assert len(found_tf) == length
+        # both are up to 1e-4 from float64 where a bin is millions of times quieter than others
+        torch.testing.assert_close(found_tf, expected_tf[:length], rtol=0, atol=3e-4)
+        assert float((found_tf - expected_tf[:length]).abs().mean()) < 5e-6

@@ -14,6 +14,8 @@ from asr.errors import InputError
 
 # A mel bin that never changes (silence only) is centred and left unscaled below this deviation.
 MIN_STD = 1e-3
+# What NeMo adds to the deviation of a mel bin within an utterance.
+UTTERANCE_EPSILON = 1e-5
 
 
 class Norm(nn.Module):
@@ -59,6 +61,23 @@ class GlobalNorm(Norm):
         """Normalised features, 0 (which is now the mean) past each utterance's length."""
         feats_btf = (feats_btf - self.mean_f) * self.inv_std_f
         return feats_btf.masked_fill(padding_mask(lens_b, feats_btf.shape[1]), 0.0)
+
+
+class UtteranceNorm(Norm):
+    """Subtracts an utterance's own mean per mel bin and divides by its deviation.
+
+    The deviation is the unbiased one, and 0 of a single frame.
+    """
+
+    def forward(self, feats_btf: Tensor, lens_b: Tensor) -> Tensor:
+        padding_bt1 = padding_mask(lens_b, feats_btf.shape[1])
+        # float64: a mel bin without sound is constant, and must be its mean to the last bit
+        exact_btf = feats_btf.double()
+        count_b11 = lens_b[:, None, None].clamp(min=1)
+        mean_b1f = exact_btf.masked_fill(padding_bt1, 0.0).sum(1, keepdim=True) / count_b11
+        centred_btf = (exact_btf - mean_b1f).masked_fill(padding_bt1, 0.0)
+        variance_b1f = centred_btf.square().sum(1, keepdim=True) / (count_b11 - 1).clamp(min=1)
+        return (centred_btf / (variance_b1f.sqrt() + UTTERANCE_EPSILON)).to(feats_btf.dtype)
 
 
 def estimate_norm(batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

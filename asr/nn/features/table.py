@@ -5,12 +5,14 @@ from __future__ import annotations
 from asr.config import FeatureConfig
 from asr.nn.features.base import FrontEnd
 from asr.nn.features.kaldi import Fbank
+from asr.nn.features.nemo import Nemo
 from asr.nn.features.norm import Norm
 from asr.nn.features.whisper import Whisper
 
 CLASSES: dict[str, type[FrontEnd]] = {
     "kaldi": Fbank,
     "whisper": Whisper,
+    "nemo": Nemo,
 }
 
 
