@@ -87,10 +87,7 @@ class FeatureConfig:
         True, "only whole windows; false centres frames and reflects edges: kaldi"
     )
     scale: float = option(
-        32768.0,
-        "factor on samples in [-1, 1], since Kaldi reads 16-bit integers: kaldi",
-        low=1e-6,
-        high=1e38,
+        32768.0, "factor on samples in [-1, 1] (16-bit integers): kaldi", low=1e-6, high=1e38
     )
     pad_s: float = option(
         0.0,
