@@ -308,6 +308,12 @@ BROKEN = [
         ["attention.causal=true", "encoder.kind=transformer", "encoder.chunk_sizes=[0, 4]"],
         "encoder.left_chunks = [-1] chunks hide nothing more",
     ),
+    (["attention.num_positions=9"], "alibi has no table of them; leave it at 1500"),
+    (["decoder.num_positions=9"], "sinusoidal has no table of them; leave it at 448"),
+    (
+        ["encoder.subsampling_kind=conv1d"],
+        "encoder.subsampling_channels = 4: encoder.subsampling_kind = conv1d is as wide as the encoder",
+    ),
     (["encoder.conv_kernel=4"], "encoder.conv_kernel = 4: must be odd"),
     (["encoder.kind=ebranchformer", "encoder.cgmlp_dim=9"], "cgmlp_dim = 9: must be even"),
     (
@@ -351,6 +357,7 @@ BROKEN = [
     (["decoder.weighting=relu"], "has no attention, which alone reads it"),
     (["decoder.cross_weighting=relu"], "has no attention, which alone reads it"),
     (["decoder.position=rope"], "has no attention, which alone reads it"),
+    (["decoder.tie_embeddings=true"], "has no attention, which alone reads it"),
     (["decoder.activation=gelu"], "has no attention, which alone reads it"),
     (["decoder.dropout=0.2"], "has no attention, which alone reads it"),
     (["decoder.label_smoothing=0"], "has no attention, which alone reads it"),
