@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from os import PathLike, fspath
 from typing import TypeAlias, cast
@@ -64,8 +65,8 @@ class Transcriber:
         self,
         model: Model,
         search: SearchOptions | None = None,
-        window_s: float = WINDOW_S,
-        overlap_s: float = OVERLAP_S,
+        window_s: float | None = None,
+        overlap_s: float | None = None,
         max_batch_s: float = MAX_BATCH_S,
         precision: str = "fp32",
         vad: bool = False,
@@ -75,8 +76,10 @@ class Transcriber:
         Args:
             search: None: beam search with the language model that the model's folder carries, greedy
                 search where it carries none.
-            window_s: what is longer is computed in windows of this length,
-            overlap_s: of which neighbours share this much.
+            window_s: what is longer is computed in windows of this length; None: ``WINDOW_S``, or what
+                the model has positions for,
+            overlap_s: of which neighbours share this much; None: ``OVERLAP_S``, or a quarter of a
+                shorter window.
             max_batch_s: seconds of audio computed at once: memory grows with it.
             precision: fp32; int8 (CPU; the model's linear layers are replaced), bf16 (CUDA).
             vad: skip audio in which silero-vad finds no speech; such stretches become gaps.
@@ -105,8 +108,8 @@ class Transcriber:
     def _build(
         self,
         search: SearchOptions,
-        window_s: float,
-        overlap_s: float,
+        window_s: float | None,
+        overlap_s: float | None,
         max_batch_s: float,
         precision: str,
         vad: bool,
@@ -118,6 +121,15 @@ class Transcriber:
         frame_samples = features.hop * model.net.subsampling
         rate = model.config.features.sample_rate
         # all that may be refused comes before the model is changed
+        most_frames = model.net.encoder.max_frames
+        most_s = math.inf if most_frames is None else most_frames * frame_samples / rate
+        window_s = min(WINDOW_S, most_s) if window_s is None else number("window_s", window_s)
+        if window_s > most_s:
+            raise InputError(
+                f"window_s = {window_s:g}: this model has positions for {most_s:g} s "
+                "(attention.num_positions); choose at most these"
+            )
+        overlap_s = min(OVERLAP_S, window_s / 4) if overlap_s is None else overlap_s
         grid = make_grid(frame_samples, rate, window_s, overlap_s)
         detector = Vad(load_voice_activity(), vad_silence_s) if switch("vad", vad) else None
         built = build_search(search, model)
@@ -307,8 +319,8 @@ def load(
     folder: str | PathLike[str] | None = None,
     device: str = "auto",
     search: SearchOptions | None = None,
-    window_s: float = WINDOW_S,
-    overlap_s: float = OVERLAP_S,
+    window_s: float | None = None,
+    overlap_s: float | None = None,
     max_batch_s: float = MAX_BATCH_S,
     precision: str = "fp32",
     vad: bool = False,
@@ -327,7 +339,8 @@ def load(
     """
     # a wrong number is told at once, not after the model was read
     for name, value in (("window_s", window_s), ("overlap_s", overlap_s)):
-        number(name, value)
+        if value is not None:
+            number(name, value)
     where = box.folder(box.DEFAULT) if folder is None else path("folder", folder)
     chosen = choose_device(
         str(device) if isinstance(device, torch.device) else word("device", device)

@@ -69,9 +69,16 @@ def add(verbs: Verbs) -> None:
         help="take audio track N of a container, from 1 (default: the one that it calls its default)",
     )
     audio.add_argument(
-        "--window-s", type=above_zero, default=30.0, help="longer audio is cut into such windows"
+        "--window-s",
+        type=above_zero,
+        help="longer audio is cut into such windows; default: 30, or as many as a model with learned "
+        "positions has",
     )
-    audio.add_argument("--overlap-s", type=seconds, default=4.0, help="what neighbours share")
+    audio.add_argument(
+        "--overlap-s",
+        type=seconds,
+        help="what neighbours share; default: 4, or a quarter of a window shorter than 16 s",
+    )
     audio.add_argument(
         "--max-batch-s", type=above_zero, default=120.0, help="padded seconds at once"
     )

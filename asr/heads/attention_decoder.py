@@ -21,9 +21,6 @@ EDGE = BLANK
 class AttentionDecoder(Head):
     """A Transformer decoder; frames are the encoder's own output (b, s, d).
 
-    Attributes:
-        max_places: tokens that it can be given at most, the first edge among them; None: any number.
-
     The loss is the cross-entropy of each token and of the end, with ``decoder.label_smoothing`` of the
     target's probability spread evenly over the vocabulary (Szegedy et al. 2016, arXiv 1512.00567,
     section 7), times ``decoder.weight``.
@@ -36,8 +33,8 @@ class AttentionDecoder(Head):
         dim = config.encoder.dim
         self.decoder = Decoder(config.decoder, config.attention.backend, dim, vocab_size)
         self.num_channels = dim
-        has_table = config.decoder.position == "learned"
-        self.max_places = config.decoder.num_positions if has_table else None
+        if config.decoder.position == "learned":  # the first place is the edge's
+            self.max_tokens = config.decoder.num_positions - 1
         self._weight, self._smoothing = config.decoder.weight, config.decoder.label_smoothing
 
     def frames(self, encoded_btd: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ class Head(nn.Module):
         layers: encoder layers (from 1) below the last whose outputs ``loss`` takes too.
         num_views: augmented views of each utterance that ``loss`` takes.
         num_channels: channels of a frame.
+        max_tokens: tokens that a transcript may have at most; None: any number.
         reads_whole: whether a token is read off all frames of an utterance at once; its frames are
             the encoder's then, and it has no ``labels``.
     """
@@ -27,6 +28,7 @@ class Head(nn.Module):
     layers: tuple[int, ...] = ()
     num_views: int = 1
     num_channels: int
+    max_tokens: int | None = None
     reads_whole: bool = False
 
     def frames(self, encoded_btd: Tensor) -> Tensor:

@@ -43,7 +43,11 @@ def _layer(config: EncoderConfig, attention: AttentionConfig, depth: float) -> L
 
 
 class Encoder(nn.Module):
-    """(b, t, f) features and their lengths -> (b, ceil(t / subsampling), dim) and their lengths."""
+    """(b, t, f) features and their lengths -> (b, ceil(t / subsampling), dim) and their lengths.
+
+    Attributes:
+        max_frames: frames that an utterance may have at most behind the subsampling; None: any number.
+    """
 
     def __init__(self, config: EncoderConfig, attention: AttentionConfig, num_mels: int):
         super().__init__()
@@ -51,6 +55,7 @@ class Encoder(nn.Module):
         self.factor = config.subsampling
         absolute = ABSOLUTE_POSITIONS.get(attention.position)
         self.position = None if absolute is None else absolute(attention.num_positions, config.dim)
+        self.max_frames = attention.num_positions if attention.position == "learned" else None
         self.window, self.causal = attention.window or None, attention.causal
         self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(

@@ -165,16 +165,21 @@ class Learned(nn.Module):
         super().__init__()
         self.table_pd = nn.Parameter(0.02 * torch.randn(num_positions, dim))
 
+    @property
+    def num_positions(self) -> int:
+        """Frames that there are vectors for."""
+        return len(self.table_pd)
+
     def forward(self, x_btd: Tensor, lens_b: Tensor, start: int) -> Tensor:
         """
         Raises:
             InputError: more frames than there are positions.
         """
-        end, num_positions = start + x_btd.shape[1], len(self.table_pd)
-        if end > num_positions:
+        end = start + x_btd.shape[1]
+        if end > self.num_positions:
             raise InputError(
-                f"{end} frames or tokens in one piece, but this model has {num_positions} learned "
-                "positions; cut the audio into shorter pieces"
+                f"num_positions = {self.num_positions}: position = learned has no more, and {end} are "
+                "asked for; cut the audio into shorter pieces"
             )
         return x_btd + self.table_pd[start:end].to(x_btd.dtype)
 

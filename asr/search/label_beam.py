@@ -181,8 +181,8 @@ class _Search:
     @property
     def _is_out_of_places(self) -> bool:
         """Whether the decoder can be given no more tokens than these."""
-        most = self._head.max_places
-        return most is not None and self._tokens_bku.shape[2] >= most
+        most = self._head.max_tokens
+        return most is not None and self._tokens_bku.shape[2] > most
 
     def _is_loop_bk(self) -> Tensor:
         """Tell which hypotheses repeat themselves; asked at every eighth token, which is cheap."""

@@ -98,7 +98,7 @@ class SearchOptions:
         if self.ctc_weight is not None:
             if self.search not in CTC_WEIGHTS:
                 raise InputError(
-                    f"ctc_weight = {self.ctc_weight:g}: means something to {', '.join(CTC_WEIGHTS)} only"
+                    f"ctc_weight = {self.ctc_weight:g}: only {' and '.join(CTC_WEIGHTS)} read it"
                 )
             if not 0.0 <= self.ctc_weight <= 1.0:
                 raise InputError(f"ctc_weight = {self.ctc_weight:g}: must be from 0 to 1")

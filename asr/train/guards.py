@@ -23,14 +23,16 @@ from asr.train.step import Launched, Step, cut, silence, update
 
 def worst_batch(net: Recogniser, longest_s: float, config: Config, max_batch_s: float) -> Batch:
     """Noise as long as the longest utterance can be played, as many of them as a batch can hold,
-    each with as many tokens as CTC can align: no batch of the run takes more memory."""
+    each with as many tokens as the heads can take: no batch of the run takes more memory."""
     cost_s = float(costs_s(np.array([longest_s]), config.train.attention_balance_s)[0])
     count = max(int(max_batch_s / cost_s), 1)
     num_samples = int(longest_s * config.features.sample_rate)
     rng = np.random.default_rng(0)
     wave_bn = 0.1 * rng.standard_normal((count, num_samples), dtype=np.float32)
     # neighbours differ, so that a transcript needs no blanks between its tokens
-    most_tokens = max(net.num_output_frames(num_samples), 1)
+    limits = [net.head(name).max_tokens for name in net.heads]
+    frames = max(net.num_output_frames(num_samples), 1)
+    most_tokens = min([frames, *(limit for limit in limits if limit is not None)])
     tokens_u = torch.arange(most_tokens) % (net.vocab_size - 1) + 1
     return Batch(
         ids=tuple(f"worst batch, {number}" for number in range(count)),

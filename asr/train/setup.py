@@ -136,6 +136,8 @@ def prepare(
         net.num_output_frames,
         {name: net.head(name).frames_needed for name in net.heads},
     )
+    dev = read(dev_cuts)
+    _check_lengths(net, train, dev)
     balance_s = config.train.attention_balance_s
     check_durations(train.longest_durations_s, config.train.max_batch_s, train.ids, balance_s)
     stride = max(len(train_cuts) // NORM_UTTERANCES, 1)
@@ -149,7 +151,31 @@ def prepare(
         balance_s,
         train.mixture(config.data.train_weights),
     )
-    return Setup(net, tokenizer, train, read(dev_cuts), plain, batches, initialised, data)
+    return Setup(net, tokenizer, train, dev, plain, batches, initialised, data)
+
+
+def _check_lengths(net: Recogniser, train: TrainingUtterances, dev: Utterances) -> None:
+    """
+    Raises:
+        InputError: an utterance or a transcript that is longer than learned positions reach.
+    """
+    longest_s = float(max(train.longest_durations_s.max(), dev.durations_s.max()))
+    frames = net.num_output_frames(int(longest_s * train.sample_rate))
+    most = net.encoder.max_frames
+    if most is not None and frames > most:
+        raise InputError(
+            f"attention.num_positions = {most}: the longest utterance, of {longest_s:.1f} s as it may "
+            f"be played, has {frames} frames; raise it, or leave long ones out (data.max_duration_s)"
+        )
+    for name, head in ((name, net.head(name)) for name in net.heads):
+        for part in (train, dev) if head.max_tokens is not None else ():
+            counts = part.cuts.frames_needed(name, head.frames_needed, part.processor)
+            at = int(counts.argmax())
+            if counts[at] > head.max_tokens:
+                raise InputError(
+                    f"{part.ids[at]}: its transcript has {counts[at]} tokens, and the {name} head takes "
+                    f"{head.max_tokens}: raise decoder.num_positions, or leave it out"
+                )
 
 
 def _warn_of_repeated(key: str, cuts: CutTable) -> None:

@@ -153,7 +153,7 @@ def test_what_a_model_lacks_is_refused(
     assert "ctc_weight = 1.5: must be from 0 to 1" in refused(
         both, "--search", "joint", "--ctc-weight", "1.5"
     )
-    message = "ctc_weight = 0.5: means something to rescore, joint only"
+    message = "ctc_weight = 0.5: only rescore and joint read it"
     assert message in refused(both, "--search", "beam", "--ctc-weight", "0.5")
     alone = saved(tmp_path / "alone", "attention")
     assert "this model has no ctc head" in refused(alone, "--search", "joint")

@@ -191,9 +191,7 @@ def test_learned_positions_are_added_from_where_a_piece_starts() -> None:
     for start in (0, 3):
         expected_btd = x_btd + module.table_pd[start : start + 4]
         torch.testing.assert_close(module(x_btd, lens_b, start), expected_btd)
-    with pytest.raises(
-        InputError, match=r"8 frames or tokens in one piece, .* 7 learned positions"
-    ):
+    with pytest.raises(InputError, match=r"num_positions = 7: .* 8 are asked for"):
         module(x_btd, lens_b, 4)
 
 

@@ -115,6 +115,8 @@ def test_wrong_shapes_stay_programming_errors(transcriber: Transcriber) -> None:
 @pytest.mark.parametrize("name", ["window_s", "overlap_s", "max_batch_s", "vad_silence_s"])
 @pytest.mark.parametrize("value", NO_NUMBERS, ids=repr)
 def test_load_refuses_what_is_no_number(streaming_exp: Path, name: str, value: object) -> None:
+    if value is None and name in ("window_s", "overlap_s"):
+        return  # the model's own
     options: dict[str, Any] = {name: value}
     refused(lambda: asr.load(streaming_exp, "cpu", **options), f"{name} = ", "finite number")
 
