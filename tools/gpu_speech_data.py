@@ -130,7 +130,7 @@ class Batches:
         self.frames_an_epoch = self.speech.frames[self.use].sum() / speech.num_speeds
 
     def __iter__(self) -> Iterator[tuple[Bucket, list[int]]]:
-        """For ever; a batch whenever one is full."""
+        """Yield batches for ever, each as soon as it is full."""
         edges = np.array([bucket.frames for bucket in self.buckets])
         number = self.speech.num_utterances
         while True:

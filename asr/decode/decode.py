@@ -88,7 +88,6 @@ def decode_set(
     mine = _decode(model, utterances, search, max_batch_s, num_workers, processes, chunk)
     results = {index: found for part in processes.gather(mine) for index, found in part.items()}
     wall_s = time.perf_counter() - begun
-    several = options.num_best > 1
     audio_s = float(utterances.durations_s.sum())
     joined = joined_from(utterances.cuts)
     summary = {
@@ -108,23 +107,14 @@ def decode_set(
         "num_threads": torch.get_num_threads(),
         "attention_backend": model.net.attention_backend(),
     }
-    lines = [
-        {
-            "id": utterances.ids[index],
-            "speaker": utterances.speakers[index] or UNKNOWN_SPEAKER,
-            "duration_s": round(float(utterances.durations_s[index]), 4),
-            "reference": utterances.texts[index],
-            **_described(model, hypotheses[0], "hypothesis"),
-            **(
-                {"nbest": [_described(model, one, "text") for one in hypotheses]} if several else {}
-            ),
-        }
-        for index, hypotheses in sorted(results.items())
-    ]
     if processes.first:
         if before and any(before.get(name) != settings.get(name) for name in _WAY):
             warn(f"{out}: replaces what {_way(before)} had found; --out names another folder")
         _warn_of_unended({utterances.ids[index]: found[0] for index, found in results.items()})
+        lines = (
+            _line(model, utterances, index, found, options.num_best > 1)
+            for index, found in sorted(results.items())
+        )
         content = "".join(json.dumps(line) + "\n" for line in lines)
         write_atomically(DecodedFolder(out).hypotheses, content)
         write_atomically(DecodedFolder(out).decoding, json.dumps(summary, indent=2) + "\n")
@@ -242,6 +232,21 @@ def _warn_of_unended(best: dict[str, Hypothesis]) -> None:
             unended.setdefault(hypothesis.stopped, []).append(name)
     for why, names in unended.items():
         warn(f"{len(names)} of {len(best)} transcripts were ended by the search: {why}: {names[0]}")
+
+
+def _line(
+    model: Model, utterances: Utterances, index: int, found: list[Hypothesis], several: bool
+) -> dict[str, Any]:
+    """Return an utterance's line of ``hypotheses.jsonl``; with ``several``, with all that was found."""
+    nbest = [_described(model, one, "text") for one in found] if several else []
+    return {
+        "id": utterances.ids[index],
+        "speaker": utterances.speakers[index] or UNKNOWN_SPEAKER,
+        "duration_s": round(float(utterances.durations_s[index]), 4),
+        "reference": utterances.texts[index],
+        **_described(model, found[0], "hypothesis"),
+        **({"nbest": nbest} if several else {}),
+    }
 
 
 def _described(model: Model, hypothesis: Hypothesis, key: str) -> dict[str, Any]:

@@ -180,7 +180,7 @@ class _Search:
 
     @property
     def _is_out_of_places(self) -> bool:
-        """Whether the decoder can be given no more tokens than these."""
+        """Tell whether the decoder can be given no more tokens than these."""
         most = self._head.max_tokens
         return most is not None and self._tokens_bku.shape[2] > most
 

@@ -1,4 +1,4 @@
-"""How words come out of tokens: which tokens begin one, and which letters each adds."""
+"""Words that tokens spell: which tokens begin one, and which letters each adds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from asr.text.tokenizer import BLANK, UNKNOWN, UNKNOWN_TEXT, Tokenizer
 
 _SPACE = "▁"  # SentencePiece's spelling of a space, at the front of the piece that follows it
-_EDGE = "\0"  # between words: no letters have it
 
 
 @dataclass(frozen=True)
@@ -38,18 +37,18 @@ class Units:
     def spell(self, tokens: Sequence[int]) -> list[str]:
         """The words that tokens spell: ``tokenizer.decode(tokens).split()``."""
         text = "".join([self._spelled_v[token] for token in tokens])
-        return [word for word in text.split(_EDGE) if word]
+        return text.split()
 
     @functools.cached_property
     def _spelled_v(self) -> tuple[str, ...]:
         return tuple(
-            _EDGE * begins + letters
+            " " * begins + letters
             for begins, letters in zip(self.begins_v, self.letters_v, strict=True)
         )
 
 
 def units_of(tokenizer: Tokenizer) -> Units:
-    """Of characters, of SentencePiece's pieces: both spell a space the same way."""
+    """Return the units of a tokenizer; characters and SentencePiece's pieces spell a space alike."""
     pieces = tokenizer.pieces
     pieces[BLANK], pieces[UNKNOWN] = "", UNKNOWN_TEXT
     return Units(
